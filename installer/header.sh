@@ -1,0 +1,11 @@
+#!/bin/sh
+# zeropod: a shell script that starts Python, followed by a zip archive of Python modules. See zeropod --help.
+tree=@TREE@
+for python in python3 python3.14 python3.13 python3.12 python3.11; do
+    command -v "$python" >/dev/null || continue
+    # Unpacked by an earlier run, and ours: start there, which is twice as quick.
+    [ -O "$tree" ] && exec "$python" -I -S "$tree/start.py" "$0" "$@"
+    exec "$python" -I -S "$0" "$@"
+done
+echo "zeropod: needs Python 3.11 or newer, and there is no python3 on PATH" >&2
+exit 127

@@ -1,0 +1,98 @@
+# Run these with ./justw RECIPE: it brings `just` itself and everything that the recipes need.
+
+set positional-arguments
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+export PATH := justfile_directory() / "build/venv/bin:" + env("PATH")
+# What the tools remember goes where everything else goes that is not committed.
+export RUFF_CACHE_DIR := justfile_directory() / "build/cache/ruff"
+export MYPY_CACHE_DIR := justfile_directory() / "build/cache/mypy"
+export HYPOTHESIS_STORAGE_DIRECTORY := justfile_directory() / "build/cache/hypothesis"
+
+# List the recipes
+[private]
+default:
+    @just --list --unsorted
+
+# Build build/zeropod.pyz, the one file that runs on a node
+build:
+    python installer/pyz.py --output build/zeropod.pyz
+
+# Two pods go to sleep and wake up on a throw-away node (root)
+demo *ARGS: build
+    tests/node/enter python3 /src/tests/demo/demo.py "$@"
+
+# Unit tests and those of the test node here, then integration tests in it (root); ARGS go to the latter's pytest
+test *ARGS: build
+    #!/usr/bin/env bash
+    set -uo pipefail
+    status=0
+    python -m pytest tests/unit tests/node || status=$?
+    tests/node/enter python3 -m pytest /src/tests/integration "$@" || status=$?
+    exit "$status"
+
+# Integration tests in a virtual machine, with systemd, cgroup v2 and all capabilities; ARGS go to pytest (root)
+test-vm *ARGS: build
+    tests/node/enter --vm --timeout {{ env("VM_TIMEOUT", "14400") }} \
+        python3 -m pytest /src/tests/integration --timeout 1200 "$@"
+
+# What a machine passes through and leaves behind, then a short selection of test-vm (root)
+test-vm-short: build
+    #!/usr/bin/env bash
+    set -uo pipefail
+    status=0
+    ZEROPOD_TEST_VM=1 python -m pytest tests/node/vm || status=$?
+    tests/node/enter --vm --timeout 1800 python3 -m pytest --timeout 1200 --durations 0 @/src/tests/node/vm/short || status=$?
+    exit "$status"
+
+# Unit tests alone; ARGS go to pytest
+unit *ARGS:
+    python -m pytest "$@"
+
+# Formatting, lint, types and import contracts
+lint:
+    ruff check
+    ruff format --check
+    mypy
+    PYTHONPATH=src lint-imports --cache-dir build/cache/import-linter
+
+# Format and fix what can be fixed
+fmt:
+    ruff check --fix
+    ruff format
+
+# Measure, in the test node (root)
+bench *ARGS: build
+    tests/node/enter env PYTHONPATH=/node/site:/src:/src/src python3 /src/tests/bench/bench.py "$@"
+
+# Compile bpf/*.c to the bytecode that the package carries, in the test node (root)
+bpf:
+    tests/node/enter python3 /src/bpf/compile.py
+
+# Run a command (a shell if none) in a fresh test node with containerd and zeropod; --vm: in a virtual machine (root)
+node *CMD: build
+    tests/node/enter "$@"
+
+# Generate src/zeropod/rpc/messages from proto/
+proto:
+    python proto/generate.py
+
+# Write the generated parts of docs/ from the code
+docs:
+    python docs/generate.py
+
+# Pin the newest dependencies anew
+lock:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    python -m pip install --quiet uv
+    pin=(uv pip compile --quiet --upgrade --python-platform linux --python-version 3.11 --generate-hashes
+        --no-header --no-emit-index-url --no-annotate pyproject.toml)
+    "${pin[@]}" --output-file installer/requirements.lock
+    "${pin[@]}" --group dev --constraint installer/requirements.lock --output-file installer/requirements-dev.lock
+
+# Remove what was built, except the environment and the downloaded test node
+clean:
+    rm -rf build/zeropod.pyz build/wheels build/cache build/apt.log
+    find . \( -path ./build -o -path ./.git \) -prune -o -type d \( -name __pycache__ -o -name '.*_cache' -o -name .hypothesis \) \
+        -exec rm -rf {} +

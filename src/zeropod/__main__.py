@@ -1,0 +1,87 @@
+"""The one entry point of every mode: chooses by the name it was called by, else by the first argument.
+
+Owns the table of modes and what a person sees who asks for the version or for help. Everything else belongs
+to the modes. containerd waits for `start`, so only the chosen mode is imported, and nothing here may cost
+more than `sys`. Nothing may be written to stderr on that way either: containerd reads a shim's stdout and
+stderr as one answer.
+"""
+
+import sys
+
+from zeropod import __version__
+
+# containerd looks for the runtime type io.containerd.zeropod.v2 under this name: a link to zeropod.pyz.
+SHIM_BINARY = "containerd-shim-zeropod-v2"
+
+# Mode: the module whose `main(arguments) -> status` it is, and what it does. A new mode is a new line.
+MODES: dict[str, tuple[str, str]] = {
+    "shim": ("zeropod.shim.bootstrap", f"what containerd runs, by the name {SHIM_BINARY}"),
+    "ps": ("zeropod.manager.ps", "show this node's containers: awake or asleep, since when, and why"),
+    "unpack": ("zeropod.unpack", "unpack now what the first use would, so that it starts quickly too"),
+}
+
+EXAMPLES = """\
+examples:
+  zeropod ps                         every container of the runtime on this node
+  zeropod ps --watch                 the same, live
+  zeropod ps --json                  the same, for programs
+  ln -s /opt/zeropod/bin/zeropod /usr/local/bin/containerd-shim-zeropod-v2
+                                     let containerd find the shim
+  ctr run --runtime io.containerd.zeropod.v2 ...
+                                     run a container on it
+"""
+
+
+def usage() -> str:
+    """What `zeropod --help` says."""
+    modes = "\n".join(f"  {name:<8} {summary}" for name, (_, summary) in MODES.items())
+    return (
+        "zeropod: a containerd shim that puts idle containers to sleep and wakes them on their\n"
+        "first connection\n\n"
+        "usage: zeropod MODE [ARGUMENT...]\n"
+        "       zeropod --version | --help\n\n"
+        f"modes:\n{modes}\n\n{EXAMPLES}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the mode that `argv` (`sys.argv` by default: the own name first) asks for; returns the exit
+    status.
+
+    0 and 1 come from the mode; 2 means that `argv` asks for nothing that exists.
+    """
+    name, *arguments = sys.argv if argv is None else argv
+    if name.rpartition("/")[2] == SHIM_BINARY:
+        return _run("shim", arguments)
+    match arguments:
+        case ["--version" | "-V", *_]:
+            print(f"zeropod {__version__}")
+            return 0
+        case ["--help" | "-h" | "help", *_]:
+            print(usage(), end="")
+            return 0
+        case []:
+            sys.stderr.write(usage())
+            return 2
+        case [mode, *rest] if mode in MODES:
+            return _run(mode, rest)
+        case [unknown, *_]:
+            known = ", ".join(MODES)
+            sys.stderr.write(f"zeropod: no mode {unknown!r}; the modes are {known}. Try: zeropod --help\n")
+    return 2
+
+
+def _run(mode: str, arguments: list[str]) -> int:
+    # zipimport's loader alone knows an archive: only straight from zeropod.pyz is there something to unpack.
+    if mode != "unpack" and (archive := getattr(getattr(__spec__, "loader", None), "archive", None)):
+        from zeropod import unpack
+
+        unpack.continue_unpacked(archive)
+    module, _ = MODES[mode]
+    # importlib.import_module would do the same, but importing importlib costs `start` a millisecond.
+    status: int = __import__(module, fromlist=["main"]).main(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
