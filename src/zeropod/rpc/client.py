@@ -1,0 +1,188 @@
+"""Calls ttrpc methods over one connection, as many at once as wanted.
+
+A connection that is lost fails every call that waits on it with UNAVAILABLE, and all later ones; whether to
+connect anew is the caller's decision, who knows if a call may be repeated.
+"""
+
+import logging
+import math
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from google.protobuf.message import Message
+
+from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Frame, FrameType, Oversized, ProtocolError, encode
+from zeropod.rpc.messages.ttrpc_pb2 import Request, Response
+from zeropod.rpc.payload import AnyMessage, decode
+from zeropod.rpc.status import Code, RpcError
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for a connection to be made: a listener with a full backlog would otherwise hold us for ever."""
+
+SEND_TIMEOUT = 10.0
+"""Seconds for a server to take one request, after which the connection counts as lost."""
+
+LAST_STREAM = 2**32 - 1
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_client(path: str | os.PathLike[str]) -> AsyncIterator["Client"]:
+    """A client connected to the Unix socket at `path`, closed at the end of the block.
+
+    Raises RpcError UNAVAILABLE if nobody answers there.
+    """
+    try:
+        with trio.fail_after(CONNECT_TIMEOUT):
+            stream = await trio.open_unix_socket(path)
+    except trio.TooSlowError as error:
+        raise RpcError(Code.UNAVAILABLE, f"{path}: not connected within {CONNECT_TIMEOUT:g} s") from error
+    except OSError as error:
+        raise RpcError(Code.UNAVAILABLE, f"{path}: {error.strerror or error}") from error
+    async with run_client(stream) as client:
+        yield client
+
+
+@asynccontextmanager
+async def run_client(stream: trio.abc.Stream) -> AsyncIterator["Client"]:
+    """A client on a stream that is connected already; closes it at the end of the block."""
+    client = Client(stream)
+    failure: Exception | None = None
+    async with stream, trio.open_nursery() as nursery:
+        nursery.start_soon(client._receive)
+        try:
+            yield client
+        except Exception as error:  # noqa: BLE001 (raised again below)
+            # Outside of the nursery, which would wrap it in a group that the caller never asked for.
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class _Pending:
+    """A call that waits for its response."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.result: Response | RpcError | None = None
+
+    def finish(self, result: Response | RpcError) -> None:
+        if self.result is None:
+            self.result = result
+            self.done.set()
+
+
+class Client:
+    """One connection to a ttrpc server; made by `open_client`."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._sending = trio.Lock()
+        self._next_stream = 1
+        self._pending: dict[int, _Pending] = {}
+        self._lost: str | None = None
+
+    async def call(
+        self,
+        service: str,
+        method: str,
+        request: Message,
+        response_type: type[AnyMessage],
+        *,
+        timeout: float | None = None,
+    ) -> AnyMessage:
+        """Calls a method and returns its response.
+
+        `timeout` is in seconds and binds the server, too. Raises RpcError: what the server answered,
+        DEADLINE_EXCEEDED after the timeout, UNAVAILABLE if the connection is or gets lost, RESOURCE_EXHAUSTED
+        if the request is too long to send, INTERNAL for a response that makes no sense.
+        """
+        nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
+        payload = request.SerializeToString()
+        message = Request(service=service, method=method, payload=payload, timeout_nano=nanoseconds)
+        encoded = message.SerializeToString()
+        if len(encoded) > MAX_MESSAGE:
+            text = f"request of {len(payload)} bytes exceeds the maximum message size of {MAX_MESSAGE}"
+            raise RpcError(Code.RESOURCE_EXHAUSTED, text)
+        with trio.move_on_after(math.inf if timeout is None else max(timeout, 0.0)):
+            response = await self._exchange(encoded)
+            try:
+                return decode(response_type, response.payload)
+            except RpcError as error:
+                raise RpcError(Code.INTERNAL, f"response to {method}: {error.message}") from error
+        raise RpcError(Code.DEADLINE_EXCEEDED, f"{method} was not answered within {timeout:g} s")
+
+    async def _exchange(self, request: bytes) -> Response:
+        pending = _Pending()
+        stream = await self._send(request, pending)
+        try:
+            await pending.done.wait()
+        finally:
+            self._pending.pop(stream, None)
+        assert pending.result is not None
+        if isinstance(pending.result, RpcError):
+            raise pending.result
+        status = pending.result.status
+        if status.code != Code.OK:
+            raise RpcError(Code.from_wire(status.code), status.message)
+        return pending.result
+
+    async def _send(self, request: bytes, pending: _Pending) -> int:
+        """Sends a request and returns its stream id."""
+        async with self._sending:
+            if self._lost is not None:
+                raise RpcError(Code.UNAVAILABLE, self._lost)
+            # Taken under the lock: ids must reach the server in increasing order.
+            stream = self._next_stream
+            if stream > LAST_STREAM:
+                raise RpcError(Code.UNAVAILABLE, "the connection has used up its stream ids; connect anew")
+            self._next_stream += 2
+            self._pending[stream] = pending
+            try:
+                # A caller that gives up must not leave half a frame behind.
+                with trio.CancelScope(shield=True), trio.fail_after(SEND_TIMEOUT):
+                    await self._stream.send_all(encode(Frame(stream, FrameType.REQUEST, request)))
+            except trio.TooSlowError:
+                self._fail(f"the server took no request for {SEND_TIMEOUT:g} s")
+                await trio.aclose_forcefully(self._stream)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self._fail(f"the connection is lost: {str(error) or type(error).__name__}")
+            return stream
+
+    async def _receive(self) -> None:
+        decoder = Decoder()
+        reason = "the server closed the connection"
+        try:
+            while data := await self._stream.receive_some():
+                for frame in decoder.feed(bytes(data)):
+                    self._dispatch(frame)
+            decoder.end()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError) as error:
+            reason = f"the connection is lost: {str(error) or type(error).__name__}"
+        self._fail(reason)
+
+    def _dispatch(self, frame: Frame | Oversized) -> None:
+        pending = self._pending.get(frame.stream)
+        if pending is None:
+            # The answer to a call that was given up.
+            log.debug("ttrpc answer on stream %d, which nobody waits for", frame.stream)
+        elif isinstance(frame, Oversized):
+            text = f"response of {frame.length} bytes exceeds the maximum message size of {MAX_MESSAGE}"
+            pending.finish(RpcError(Code.RESOURCE_EXHAUSTED, text))
+        elif frame.type != FrameType.RESPONSE:
+            pending.finish(RpcError(Code.INTERNAL, f"frame of type {frame.type} in answer to a unary call"))
+        else:
+            try:
+                pending.finish(decode(Response, frame.payload))
+            except RpcError as error:
+                pending.finish(RpcError(Code.INTERNAL, error.message))
+
+    def _fail(self, reason: str) -> None:
+        if self._lost is None:
+            self._lost = reason
+        for pending in self._pending.values():
+            pending.finish(RpcError(Code.UNAVAILABLE, reason))

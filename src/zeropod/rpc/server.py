@@ -1,0 +1,183 @@
+"""Serves ttrpc over trio streams: runs handlers, and answers whatever happens to them.
+
+How long a call lives:
+
+- Its deadline, if the caller set one, cancels the handler.
+- A client that goes away cancels only the calls that merely wait (`cancel_on_disconnect`). All others run on
+  to their end, because half a change to a container is worse than one whose answer nobody reads; the
+  connection is over when they are.
+- Cancelling `serve` cancels every handler, but an answer that is ready is still sent: a handler may ask for
+  the end of the process and have its own answer delivered.
+
+Nothing that a client sends, and nothing that a handler raises, ends a connection or the server.
+"""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import trio
+from google.protobuf.message import Message
+
+from zeropod.rpc.connection import Call, Refusal, ServerConnection
+from zeropod.rpc.frames import ProtocolError
+from zeropod.rpc.payload import AnyMessage, decode
+from zeropod.rpc.status import Code, RpcError
+
+SEND_TIMEOUT = 10.0
+"""Seconds a client may take to read one answer. It bounds how long a client that has stopped can hold up our
+end."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A method as the server sees it: request bytes in, response bytes out."""
+
+    run: Callable[[bytes], Awaitable[bytes]]
+    cancel_on_disconnect: bool = False
+
+
+Services = Mapping[str, Mapping[str, Handler]]
+"""Handlers by service name (with its package) and method name."""
+
+
+def unary(
+    request_type: type[AnyMessage],
+    function: Callable[[AnyMessage], Awaitable[Message]],
+    *,
+    cancel_on_disconnect: bool = False,
+) -> Handler:
+    """A handler of `function`, which takes a message of `request_type` and returns the response message.
+
+    Set `cancel_on_disconnect` for a method that waits and changes nothing, and is pointless without its
+    caller.
+    """
+
+    async def run(payload: bytes) -> bytes:
+        response = await function(decode(request_type, payload))
+        return response.SerializeToString()
+
+    return Handler(run, cancel_on_disconnect)
+
+
+async def serve(listeners: list[trio.SocketListener], services: Services) -> None:
+    """Serves every connection to `listeners` until it is cancelled."""
+
+    async def guarded(stream: trio.SocketStream) -> None:
+        try:
+            await serve_connection(stream, services)
+        except Exception:
+            log.exception("a connection ended by an error of its own; the server goes on")
+
+    await trio.serve_listeners(guarded, listeners)
+
+
+async def serve_connection(stream: trio.abc.Stream, services: Services) -> None:
+    """Serves one client until it is gone and its calls have ended; closes the stream."""
+    peer = _Peer(stream)
+    async with stream, trio.open_nursery() as changes, trio.open_nursery() as waits:
+        while (events := await peer.receive()) is not None:
+            for event in events:
+                if isinstance(event, Refusal):
+                    # Sent from here and not from a task: who reads no answers is not read from either.
+                    await peer.refuse(event.stream, event.error)
+                    continue
+                try:
+                    handler = _find(services, event)
+                except RpcError as error:
+                    await peer.refuse(event.stream, error)
+                    continue
+                nursery = waits if handler.cancel_on_disconnect else changes
+                nursery.start_soon(_serve_call, peer, event, handler)
+        # First the stream, so that answers which are stuck in it give up.
+        await trio.aclose_forcefully(stream)
+        waits.cancel_scope.cancel()
+
+
+def _find(services: Services, call: Call) -> Handler:
+    methods = services.get(call.service)
+    if methods is None:
+        # containerd tries one name of the task service after the other, by this code.
+        raise RpcError(Code.UNIMPLEMENTED, f"service {call.service}")
+    handler = methods.get(call.method)
+    if handler is None:
+        raise RpcError(Code.UNIMPLEMENTED, f"method {call.method} of service {call.service}")
+    return handler
+
+
+async def _serve_call(peer: "_Peer", call: Call, handler: Handler) -> None:
+    try:
+        payload = await _run(handler, call)
+    except RpcError as error:
+        await peer.refuse(call.stream, error)
+    else:
+        await peer.respond(call.stream, payload)
+
+
+async def _run(handler: Handler, call: Call) -> bytes:
+    """The handler's result. Whatever else it ends with, RpcError is all that comes out of here."""
+    try:
+        with trio.move_on_after(math.inf if call.timeout is None else max(call.timeout, 0.0)):
+            return await handler.run(call.payload)
+    except Exception as error:
+        cause = _innermost(error)
+        if isinstance(cause, RpcError):
+            raise cause from cause.__cause__
+        log.exception("%s/%s failed unexpectedly", call.service, call.method)
+        raise RpcError(Code.UNKNOWN, f"{type(cause).__name__}: {cause}") from error
+    text = f"{call.method} did not end within the caller's {call.timeout:g} s"
+    raise RpcError(Code.DEADLINE_EXCEEDED, text)
+
+
+def _innermost(error: Exception) -> Exception:
+    """What a handler raised, without the groups that the nurseries inside it put around a single
+    exception."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+class _Peer:
+    """One client: its protocol state and its stream, on which answers go out one at a time."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._protocol = ServerConnection()
+        self._sending = trio.Lock()
+
+    async def receive(self) -> list[Call | Refusal] | None:
+        """What the client asks for next, None once it is gone."""
+        try:
+            data = await self._stream.receive_some()
+            if data:
+                return self._protocol.receive(bytes(data))
+            self._protocol.receive_end()
+        except ProtocolError as error:
+            log.warning("ttrpc client: %s", error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            log.debug("ttrpc client is gone: %s", error)
+        return None
+
+    async def respond(self, stream: int, payload: bytes) -> None:
+        await self._send(self._protocol.respond(stream, payload))
+
+    async def refuse(self, stream: int, error: RpcError) -> None:
+        await self._send(self._protocol.refuse(stream, error))
+
+    async def _send(self, frame: bytes) -> None:
+        # Shielded, because half a frame would spoil the connection, and a handler's last answer may be the
+        # one to the call that ended the server. Bounded, because a client that stays but does not read must
+        # not keep us here for ever.
+        with trio.CancelScope(shield=True):
+            async with self._sending:
+                try:
+                    with trio.fail_after(SEND_TIMEOUT):
+                        await self._stream.send_all(frame)
+                except trio.TooSlowError:
+                    log.warning("ttrpc client took no answer for %g s; closing its connection", SEND_TIMEOUT)
+                    await trio.aclose_forcefully(self._stream)
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    log.debug("ttrpc client is gone, its answer is dropped: %s", error)
