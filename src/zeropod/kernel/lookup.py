@@ -1,0 +1,257 @@
+"""The sk_lookup program of a pod: who connected when, who may be a prober, and where new connections go.
+
+Owns loading lookup.bpf (compiled from bpf/lookup.c) into one network namespace and the meaning of
+its maps. Nothing is pinned: program, maps and link end with this process, and connections then
+reach their listeners as if nothing had been there. When to steer, and what is to be made of a
+prober's connection, is decided above.
+"""
+
+import itertools
+import json
+import os
+import socket
+import struct
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import IntEnum
+from importlib import resources
+from typing import Self
+
+from zeropod.kernel import bpf
+
+_PORT = struct.Struct("=H")
+_SLOT = struct.Struct("=I")
+_SOCKET = struct.Struct("=I")
+_ACTIVITY = struct.Struct("=QQQQ")
+_FLOW = struct.Struct("=16s2sH")
+_SAID = struct.Struct("=Q")
+_NAME = struct.Struct("=16s")
+_PRESENT, _PROBES, _FORWARDS = b"\1", b"\1", b"\2"
+_MAPPED = bytes(10) + b"\xff\xff"
+_LOAD_64 = struct.Struct("=BBhi")
+_PSEUDO_MAP_FD = 1
+# Not GPL only; the helpers that it calls ask for a licence the kernel calls compatible.
+_LICENCE = "Dual MIT/GPL"
+
+
+class LookupUnavailable(Exception):  # noqa: N818 - a state of the node, not a fault
+    """The kernel does not let us watch connections; the argument says why.
+
+    Without it, activity is what sock_diag shows, and connections cannot be steered.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """New connections to one port: when the last came (CLOCK_MONOTONIC, ns) and how many so far."""
+
+    last_ns: int
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A connection by its other end, (address, port), and the port that it came to."""
+
+    remote: tuple[str, int]
+    port: int
+
+
+class Said(IntEnum):
+    """What a connection from within the pod is; the activator says it of those that it makes itself."""
+
+    SOMEBODYS = 0
+    """It counts like one from outside."""
+    A_PROBES = 1
+    """It does not count at all."""
+    FORWARDED = 2
+    """The program's own word: it was made for somebody outside, and counts."""
+
+
+class Lookup:
+    """The program at work in one network namespace. Make it with attach(), end it with close()."""
+
+    def __init__(self, maps: dict[str, bpf.Map], owned: ExitStack) -> None:
+        self._maps = maps
+        self._owned = owned
+        self._slots: dict[tuple[str, int], int] = {}
+        """By the map that points to it, and the port."""
+
+    @classmethod
+    def attach(cls, netns: str | os.PathLike[str]) -> Self:
+        """Loads the program and links it to a network namespace; takes about a millisecond.
+
+        Raises LookupUnavailable when the kernel refuses (no bpf(2), no right to it, Linux < 5.9),
+        OSError when there is no such namespace.
+        """
+        if sys.byteorder != "little":
+            raise LookupUnavailable("the sk_lookup program is compiled for little-endian machines")
+        with ExitStack() as undo:
+            target = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(os.close, target)
+            with ExitStack() as owned:
+                try:
+                    maps = _load(target, owned)
+                except OSError as error:
+                    raise LookupUnavailable(f"sk_lookup in {os.fspath(netns)}: {error}") from error
+                return cls(maps, owned.pop_all())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detaches the program. Established connections are not touched."""
+        self._owned.close()
+
+    def activity(self, *, own: bool = True) -> dict[int, Activity]:
+        """What was seen, by local port, since attach(); `own`: with connections from within the pod.
+
+        Ports on which nobody listens are there too. The last 256 are kept: under a port scan a port
+        may disappear and start to count anew. What a prober may have made is in flows() alone.
+        """
+        seen = {}
+        for port, activity in self._maps["last_seen"].items():
+            last, connections, own_last, own_connections = _ACTIVITY.unpack(activity)
+            if own:
+                last, connections = max(last, own_last), connections + own_connections
+            if connections:
+                seen[_PORT.unpack(port)[0]] = Activity(last, connections)
+        return seen
+
+    def steer(self, port: int, listeners: Iterable[socket.socket]) -> None:
+        """From now on new connections to `port` go to these listeners, whoever else listens there.
+
+        At most one listener per address family; one for IPv6 that is not IPV6_V6ONLY also takes
+        IPv4. They must be of the pod's network namespace and listening. The connections show the
+        port that the client asked for. A family without a listener is left alone.
+        """
+        self._point("steer", port, listeners)
+
+    def unsteer(self, port: int) -> None:
+        """New connections to `port` go to whoever listens there. No error when they did already."""
+        self._unpoint("steer", port)
+
+    def inspect(self, port: int, listeners: Iterable[socket.socket]) -> None:
+        """As steer(), but only what may be a prober's goes to these listeners."""
+        self._point("inspect", port, listeners)
+
+    def uninspect(self, port: int) -> None:
+        """Undoes inspect()."""
+        self._unpoint("inspect", port)
+
+    def set_tasks(self, probers: Collection[str], forwarders: Collection[str]) -> None:
+        """The names of tasks that may be probers, and of those that connect within the pod for others outside.
+
+        The kernel knows 15 bytes of a task's name. Of names with a slash the program sees what is before it.
+        """
+        roles = {_name(name): _FORWARDS for name in forwarders} | {_name(name): _PROBES for name in probers}
+        self._replace("tasks", roles)
+
+    def set_node_addresses(self, addresses: Collection[str]) -> None:
+        """Where probers connect from. Raises OSError, and knows a part of them, when they are more than 512."""
+        self._replace("node_addresses", {_packed(address): _PRESENT for address in addresses})
+
+    def flows(self) -> dict[Flow, int]:
+        """What may be a prober's: when it came (CLOCK_MONOTONIC, ns). Or what was said of it, which is one of Said.
+
+        The last 1024 or so; those that are over are there, too.
+        """
+        return {_flow(*_FLOW.unpack(flow)): _SAID.unpack(said)[0] for flow, said in self._maps["flows"].items()}
+
+    def flow(self, flow: Flow) -> int | None:
+        """The same for one connection; None if nobody takes it for a prober's."""
+        said = self._maps["flows"].get(_key(flow))
+        return None if said is None else int(_SAID.unpack(said)[0])
+
+    def say(self, flow: Flow, said: Said) -> None:
+        """What a connection is that somebody in the pod is about to make from this address."""
+        self._maps["flows"].set(_key(flow), _SAID.pack(said))
+
+    def forget(self, flow: Flow) -> None:
+        """Undoes say(), for the next one from this address."""
+        self._maps["flows"].delete(_key(flow))
+
+    def _point(self, name: str, port: int, listeners: Iterable[socket.socket]) -> None:
+        self._unpoint(name, port)
+        slot = next(slot for slot in itertools.count() if slot not in self._slots.values())
+        by_version: dict[int, socket.socket] = {}
+        for listener in sorted(listeners, key=lambda listener: listener.family == socket.AF_INET):
+            if listener.family == socket.AF_INET:
+                by_version[0] = listener
+            else:
+                by_version[1] = listener
+                if not listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+                    by_version[0] = listener
+        self._slots[name, port] = slot
+        for version, listener in by_version.items():
+            self._maps["activators"].set(_SLOT.pack(2 * slot + version), _SOCKET.pack(listener.fileno()))
+        # Last, so that no connection finds a slot that is half filled.
+        self._maps[name].set(_PORT.pack(port), _SLOT.pack(slot))
+
+    def _unpoint(self, name: str, port: int) -> None:
+        if (slot := self._slots.pop((name, port), None)) is None:
+            return
+        self._maps[name].delete(_PORT.pack(port))
+        for version in (0, 1):
+            self._maps["activators"].delete(_SLOT.pack(2 * slot + version))
+
+    def _replace(self, name: str, wanted: Mapping[bytes, bytes]) -> None:
+        there = dict(self._maps[name].items())
+        for key in there.keys() - wanted.keys():
+            self._maps[name].delete(key)
+        for key, value in sorted(wanted.items()):
+            if there.get(key) != value:
+                self._maps[name].set(key, value)
+
+
+def _name(task: str) -> bytes:
+    return _NAME.pack(task.encode()[:15])
+
+
+def _packed(address: str) -> bytes:
+    if ":" in address:
+        return socket.inet_pton(socket.AF_INET6, address)
+    return _MAPPED + socket.inet_pton(socket.AF_INET, address)
+
+
+def _key(flow: Flow) -> bytes:
+    return _FLOW.pack(_packed(flow.remote[0]), flow.remote[1].to_bytes(2, "big"), flow.port)
+
+
+def _flow(address: bytes, remote_port: bytes, port: int) -> Flow:
+    if address.startswith(_MAPPED):
+        name = socket.inet_ntop(socket.AF_INET, address[12:])
+    else:
+        name = socket.inet_ntop(socket.AF_INET6, address)
+    return Flow((name, int.from_bytes(remote_port, "big")), port)
+
+
+def _load(target: int, owned: ExitStack) -> dict[str, bpf.Map]:
+    container = json.loads((resources.files(__package__) / "lookup.bpf").read_text())
+    maps = {
+        entry["name"]: owned.enter_context(
+            bpf.Map(
+                bpf.MapType[entry["type"].upper()],
+                entry["key_size"],
+                entry["value_size"],
+                entry["max_entries"],
+                entry["name"],
+            )
+        )
+        for entry in container["maps"]
+    }
+    code = bytearray.fromhex("".join(container["instructions"]))
+    for index, name in container["relocations"]:
+        operation, registers, offset, _ = _LOAD_64.unpack_from(code, 8 * index)
+        registers = registers & 0x0F | _PSEUDO_MAP_FD << 4
+        _LOAD_64.pack_into(code, 8 * index, operation, registers, offset, maps[name].fd)
+    kind, where = bpf.ProgramType.SK_LOOKUP, bpf.AttachType.SK_LOOKUP
+    # The link holds the program: its own descriptor is not needed any longer.
+    with bpf.Program(kind, where, bytes(code), _LICENCE, "zeropod_lookup") as program:
+        owned.enter_context(bpf.Link(program, target, where))
+    return maps

@@ -1,0 +1,103 @@
+"""mount(2) and umount2(2) in containerd's terms: a type, a source, options as mount(8) spells them.
+
+Owns the translation of options to flags and the removal of everything below a directory.
+"""
+
+import errno
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from zeropod.kernel import libc
+
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_BIND, _REC, _REMOUNT, _RDONLY = 0x1000, 0x4000, 0x20, 0x1
+_PAGE = 4096
+
+_FLAGS = {
+    "ro": _RDONLY,
+    "rw": 0,
+    "nosuid": 0x2,
+    "nodev": 0x4,
+    "noexec": 0x8,
+    "sync": 0x10,
+    "mand": 0x40,
+    "dirsync": 0x80,
+    "noatime": 0x400,
+    "nodiratime": 0x800,
+    "bind": _BIND,
+    "rbind": _BIND | _REC,
+    "relatime": 0x200000,
+    "strictatime": 0x1000000,
+    "defaults": 0,
+    "suid": 0,
+    "dev": 0,
+    "exec": 0,
+    "async": 0,
+    "atime": 0,
+}
+_PROPAGATION = {"private": 0x40000, "rprivate": 0x44000, "shared": 0x100000, "rshared": 0x104000}
+_PROPAGATION |= {"slave": 0x80000, "rslave": 0x84000}
+
+
+def mount(kind: str, source: str, target: Path, options: Iterable[str]) -> None:
+    """Mounts as containerd's `mount.Mount` does. Raises OSError naming the target."""
+    flags, propagation, data = 0, 0, []
+    for option in options:
+        if option in _FLAGS:
+            flags |= _FLAGS[option]
+        elif option in _PROPAGATION:
+            propagation = _PROPAGATION[option]
+        elif option != "loop":
+            data.append(option)
+    text = ",".join(data)
+    try:
+        if len(text) >= _PAGE and kind == "overlay":
+            _mount_long_overlay(source, target, flags, data)
+        else:
+            libc.call("mount", source, os.fspath(target), kind, flags, text or None)
+        if flags & _BIND and flags & ~(_BIND | _REC):
+            # A bind mount takes its other flags only when it is mounted again.
+            libc.call("mount", "none", os.fspath(target), kind, flags | _REMOUNT, None)
+        if propagation:
+            libc.call("mount", "none", os.fspath(target), "", propagation, None)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot mount {kind} on {target}: {error.strerror}") from error
+
+
+def _mount_long_overlay(source: str, target: Path, flags: int, data: list[str]) -> None:
+    # mount(2) takes one page of options; many layers need more. Relative to their common directory they fit.
+    lower = next(option for option in data if option.startswith("lowerdir=")).removeprefix("lowerdir=").split(":")
+    common = os.path.commonpath(lower)
+    short = ["lowerdir=" + ":".join(os.path.relpath(layer, common) for layer in lower)]
+    rest = [option for option in data if not option.startswith("lowerdir=")]
+    home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(common)
+        libc.call("mount", source, os.fspath(target), "overlay", flags, ",".join(short + rest))
+    finally:
+        os.fchdir(home)
+        os.close(home)
+
+
+def unmount_below(directory: Path) -> None:
+    """Unmounts the directory and everything below it, busy or not; nothing there is no error."""
+    for target in sorted(_targets(str(directory)), key=len, reverse=True):
+        with suppress(FileNotFoundError):
+            try:
+                libc.call("umount2", target, _MNT_DETACH | _UMOUNT_NOFOLLOW)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # no mount point any more
+                    raise
+
+
+def _targets(directory: str) -> list[str]:
+    targets = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        # Blanks, tabs, newlines and backslashes are written as octal escapes.
+        target = line.split()[4].encode().decode("unicode_escape")
+        if target == directory or target.startswith(directory + "/"):
+            targets.append(target)
+    return targets

@@ -1,0 +1,134 @@
+"""Network namespaces: entering one and coming back, creating one that outlives its creator.
+
+Owns setns(2), unshare(2), the bind mount that pins a namespace, the loopback interface and the
+sysctls in it. Which namespace belongs to which pod is known above.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from zeropod.kernel import libc
+
+CLONE_NEWNET = 0x40000000
+_MS_BIND = 0x1000
+_MNT_DETACH = 2
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+PathOrFd = str | os.PathLike[str] | int
+
+
+@contextmanager
+def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
+    """Runs the body with the calling thread inside `namespace`, and always brings it back.
+
+    The body must not await: every other trio task would run in the wrong namespace meanwhile. A
+    socket made inside belongs to that namespace for good, so open it here and use it outside.
+    Raises OSError when the namespace cannot be entered. If the way back fails the process ends at
+    once: going on would do the next thing to the wrong network.
+    """
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if isinstance(namespace, int):
+            libc.call("setns", namespace, flags)
+        else:
+            there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                libc.call("setns", there, flags)
+            finally:
+                os.close(there)
+        try:
+            yield
+        finally:
+            try:
+                libc.call("setns", home, flags)
+            except OSError as error:
+                _end(f"zeropod: cannot return from network namespace {namespace}: {error}")
+    finally:
+        os.close(home)
+
+
+def same(one: PathOrFd, other: PathOrFd) -> bool:
+    """Whether both name the same namespace. Raises OSError when one does not exist."""
+    return os.path.samestat(os.stat(one), os.stat(other))
+
+
+def create_pinned(path: str | os.PathLike[str]) -> None:
+    """Makes a network namespace with `lo` up and keeps it alive by a bind mount at `path`.
+
+    The file is created (0444, as ip-netns(8) does); its directory must exist. Takes 1 to 50 ms.
+    Raises OSError, and leaves nothing behind then.
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    failure: list[OSError] = []
+
+    def make() -> None:
+        try:
+            libc.call("unshare", CLONE_NEWNET)
+            loopback_up()
+            libc.call("mount", "/proc/thread-self/ns/net", path, "none", _MS_BIND, None)
+        except OSError as error:
+            failure.append(error)
+
+    # unshare(2) moves one thread: a thread that ends right away spares us the way back.
+    thread = threading.Thread(target=make, name="netns")
+    thread.start()
+    thread.join()
+    if failure:
+        os.unlink(path)
+        raise OSError(failure[0].errno, f"cannot create network namespace {path}: {failure[0].strerror}")
+
+
+def unpin(path: str | os.PathLike[str]) -> None:
+    """Undoes create_pinned(). What is not there any more is no error."""
+    with suppress(FileNotFoundError):
+        try:
+            libc.call("umount2", path, _MNT_DETACH)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EINVAL: no mount point (any more)
+                raise
+        os.unlink(path)
+
+
+def loopback_up() -> None:
+    """Brings `lo` of the calling thread's network namespace up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        request = struct.pack("16sH22x", b"lo", 0)
+        flags = struct.unpack_from("H", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)[0]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
+
+
+def set_sysctl(namespace: PathOrFd, name: str, value: str) -> None:
+    """Sets a sysctl of a network namespace, as in set_sysctl(ns, "net/ipv4/tcp_migrate_req", "1").
+
+    Raises FileNotFoundError when this kernel has no such sysctl.
+    """
+    with entered(namespace):
+        _sysctl(name).write_text(value)
+
+
+def get_sysctl(namespace: PathOrFd, name: str) -> str:
+    """Reads a sysctl of a network namespace, without the newline."""
+    with entered(namespace):
+        return _sysctl(name).read_text().strip()
+
+
+def _sysctl(name: str) -> Path:
+    # /proc/sys/net shows the namespace of whoever looks, not that of who mounted /proc.
+    return Path("/proc/sys") / name
+
+
+def _end(message: str) -> NoReturn:
+    # No exception: handlers on the way up would still run in the wrong namespace.
+    with suppress(OSError):
+        os.write(2, message.encode() + b"\n")
+    os._exit(70)

@@ -1,0 +1,132 @@
+"""Processes by pidfd: a handle that cannot come to mean another process when a pid is reused.
+
+Owns waiting for and reaping children, and taking a duplicate of a file descriptor out of another
+process. Which processes to watch, and what an exit means, is decided above.
+
+Source of facts: pidfd_open(2), pidfd_getfd(2), waitid(2), prctl(2); exit codes as containerd's
+reaper reports them (a process killed by a signal has code 128 + signal).
+"""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trio
+
+from zeropod.kernel import libc
+
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_TRACER_POLL = 0.002  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended: `code` in shell terms, `at_ns` (Unix time) when its end was seen."""
+
+    pid: int
+    code: int
+    at_ns: int
+
+    @property
+    def at(self) -> datetime:
+        """The same moment as a datetime in UTC, to the microsecond."""
+        seconds, rest = divmod(self.at_ns, 1_000_000_000)
+        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
+
+
+def open(pid: int) -> int:  # noqa: A001 - read as pidfd.open()
+    """A pidfd (close-on-exec) for a process. Raises ProcessLookupError when there is none."""
+    return os.pidfd_open(pid)
+
+
+def getfd(pidfd: int, fd: int) -> int:
+    """Duplicates file descriptor `fd` of that process into ours (close-on-exec).
+
+    Raises OSError: EBADF when the process has no such descriptor, ESRCH when it is gone, EPERM
+    without the right to ptrace it.
+    """
+    return libc.syscall("pidfd_getfd", libc.PIDFD_GETFD, pidfd, fd, 0)
+
+
+async def wait_exit(pidfd: int) -> ExitStatus:
+    """Waits until our child behind `pidfd` has ended, reaps it and says how it ended.
+
+    No other child's status is touched. Raises ChildProcessError when the process is not our child
+    or somebody else has reaped it. One task at a time may wait on one pidfd (trio refuses a second);
+    it must stay open until the wait is over.
+    """
+    while True:
+        await trio.lowlevel.wait_readable(pidfd)
+        at_ns = time.time_ns()
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
+        if result is not None:
+            return ExitStatus(result.si_pid, exit_code(result.si_code, result.si_status), at_ns)
+        # Dead, but a tracer (CRIU) has not let go of it yet: the kernel tells the tracer first.
+        await trio.sleep(_TRACER_POLL)
+
+
+def exit_code(si_code: int, si_status: int) -> int:
+    """The shell's exit code for waitid(2)'s si_code and si_status."""
+    return si_status if si_code == os.CLD_EXITED else 128 + si_status
+
+
+def set_subreaper() -> None:
+    """Makes this process the parent of all its descendants whose own parent has ended."""
+    libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def set_name(name: str) -> None:
+    """Sets the calling thread's name, as ps and /proc/PID/comm show it: its first 15 bytes."""
+    libc.call("prctl", _PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+_zombies: set[tuple[int, int]] = set()
+"""(pid, start time) of those seen dead by the last reap_orphans(). A process has one table of
+children, hence one such set."""
+
+
+def reap_orphans(known: Collection[int]) -> list[int]:
+    """Reaps children that came to us as subreaper and that nobody waits for; returns their pids.
+
+    Call it from time to time (every few seconds): a child is reaped at the second call that finds
+    it dead. That protects a process just started with subprocess or trio, whose pid is not in
+    `known` yet and whose status its own waiter is about to take: were it stolen, subprocess would
+    report a failed program as successful.
+    """
+    dead = {(pid, start) for pid, start in dead_children("self") if pid not in known}
+    reaped = []
+    for pid, _ in sorted(dead & _zombies):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+                reaped.append(pid)
+    _zombies.clear()
+    _zombies.update((pid, start) for pid, start in dead if pid not in reaped)
+    return reaped
+
+
+def dead_children(parent: int | str) -> Iterator[tuple[int, int]]:
+    """Children of a process (`self` for ours) that have ended and are not reaped yet: pid and start time in ticks."""
+    for pid in _children(parent):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESRCH):
+                continue
+            raise
+        # The name in parentheses may contain blanks and parentheses: split after the last one.
+        fields = stat[stat.rindex(")") + 2 :].split()
+        if fields[0] == "Z":
+            yield pid, int(fields[19])
+
+
+def _children(parent: int | str) -> Iterator[int]:
+    # Threads have children of their own in the kernel's view.
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield from map(int, (task / "children").read_text().split())

@@ -1,0 +1,186 @@
+"""userfaultfd(2): the missing pages of another process's memory, filled in by us.
+
+Owns the numbers of the ioctls, the layout of their arguments and of what is read. The calls are made once a page
+fault, by a pager that an application waits for, so they are plain functions on one reused buffer, and say how a copy
+went by a number rather than an exception. Which page holds what is decided above.
+
+Source of facts: include/uapi/linux/userfaultfd.h, fs/userfaultfd.c, mm/userfaultfd.c; userfaultfd(2).
+"""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from zeropod.kernel import libc
+
+PAGE: Final = mmap.PAGESIZE
+
+PAGEFAULT: Final = 0x12
+FORK: Final = 0x13
+REMAP: Final = 0x14
+REMOVE: Final = 0x15
+UNMAP: Final = 0x16
+
+MESSAGE: Final = 32
+"""Bytes of one message; read(2) returns whole ones only, page faults before events."""
+
+COPY: Final = 0xC028AA03
+ZEROPAGE: Final = 0xC020AA04
+_API_CALL: Final = 0xC018AA3F
+_REGISTER: Final = 0xC020AA00
+_WAKE: Final = 0x8010AA02
+_WRITEPROTECT: Final = 0xC018AA06
+
+_API: Final = 0xAA
+_EVENTS: Final = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6
+"""UFFD_FEATURE_EVENT_{FORK,REMAP,REMOVE,UNMAP}."""
+_MISSING: Final = 1
+_DONTWAKE: Final = 1 << 1
+
+_NUMBER = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "loongarch64": 282, "ppc64le": 364, "s390x": 355}
+"""userfaultfd(2). Source: arch/*/entry/syscalls/*.tbl, include/uapi/asm-generic/unistd.h."""
+
+_LOWEST: Final = 1 << 16
+"""The kernel's usual vm.mmap_min_addr: nothing is mapped below."""
+
+_arguments = bytearray(48)
+"""Every ioctl's argument: one buffer, since a process has one pager's loop."""
+_copy = struct.Struct("=QQQQq")
+_zero = struct.Struct("=QQQq")
+_range = struct.Struct("=QQ")
+_done = struct.Struct("=q")
+_message = struct.Struct("=BxxxxxxxQQQ")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, in the kernel's own order of fields."""
+
+    event: int
+    first: int
+    """PAGEFAULT: flags; FORK: the new descriptor, opened by the read; REMAP: from; REMOVE, UNMAP: start."""
+    second: int
+    """PAGEFAULT: the address; REMAP: to; REMOVE, UNMAP: end."""
+    third: int
+    """REMAP: the length in bytes."""
+
+
+def messages(data: bytes) -> Iterator[Message]:
+    """The messages of one read(2)."""
+    for event, first, second, third in _message.iter_unpack(data):
+        # The new descriptor is 32 bits wide, and what follows it is not defined.
+        yield Message(event, first & 0xFFFFFFFF if event == FORK else first, second, third)
+
+
+def copy(uffd: int, to: int, source: int, length: int) -> tuple[int, int]:
+    """UFFDIO_COPY from our address `source`; wakes who waits there. Returns (bytes copied, errno or 0).
+
+    All must lie in one mapping (else ENOENT, with nothing copied). EEXIST: that page is there already; EAGAIN: events
+    are to be read first, or the copy stopped midway; ESRCH: the process is gone; EFAULT: `source` cannot be read, as
+    when its file has been cut.
+    """
+    _copy.pack_into(_arguments, 0, to, source, length, 0, 0)
+    try:
+        fcntl.ioctl(uffd, COPY, _arguments)
+    except OSError as error:
+        # The kernel writes either what it has copied or the negative errno here.
+        return max(0, _done.unpack_from(_arguments, 32)[0]), error.errno or errno.EIO
+    return length, 0
+
+
+def zero(uffd: int, to: int) -> int:
+    """UFFDIO_ZEROPAGE for one page; wakes who waits there. Returns errno or 0, as `copy`."""
+    _zero.pack_into(_arguments, 0, to, PAGE, 0, 0)
+    try:
+        fcntl.ioctl(uffd, ZEROPAGE, _arguments)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def wake(uffd: int, start: int, length: int) -> None:
+    """Lets who waits in the range fault again, whatever is there. Raises OSError."""
+    fcntl.ioctl(uffd, _WAKE, _range.pack(start, length))
+
+
+def wake_all(uffd: int) -> None:
+    """Lets everybody who waits on this userfaultfd fault again.
+
+    The kernel refuses a range that reaches beyond the address space, whose size it does not tell: the largest that it
+    takes is the right one.
+    """
+    for bits in range(57, 30, -1):
+        with suppress(OSError):
+            return wake(uffd, _LOWEST, (1 << bits) - _LOWEST - PAGE)
+    raise OSError(errno.EINVAL, "UFFDIO_WAKE: the kernel takes no range at all")
+
+
+def alive(uffd: int) -> bool:
+    """Whether the memory that it belongs to still exists; the kernel does not tell otherwise.
+
+    Asks to lift a write protection that nobody has put up, which changes nothing.
+    """
+    try:
+        fcntl.ioctl(uffd, _WRITEPROTECT, bytearray(struct.pack("=QQQ", _LOWEST, PAGE, _DONTWAKE)))
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True
+
+
+def open() -> int:  # noqa: A001 - read as userfault.open()
+    """A userfaultfd (close-on-exec, non-blocking) on our own memory that reports every event.
+
+    Raises OSError: EPERM without CAP_SYS_PTRACE, ENOSYS or EINVAL where the kernel lacks it.
+    """
+    number = _NUMBER.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"userfaultfd(2): its number on {platform.machine()} is not known to zeropod")
+    uffd = libc.syscall("userfaultfd", number, os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(uffd, _API_CALL, bytearray(struct.pack("=QQQ", _API, _EVENTS, 0)))
+    except OSError:
+        os.close(uffd)
+        raise
+    return uffd
+
+
+def register(uffd: int, start: int, length: int) -> None:
+    """Makes us the one who fills missing pages in this range. Raises OSError."""
+    fcntl.ioctl(uffd, _REGISTER, bytearray(struct.pack("=QQQQ", start, length, _MISSING, 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """A file mapped to copy from, for as long as this process lives.
+
+    `mmap.mmap` does not say where a mapping is unless it is writable.
+    """
+
+    address: int
+    length: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> "MappedFile":
+        """Raises OSError."""
+        length = max(os.fstat(descriptor).st_size, PAGE)
+        address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+        if address is None or address == ctypes.c_void_p(-1).value:
+            number = ctypes.get_errno()
+            raise OSError(number, f"mmap: {os.strerror(number)}")
+        return cls(int(address), length)
+
+    def forget(self) -> None:
+        """Takes its pages out of our page tables; they stay in the page cache. Raises OSError."""
+        libc.call("madvise", self.address, self.length, mmap.MADV_DONTNEED)
