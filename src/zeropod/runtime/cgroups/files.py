@@ -1,0 +1,77 @@
+"""Reading, writing, walking and removing cgroup directories, where everything may vanish at any moment.
+
+A cgroup file answers ENOENT once its directory is removed, ENODEV if it was open at that time, and EOPNOTSUPP
+where the kernel does not account what it would hold (PSI switched off, threaded cgroups). All three mean
+"nothing to read" here; every other error is real and passes through.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .parse import number
+
+_ABSENT = frozenset({errno.ENODEV, errno.ENOTDIR, errno.EOPNOTSUPP})
+
+
+def is_absent(error: OSError) -> bool:
+    """Whether `error` says that the file, or its whole cgroup, is not there."""
+    return isinstance(error, FileNotFoundError) or error.errno in _ABSENT
+
+
+def read(path: Path) -> str | None:
+    """The text of a cgroup file, or None if it does not exist (any more)."""
+    try:
+        return path.read_text()
+    except OSError as error:
+        if is_absent(error):
+            return None
+        raise
+
+
+def write(path: Path, value: str) -> None:
+    """Write a control file in one write(2), as the kernel wants it. Raises OSError, FileNotFoundError if it
+    is gone.
+
+    Never creates the file: in a cgroup that would fail with a misleading EACCES instead of ENOENT.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
+
+
+def huge_pages(directory: Path, usage: str) -> dict[str, int]:
+    """Bytes in use for each size of huge pages; `usage` is what the file is called after `hugetlb.2MB.`."""
+    found = {
+        path.name.split(".")[1]: path for path in directory.glob(f"hugetlb.*.{usage}") if ".rsvd." not in path.name
+    }
+    return {size: number(read(path)) for size, path in sorted(found.items())}
+
+
+def tree(directory: Path) -> Iterator[Path]:
+    """The cgroup at `directory` and all below it, children before their parents, as rmdir needs them."""
+    for parent, _children, _files in os.walk(directory, topdown=False):
+        yield Path(parent)
+
+
+def member_pids(directory: Path) -> list[int]:
+    """Processes in the cgroup and its sub-cgroups, ascending; empty if it is gone.
+
+    The kernel writes 0 for a process that has no number in our pid namespace; those are left out.
+    """
+    texts = (read(group / "cgroup.procs") for group in tree(directory))
+    return sorted({int(line) for text in texts if text for line in text.split()} - {0})
+
+
+def remove_tree(directory: Path) -> bool:
+    """rmdir the cgroup and its sub-cgroups; True if none is left. One with processes in it stays (EBUSY)."""
+    for group in tree(directory):
+        try:
+            group.rmdir()
+        except OSError as error:
+            if not is_absent(error) and error.errno != errno.EBUSY:
+                raise
+    return not directory.exists()

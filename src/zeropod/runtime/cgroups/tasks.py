@@ -1,0 +1,68 @@
+"""Naming the tasks that kept a cgroup from freezing, as well as /proc allows.
+
+/proc does not say which task is frozen. The v1 freezer leaves a frozen task in state D, whether it stopped in
+the refrigerator or in the middle of an interruptible sleep; v2 leaves it in state S inside get_signal. A task
+that is really stuck in the kernel is in D as well, but is so still after the thaw: two looks, before and
+after, tell them apart.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .files import read
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A thread; `state` is the letter in /proc/PID/stat, `waits_in` the kernel function it sleeps in."""
+
+    pid: int
+    tid: int
+    name: str
+    state: str
+    waits_in: str
+
+    def __str__(self) -> str:
+        place = f" in {self.waits_in}" if self.waits_in else ""
+        return f"task {self.tid} ({self.name}) of process {self.pid}: state {self.state}{place}"
+
+
+def parse_task(pid: int, tid: int, stat: str, wchan: str | None) -> Task:
+    """From the texts of /proc/PID/task/TID/stat and wchan (`0` while it runs or where it may not be seen)."""
+    # The name may hold spaces and parentheses itself; the last parenthesis ends it.
+    head, _, tail = stat.rpartition(")")
+    waits_in = (wchan or "").strip()
+    return Task(pid, tid, head.partition("(")[2], tail.split()[0], "" if waits_in == "0" else waits_in)
+
+
+def tasks_of(pids: Iterable[int]) -> list[Task]:
+    """Every thread of these processes that still exists."""
+    found = []
+    for pid in pids:
+        try:
+            threads = sorted(int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for tid in threads:
+            try:
+                stat = read(Path(f"/proc/{pid}/task/{tid}/stat"))
+                wchan = read(Path(f"/proc/{pid}/task/{tid}/wchan"))
+            except ProcessLookupError:
+                continue
+            if stat:
+                found.append(parse_task(pid, tid, stat, wchan))
+    return found
+
+
+def culprits(before: Iterable[Task], after: Iterable[Task], awake: frozenset[str]) -> list[Task]:
+    """Those in one of the `awake` states `before` the thaw, and those stuck in the kernel even `after` it.
+
+    `before` may hold several looks at the same tasks; each is named once.
+    """
+    stuck = {task.tid: task for task in after if task.state == "D"}
+    found: dict[int, Task] = {}
+    for task in before:
+        if task.state in awake or task.tid in stuck:
+            found.setdefault(task.tid, stuck.get(task.tid, task))
+    return list(found.values())

@@ -1,0 +1,133 @@
+"""A cgroup on v1: one directory a controller, its freezer, its OOM notifications.
+
+Kernel: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and memory.rst. What its statistics mean is
+`metrics_v1`'s business. A hybrid node, v1 controllers beside an empty v2 tree, is a v1 node.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from zeropod.rpc.messages import cgroups_v1_pb2
+
+from .base import Cgroup
+from .files import huge_pages, is_absent, read, write
+from .metrics_v1 import metrics
+from .parse import flat_keyed, number
+
+#: Where to look for its processes: the first hierarchy it is in. The freezer's are those a freeze would stop.
+_PREFERRED = ("freezer", "pids", "devices", "memory")
+
+# A freeze takes 0.4 to 6 ms. trio's sleep is as coarse as epoll's millisecond, so the first looks only let
+# other trio tasks run in between, and take some 50 µs each; then they are a millisecond apart.
+_EAGER_LOOKS = 20
+_LOOK_EVERY = 0.001
+
+#: How long, in seconds, the events of a removed cgroup may trail behind: they come from kernel work queues.
+_LAST_WORD = 0.1
+
+
+class CgroupV1(Cgroup):
+    # Frozen tasks are in state D here, wherever they sleep.
+    _awake = frozenset("RS")
+
+    @property
+    def directory(self) -> Path:
+        for controller in _PREFERRED:
+            if controller in self._directories:
+                return self._directories[controller]
+        return next(iter(self._directories.values()))
+
+    def _file(self, controller: str, name: str) -> Path:
+        directory = self._directories.get(controller)
+        if directory is None:
+            raise FileNotFoundError(
+                f"the {controller} controller of cgroup v1 is not mounted, or not for this container"
+            )
+        return directory / name
+
+    async def _freeze(self) -> None:
+        state = self._file("freezer", "freezer.state")
+        looks = 0
+        write(state, "FROZEN")
+        # Reading is what moves the state on from FREEZING to FROZEN.
+        while state.read_text().strip() != "FROZEN":
+            looks += 1
+            if looks < _EAGER_LOOKS:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.sleep(_LOOK_EVERY)
+                # Once more for tasks that could not stop when they were first told to.
+                write(state, "FROZEN")
+
+    def thaw(self) -> None:
+        try:
+            write(self._file("freezer", "freezer.state"), "THAWED")
+        except OSError as error:
+            if not is_absent(error):
+                raise
+
+    def frozen(self) -> bool:
+        directory = self._directories.get("freezer")
+        return directory is not None and (read(directory / "freezer.state") or "").strip() == "FROZEN"
+
+    def stats(self) -> cgroups_v1_pb2.Metrics:
+        return metrics(self._directories)
+
+    def _memory(self, name: str) -> str | None:
+        directory = self._directories.get("memory")
+        return None if directory is None else read(directory / name)
+
+    def cpu_seconds(self) -> float:
+        directory = self._directories.get("cpuacct")
+        return 0.0 if directory is None else number(read(directory / "cpuacct.usage")) / 1e9
+
+    def memory_current(self) -> int:
+        return number(self._memory("memory.usage_in_bytes"))
+
+    def resident_bytes(self) -> int:
+        stat = flat_keyed(self._memory("memory.stat"))
+        pages = max(stat.get("total_rss", 0) + stat.get("total_shmem", 0), stat.get("total_unevictable", 0))
+        directory = self._directories.get("hugetlb")
+        return pages + (sum(huge_pages(directory, "usage_in_bytes").values()) if directory else 0)
+
+    def reclaim(self, size: int) -> None:
+        """Nothing: v1 has only memory.force_empty, which takes everything, and against whose use the kernel warns."""
+
+    def oom_kills(self) -> int:
+        return flat_keyed(self._memory("memory.oom_control")).get("oom_kill", 0)
+
+    async def watch_oom(self, notify: Callable[[], None]) -> None:
+        """As in the base class. The kernel passes a parent's OOM down: that counts too, as in containerd."""
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            control = os.open(self._file("memory", "memory.oom_control"), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if self.oom_kills():
+                    notify()
+                write(self._file("memory", "cgroup.event_control"), f"{event} {control}")
+            finally:
+                os.close(control)
+            await self._oom_events(event, notify)
+        except OSError as error:
+            if not is_absent(error):
+                raise
+        finally:
+            os.close(event)
+
+    async def _oom_events(self, event: int, notify: Callable[[], None]) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(event)
+            signals = os.eventfd_read(event)
+            if self._directories["memory"].is_dir():
+                notify()
+                continue
+            # Removing the cgroup signals once, too. Anything beyond that was an OOM just before it.
+            with trio.move_on_after(_LAST_WORD):
+                await trio.lowlevel.wait_readable(event)
+                signals += os.eventfd_read(event)
+            if signals > 1:
+                notify()
+            return

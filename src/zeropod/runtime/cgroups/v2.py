@@ -1,0 +1,92 @@
+"""A cgroup on v2: one directory for everything, its freezer, its OOM notifications.
+
+Kernel: Documentation/admin-guide/cgroup-v2.rst. What its statistics mean is `metrics_v2`'s business.
+"""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from zeropod.rpc.messages import cgroups_v2_pb2
+
+from .base import Cgroup
+from .change import Changes
+from .files import huge_pages, is_absent, read, write
+from .metrics_v2 import metrics
+from .parse import flat_keyed, number
+from .placement import UNIFIED
+
+#: Seconds between looks whether an empty cgroup is gone, since the kernel notifies nobody of a removal.
+_EMPTY_LOOK_EVERY = 1.0
+
+
+class CgroupV2(Cgroup):
+    # A frozen task is in state S here; one in D that does not freeze is in D after the thaw, too.
+    _awake = frozenset("R")
+
+    @property
+    def directory(self) -> Path:
+        return self._directories[UNIFIED]
+
+    async def _freeze(self) -> None:
+        with Changes(self.directory, "cgroup.events") as changes:
+            write(self.directory / "cgroup.freeze", "1")
+            while not flat_keyed(events := changes.read("cgroup.events")).get("frozen"):
+                if events is None:
+                    raise FileNotFoundError("it was removed meanwhile")
+                await changes.wait()
+
+    def thaw(self) -> None:
+        try:
+            write(self.directory / "cgroup.freeze", "0")
+        except OSError as error:
+            if not is_absent(error):
+                raise
+
+    def frozen(self) -> bool:
+        return flat_keyed(read(self.directory / "cgroup.events")).get("frozen", 0) == 1
+
+    def stats(self) -> cgroups_v2_pb2.Metrics:
+        return metrics(self.directory)
+
+    def cpu_seconds(self) -> float:
+        return flat_keyed(read(self.directory / "cpu.stat")).get("usage_usec", 0) / 1e6
+
+    def memory_current(self) -> int:
+        return number(read(self.directory / "memory.current"))
+
+    def resident_bytes(self) -> int:
+        stat = flat_keyed(read(self.directory / "memory.stat"))
+        pages = max(stat.get("anon", 0) + stat.get("shmem", 0), stat.get("unevictable", 0))
+        return pages + sum(huge_pages(self.directory, "current").values())
+
+    def reclaim(self, size: int) -> None:
+        try:
+            write(self.directory / "memory.reclaim", str(size))
+        except OSError as error:
+            # EAGAIN: it got less than that.
+            if error.errno != errno.EAGAIN and not is_absent(error):
+                raise
+
+    def oom_kills(self) -> int:
+        return flat_keyed(read(self.directory / "memory.events")).get("oom_kill", 0)
+
+    async def watch_oom(self, notify: Callable[[], None]) -> None:
+        reported = 0
+        try:
+            changes = Changes(self.directory, "memory.events", "cgroup.events")
+        except FileNotFoundError:
+            return
+        with changes:
+            while (events := changes.read("memory.events")) is not None:
+                killed = flat_keyed(events).get("oom_kill", 0)
+                if killed > reported:
+                    notify()
+                reported = killed
+                if flat_keyed(changes.read("cgroup.events")).get("populated"):
+                    await changes.wait()
+                else:
+                    with trio.move_on_after(_EMPTY_LOOK_EVERY):
+                        await changes.wait()

@@ -1,0 +1,158 @@
+"""Runs one program to its end, without threads and without stealing anybody's exit status.
+
+trio's own ``run_process`` forks in a worker thread and reaps in another place than we do. A shim is a child
+subreaper: containers, runc and criu are all its children, and every one of them must be reaped by exactly the
+task that waits for it. So each child is waited for through its pidfd, and its number is listed in `RUNNING`
+while it lives, which is what the sweep for orphans leaves alone.
+"""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO
+
+import trio
+
+from zeropod.kernel import pidfd
+
+RUNNING: set[int] = set()
+"""Process ids of the commands that are running now."""
+
+MISSED = 1.0
+"""Seconds between looks at the children of a command that needs them; each takes some 0.1 ms."""
+
+FileDescriptor = int | IO[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    status: int
+    """Exit code, or 128 plus the signal's number."""
+    output: bytes
+    """What it wrote to its standard output, if that was captured."""
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    stdin: FileDescriptor | None = None,
+    stdout: FileDescriptor | None = None,
+    stderr: FileDescriptor | None = None,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> "subprocess.Popen[bytes]":
+    """Starts a program; what is not given is /dev/null. It blocks for the vfork and exec, about a millisecond.
+
+    Raises OSError when the program cannot be executed.
+    """
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=subprocess.DEVNULL if stdout is None else stdout,
+        stderr=subprocess.DEVNULL if stderr is None else stderr,
+        cwd=cwd,
+        env=env,
+        pass_fds=pass_fds,
+        process_group=0,
+    )
+
+
+async def wait(process: "subprocess.Popen[bytes]") -> int:
+    """Waits for a spawned program and returns its status; when cancelled, kills it and reaps it.
+
+    Its children are killed with it: a CRIU that goes on without the runc that has started it would end, much later,
+    a container that we have let run again.
+    """
+    RUNNING.add(process.pid)
+    handle = pidfd.open(process.pid)
+    try:
+        status = await pidfd.wait_exit(handle)
+    except trio.Cancelled:
+        # Not Popen's own method: it reaps a process that has ended meanwhile, whose status is then lost to us. The
+        # number is still its own, since nobody else reaps it.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with trio.CancelScope(shield=True):
+            status = await pidfd.wait_exit(handle)
+        process.returncode = status.code
+        raise
+    finally:
+        os.close(handle)
+        RUNNING.discard(process.pid)
+    process.returncode = status.code
+    return status.code
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    input: bytes | None = None,
+    capture: bool = False,
+    stdin: FileDescriptor | None = None,
+    stdout: FileDescriptor | None = None,
+    stderr: FileDescriptor | None = None,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    needs_children: bool = False,
+) -> Completed:
+    """Runs a program to its end, for at most `timeout` seconds.
+
+    `input` is fed through an unlinked file, not a pipe: nothing has to be pumped while it runs. One that
+    `needs_children` is given up, too, when a child of it has died that it does not notice.
+    Raises TimeoutError after killing it, OSError when it cannot be executed.
+    """
+    captured = os.memfd_create("output") if capture else None
+    fed = os.memfd_create("input") if input is not None else None
+    try:
+        if fed is not None and input is not None:
+            os.write(fed, input)
+            os.lseek(fed, 0, os.SEEK_SET)
+        process = spawn(
+            argv,
+            stdin=fed if fed is not None else stdin,
+            stdout=captured if captured is not None else stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env=env,
+        )
+        status = None
+        with trio.move_on_after(timeout) as deadline:
+            status = await (_wait_with_children(process) if needs_children else wait(process))
+        if status is None:
+            why = f"did not end within {timeout:g} s" if deadline.cancelled_caught else "missed the death of its child"
+            raise TimeoutError(f"{' '.join(argv[:2])} {why} and was killed")
+        output = b"" if captured is None else os.pread(captured, os.fstat(captured).st_size, 0)
+        return Completed(status, output)
+    finally:
+        for descriptor in (captured, fed):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+async def _wait_with_children(process: "subprocess.Popen[bytes]") -> int | None:
+    """Its status; None if it was killed because a child has been dead for two looks without its noticing.
+
+    A CRIU that is killed may leave a child with the socket over which runc waits for CRIU's answer.
+    """
+    status = None
+
+    async def waited() -> None:
+        nonlocal status
+        status = await wait(process)
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waited)
+        before: set[tuple[int, int]] = set()
+        while True:
+            await trio.sleep(MISSED)
+            dead = set(pidfd.dead_children(process.pid))
+            if dead & before:
+                nursery.cancel_scope.cancel()
+            before = dead
+    return status

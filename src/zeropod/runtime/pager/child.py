@@ -1,0 +1,123 @@
+"""The pager's process: forked from the shim, so that it shares the interpreter's memory and is there in a millisecond.
+
+Owns what a forked copy of a trio program must undo before it may do anything else: signal handlers, the descriptors of
+others (an application's connection that is closed must be closed), the event loop, which it never returns to.
+"""
+
+import gc
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from zeropod.kernel import pidfd, userfault
+from zeropod.runtime.pagemap import Image
+from zeropod.runtime.pager import handover, wire
+from zeropod.runtime.pager.journal import Journal
+from zeropod.runtime.pager.serve import ORPHAN_LOOK, Server
+from zeropod.runtime.pager.space import Spaces
+from zeropod.runtime.pager.wire import Lost
+from zeropod.runtime.pager.working_set import Page
+
+NAME = "zeropod-pager"
+_DESCRIPTORS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """Everything that a pager works with: the first one, or a successor."""
+
+    image: Image
+    files: tuple[int, ...]
+    """Descriptors of the image's files."""
+    journal: int
+    wanted: Sequence[Page]
+    """What `fill` brings in."""
+    listener: socket.socket | None
+    """For CRIU; None for a successor."""
+    guards: Mapping[int, int]
+    """For a successor: userfaultfds by number of the address space."""
+
+
+def fork(inheritance: Inheritance, control: socket.socket) -> int:
+    """Starts the pager at the other end of `control` and returns its pid. Raises OSError."""
+    # A signal between the fork and the reset of the handlers would run the shim's handler in the child.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(inheritance, control)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return pid
+
+
+def _child(inheritance: Inheritance, control: socket.socket) -> NoReturn:
+    status = 1
+    try:
+        gc.disable()
+        gc.freeze()
+        listener = [] if inheritance.listener is None else [inheritance.listener.fileno()]
+        _forget_the_shim(
+            {control.fileno(), inheritance.journal, *inheritance.files, *inheritance.guards.values(), *listener}
+        )
+        _serve(inheritance, control)
+        status = 0
+    except BaseException:  # noqa: BLE001 - nothing may return into the shim's event loop
+        wire.say(control, wire.LOST, f"the pager failed: {traceback.format_exc(limit=-3)}")
+    finally:
+        os._exit(status)
+
+
+def _forget_the_shim(own: set[int]) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in {0, 1, 2} - own:
+        os.dup2(null, standard)
+    low = 3
+    for descriptor in sorted(own - {0, 1, 2}):
+        os.closerange(low, descriptor)
+        low = descriptor + 1
+    os.closerange(low, _DESCRIPTORS)
+    os.setsid()
+    pidfd.set_name(NAME)
+
+
+def _serve(inheritance: Inheritance, control: socket.socket) -> None:
+    journal = Journal(inheritance.journal)
+    files = [userfault.MappedFile.of(file) for file in inheritance.files]
+    spaces = Spaces(inheritance.image, [file.address for file in files], journal)
+    server = Server(journal, spaces, files, control, inheritance.wanted)
+    try:
+        if inheritance.listener is not None:
+            handover.receive(server, inheritance.listener)
+        else:
+            _take_over(server, inheritance.guards)
+        server.keep()
+        server.run()
+        server.finish()
+    except Lost as lost:
+        wire.say(control, wire.LOST if journal.phase else wire.BROKEN, str(lost))
+        _hold(server)
+    server.end_keeper()
+
+
+def _take_over(server: Server, guards: Mapping[int, int]) -> None:
+    """Goes on where another pager has died: those whose page faults it had read fault again."""
+    for number, uffd in guards.items():
+        server.serve_space(uffd, server.spaces.all[number])
+        userfault.wake_all(uffd)
+
+
+def _hold(server: Server) -> None:
+    """Where the shim is dead, nobody else keeps the missing pages from being read as zeroes."""
+    while server.orphan and any(map(userfault.alive, server.served)):
+        time.sleep(ORPHAN_LOOK)

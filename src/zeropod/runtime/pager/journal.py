@@ -1,0 +1,182 @@
+"""What a pager has done, in memory that outlives it: a successor goes on from here.
+
+A file without a name, mapped by the pager and by the shim:
+
+    header      what `_Header` lists
+    trace       the first page faults after the thaw: (pid as CRIU names it, address), the next wake's working set
+    events      what has happened to the address spaces, in order: every Space can be built again from the image
+                by applying them
+    states      one byte a page of the image for each address space, in the order of their numbers: 1 = it is in
+
+Rules, on which it depends that nobody reads wrong data after a pager's death:
+
+1. Reading a userfaultfd acknowledges events (not page faults: a wake repeats those), so `busy` is set before the read
+   and cleared once every event of that read is recorded here. Found dead with `busy` set, events may be lost: in doubt.
+2. A page is marked after it has been copied. A mark that is missing costs one copy that finds the page there.
+3. An event is counted after it has been written. Nothing that is counted is half there.
+4. When there is no room for an event, `busy` stays set for good.
+
+One thing is left to the kernel: a copy is refused (EAGAIN) from the moment that an event happens until it has been
+read, so that no page is copied to where it does not belong any more.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from zeropod.kernel.userfault import PAGE
+from zeropod.runtime.pager.working_set import WORKING_SET_PAGES
+
+_HEADER = PAGE
+_TRACE = struct.Struct("=QQ")
+_EVENT = struct.Struct("=IIQQQ")
+_COUNT = struct.Struct("=Q")
+_EVENTS_AT = _HEADER + WORKING_SET_PAGES * _TRACE.size
+_EVENTS_ROOM = 32 << 20
+"""Bytes, of which those are memory that are written to: a million events."""
+_STATES_AT = _EVENTS_AT + _EVENTS_ROOM
+
+BUSY: Final = 0
+"""Offset in the header of the flag of rule 1; written without a call, being on the path of every page fault."""
+_PHASE = 1
+_DRAIN = 2
+_EVENT_COUNT = 8
+_TRACE_COUNT = 16
+_FAULT_COUNT = 24
+KEEPER: Final = 32
+"""Offset in the header of the pid of the process that shares the pager's descriptors."""
+_PID = struct.Struct("=i")
+
+
+class Phase(IntEnum):
+    """How far the pager is."""
+
+    HANDOVER = 0
+    """CRIU is still handing over userfaultfds: what it has sent, and what not, only the pager knows."""
+    SERVING = 1
+    DONE = 2
+    """Every page is in."""
+
+
+class Kind(IntEnum):
+    """What an event is about, and its three values."""
+
+    ADOPT = 1
+    """A restored process: pid."""
+    FORK = 2
+    """A child of the address space, with all that is missing there."""
+    REMAP = 3
+    """From, to, length."""
+    REMOVE = 4
+    """Start, end: gone, and zero if it is asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    kind: Kind
+    space: int
+    """Number of the address space; for ADOPT its own."""
+    first: int = 0
+    second: int = 0
+    third: int = 0
+
+
+class Journal:
+    """Made by the shim before the fork, opened again by every successor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.memory = mmap.mmap(descriptor, _STATES_AT)
+        self._end = _STATES_AT
+
+    @classmethod
+    def create(cls) -> "Journal":
+        descriptor = os.memfd_create("zeropod-pager", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, _STATES_AT)
+        return cls(descriptor)
+
+    def close(self) -> None:
+        self.memory.close()
+        os.close(self.descriptor)
+
+    def states(self, pages: int) -> mmap.mmap:
+        """The next address space's page states."""
+        length = -(-max(pages, 1) // PAGE) * PAGE
+        at, self._end = self._end, self._end + length
+        if os.fstat(self.descriptor).st_size < self._end:
+            os.ftruncate(self.descriptor, self._end)
+        return mmap.mmap(self.descriptor, length, offset=at)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.memory[BUSY])
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self.memory[_PHASE])
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self.memory[_PHASE] = phase
+
+    @property
+    def draining(self) -> bool:
+        """The container runs: everything is to be brought in. Set by the shim."""
+        return bool(self.memory[_DRAIN])
+
+    def drain(self) -> None:
+        self.memory[_DRAIN] = 1
+
+    def record(self, event: Event) -> bool:
+        """Appends an event; False when there is no room (rule 4 is then the caller's)."""
+        count = self._count(_EVENT_COUNT)
+        at = _EVENTS_AT + count * _EVENT.size
+        if at + _EVENT.size > _STATES_AT:
+            return False
+        _EVENT.pack_into(self.memory, at, event.kind, event.space, event.first, event.second, event.third)
+        _COUNT.pack_into(self.memory, _EVENT_COUNT, count + 1)
+        return True
+
+    def events(self) -> Iterator[Event]:
+        for number in range(self._count(_EVENT_COUNT)):
+            kind, *values = _EVENT.unpack_from(self.memory, _EVENTS_AT + number * _EVENT.size)
+            yield Event(Kind(kind), *values)
+
+    def fault(self, pid: int, address: int, *, noted: bool) -> None:
+        """Counts a page that was asked for; the first ones are `noted`."""
+        count = self._count(_FAULT_COUNT)
+        _COUNT.pack_into(self.memory, _FAULT_COUNT, count + 1)
+        if noted and (number := self._count(_TRACE_COUNT)) < WORKING_SET_PAGES:
+            _TRACE.pack_into(self.memory, _HEADER + number * _TRACE.size, pid, address)
+            _COUNT.pack_into(self.memory, _TRACE_COUNT, number + 1)
+
+    def forget_faults(self) -> None:
+        _COUNT.pack_into(self.memory, _TRACE_COUNT, 0)
+
+    @property
+    def faults(self) -> int:
+        """How many page faults were served since the start."""
+        return self._count(_FAULT_COUNT)
+
+    def trace(self) -> Iterator[tuple[int, int]]:
+        """(pid, address) of the first faults, in their order."""
+        for number in range(self._count(_TRACE_COUNT)):
+            pid, address = _TRACE.unpack_from(self.memory, _HEADER + number * _TRACE.size)
+            yield pid, address
+
+    @property
+    def keeper(self) -> int:
+        """Pid of the process that shares the pager's descriptors; 0: none."""
+        (pid,) = _PID.unpack_from(self.memory, KEEPER)
+        return int(pid)
+
+    def forget_keeper(self) -> None:
+        _PID.pack_into(self.memory, KEEPER, 0)
+
+    def _count(self, at: int) -> int:
+        (count,) = _COUNT.unpack_from(self.memory, at)
+        return int(count)

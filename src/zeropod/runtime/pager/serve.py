@@ -1,0 +1,349 @@
+"""The pager's loop: page faults first, then what the shim asks for, then the drain.
+
+Owns the order of work in the child. An application waits for each page fault, so this is written for few operations
+between the poll and the copy; everything else happens when nobody waits. Nothing is done unasked before the drain
+begins: until then the container sleeps, and would grow.
+"""
+
+import errno
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from zeropod.kernel import userfault
+from zeropod.kernel.keeper import Keeper
+from zeropod.kernel.userfault import FORK, MESSAGE, PAGE, PAGEFAULT, REMAP
+from zeropod.runtime.pager import wire
+from zeropod.runtime.pager.journal import BUSY, KEEPER, Event, Journal, Kind, Phase
+from zeropod.runtime.pager.space import Space, Spaces
+from zeropod.runtime.pager.wire import Lost
+from zeropod.runtime.pager.working_set import WORKING_SET_PAGES, Page
+
+READ: Final = 16 * MESSAGE
+
+QUIET: Final = 0.002
+"""Seconds without a page fault after which the first request is taken to be served and the drain begins."""
+POLL: Final = 0.0001
+"""Seconds after a page fault that are spent polling, which serves the next one a quarter sooner than being woken;
+not more, since the container may need the processor."""
+FIRST_REQUEST: Final = 0.05
+"""Seconds after which it begins in any case."""
+SMALL_SLICE: Final = 32
+LARGE_SLICE: Final = 64
+"""Pages that the drain copies between two looks for page faults: about 50 and 100 microseconds."""
+GENTLE: Final = 0.001
+"""Seconds after a page fault during which the slices are small: they come in groups."""
+ORPHAN_LOOK: Final = 0.2
+"""Seconds between two looks, after the shim's death, whether the processes still live."""
+KEEP: Final = 7200
+"""Seconds after which a keeper ends by itself, should pager and shim both be dead. A sleep may be longer: it is renewed
+at the wake."""
+RETRY: Final = 0.001
+"""Seconds until a page is tried again that could not be brought in."""
+NO_MEMORY: Final = 10.0
+"""Seconds of being refused memory for the container after which it is given up."""
+
+
+class Server:
+    """Serves a set of address spaces until every page is in or every process is gone."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        spaces: Spaces,
+        files: Sequence[userfault.MappedFile],
+        control: socket.socket,
+        wanted: Sequence[Page],
+    ) -> None:
+        self.journal = journal
+        self.spaces = spaces
+        self.files = files
+        self.control = control
+        self.wanted = wanted
+        self.served: dict[int, Space] = {}
+        """By userfaultfd."""
+        self.poll = select.epoll()
+        self.poll.register(control, select.EPOLLIN)
+        self.orphan = False
+        self.complete = False
+        """Everything is in already, before the container runs."""
+        self.drain_began = 0.0
+        """When the container was let run; then the first request goes before the drain."""
+        self._draining = False
+        self._refused_since = 0.0
+        self._last_fault = 0.0
+        self._full = False
+        self._keeper: Keeper | None = None
+        self._kept_until = 0.0
+        self._retry: deque[tuple[int, int]] = deque()
+        """(userfaultfd, address) of page faults not served yet: there was no memory, or events came first."""
+
+    def adopt(self, uffd: int, pid: int) -> None:
+        """Takes on a process that CRIU has restored."""
+        self._full |= not self.spaces.happen([Event(Kind.ADOPT, len(self.spaces.all), pid)])
+        self.serve_space(uffd, self.spaces.all[-1])
+
+    def serve_space(self, uffd: int, space: Space) -> None:
+        self.served[uffd] = space
+        os.set_blocking(uffd, False)
+        self.poll.register(uffd, select.EPOLLIN)
+
+    def drop(self, uffd: int) -> None:
+        """Its process is gone."""
+        del self.served[uffd]
+        self.poll.unregister(uffd)
+        os.close(uffd)
+
+    def run(self) -> None:
+        """Returns when there is nothing left to serve. Raises Lost when memory cannot be completed."""
+        while self.served and not self.complete:
+            idle = self._step(self._timeout())
+            if idle and self.drain_began:
+                now = time.monotonic()
+                quiet = now - self._last_fault
+                if not self._draining and quiet < QUIET and now - self.drain_began < FIRST_REQUEST:
+                    continue
+                self._draining = True
+                if not self._drain_slice(SMALL_SLICE if quiet < GENTLE else LARGE_SLICE):
+                    return
+            elif idle and self.orphan:
+                self._drop_dead()
+
+    def _timeout(self) -> float | None:
+        if self._retry:
+            return RETRY
+        if self._draining:
+            return 0
+        if self.drain_began:
+            return 0 if time.monotonic() - self._last_fault < POLL else QUIET
+        return ORPHAN_LOOK if self.orphan else None
+
+    def wait(self, descriptor: int) -> bool:
+        """Serves until something has happened; whether it was on this descriptor, which is polled with the others."""
+        ready = self.poll.poll(RETRY if self._retry else None)
+        self._serve(ready)
+        return any(descriptor == one for one, _ in ready)
+
+    def _step(self, timeout: float | None) -> bool:
+        """Does what is to be done at once; True when that was nothing."""
+        ready = self.poll.poll(timeout)
+        self._serve(ready)
+        return not ready
+
+    def _serve(self, ready: list[tuple[int, int]]) -> None:
+        for descriptor, _ in ready:
+            if descriptor in self.served:
+                self.faults(descriptor)
+            elif not self.orphan and descriptor == self.control.fileno():
+                self._command()
+        for _ in range(len(self._retry)):
+            uffd, address = self._retry.popleft()
+            if uffd in self.served:
+                self._fault(uffd, address)
+        if self.journal.draining and not self.drain_began:
+            self.drain_began = self._last_fault = time.monotonic()
+            self.keep()
+
+    def keep(self) -> None:
+        """For when the processes may run, and fork: reading that opens a userfaultfd that nobody else has at first."""
+        now = time.monotonic()
+        if self._keeper and now < self._kept_until:
+            return
+        self.end_keeper()
+        self._kept_until = now + KEEP / 2
+        with suppress(OSError):
+            self._keeper = Keeper(KEEP, self.journal.memory, KEEPER)
+
+    def end_keeper(self) -> None:
+        if self._keeper:
+            self._keeper.end()
+        self._keeper = None
+
+    def faults(self, uffd: int) -> None:
+        """Reads what has happened on a userfaultfd, and serves the page faults among it."""
+        for address in self._read(uffd):
+            if uffd not in self.served:
+                return
+            space = self.served[uffd]
+            self.journal.fault(space.pid, address, noted=not self._draining)
+            self._fault(uffd, address)
+        if self.drain_began:
+            self._last_fault = time.monotonic()
+
+    def _read(self, uffd: int) -> list[int]:
+        """Records the events and returns the addresses of the page faults."""
+        memory = self.journal.memory
+        memory[BUSY] = 1
+        try:
+            data = os.read(uffd, READ)
+        except BlockingIOError:
+            data = b""
+        if len(data) == MESSAGE and data[0] == PAGEFAULT:
+            memory[BUSY] = self._full
+            return [int.from_bytes(data[16:24], "little") & -PAGE]
+        addresses: list[int] = []
+        for message in userfault.messages(data):
+            if message.event == PAGEFAULT:
+                addresses.append(message.second & -PAGE)
+            elif message.event == FORK:
+                self._forked(self.served[uffd], message.first)
+            elif message.event == REMAP:
+                self._happened(
+                    Event(Kind.REMAP, self.served[uffd].number, message.first, message.second, message.third)
+                )
+            else:
+                self._happened(Event(Kind.REMOVE, self.served[uffd].number, message.first, message.second))
+        memory[BUSY] = self._full
+        return addresses
+
+    def _happened(self, event: Event) -> None:
+        self._full |= not self.spaces.happen([event])
+
+    def _forked(self, parent: Space, uffd: int) -> None:
+        self._happened(Event(Kind.FORK, parent.number))
+        child = self.spaces.all[-1]
+        wire.send(self.control, wire.GUARD, child.number, uffd)
+        self.serve_space(uffd, child)
+
+    def _fault(self, uffd: int, address: int) -> None:
+        """Brings in one page."""
+        while uffd in self.served:
+            space = self.served[uffd]
+            source, state = space.find(address)
+            if source:
+                _, error = userfault.copy(uffd, address, source, PAGE)
+            else:
+                error = userfault.zero(uffd, address)
+            if not error:
+                if source:
+                    space.states[state] = 1
+                self._refused_since = 0.0
+                return
+            if error == errno.EAGAIN:
+                # An event is waiting to be read, after which the page may belong elsewhere. More page faults may come
+                # with it: they are served behind this one.
+                self._retry.extend((uffd, other) for other in self._read(uffd))
+            elif error in (errno.EEXIST, errno.ENOENT):
+                # It is there already, or unmapped: who waits shall look again.
+                if source:
+                    space.states[state] = 1
+                self._wake(uffd, address)
+                return
+            elif error in (errno.ENOMEM, errno.ENOSPC):
+                self._refused()
+                self._retry.append((uffd, address))
+                return
+            else:
+                self._failed(uffd, error)
+
+    def _wake(self, uffd: int, address: int) -> None:
+        try:
+            userfault.wake(uffd, address, PAGE)
+        except OSError as error:
+            self._failed(uffd, error.errno or errno.EIO)
+
+    def _failed(self, uffd: int, error: int) -> None:
+        """Forgets a process that is gone; raises Lost for everything else."""
+        if error == errno.ESRCH:
+            return self.drop(uffd)
+        if error == errno.EFAULT:
+            raise Lost("the image cannot be read any more: it was cut short, or its disk fails")
+        raise Lost(f"a page cannot be brought in: {os.strerror(error)}")
+
+    def _refused(self) -> None:
+        now = time.monotonic()
+        self._refused_since = self._refused_since or now
+        if now - self._refused_since > NO_MEMORY:
+            raise Lost(f"for {NO_MEMORY:g} s there was no memory for the container's pages: raise its memory limit")
+
+    def _command(self) -> None:
+        command = wire.command(self.control)
+        if command == wire.FILL:
+            self.journal.forget_faults()
+            wire.send(self.control, wire.FILLED, self._fill())
+            # The kernel has mapped what lies around each page as well: it would count as ours all through the sleep.
+            for file in self.files:
+                file.forget()
+        elif command == wire.GONE:
+            self.orphan = True
+            self.poll.unregister(self.control)
+        # wire.DRAIN only ends the poll: the journal says it.
+
+    def _fill(self) -> int:
+        """Brings in the working set; the container is frozen. Returns the number of pages.
+
+        Of a small image everything: that costs less memory than the pager itself, which then ends.
+        """
+        missing = sum(space.count_missing() for space in self.served.values())
+        if missing <= WORKING_SET_PAGES:
+            while not self._refused_since and self._drain_slice(LARGE_SLICE):
+                pass
+            self.complete = not self._refused_since
+            return missing
+        by_pid = {space.pid: uffd for uffd, space in self.served.items() if space.pid}
+        filled = 0
+        for pid, address in self.wanted:
+            uffd = by_pid.get(pid)
+            if uffd is None or uffd not in self.served:
+                continue
+            space = self.served[uffd]
+            source, state = space.find(address)
+            if source and not space.states[state]:
+                done, error = userfault.copy(uffd, address, source, PAGE)
+                if done:
+                    space.states[state] = 1
+                    filled += 1
+                elif error in (errno.ENOMEM, errno.ENOSPC):
+                    break
+                elif error == errno.EAGAIN:
+                    self.faults(uffd)
+        return filled
+
+    def _drain_slice(self, limit: int) -> bool:
+        """Copies a few missing pages; False when there are none."""
+        for uffd, space in self.served.items():
+            address, source, first, pages = space.missing(limit)
+            if pages:
+                self._drain(uffd, space, address, source, first, pages)
+                return True
+        return False
+
+    def _drain(self, uffd: int, space: Space, address: int, source: int, first: int, pages: int) -> None:
+        done, error = userfault.copy(uffd, address, source, pages * PAGE)
+        copied = done // PAGE
+        if copied:
+            space.states[first : first + copied] = b"\1" * copied
+            self._refused_since = 0.0
+        if not error or copied:
+            return
+        if error == errno.EAGAIN:
+            self.faults(uffd)
+        elif error == errno.ENOENT and pages > 1:
+            # The run goes beyond the end of a mapping, or was unmapped: page by page to where it ends.
+            self._drain(uffd, space, address, source, first, pages // 2)
+        elif error in (errno.EEXIST, errno.ENOENT):
+            space.states[first] = 1
+        elif error in (errno.ENOMEM, errno.ENOSPC):
+            self._refused()
+            time.sleep(0.01)
+        else:
+            self._failed(uffd, error)
+
+    def _drop_dead(self) -> None:
+        for uffd in [uffd for uffd in self.served if not userfault.alive(uffd)]:
+            self.drop(uffd)
+
+    def finish(self) -> None:
+        """Every page is in; serves what is not in the image until the shim has let go of its guards.
+
+        Until then the userfaultfds are in force, and who touches memory for the first time waits for an answer.
+        """
+        self.journal.phase = Phase.DONE
+        wire.send(self.control, wire.DONE)
+        while self.served and not self.orphan:
+            self._step(RETRY if self._retry else None)

@@ -1,0 +1,162 @@
+"""One process's memory as its pager sees it: which pages come from where, and which are in.
+
+Owns the table of runs and how it changes when the process unmaps, moves or discards memory, or forks. Pages that are
+not in the table are zero. The copying itself is done by `serve`.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable
+from mmap import mmap
+
+from zeropod.kernel.userfault import PAGE
+from zeropod.runtime.pagemap import Image, Runs
+from zeropod.runtime.pager.journal import Event, Journal, Kind
+
+Piece = tuple[int, int, int, int]
+"""(start, end, source address minus start, number of the first page's state)."""
+
+
+class Space:
+    """Sorted runs of pages: parallel arrays, since Python objects would take ten times the memory."""
+
+    def __init__(self, number: int, pid: int, states: mmap, pages: int) -> None:
+        self.number = number
+        self.pid = pid
+        """As CRIU names it; 0 for a process that was forked since."""
+        self.states = states
+        self.pages = pages
+        self.starts = array("Q")
+        self.ends = array("Q")
+        self.sources = array("Q")
+        """Address of the first page's contents in our own memory."""
+        self.firsts = array("Q")
+        """Number of the first page's state."""
+        self.cursor = 0
+        """The drain has passed everything below this address."""
+
+    def add(self, start: int, end: int, source: int, first: int) -> None:
+        at = bisect_right(self.starts, start)
+        self.starts.insert(at, start)
+        self.ends.insert(at, end)
+        self.sources.insert(at, source)
+        self.firsts.insert(at, first)
+
+    def find(self, address: int) -> tuple[int, int]:
+        """(source, number of its state) of the page at an address; (0, 0) when it is not in the image."""
+        at = bisect_right(self.starts, address) - 1
+        if at < 0 or address >= self.ends[at]:
+            return 0, 0
+        offset = address - self.starts[at]
+        return self.sources[at] + offset, self.firsts[at] + offset // PAGE
+
+    def count_missing(self) -> int:
+        return sum(
+            self.states[first : first + (end - start) // PAGE].count(0)
+            for start, end, first in zip(self.starts, self.ends, self.firsts, strict=True)
+        )
+
+    def missing(self, limit: int) -> tuple[int, int, int, int]:
+        """The next run of pages not in, of at most `limit` pages from the cursor on: (address, source, number of its
+        first state, pages); no pages when all are in."""
+        at = max(0, bisect_right(self.starts, self.cursor) - 1)
+        for at in range(at, len(self.starts)):  # noqa: B020 - from there on
+            start, first = self.starts[at], self.firsts[at]
+            skip = max(0, self.cursor - start) // PAGE
+            pages = (self.ends[at] - start) // PAGE
+            if skip < pages and (found := self.states.find(b"\0", first + skip, first + pages)) >= 0:
+                end = self.states.find(b"\1", found, min(first + pages, found + limit))
+                address = start + (found - first) * PAGE
+                self.cursor = address
+                count = (end if end >= 0 else min(first + pages, found + limit)) - found
+                return address, self.sources[at] + address - start, found, count
+        self.cursor = 1 << 64
+        return 0, 0, 0, 0
+
+    def cut(self, start: int, end: int) -> list[Piece]:
+        """Takes out what lies in [start, end) and returns it."""
+        taken: list[Piece] = []
+        at = max(0, bisect_right(self.starts, start) - 1)
+        while at < len(self.starts) and self.starts[at] < end:
+            low, high, source, first = self.starts[at], self.ends[at], self.sources[at], self.firsts[at]
+            if high <= start:
+                at += 1
+                continue
+            for column in (self.starts, self.ends, self.sources, self.firsts):
+                del column[at]
+            inner, outer = max(low, start), min(high, end)
+            taken.append((inner, outer, source + inner - low, first + (inner - low) // PAGE))
+            if low < start:
+                self.add(low, start, source, first)
+                at += 1
+            if end < high:
+                self.add(end, high, source + end - low, first + (end - low) // PAGE)
+                break
+        return taken
+
+    def move(self, start: int, to: int, length: int) -> None:
+        """mremap(2): what was at `start` is at `to`."""
+        pieces = self.cut(start, start + length)
+        self.cut(to, to + length)
+        for low, high, source, first in pieces:
+            self.add(low - start + to, high - start + to, source, first)
+        self.cursor = 0
+
+    def fork(self, number: int, states: mmap) -> "Space":
+        """The same pages are missing in the child, which goes its own way from now on."""
+        child = Space(number, 0, states, self.pages)
+        child.starts, child.ends = self.starts[:], self.ends[:]
+        child.sources, child.firsts = self.sources[:], self.firsts[:]
+        return child
+
+
+class Spaces:
+    """Every address space that the pager serves or has served, by number; the same from the same events."""
+
+    def __init__(self, image: Image, addresses: list[int], journal: Journal) -> None:
+        self._image = image
+        self._addresses = addresses
+        """Where each of the image's files is mapped."""
+        self._journal = journal
+        self.all: list[Space] = []
+        for event in journal.events():
+            self.apply(event, again=True)
+
+    def happen(self, events: Iterable[Event]) -> bool:
+        """Applies and records; False when one could not be recorded."""
+        recorded = True
+        for event in events:
+            self.apply(event)
+            recorded = self._journal.record(event) and recorded
+        return recorded
+
+    def apply(self, event: Event, *, again: bool = False) -> None:
+        match event.kind:
+            case Kind.ADOPT:
+                self.all.append(self._restored(len(self.all), event.first, again))
+            case Kind.FORK:
+                parent = self.all[event.space]
+                states = self._journal.states(parent.pages)
+                if not again:
+                    states[:] = parent.states[:]
+                self.all.append(parent.fork(len(self.all), states))
+            case Kind.REMAP:
+                self.all[event.space].move(event.first, event.second, event.third)
+            case Kind.REMOVE:
+                self.all[event.space].cut(event.first, event.second)
+
+    def _restored(self, number: int, pid: int, again: bool) -> Space:
+        runs = self._image.processes.get(pid) or Runs()
+        space = Space(number, pid, self._journal.states(runs.pages), runs.pages)
+        space.starts, space.ends = runs.starts[:], runs.ends[:]
+        first = 0
+        for start, end, file, offset, lazy in zip(
+            runs.starts, runs.ends, runs.files, runs.offsets, runs.lazy, strict=True
+        ):
+            space.sources.append(self._addresses[file] + offset)
+            space.firsts.append(first)
+            pages = (end - start) // PAGE
+            if not lazy and not again:
+                space.states[first : first + pages] = b"\1" * pages
+            first += pages
+        return space

@@ -1,0 +1,84 @@
+"""What pager and shim say to each other, over a pair of sequenced-packet sockets; and how a pager ends.
+
+Owns the format: one byte of kind, then the value. A userfaultfd travels with its message.
+"""
+
+import array
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+
+# From the shim.
+FILL = b"f"
+DRAIN = b"d"
+GONE = b""
+"""The shim is dead, or has closed its end after DONE."""
+
+# From the pager.
+GUARD = b"g"
+"""A userfaultfd, and the number of its address space."""
+COMPLETE = b"c"
+"""CRIU has handed over every userfaultfd; the value is their number."""
+FILLED = b"n"
+"""The working set is in; the value is the number of pages."""
+DONE = b"e"
+"""Every page is in."""
+BROKEN = b"b"
+"""CRIU ended in the middle of the hand-over."""
+LOST = b"l"
+"""The pager ends, with this text, and the memory stays incomplete."""
+
+_VALUE = struct.Struct("=Q")
+_TEXT = 4096
+
+
+class Lost(Exception):  # noqa: N818 - what has happened to the memory
+    """Memory can no longer be completed; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A message of the pager's; `descriptor` is what has come with it."""
+
+    kind: bytes
+    value: int
+    text: str
+    descriptor: int | None
+
+
+def send(control: socket.socket, kind: bytes, value: int = 0, descriptor: int | None = None) -> None:
+    """From the pager. The shim may be dead, which must not end the pager: it is seen when its words are read."""
+    with suppress(OSError):
+        socket.send_fds(control, [kind + _VALUE.pack(value)], [] if descriptor is None else [descriptor])
+
+
+def say(control: socket.socket, kind: bytes, text: str) -> None:
+    with suppress(OSError):
+        control.send(kind + text.encode()[:_TEXT])
+
+
+def command(control: socket.socket) -> bytes:
+    """What the shim says; GONE when it is dead."""
+    try:
+        return control.recv(1)
+    except ConnectionError:
+        return GONE
+
+
+def receive(control: socket.socket) -> Report | None:
+    """The next message of the pager's; None when it is dead. Raises BlockingIOError when there is none."""
+    try:
+        data, ancillary, _, _ = control.recvmsg(_TEXT + 1, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:
+        return None
+    if not data:
+        return None
+    descriptors = array.array("i")
+    for level, form, value in ancillary:
+        if level == socket.SOL_SOCKET and form == socket.SCM_RIGHTS:
+            descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
+    kind, rest = data[:1], data[1:]
+    if kind in (LOST, BROKEN):
+        return Report(kind, 0, rest.decode(errors="replace"), None)
+    return Report(kind, _VALUE.unpack(rest)[0], "", descriptors[0] if descriptors else None)

@@ -1,0 +1,164 @@
+"""The OCI runtime's command line: one method a command, nothing remembered between them.
+
+runc keeps a container's state under its root and is the only one to write it. Its messages are read from its
+JSON log, because its standard streams belong to the container. What containerd-shim-runc-v2 passes to runc is
+passed here too (containerd's `core/runtime/v2/runc` options), so containers come out the same.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeropod.runtime import command
+from zeropod.runtime.errors import RuncError
+from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
+from zeropod.runtime.stdio import Streams
+
+
+@dataclass(frozen=True, slots=True)
+class Runc:
+    """One runtime binary with the options that containerd asked for."""
+
+    namespace: str
+    bundle: Path
+    binary: str = "runc"
+    root: str = RUNC_ROOT
+    systemd_cgroup: bool = False
+    no_pivot: bool = False
+    no_new_keyring: bool = False
+
+    @property
+    def log(self) -> Path:
+        return self.bundle / "log.json"
+
+    def _argv(self, *arguments: str) -> list[str]:
+        options = [
+            "--root",
+            str(Path(self.root or RUNC_ROOT) / self.namespace),
+            "--log",
+            str(self.log),
+            "--log-format",
+            "json",
+        ]
+        if self.systemd_cgroup:
+            options.append("--systemd-cgroup")
+        return [self.binary or "runc", *options, *arguments]
+
+    async def _run(
+        self,
+        *arguments: str,
+        timeout: float = QUICK,
+        streams: Streams | None = None,
+        input: bytes | None = None,
+        capture: bool = False,
+        by_criu: bool = False,
+    ) -> bytes:
+        logged = self.log.stat().st_size if self.log.exists() else 0
+        try:
+            done = await command.run(
+                self._argv(*arguments),
+                timeout=timeout,
+                input=input,
+                capture=capture,
+                stdin=streams.stdin if streams else None,
+                stdout=streams.stdout if streams else None,
+                stderr=streams.stderr if streams else None,
+                cwd=str(self.bundle),
+                env=environment(),
+                needs_children=by_criu,
+            )
+        except (OSError, TimeoutError) as error:
+            raise RuncError(f"{self.binary} {arguments[0]}: {error}") from error
+        if done.status:
+            words = self._last_error(logged) or f"{self.binary} {arguments[0]} exited with status {done.status}"
+            raise RuncError(words, done.status)
+        return done.output
+
+    def _last_error(self, offset: int) -> str:
+        errors = [entry["msg"] for entry in self._entries(offset) if entry.get("level") in ("error", "fatal", "panic")]
+        return errors[-1] if errors else ""
+
+    def _entries(self, offset: int) -> Iterator[dict[str, str]]:
+        try:
+            with self.log.open("rb") as log:
+                log.seek(offset)
+                lines = log.read().splitlines()
+        except OSError:
+            return
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # a line that a killed runc left half written
+                continue
+            if isinstance(entry, dict):
+                yield entry
+
+    def _creation(self, pid_file: Path, console_socket: Path | None) -> list[str]:
+        options = ["--bundle", str(self.bundle), "--pid-file", str(pid_file)]
+        if console_socket:
+            options += ["--console-socket", str(console_socket)]
+        if self.no_pivot:
+            options.append("--no-pivot")
+        return options
+
+    async def create(self, id: str, streams: Streams, pid_file: Path, console_socket: Path | None = None) -> None:
+        options = self._creation(pid_file, console_socket)
+        if self.no_new_keyring:
+            options.append("--no-new-keyring")
+        await self._run("create", *options, id, streams=streams)
+
+    async def start(self, id: str) -> None:
+        await self._run("start", id)
+
+    async def execute(
+        self, id: str, process: Path, streams: Streams, pid_file: Path, console_socket: Path | None = None
+    ) -> None:
+        options = ["--process", str(process), "--pid-file", str(pid_file), "--detach"]
+        if console_socket:
+            options += ["--console-socket", str(console_socket)]
+        await self._run("exec", *options, id, streams=streams)
+
+    async def kill(self, id: str, signal: int, everyone: bool = False) -> None:
+        await self._run("kill", *(["--all"] if everyone else []), id, str(signal))
+
+    async def delete(self, id: str, force: bool = False) -> None:
+        await self._run("delete", *(["--force"] if force else []), id)
+
+    async def pause(self, id: str) -> None:
+        await self._run("pause", id)
+
+    async def resume(self, id: str) -> None:
+        await self._run("resume", id)
+
+    async def update(self, id: str, resources: bytes) -> None:
+        """`resources` is the JSON of OCI's LinuxResources."""
+        await self._run("update", "--resources", "-", id, input=resources)
+
+    async def checkpoint(self, id: str, images: Path, work: Path, options: Sequence[str], timeout: float) -> None:
+        await self._run(
+            "checkpoint",
+            "--image-path",
+            str(images),
+            "--work-path",
+            str(work),
+            *options,
+            id,
+            timeout=timeout,
+            by_criu=True,
+        )
+
+    async def restore(
+        self,
+        id: str,
+        images: Path,
+        work: Path,
+        streams: Streams,
+        pid_file: Path,
+        options: Sequence[str],
+        timeout: float,
+        console_socket: Path | None = None,
+    ) -> None:
+        creation = self._creation(pid_file, console_socket)
+        paths = ["--detach", "--image-path", str(images), "--work-path", str(work)]
+        await self._run("restore", *creation, *paths, *options, id, streams=streams, timeout=timeout, by_criu=True)
