@@ -1,0 +1,60 @@
+"""The established connections of a pod's sleeping containers: locked while their sockets do not exist.
+
+The kernel side is one lock for the whole pod; here its packets find the container they are for.
+"""
+
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+import trio
+
+from zeropod.kernel.connection_lock import ConnectionLock, Held
+from zeropod.kernel.connection_table import Connection
+from zeropod.kernel.sock_diag import TcpSocket
+
+TABLE = "zeropod"
+
+
+class EstablishedConnections:
+    """Opens the lock with its first use: most containers sleep without a connection."""
+
+    def __init__(self, network_path: str) -> None:
+        self._network_path = network_path
+        self._lock: ConnectionLock | None = None
+        self._unclaimed: list[Held] = []
+        self._receiving = trio.Lock()
+
+    def lock(self, sockets: Iterable[TcpSocket]) -> frozenset[Connection]:
+        """Holds every packet of these connections from now on. Raises OSError where nf_tables refuses."""
+        connections = frozenset(Connection(sock.local, sock.remote) for sock in sockets)
+        if connections:
+            self._lock = self._lock or ConnectionLock(self._network_path, TABLE)
+            self._lock.lock(connections)
+        return connections
+
+    async def packet(self, connections: Collection[Connection]) -> Held:
+        """Waits for the next packet of one of these connections; for ever if there are none."""
+        if not connections or not self._lock:
+            await trio.sleep_forever()
+            raise AssertionError("sleep_forever returned")
+        while True:
+            # Who has its turn receives for all others too.
+            async with self._receiving:
+                for held in self._unclaimed:
+                    if held.connection in connections:
+                        self._unclaimed.remove(held)
+                        return held
+                received = await self._lock.receive()
+                self._unclaimed += received  # only now: a release meanwhile has made another list of it
+
+    def release(self, connections: Collection[Connection]) -> None:
+        """Lets the connections' packets pass, those that were held first."""
+        if connections and self._lock:
+            self._unclaimed = [held for held in self._unclaimed if held.connection not in connections]
+            self._lock.release(connections)
+
+    def close(self) -> None:
+        if self._lock:
+            # In a namespace that is being torn down there is no table left to remove.
+            with suppress(OSError):
+                self._lock.close()

@@ -1,0 +1,32 @@
+"""Waiting for several things until the first of them has happened."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+_Result = TypeVar("_Result")
+
+
+async def first_of(*waits: Callable[[], Awaitable[_Result]]) -> _Result:
+    """The result of the first wait that returns; the others are cancelled. Waits for ever if there are none.
+
+    What a wait raises comes out as it is, not in the group that a nursery would make of it.
+    """
+    failures: list[Exception] = []
+    results: list[_Result] = []
+    async with trio.open_nursery() as nursery:
+
+        async def run(wait: Callable[[], Awaitable[_Result]]) -> None:
+            try:
+                results.append(await wait())
+            except Exception as error:  # noqa: BLE001 - raised again below
+                failures.append(error)
+            nursery.cancel_scope.cancel()
+
+        for wait in waits:
+            nursery.start_soon(run, wait)
+        await trio.sleep_forever()
+    if failures:
+        raise failures[0]
+    return results[0]

@@ -1,0 +1,165 @@
+"""One accepted connection, passed on to the application where its client wanted to go.
+
+Owns the wait for the application to listen, the connection to it, and how both are closed. Which
+connections come here, and from when on the application may be asked, is decided in redirect.py; the copying
+is proxy.py's.
+
+Until the end of both sides was seen, closing a socket resets it, even if this process is killed: a client
+must not take an answer that was cut off for a complete one.
+"""
+
+import errno
+import fcntl
+import logging
+import math
+import select
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+import trio
+
+from zeropod.activator.proxy import End, relay
+from zeropod.kernel import namespace
+
+log = logging.getLogger(__name__)
+
+_RESET_LOOK = 1.0  # seconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1  # seconds
+_NOT_YET = frozenset(
+    {
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT),  # nobody listens, or its queue is full
+        *(
+            errno.EADDRNOTAVAIL,
+            errno.EADDRINUSE,
+            errno.EMFILE,
+            errno.ENFILE,
+            errno.ENOBUFS,
+            errno.ENOMEM,
+        ),  # run out of something
+    }
+)
+
+
+Announce = Callable[[tuple[str, int]], AbstractContextManager[None]]
+"""Says what a connection to the application from this address of the pod is, for as long as it exists."""
+
+
+def unannounced(_: tuple[str, int]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+async def forward(
+    client: trio.SocketStream,
+    netns: namespace.PathOrFd,
+    up: trio.Event,
+    *,
+    head: bytes = b"",
+    announced: Announce = unannounced,
+    connect_timeout: float = 0.0,
+    proxy_timeout: float = 0.0,
+) -> None:
+    """Connects an accepted connection with the application and proxies until both sides are done.
+
+    `netns` is the pod's network namespace. Nothing is tried before `up` is set: until then that address leads
+    back to us. `head` was read from the client before. `connect_timeout` (seconds from now until the application
+    has the connection) and `proxy_timeout` (seconds without a byte) are no limits if 0. Closes `client` in any
+    case. Raises OSError if the application can never be reached: the namespace is gone, or a rule forbids it.
+    """
+    async with client:
+        reset_on_close(client, True)
+        # A client that disappears without a word is noticed here or nowhere: the application's connection
+        # ends in this node.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with ExitStack() as known:
+            application = None
+            with trio.move_on_after(connect_timeout if connect_timeout > 0 else math.inf) as waiting:
+                application = await _application(client.socket, netns, up, announced, known)
+            if waiting.cancelled_caught:
+                address, port = client.socket.getsockname()[:2]
+                log.warning(
+                    "nobody listened on %s port %d within %g s: connection reset", address, port, connect_timeout
+                )
+            if application is not None:
+                async with application:
+                    await _proxy(client, application, head, proxy_timeout)
+
+
+async def _proxy(client: trio.SocketStream, application: trio.SocketStream, head: bytes, proxy_timeout: float) -> None:
+    reset_on_close(application, True)
+    ends = (client, application)
+    try:
+        await application.send_all(head)
+    except trio.BrokenResourceError:
+        return
+    end = await relay(*ends, timeout=proxy_timeout, unsent=lambda: sum(map(_unsent, ends)))
+    if end is not End.BROKEN:
+        for stream in ends:
+            reset_on_close(stream, False)
+
+
+async def _application(
+    client: trio.socket.SocketType,
+    netns: namespace.PathOrFd,
+    up: trio.Event,
+    announced: Announce,
+    known: ExitStack,
+) -> trio.SocketStream | None:
+    """A connection to the application, announced in `known`; None when the client has given up meanwhile."""
+    while not up.is_set():
+        with trio.move_on_after(_RESET_LOOK):
+            await up.wait()
+        if _is_reset(client):
+            return None
+    pause = _FIRST_PAUSE
+    while not _is_reset(client):
+        try:
+            with ExitStack() as attempt:
+                stream = await _connect(client, netns, announced, attempt)
+                known.push(attempt.pop_all())
+                return stream
+        except OSError as error:
+            if error.errno not in _NOT_YET:
+                raise
+        await trio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return None
+
+
+async def _connect(
+    client: trio.socket.SocketType, netns: namespace.PathOrFd, announced: Announce, attempt: ExitStack
+) -> trio.SocketStream:
+    with namespace.entered(netns):
+        sock = trio.socket.from_stdlib_socket(socket.socket(client.family, socket.SOCK_STREAM))
+    try:
+        # One of the pod's own addresses, so it can be the source address, too.
+        target = client.getsockname()
+        await sock.bind((target[0], 0, *target[2:]))
+        attempt.enter_context(announced(sock.getsockname()[:2]))
+        await sock.connect(target)
+        if sock.getsockname() == sock.getpeername():
+            # Nobody listens, and the kernel happened to choose that very port as ours: TCP's simultaneous
+            # open then connects a socket with itself, and would keep the port from the application.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
+        return trio.SocketStream(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _is_reset(sock: trio.socket.SocketType) -> bool:
+    # POLLERR and POLLHUP are reported without being asked for. A half-close is neither.
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+def reset_on_close(stream: trio.SocketStream, reset: bool) -> None:
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
+
+
+def _unsent(stream: trio.SocketStream) -> int:
+    # SIOCOUTQ, bytes not sent or not acknowledged yet: tcp(7).
+    return int(struct.unpack("i", fcntl.ioctl(stream.socket.fileno(), termios.TIOCOUTQ, bytes(4)))[0])

@@ -1,0 +1,139 @@
+"""A pod's network as the shim sees it: who has connected, who is connected, and whether listeners can be handed over.
+
+Not everybody counts: a prober never does, and the pod's own processes only where that is wanted.
+
+One for each network namespace, shared by the containers of a pod. What the kernel lacks is found out here once, in
+words, and the callers get by without it.
+"""
+
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
+
+import trio
+
+from zeropod.activator.established import EstablishedConnections
+from zeropod.activator.probers import Probers
+from zeropod.kernel import namespace
+from zeropod.kernel.lookup import Activity, Lookup, LookupUnavailable
+from zeropod.kernel.sock_diag import SockDiag, TcpSocket, TcpState
+
+_MIGRATE = "net/ipv4/tcp_migrate_req"
+_MPTCP = "net/mptcp/enabled"
+
+CONNECTED = frozenset(TcpState) - {TcpState.LISTEN, TcpState.CLOSE, TcpState.TIME_WAIT, TcpState.NEW_SYN_RECV}
+
+
+def combined(seen: Mapping[int, Activity], ports: Collection[int]) -> Activity:
+    """What was seen at several ports, as if they were one."""
+    wanted = [activity for port, activity in seen.items() if port in ports]
+    last = max((activity.last_ns for activity in wanted), default=0)
+    return Activity(last, sum(activity.connections for activity in wanted))
+
+
+def avoid_multipath(path: str) -> None:
+    """To be called before anything listens in the namespace.
+
+    Go opens MPTCP listeners, which CRIU refuses (Unsupported proto 262); where MPTCP is off, Go falls back to TCP.
+    """
+    with suppress(OSError):  # a kernel without MPTCP
+        namespace.set_sysctl(path, _MPTCP, "0")
+
+
+class PodNetwork:
+    """Opens on creation, by a thread in the node's network; after `close` nothing watches the namespace any more.
+
+    `probers`: the names of processes whose connections are probes; without any, everybody's count. `own`: the pod's
+    own connections count, too.
+    """
+
+    def __init__(self, path: str, probers: Collection[str] = (), *, own: bool = True) -> None:
+        self.path = path
+        self._own = own
+        self._scope = trio.CancelScope()
+        self._diag = SockDiag(path)
+        self.established = EstablishedConnections(path)
+        self.lookup: Lookup | None = None
+        self.probers: Probers | None = None
+        self.limits: list[str] = []
+        """What this kernel lacks and what is done about it, in words."""
+        try:
+            self.lookup = Lookup.attach(path)
+            self.probers = self._know(probers)
+        except LookupUnavailable as reason:
+            self.limits.append(
+                f"new connections are not seen by eBPF ({reason}); going by the count of all of the pod's connections: "
+                "one to any of its containers keeps them all awake"
+            )
+        self._counted = Activity(0, self._passive_opens())
+        self.can_hand_over = self._allow_migration()
+
+    def _know(self, probers: Collection[str]) -> Probers | None:
+        assert self.lookup is not None
+        try:
+            return Probers(self.lookup, probers)
+        except OSError as error:
+            self.limits.append(f"health probes cannot be told from other connections ({error}); they wake, and count")
+            return None
+
+    async def run(self) -> None:
+        """Keeps up with the node's addresses until close()."""
+        with self._scope:
+            if self.probers:
+                await self.probers.follow()
+
+    def _allow_migration(self) -> bool:
+        try:
+            namespace.set_sysctl(self.path, _MIGRATE, "1")
+        except OSError as error:
+            self.limits.append(f"connections cannot be handed over ({_MIGRATE}: {error.strerror}); they are proxied")
+            return False
+        return True
+
+    def activity(self, ports: Collection[int]) -> Activity:
+        """The new connections to these ports: when the last came, and how many so far.
+
+        Without the program the kernel's counter says that somebody connected since the last look, not when or where to.
+        """
+        if self.lookup:
+            return combined(self.lookup.activity(own=self._own), ports)
+        if (opens := self._passive_opens()) != self._counted.connections:
+            self._counted = Activity(time.monotonic_ns(), opens)
+        return self._counted
+
+    def _passive_opens(self) -> int:
+        """Connections that were accepted in the namespace so far (RFC 1213's tcpPassiveOpens)."""
+        with namespace.entered(self.path), open("/proc/thread-self/net/snmp") as file:
+            names, values = [line.split() for line in file if line.startswith("Tcp:")]
+        return int(values[names.index("PassiveOpens")])
+
+    def connections(self) -> list[TcpSocket]:
+        return self._diag.tcp(CONNECTED)
+
+    def counting(self) -> list[TcpSocket]:
+        """Those of the connections that count: data on them is activity."""
+        return [sock for sock in self.connections() if self._counts(sock)]
+
+    def _counts(self, sock: TcpSocket) -> bool:
+        if not self.probers:
+            return True
+        if sock.remote[0] == sock.local[0] or ip_address(sock.remote[0]).is_loopback:
+            return self.probers.for_somebody(sock) or (self._own and not self.probers.made(sock))
+        return not self.probers.made(sock)
+
+    def listeners(self) -> list[TcpSocket]:
+        return self._diag.tcp({TcpState.LISTEN})
+
+    def listening_ports(self, inodes: Collection[int]) -> frozenset[int]:
+        """The ports on which sockets with these inodes listen."""
+        return frozenset(listener.local[1] for listener in self.listeners() if listener.inode in inodes)
+
+    def close(self) -> None:
+        self._scope.cancel()
+        self._diag.close()
+        if self.probers:
+            self.probers.close()
+        self.established.close()
+        if self.lookup:
+            self.lookup.close()

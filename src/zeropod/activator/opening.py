@@ -1,0 +1,142 @@
+"""What a connection's first bytes say of who opened it: a kubelet's probe, or somebody who wants the application.
+
+Sans-IO: bytes in, a judgement out. Strict, because the two errors do not weigh the same: a probe that is taken for a
+request reaches the application, which answers it as well; a request that is taken for a probe gets an answer that means
+nothing. So a probe is only what is complete, alone on its connection, and says itself that it is one.
+
+Source of facts: Kubernetes' pkg/probe/{http,grpc}, grpc's health/v1/health.proto, RFC 9113 for HTTP/2's preface.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import h2.events
+import h11
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.exceptions import H2Error
+from hpack.exceptions import HPACKError
+from hyperframe.exceptions import HyperframeError
+
+HEALTH = b"/grpc.health.v1.Health/"
+AGENT = b"kube-probe/"
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = bytes.fromhex("000000040000000000")
+"""An empty SETTINGS frame: what a server has to say first, if it wants nothing special."""
+ACKNOWLEDGED = bytes.fromhex("000000040100000000")
+"""The client's answer to that."""
+
+_METHOD = b"GET "
+_FRAME_HEADER = 9
+_MALFORMED = (H2Error, HPACKError, HyperframeError)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Kind(Enum):
+    UNDECIDED = auto()
+    """Too little to say."""
+    AWAITS_SETTINGS = auto()
+    """Too little to say, and there may be no more before the server has sent its SETTINGS: gRPC's clients wait."""
+    HTTP = auto()
+    """An HTTP probe."""
+    GRPC = auto()
+    """A gRPC probe: Check of the health service."""
+    GRPC_OTHER = auto()
+    """Another method of the health service, called by a prober."""
+    APPLICATION = auto()
+    """None of that: the application's business."""
+
+
+PROBES = frozenset({Kind.HTTP, Kind.GRPC, Kind.GRPC_OTHER})
+"""What can be answered without the application."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    kind: Kind
+    subject: bytes = b""
+    """What a probe asks about: two with the same subject, to the same port, ask the same."""
+
+
+_UNDECIDED, _APPLICATION = Opening(Kind.UNDECIDED), Opening(Kind.APPLICATION)
+
+
+def judge(data: bytes, limit: int) -> Opening:
+    """What `data`, all that has come so far, is the beginning of; more than `limit` bytes are no probe's.
+
+    Never raises. Once it is something else than undecided, more bytes can make it the application's and nothing else.
+    """
+    if len(data) > limit:
+        return _APPLICATION
+    if data.startswith(PREFACE):
+        return _http2(data)
+    if data.startswith(_METHOD):
+        return _http1(data)
+    if PREFACE.startswith(data) or _METHOD.startswith(data):
+        return _UNDECIDED
+    return _APPLICATION
+
+
+def _http1(data: bytes) -> Opening:
+    connection = h11.Connection(h11.SERVER)
+    try:
+        connection.receive_data(data)
+        request = connection.next_event()
+        if request is h11.NEED_DATA:
+            return _UNDECIDED
+        if not isinstance(request, h11.Request) or not isinstance(connection.next_event(), h11.EndOfMessage):
+            return _APPLICATION
+    except h11.RemoteProtocolError:
+        return _APPLICATION
+    headers = list(request.headers)
+    if connection.trailing_data[0] or not _is_probers(headers) or _values(headers, b"upgrade"):
+        return _APPLICATION
+    return Opening(Kind.HTTP, b" ".join((request.target, *_values(headers, b"host"))))
+
+
+def _http2(data: bytes) -> Opening:
+    connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+    connection.initiate_connection()
+    try:
+        events = connection.receive_data(data)
+    except _MALFORMED:
+        return _APPLICATION
+    requests = [event for event in events if isinstance(event, h2.events.RequestReceived)]
+    if not requests:
+        greeted = any(isinstance(event, h2.events.RemoteSettingsChanged) for event in events)
+        return Opening(Kind.AWAITS_SETTINGS) if greeted else _UNDECIDED
+    headers = [(bytes(name), bytes(value)) for name, value in requests[0].headers]
+    path = b"".join(_values(headers, b":path"))
+    if len(requests) > 1 or not path.startswith(HEALTH) or not _is_probers(headers):
+        return _APPLICATION
+    if not any(isinstance(event, h2.events.StreamEnded) for event in events):
+        return _UNDECIDED
+    body = b"".join(event.data for event in events if isinstance(event, h2.events.DataReceived))
+    return Opening(Kind.GRPC if path == HEALTH + b"Check" else Kind.GRPC_OTHER, path + b" " + body)
+
+
+def _is_probers(headers: Headers) -> bool:
+    agents = _values(headers, b"user-agent")
+    return len(agents) == 1 and agents[0].startswith(AGENT)
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    return [value for key, value in headers if key == name]
+
+
+def without_acknowledgement(data: bytes) -> bytes | None:
+    """An HTTP/2 client's first bytes without its answer to our SETTINGS; None as long as that has not come.
+
+    For a server that takes the connection over and has not sent those SETTINGS: some end a connection on which
+    something is acknowledged that they have not said.
+    """
+    position = len(PREFACE)
+    while position + _FRAME_HEADER <= len(data):
+        following = position + _FRAME_HEADER + int.from_bytes(data[position : position + 3], "big")
+        if data[position : position + _FRAME_HEADER] == ACKNOWLEDGED:
+            return data[:position] + data[following:]
+        position = following
+    return None

@@ -1,0 +1,85 @@
+"""Who may be a prober: processes of this node, by their name and the addresses that the node has at the moment.
+
+Owns what the sk_lookup program is told about that, and the two rules by which its hint is made good later: a connection
+that lasts, or carries more than a probe does, is somebody's after all; and who is at its other end can be looked up.
+"""
+
+import logging
+import time
+from collections.abc import Collection
+
+from zeropod.kernel.addresses import NodeAddresses
+from zeropod.kernel.local_peer import LocalPeers
+from zeropod.kernel.lookup import Flow, Lookup, Said
+from zeropod.kernel.sock_diag import TcpSocket
+
+log = logging.getLogger(__name__)
+
+NAMES = frozenset({"kubelet", "kubelite", "k3s", "k3s-server", "k3s-agent"})
+"""What the kubelet is called in Kubernetes, MicroK8s and K3s."""
+
+DEFERRED = frozenset({"ksoftirqd"})
+"""The kernel's thread that receives for others when a processor has too much to receive."""
+
+FORWARDERS = frozenset({"containerd"})
+"""Who connects to a port from within the pod for somebody outside: `kubectl port-forward`."""
+
+LONGEST = 10.0
+"""Seconds beyond which an open connection is no probe's."""
+
+MOST = 16 << 10
+"""Bytes received beyond which a connection is no probe's. The ClientHello of an HTTPS probe alone takes 2,000."""
+
+
+class Probers:
+    """To be made in the node's network namespace. Raises OSError."""
+
+    def __init__(self, lookup: Lookup, names: Collection[str]) -> None:
+        self._lookup = lookup
+        lookup.set_tasks(DEFERRED.union(names) if names else (), FORWARDERS)
+        self._peers = LocalPeers(names)
+        try:
+            self._addresses = NodeAddresses()
+        except OSError:
+            self._peers.close()
+            raise
+        self._set_addresses()
+
+    def close(self) -> None:
+        self._peers.close()
+        self._addresses.close()
+
+    async def follow(self) -> None:
+        """Keeps the addresses up to date, for ever."""
+        try:
+            while True:
+                await self._addresses.changed()
+                self._set_addresses()
+        except OSError as error:
+            log.warning("the node's addresses are not followed any more: %s", error)
+
+    def _set_addresses(self) -> None:
+        try:
+            self._lookup.set_node_addresses(self._addresses.all())
+        except OSError as error:
+            log.warning("probes from some of this node's addresses count as traffic: %s", error)
+
+    def is_probers(self, own: tuple[str, int], other: tuple[str, int]) -> bool:
+        """Whether the process at the `own` end, on this node, of a connection to `other` is a prober."""
+        try:
+            return self._peers.is_named(own, other)
+        except OSError as error:
+            log.warning("whether %s port %d is a prober's is unknown, so it is not: %s", *own, error)
+            return False
+
+    def made(self, sock: TcpSocket) -> bool:
+        """Whether this connection, at its end in the pod, is still to be taken for a prober's."""
+        said = self._lookup.flow(Flow(sock.remote, sock.local[1]))
+        if said is None or said in (Said.SOMEBODYS, Said.FORWARDED):
+            return False
+        short = (sock.bytes_received or 0) <= MOST and time.monotonic_ns() - said <= LONGEST * 1e9
+        return said == Said.A_PROBES or short
+
+    def for_somebody(self, sock: TcpSocket) -> bool:
+        """Whether this connection from within the pod was made for somebody outside."""
+        return self._lookup.flow(Flow(sock.remote, sock.local[1])) in (Said.SOMEBODYS, Said.FORWARDED)

@@ -1,0 +1,132 @@
+"""New connections to a container that has no process and whose listeners could not be held.
+
+That is so where the application is started afresh and has to bind its ports itself, and where the kernel
+cannot move waiting connections from one listener to another. Owns the steering of the container's ports to
+listeners of ours. What happens to an accepted connection is forward.py's part; when to redirect, to start the
+container and to stop is decided above.
+
+The order that loses no connection: steer, then end the application; start it; once it listens, stop steering;
+go on accepting until no handshake that began with us can be unfinished.
+"""
+
+import logging
+import os
+from collections.abc import Collection
+from contextlib import ExitStack
+
+import trio
+
+from zeropod.activator.forward import forward, unannounced
+from zeropod.activator.inspector import Finding, Inspector, Wants
+from zeropod.activator.listeners import Listeners
+from zeropod.kernel.lookup import Lookup
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE = 64.0
+"""Seconds that a handshake can take: net.ipv4.tcp_synack_retries at its default of 5 gives up after 63 s."""
+
+
+class Redirect:
+    """One sleep of one container: from before its process ends until its last proxied connection does.
+
+    `lookup` must stay open as long as run() runs. `inspector`: answers probes, which then start nothing.
+    `connect_timeout`: seconds that a connection waits for the
+    application to take it; `proxy_timeout`: seconds without a byte after which a proxied one is closed; 0 is
+    no limit. `linger`: seconds to go on accepting after the last port was handed back.
+    """
+
+    def __init__(
+        self,
+        netns: str | os.PathLike[str],
+        ports: Collection[int],
+        lookup: Lookup,
+        *,
+        inspector: Inspector | None = None,
+        connect_timeout: float = 0.0,
+        proxy_timeout: float = 0.0,
+        linger: float = HANDSHAKE,
+    ) -> None:
+        if not ports:
+            raise ValueError("redirect: no ports to redirect")
+        self._netns = netns
+        self._lookup = lookup
+        self._inspector = inspector
+        self._connect_timeout = connect_timeout
+        self._proxy_timeout = proxy_timeout
+        self._linger = linger
+        self._up = {port: trio.Event() for port in ports}
+        self._arrived = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Redirects, accepts and proxies; it has started once the ports are steered.
+
+        Run it in the container's nursery: it returns when ready() was called for all ports and every
+        connection is over, which may be days later, or after close(). When it is cancelled, what is not over
+        is reset. Raises OSError before it has started when there is no such namespace, or no room for
+        listeners in it or for ports in the program's maps.
+        """
+        with self._scope, ExitStack() as redirected:
+            listeners = redirected.enter_context(Listeners(self._netns, self._up))
+            redirected.callback(self.ready)
+            for port in self._up:
+                self._lookup.steer(port, listeners.sockets)
+            task_status.started()
+            async with trio.open_nursery() as connections:
+                await self._accept_until_ready(listeners, connections)
+                redirected.close()
+
+    async def connection(self) -> None:
+        """Returns when a first connection has been accepted: the sign to start the container."""
+        await self._arrived.wait()
+
+    def ready(self, ports: Collection[int] | None = None) -> None:
+        """The application listens on these ports (None: all): new connections go straight to it from now on.
+
+        Those that came before are proxied to it. Do not call it earlier: connections would be refused. Ports
+        that are not redirected, or not any more, are ignored.
+        """
+        for port, up in self._up.items():
+            # Once only: by now a port may be steered again, by the next sleep's redirect.
+            if (ports is None or port in ports) and not up.is_set():
+                self._lookup.unsteer(port)
+                up.set()
+
+    def close(self) -> None:
+        """Ends the redirect and resets what came through it: the container is gone for good."""
+        self._scope.cancel()
+
+    async def _accept_until_ready(self, listeners: Listeners, connections: trio.Nursery) -> None:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(listeners.accept, connections, self._serve)
+            for up in self._up.values():
+                await up.wait()
+            # A connection is in no queue yet while its handshake is on its way, and one on its way when the
+            # steering went off is still ours.
+            await trio.sleep(self._linger)
+            accepting.cancel_scope.cancel()
+        await listeners.accept_waiting(connections, self._serve)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        try:
+            port = stream.socket.getsockname()[1]
+            if port not in self._up:
+                # Somebody in the pod found our own port. Proxying that would lead back here.
+                await stream.aclose()
+                return
+            finding = await self._inspector.inspect(stream) if self._inspector else Finding(Wants.APPLICATION)
+            if finding.wants is Wants.NOTHING:
+                return
+            self._arrived.set()
+            await forward(
+                stream,
+                self._netns,
+                self._up[port],
+                head=finding.head,
+                announced=self._inspector.announced(finding.wants, port) if self._inspector else unannounced,
+                connect_timeout=self._connect_timeout,
+                proxy_timeout=self._proxy_timeout,
+            )
+        except OSError as error:
+            log.warning("a connection in %s could not be proxied: %s", self._netns, error)

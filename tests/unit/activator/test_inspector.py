@@ -1,0 +1,154 @@
+"""What becomes of a connection that may be a prober's, over real sockets on loopback."""
+
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+
+from zeropod.activator import inspector
+from zeropod.activator.inspector import Finding, Inspector, Wants
+from zeropod.activator.opening import ACKNOWLEDGED, PREFACE, SETTINGS
+from zeropod.kernel.lookup import Flow, Said
+
+HTTP_PROBE = b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: kube-probe/1.34\r\n\r\n"
+LIMIT = 1024
+
+
+@dataclass
+class FakeLookup:
+    """Everybody may be a prober who was not forgotten."""
+
+    hinted: bool = True
+    forgotten: list[Flow] = field(default_factory=list)
+    said: list[tuple[Flow, Said]] = field(default_factory=list)
+
+    def flow(self, flow: Flow) -> int | None:
+        return 12345 if self.hinted else None
+
+    def forget(self, flow: Flow) -> None:
+        self.forgotten.append(flow)
+
+    def say(self, flow: Flow, said: Said) -> None:
+        self.said.append((flow, said))
+
+
+class Meeting:
+    """An inspector, and the two ends of a connection that it is to look at."""
+
+    def __init__(self, client: trio.SocketStream, accepted: trio.SocketStream) -> None:
+        self.client, self.accepted = client, accepted
+        self.lookup = FakeLookup()
+        self.is_probers = False
+        self.inspector = Inspector(self.lookup, LIMIT, lambda *_: self.is_probers)  # type: ignore[arg-type]
+
+    async def inspect(self) -> Finding:
+        with trio.fail_after(10):
+            return await self.inspector.inspect(self.accepted)
+
+    async def rest(self) -> bytes:
+        """What the application would read."""
+        await self.client.send_eof()
+        return b"".join([data async for data in self.accepted])
+
+
+@pytest.fixture
+async def meeting() -> AsyncIterator[Meeting]:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    client = await trio.open_tcp_stream(*listener.socket.getsockname())
+    async with listener, client, await listener.accept() as accepted:
+        yield Meeting(client, accepted)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspector, "PATIENCE", 0.05)
+
+
+async def test_a_probe_that_comes_byte_by_byte_is_answered(meeting: Meeting) -> None:
+    async with trio.open_nursery() as nursery:
+        findings: list[Finding] = []
+
+        async def inspect() -> None:
+            findings.append(await meeting.inspect())
+
+        nursery.start_soon(inspect)
+        for position in range(len(HTTP_PROBE)):
+            await meeting.client.send_all(HTTP_PROBE[position : position + 1])
+            await trio.lowlevel.checkpoint()
+        assert (await meeting.client.receive_some()).startswith(b"HTTP/1.1 200 OK\r\n")
+        await meeting.client.aclose()
+    assert findings == [Finding(Wants.NOTHING)]
+    assert meeting.inspector.answered == 1
+
+
+async def test_closing_without_a_word_is_a_probe(meeting: Meeting) -> None:
+    await meeting.client.aclose()
+    assert (await meeting.inspect()).wants is Wants.NOTHING
+    assert meeting.inspector.answered == 1
+
+
+async def test_a_reset_wants_nothing(meeting: Meeting) -> None:
+    meeting.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes.fromhex("0100000000000000"))
+    await meeting.client.aclose()
+    assert (await meeting.inspect()).wants is Wants.NOTHING
+
+
+@pytest.mark.parametrize("data", [b"POST / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"x" * 5000])
+@pytest.mark.parametrize("is_probers", [True, False])
+async def test_what_is_no_probe_reaches_the_application_whole(meeting: Meeting, data: bytes, is_probers: bool) -> None:
+    meeting.is_probers = is_probers
+    await meeting.client.send_all(data)
+    finding = await meeting.inspect()
+    assert finding == Finding(Wants.PROBE if is_probers else Wants.APPLICATION)
+    assert bool(meeting.lookup.forgotten) is not is_probers, "somebody's data counts"
+    assert await meeting.rest() == data
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("data", [b"", b"GET / HT", HTTP_PROBE[:-1], PREFACE[:10]])
+async def test_nobody_is_waited_for_for_long(meeting: Meeting, data: bytes) -> None:
+    await meeting.client.send_all(data)
+    assert await meeting.inspect() == Finding(Wants.APPLICATION)
+    assert await meeting.rest() == data
+
+
+async def test_half_a_request_and_the_end_are_the_applications_to_judge(meeting: Meeting) -> None:
+    await meeting.client.send_all(b"GET /")
+    await meeting.client.send_eof()
+    assert await meeting.inspect() == Finding(Wants.APPLICATION)
+    assert b"".join([data async for data in meeting.accepted]) == b"GET /"
+
+
+async def test_who_was_sent_settings_meets_an_application_that_knows_nothing_of_them(meeting: Meeting) -> None:
+    first = PREFACE + SETTINGS
+    request = bytes.fromhex("000003010500000001") + b"\x83\x86\x84"
+    await meeting.client.send_all(first)
+    async with trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            assert await meeting.client.receive_some() == SETTINGS
+            await meeting.client.send_all(ACKNOWLEDGED + request)
+
+        nursery.start_soon(ask)
+        finding = await meeting.inspect()
+    assert finding == Finding(Wants.APPLICATION, first + request)
+    assert await meeting.rest() == b""
+
+
+async def test_without_a_hint_nobody_is_looked_at(meeting: Meeting) -> None:
+    meeting.lookup.hinted = False
+    await meeting.client.send_all(HTTP_PROBE)
+    assert await meeting.inspect() == Finding(Wants.APPLICATION)
+    assert await meeting.rest() == HTTP_PROBE
+
+
+@pytest.mark.parametrize(("wants", "said"), [(Wants.PROBE, Said.A_PROBES), (Wants.APPLICATION, Said.SOMEBODYS)])
+def test_the_kernel_is_told_what_our_own_connections_are(wants: Wants, said: Said) -> None:
+    lookup = FakeLookup()
+    announced = Inspector(lookup, LIMIT, lambda *_: False).announced(wants, 80)  # type: ignore[arg-type]
+    flow = Flow(("10.0.0.7", 40000), 80)
+    with announced(flow.remote):
+        assert (lookup.said, lookup.forgotten) == ([(flow, said)], [])
+    assert lookup.forgotten == [flow]
