@@ -1,0 +1,328 @@
+"""To sleep by checkpoint: memory to disk, traffic held, processes frozen beside their image or gone; and back.
+
+The order matters, and each step up to the dump's end can be undone:
+
+    freeze ▶ hold the listeners ▶ lock established connections ▶ look again ▶ dump
+    STANDBY: restore without running ▶ freeze ▶ hand over what waits ▶ unlock ▶ watch the sockets
+             thaw ▶ the pager fills memory ▶ drop the image
+            or, for a probe: thaw ▶ freeze ▶ look whether anybody came ▶ watch the sockets
+    COLD:    restore ▶ hand over what waits ▶ unlock ▶ the pager fills memory ▶ drop the image
+
+Somebody who has come during the dump is not kept waiting for a standby that would end at once.
+"""
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import trio
+
+from zeropod.activator.network import PodNetwork
+from zeropod.runtime import criu, pagemap
+from zeropod.runtime.cgroups import CgroupError
+from zeropod.runtime.errors import CriuError, RuncError
+from zeropod.runtime.images import Inventory
+from zeropod.shim.doze import Doze
+from zeropod.shim.ending import end
+from zeropod.shim.incarnation import Incarnation
+from zeropod.shim.lifecycle import Event, State
+from zeropod.shim.probes import Probes
+from zeropod.shim.restorer import Restorer
+from zeropod.shim.standby import FREEZE, Standby
+from zeropod.shim.traffic import Traffic
+from zeropod.shim.way import Lost, SleepFailed, StillBusy, killed
+
+if TYPE_CHECKING:
+    from zeropod.shim.container import Container
+
+DUMP = 60.0
+"""Seconds for a dump, during which requests wait."""
+
+ATTEMPTS = (True, False, False)
+"""Whether each attempt to restore from COLD is with lazy pages."""
+
+MEBIBYTE = 1 << 20
+
+
+class Checkpointed:
+    def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
+        self._container = container
+        self._network = network
+        self._traffic = Traffic(container, network, nursery)
+        self._restorer = Restorer(container, nursery)
+        self._probes = Probes(container, network, nursery)
+        self._standby: Standby | None = None
+        self._standby_since = 0.0
+        self._doze: Doze | None = None
+        self._dozed = False
+        """It has run in standby: it is not what its image says any more."""
+        self._inventory: Inventory = {}
+        self.why_cold = ""
+
+    @property
+    def answered(self) -> int:
+        return self._probes.answered
+
+    # Falling asleep
+
+    async def ready(self) -> None:
+        try:
+            await self._restorer.complete()
+        except CriuError as error:
+            await self._lose(str(error))
+
+    async def _lose(self, why: str) -> NoReturn:
+        """Ends what cannot get all of its memory back any more. Raises Lost."""
+        incarnation = self._container.incarnation
+        assert incarnation is not None
+        if incarnation.is_dead():
+            await trio.sleep_forever()  # nobody needs the pages any more; the exit ends this task, too
+        await end(self._container, incarnation)
+        raise Lost(f"has lost a part of its memory: {why}", killed(incarnation.pid))
+
+    async def sleep(self) -> State:
+        await self._checkpoint()
+        return await self._stand_by()
+
+    async def _checkpoint(self) -> None:
+        container, incarnation = self._container, self._container.incarnation
+        assert incarnation is not None
+        ports = self._network.listening_ports(incarnation.socket_inodes())
+        before = self._network.activity(ports)
+        try:
+            container.store.prepare()
+            container.configure_criu()
+            options = criu.checkpoint_options(tcp_established=container.settings.tcp_established)
+            options += await self._pre_dump()
+            await self._probes.shut(incarnation, ports)
+            await incarnation.cgroup.freeze(trio.current_time() + FREEZE)
+            await self._traffic.hold(incarnation, ports, before)
+            incarnation.exit_expected = True
+            await self._dump(incarnation, options)
+        except BaseException as error:
+            if incarnation.exit_expected:
+                self._traffic.leave_repair(incarnation)
+            self._traffic.hand_over()
+            self._probes.open()
+            container.store.drop_images()
+            incarnation.exit_expected = False
+            if incarnation.exit:
+                raise Lost(f"died in a checkpoint that failed: {error}", incarnation.exit) from error
+            if isinstance(error, OSError | CgroupError | CriuError):
+                raise SleepFailed(f"its checkpoint failed: {error}") from error
+            raise
+        finally:
+            # However it went, cancelled too: nothing may stay frozen.
+            incarnation.cgroup.thaw()
+
+    async def _pre_dump(self) -> list[str]:
+        """Writes most of the memory while the container still runs, where that is wanted and possible."""
+        container, store = self._container, self._container.store
+        if not container.settings.pre_dump:
+            return []
+        try:
+            await container.runc.checkpoint(container.id, store.predump, store.work, ["--pre-dump"], DUMP)
+        except RuncError as error:
+            failure = criu.explain(store.work / "dump.log", error)
+            container.log.warning("the pre-dump failed, the checkpoint is taken without it: %s", failure)
+            return []
+        return ["--parent-path", "../predump"]
+
+    async def _dump(self, incarnation: Incarnation, options: list[str]) -> None:
+        container, store = self._container, self._container.store
+        stats = container.stats_awake()
+        try:
+            await container.runc.checkpoint(container.id, store.images, store.work, options, DUMP)
+        except RuncError as error:
+            if not criu.has_dumped(store.work / "dump.log"):
+                raise criu.explain(store.work / "dump.log", error) from error
+            container.log.warning("CRIU did not live to end what it had dumped: %s", error)
+            await end(container, incarnation)
+        await incarnation.exited.wait()
+        container.slept = stats
+        self._inventory = store.inventory()
+        self._traffic.processes_are_gone()
+
+    # Standby
+
+    async def _stand_by(self) -> State:
+        """From the image to standby; to COLD where that is not possible or makes no sense. Raises Lost."""
+        container = self._container
+        self.why_cold = self._no_standby() or self._too_large(pagemap.eager_bytes(container.store.images))
+        if self.why_cold or self._traffic.waits():
+            return State.COLD
+        try:
+            incarnation = await self._restorer.restore(lazy=True, stopped=True)
+        except CriuError as error:
+            return self._cold_instead(error)
+        self._standby = Standby(container, incarnation, self._traffic)
+        try:
+            await self._standby.lie_down()
+            self._standby.watch()
+        except (CgroupError, OSError) as error:
+            await end(container, incarnation)
+            await self._leave_standby()
+            self._traffic.processes_are_gone()
+            return self._cold_instead(error)
+        self._dozed, self._doze = False, None
+        self._standby_since = trio.current_time()
+        self._traffic.hand_over()
+        await self._restorer.fill()
+        self.why_cold = self._too_large(incarnation.cgroup.resident_bytes())
+        if self.why_cold:
+            surplus = incarnation.cgroup.resident_bytes() - container.settings.standby_max_resident
+            await trio.to_thread.run_sync(incarnation.cgroup.reclaim, surplus)
+            self.why_cold = self._too_large(incarnation.cgroup.resident_bytes())
+        return await self.cool() if self.why_cold else State.STANDBY
+
+    def _no_standby(self) -> str:
+        if not self._container.settings.standby:
+            return "standby is switched off"
+        if not self._network.can_hand_over:
+            return "no standby: this kernel cannot hand over connections"
+        return ""
+
+    def _too_large(self, resident: int) -> str:
+        limit = self._container.settings.standby_max_resident
+        if resident <= limit:
+            return ""
+        return f"no standby: {mebibytes(resident)} would stay in memory, standby-max-resident is {mebibytes(limit)}"
+
+    def _cold_instead(self, error: Exception) -> State:
+        self.why_cold = f"no standby: {error}"
+        self._container.log.warning("sleeps without standby: %s", error)
+        return State.COLD
+
+    async def cool(self) -> State:
+        assert self._standby is not None
+        if self._dozed:
+            return await self._dump_again()
+        try:
+            if not await self._standby.vanish():
+                return State.STANDBY
+        except OSError as error:
+            self._rise()
+            raise SleepFailed(f"it cannot leave standby for the disk: {error}") from error
+        await self._leave_standby()
+        return State.COLD
+
+    async def _dump_again(self) -> State:
+        """It has dozed since its dump: it is woken for another one."""
+        self._rise()
+        try:
+            await self.ready()
+            await self._checkpoint()
+        except StillBusy as busy:
+            raise SleepFailed(f"it cannot leave standby for the disk: {busy}") from busy
+        return State.COLD
+
+    async def _leave_standby(self) -> None:
+        await self._restorer.kill()
+        self._standby = None
+
+    # Asleep
+
+    def events(self) -> Sequence[Callable[[], Awaitable[Event]]]:
+        if self._standby:
+            return (
+                self._standby.event,
+                self._pager_lost,
+                self._standby_over,
+                self._probes.somebody,
+                self._probes.probe,
+            )
+        return (self._traffic.connection, self._traffic.data, self._probes.somebody, self._probes.probe)
+
+    async def _pager_lost(self) -> Event:
+        await self._restorer.lost()
+        return Event.PAGER_LOST
+
+    async def _standby_over(self) -> Event:
+        await trio.sleep_until(self._standby_since + (self._container.settings.standby_duration or math.inf))
+        return Event.STANDBY_OVER
+
+    # Dozing
+
+    def doze(self) -> None:
+        assert self._standby is not None
+        if self._doze is None:
+            self._doze = Doze(self._container, self._network, self._traffic)
+        self._dozed = True
+        self._standby.rise()
+        self._probes.let_through()
+
+    async def dozed(self) -> None:
+        await self._probes.let_all_through()
+
+    async def lie_down(self) -> State:
+        container, incarnation = self._container, self._container.incarnation
+        assert self._standby is not None
+        assert self._doze is not None
+        assert incarnation is not None
+        await self._doze.settled()
+        if (state := self._probes.keep()) is not State.STANDBY:
+            return state
+        try:
+            await self._standby.lie_down_again()
+            if self._doze.was_used():
+                return State.RUNNING
+            self._standby.watch()
+        except (CgroupError, OSError) as error:
+            container.log.warning("is woken, since it cannot lie down again: %s", error)
+            return State.RUNNING
+        self._doze = None
+        self.why_cold = self._too_large(incarnation.cgroup.resident_bytes())
+        return State.COLD if self.why_cold else State.STANDBY
+
+    # Waking
+
+    async def wake(self) -> None:
+        if self._standby:
+            broken = self._restorer.broken()
+            if not broken:
+                self._rise()
+                return
+            if self._dozed:
+                await self._lose(broken)
+            self._container.log.error("cannot go on from standby, restoring it from the image: %s", broken)
+            await self._standby.vanish(whatever_comes=True)
+            await self._leave_standby()
+        await self._restore()
+
+    def _rise(self) -> None:
+        assert self._standby is not None
+        self._standby.rise()
+        self._probes.open()
+        self._restorer.drain()
+        self._standby = None
+
+    async def _restore(self) -> None:
+        container = self._container
+        failures = []
+        if damage := container.store.damage(self._inventory):
+            failures.append(f"the checkpoint was damaged while the container slept: {damage}")
+        else:
+            for lazy in ATTEMPTS:
+                try:
+                    await self._restorer.restore(lazy=lazy)
+                except CriuError as error:
+                    failures.append(str(error))
+                    container.log.warning("%s restore failed: %s", "lazy" if lazy else "eager", error)
+                else:
+                    self._traffic.hand_over()
+                    self._probes.open()
+                    self._restorer.drain()
+                    return
+        raise Lost("cannot be restored: " + "; then ".join(dict.fromkeys(failures)), killed(container.init.pid))
+
+    # The end
+
+    def abandon(self) -> None:
+        if self._standby:
+            self._standby.rise()
+        self._traffic.hand_over()
+        self._container.store.drop_images()
+
+
+def mebibytes(size: int) -> str:
+    return f"{size / MEBIBYTE:.0f} MiB"

@@ -1,0 +1,335 @@
+"""One container: what containerd asks of it, in whichever state it is.
+
+Owns the order of things: no event before the one it follows from, no runc command in a state that does not allow it
+(the table of `lifecycle` decides), the exit of the init process last of all. How it sleeps and wakes is the sleeper's
+part, how it comes into being `create`'s.
+"""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import trio
+from google.protobuf.message import Message
+
+from zeropod.kernel import mount, namespace
+from zeropod.kernel.pidfd import ExitStatus
+from zeropod.rpc.messages import events_pb2
+from zeropod.rpc.status import Code, RpcError
+from zeropod.runtime import cgroups, criu
+from zeropod.runtime.cgroups import Metrics
+from zeropod.runtime.errors import RuncError
+from zeropod.runtime.images import ImageStore
+from zeropod.runtime.runc import Runc
+from zeropod.runtime.spec import Spec
+from zeropod.shim import places
+from zeropod.shim.errors import FINISHED, kill_error, refused, reported
+from zeropod.shim.execs import Execs
+from zeropod.shim.host import Host
+from zeropod.shim.incarnation import Incarnation
+from zeropod.shim.life import Life
+from zeropod.shim.lifecycle import Answer, Request, State, decide
+from zeropod.shim.process import Process
+from zeropod.shim.settings import Settings
+from zeropod.shim.sleeper import Sleeper
+from zeropod.shim.start import group_of
+
+log = logging.getLogger(__name__)
+
+LAST_EXECS = 10.0
+"""Seconds that the exit of the init process waits for those of its execs, which the kernel has killed by then."""
+
+RESTORE = 120.0
+"""Seconds for the restore of a checkpoint that containerd brings."""
+
+CHECKPOINT = 300.0
+"""Seconds for a checkpoint that containerd asks for, of any size."""
+
+
+class Container:
+    def __init__(self, id: str, spec: Spec, settings: Settings, runc: Runc, init: Process, host: Host) -> None:
+        self.id = id
+        self.spec = spec
+        self.settings = settings
+        self.runc = runc
+        self.init = init
+        self.host = host
+        self.life = Life()
+        self.log = logging.LoggerAdapter(log, {"container": id})
+        self.execs = Execs(self)
+        self.store = ImageStore.of(id)
+        self.sleeper: Sleeper | None = None
+        self.incarnation: Incarnation | None = None
+        """The present life of its processes, or the last one."""
+        self.slept: Metrics | None = None
+        """The statistics of its lives up to the last sleep."""
+        self.io_owner = (0, 0)
+        """User and group that its pipes belong to."""
+        self.criu_configuration = ""
+        """What the user wants CRIU to do."""
+        self.restore_from: Path | None = None
+        """An image that containerd wants it to start from, instead of the start of its program."""
+        self.pinned_network: Path | None = None
+        """The network namespace that was made for it and goes with it."""
+        self._starting = trio.Lock()
+        """Held from before the program starts until that is announced, so that no exit is announced before."""
+
+    def publish(self, event: Message) -> None:
+        self.host.publisher.publish(event)
+
+    @property
+    def group(self) -> str:
+        """What the containers of this shim have in common: the pod's sandbox, or what ctr calls a group."""
+        return group_of(self.id, self.spec.annotations)
+
+    @property
+    def pid_file(self) -> Path:
+        return self.runc.bundle / "init.pid"
+
+    @asynccontextmanager
+    async def allowed(self, request: Request) -> AsyncIterator[Answer]:
+        """What to do about a request, after waiting and waking as the table says; it stays so inside the block.
+
+        Raises RpcError when the state does not allow it.
+        """
+        with self.life.kept_awake(request.name.lower()):
+            while (answer := decide(self.life.state, request)) in (Answer.WAIT, Answer.WAKE, Answer.DOZE):
+                if answer is Answer.WAKE:
+                    self.life.wake_wanted.set()
+                if answer is Answer.DOZE:
+                    self.life.doze_wanted.set()
+                await self.life.changed()
+            if answer is Answer.GONE:
+                raise RpcError(Code.NOT_FOUND, FINISHED)
+            if answer is Answer.REFUSE:
+                raise refused(request, self.life.state)
+            yield answer
+
+    # Start and exit
+
+    async def create(self) -> None:
+        """Creates it in runc, up to the point where its program would start. Raises RpcError."""
+        with reported("OCI runtime create failed"):
+            await self.init.create(
+                lambda console: self.runc.create(self.id, self.init.io.streams, self.pid_file, console),
+                self.io_owner,
+                self.id,
+                self.runc.namespace,
+            )
+            self.live()
+        self.host.nursery.start_soon(self.init.io.copy, self._input)
+
+    async def start(self) -> int:
+        """Starts the init process and returns its pid. Raises RpcError."""
+        async with self.allowed(Request.START), self._starting:
+            if self.restore_from:
+                await self._restore_given_checkpoint(self.restore_from)
+            else:
+                with reported("OCI runtime start failed"):
+                    await self.runc.start(self.id)
+            self.life.enter(State.RUNNING)
+            self.publish(events_pb2.TaskStart(container_id=self.id, pid=self.init.pid))
+        if self.sleeper:
+            self.host.nursery.start_soon(self.sleeper.run)
+        return self.init.pid
+
+    async def _restore_given_checkpoint(self, images: Path) -> None:
+        work = self.runc.bundle / "criu-work"
+        work.mkdir(mode=0o700, exist_ok=True)
+        with reported("OCI runtime restore failed"):
+            await self.init.create(
+                lambda console: self.runc.restore(
+                    self.id, images, work, self.init.io.streams, self.pid_file, (), RESTORE, console
+                ),
+                self.io_owner,
+                self.id,
+                self.runc.namespace,
+            )
+        self.live()
+        self.host.nursery.start_soon(self.init.io.copy, self._input)
+
+    async def start_afresh(self) -> None:
+        """Starts its program again, with the streams that it had. Raises RpcError."""
+        with reported("OCI runtime create failed"):
+            await self.runc.create(self.id, self.init.io.streams, self.pid_file)
+            self.live()
+            await self.runc.start(self.id)
+
+    def configure_criu(self, *, stopped: bool = False) -> None:
+        """Writes CRIU's configuration for its next dump or restore. Raises OSError."""
+        text = criu.configuration(
+            self.criu_configuration, tcp_established=self.settings.tcp_established, stopped=stopped
+        )
+        self.store.config.write_text(text)
+
+    async def restore(self, images: Path, work: Path, options: Sequence[str], timeout: float) -> Incarnation:
+        """Brings its processes back out of an image, with the streams that they had. Raises RuncError."""
+        await self.runc.restore(self.id, images, work, self.init.io.streams, self.pid_file, options, timeout)
+        return self.live()
+
+    def live(self) -> Incarnation:
+        """A new init process is there, by creation or by restore: it is watched from now on."""
+        self.incarnation = Incarnation(int(self.pid_file.read_text()), self.incarnation)
+        self.init.pid = self.incarnation.pid
+        self.host.nursery.start_soon(self._watch, self.incarnation)
+        return self.incarnation
+
+    async def _watch(self, incarnation: Incarnation) -> None:
+        status = await incarnation.run(self._out_of_memory)
+        if not incarnation.exit_expected:
+            await self.finish(status)
+
+    def _input(self) -> None:
+        """Somebody types: that wakes it, as a connection does."""
+        self.life.wake_wanted.set()
+
+    def _out_of_memory(self) -> None:
+        self.publish(events_pb2.TaskOOM(container_id=self.id))
+
+    async def finish(self, status: ExitStatus) -> None:
+        """It has ended, awake or asleep: ends what belongs to it and announces the exit.
+
+        Whoever asked may stop waiting, but half an end would be none: it goes on to its own, bounded one.
+        """
+        with trio.CancelScope(shield=True):
+            await self._finish(status)
+
+    async def _finish(self, status: ExitStatus) -> None:
+        async with self._starting:
+            if self.life.state is State.STOPPED:
+                return
+            if self.spec.shares_pids:
+                await self._kill_everyone()
+            if self.sleeper:
+                self.sleeper.stop()
+            with trio.move_on_after(LAST_EXECS):
+                await self.execs.all_exited()
+            self.life.enter(State.STOPPED)
+            self.init.ended(status)
+            self.announce_exit(self.id, status)
+
+    async def _kill_everyone(self) -> None:
+        try:
+            await self.runc.kill(self.id, 9, everyone=True)
+        except RuncError as error:
+            self.log.debug("nothing left to kill: %s", error)
+
+    def announce_exit(self, id: str, status: ExitStatus) -> None:
+        event = events_pb2.TaskExit(container_id=self.id, id=id, pid=status.pid, exit_status=status.code)
+        event.exited_at.FromNanoseconds(status.at_ns)
+        self.publish(event)
+
+    # Signals, pause, limits, checkpoints
+
+    async def kill(self, number: int, everyone: bool) -> None:
+        if everyone and self.life.state is State.STOPPED:
+            await self._kill_everyone()  # what init has left behind, if it shared its pid namespace
+            return
+        async with self.allowed(self._request_of(number)) as answer:
+            if answer is Answer.END:
+                await self.finish(ExitStatus(self.init.pid, 128 + number, time.time_ns()))
+                return
+            try:
+                await self.runc.kill(self.id, number, everyone)
+            except RuncError as error:
+                raise kill_error(error) from error
+
+    def _request_of(self, number: int) -> Request:
+        if number == signal.SIGKILL:
+            return Request.KILL
+        if number == signal.SIGTERM:
+            return Request.STOP_IN_ORDER if self.settings.wake_on_stop else Request.STOP
+        return Request.SIGNAL
+
+    async def pause(self) -> None:
+        async with self.allowed(Request.PAUSE):
+            with reported("OCI runtime pause failed"):
+                await self.runc.pause(self.id)
+            self.life.enter(State.PAUSED)
+        self.publish(events_pb2.TaskPaused(container_id=self.id))
+
+    async def resume(self) -> None:
+        async with self.allowed(Request.RESUME):
+            with reported("OCI runtime resume failed"):
+                await self.runc.resume(self.id)
+            self.life.enter(State.RUNNING)
+        self.publish(events_pb2.TaskResumed(container_id=self.id))
+
+    async def update(self, resources: bytes) -> None:
+        """Changes limits (JSON of OCI's LinuxResources), now and for every later restore."""
+        try:
+            changes = json.loads(resources)
+        except ValueError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"resources are not JSON: {error}") from error
+        async with self.allowed(Request.UPDATE) as answer:
+            with reported("OCI runtime update failed"):
+                if answer is Answer.PASS:
+                    await self.runc.update(self.id, resources)
+                self.spec = self.spec.with_resources(changes)
+                self.spec.write()
+
+    async def checkpoint(self, path: Path, work: Path | None, options: list[str]) -> None:
+        """containerd's own checkpoint, of the container that it believes to run."""
+        async with self.allowed(Request.CHECKPOINT):
+            if self.sleeper:
+                await self.sleeper.settled.wait()
+            directory = work or self.runc.bundle / "criu-work"
+            directory.mkdir(mode=0o700, exist_ok=True)
+            with reported("OCI runtime checkpoint failed"):
+                await self.runc.checkpoint(self.id, path, directory, options, CHECKPOINT)
+
+    # Looking
+
+    def pids(self) -> list[int]:
+        """Process ids of everything in it; none while it sleeps."""
+        asleep = decide(self.life.state, Request.PIDS) is Answer.RECORD
+        return [] if asleep or not self.incarnation else self.incarnation.pids()
+
+    def stats(self) -> Metrics:
+        """Its use of resources over all its lives. Raises RpcError when it never had a cgroup."""
+        if self.slept is not None and decide(self.life.state, Request.STATS) is Answer.RECORD:
+            return cgroups.asleep(self.slept)
+        return self.stats_awake()
+
+    def stats_awake(self) -> Metrics:
+        if not self.incarnation:
+            raise RpcError(Code.NOT_FOUND, "cgroup does not exist: not found")
+        current = self.incarnation.cgroup.stats()
+        return current if self.slept is None else cgroups.accumulate(self.slept, current)
+
+    def process(self, exec_id: str) -> Process:
+        return self.execs.get(exec_id) if exec_id else self.init
+
+    # The end
+
+    async def delete(self) -> ExitStatus:
+        """Removes what is left of it on the node: mounts, the image, its network namespace. Raises RpcError."""
+        async with self.allowed(Request.DELETE):
+            await self.init.release()
+            self.execs.close()
+            try:
+                await self.runc.delete(self.id, force=self.life.state is State.CREATED)
+            except RuncError as error:
+                if "does not exist" not in str(error):  # runc forgets a container at its checkpoint
+                    raise RpcError(Code.UNKNOWN, f"failed to delete task: {error}") from error
+            self.remove()
+        status = self.init.exit or ExitStatus(self.init.pid, 0, time.time_ns())
+        event = events_pb2.TaskDelete(container_id=self.id, pid=status.pid, exit_status=status.code)
+        event.exited_at.FromNanoseconds(status.at_ns)
+        self.publish(event)
+        return status
+
+    def remove(self) -> None:
+        mount.unmount_below(self.runc.bundle / "rootfs")
+        self.store.remove()
+        if self.pinned_network:
+            namespace.unpin(self.pinned_network)
+        pod = places.pod(self.runc.namespace, self.group)
+        (pod / self.id).unlink(missing_ok=True)
+        with suppress(OSError):  # the pod has other containers
+            pod.rmdir()
+        self.host.containers.pop(self.id, None)

@@ -1,0 +1,136 @@
+"""How a container comes into being: from containerd's request to a container that runc has created.
+
+Whether it may ever sleep is decided here, once, and said in words. Only a container that may sleep has its bundle
+changed: its network namespace gets a name, so that it outlives the processes, and CRIU gets its configuration.
+"""
+
+import json
+from pathlib import Path
+
+from zeropod.activator.network import avoid_multipath
+from zeropod.kernel import mount, namespace
+from zeropod.rpc.messages import events_pb2, runc_options_pb2, task_pb2
+from zeropod.rpc.status import Code, RpcError
+from zeropod.runtime import criu
+from zeropod.runtime.images import ImageStore
+from zeropod.runtime.runc import Runc
+from zeropod.runtime.spec import CONTAINER_NAME, Spec
+from zeropod.runtime.stdio import ProcessIO, Stdio
+from zeropod.shim import options as runtime_options
+from zeropod.shim import places, settings
+from zeropod.shim.checkpointed import Checkpointed
+from zeropod.shim.container import Container
+from zeropod.shim.errors import reported
+from zeropod.shim.host import Host
+from zeropod.shim.process import Process
+from zeropod.shim.restarted import Restarted
+from zeropod.shim.settings import Settings, SettingsError
+from zeropod.shim.sleeper import Sleeper
+
+HOST_NETWORK = "/proc/self/ns/net"
+
+
+async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
+    """The container, as runc has created it. Raises RpcError; then nothing of it is left."""
+    bundle = Path(request.bundle)
+    options = runtime_options.read(request.options)
+    with reported("cannot create the container"):
+        spec = Spec.read(bundle)
+    try:
+        wanted = settings.parse(spec.annotations, spec.annotations.get(CONTAINER_NAME, request.id))
+    except SettingsError as error:
+        raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
+    runc = Runc(
+        namespace=host.namespace,
+        bundle=bundle,
+        binary=options.binary_name,
+        root=options.root,
+        systemd_cgroup=options.systemd_cgroup,
+        no_pivot=options.no_pivot_root,
+        no_new_keyring=options.no_new_keyring,
+    )
+    stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+    init = Process(request.id, ProcessIO(stdio))
+    container = Container(request.id, spec, wanted, runc, init, host)
+    container.io_owner = (options.io_uid, options.io_gid)
+    for annotation in settings.unknown(spec.annotations):
+        container.log.warning("annotation %s is unknown to this version and has no effect", annotation)
+    try:
+        with reported("cannot prepare the container"):
+            _keep_for_delete(container, options)
+            for part in request.rootfs:
+                mount.mount(part.type, part.source, bundle / "rootfs" / part.target.lstrip("/"), part.options)
+            container.life.why = why_never(spec, wanted, terminal=request.terminal)
+            if not container.life.why:
+                _prepare_for_sleep(container)
+        if request.checkpoint:
+            container.restore_from = Path(request.checkpoint)
+        else:
+            await container.create()
+    except BaseException:
+        container.remove()
+        raise
+    host.containers[container.id] = container
+    return container
+
+
+def created_event(request: task_pb2.CreateTaskRequest, pid: int) -> events_pb2.TaskCreate:
+    io = events_pb2.TaskIO(stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal)
+    return events_pb2.TaskCreate(
+        container_id=request.id,
+        bundle=request.bundle,
+        rootfs=request.rootfs,
+        io=io,
+        checkpoint=request.checkpoint,
+        pid=pid,
+    )
+
+
+def why_never(spec: Spec, wanted: Settings, *, terminal: bool) -> str:
+    """Why this container will never sleep; empty if it may."""
+    namespaces = spec.namespaces
+    if spec.is_sandbox:
+        return "it is the pod's sandbox"
+    if not wanted.selected:
+        return f"it is not among {settings.PREFIX}container-names"
+    if not wanted.scaledown:
+        return f"{settings.PREFIX}scaledown-duration is 0"
+    if terminal:
+        return "it has a terminal"
+    path = namespaces.get("network")
+    if path is None or (path and namespace.same(path, HOST_NETWORK)):
+        return "it uses the host's network"
+    if not path and "user" in namespaces:
+        return "its network namespace belongs to its own user namespace"
+    return ""
+
+
+def _prepare_for_sleep(container: Container) -> None:
+    spec, store = container.spec, ImageStore.of(container.id)
+    network = spec.namespaces["network"]
+    if not network:
+        places.NETWORKS.mkdir(mode=0o700, parents=True, exist_ok=True)
+        container.pinned_network = places.network(container.runc.namespace, container.id)
+        namespace.unpin(container.pinned_network)
+        namespace.create_pinned(container.pinned_network)
+        network = str(container.pinned_network)
+        spec = spec.with_network(network)
+    avoid_multipath(network)
+    store.prepare()
+    own = Path(spec.annotations.get(criu.CONFIG_ANNOTATION, criu.DEFAULT_CONFIG))
+    container.criu_configuration = own.read_text() if own.exists() else ""
+    container.configure_criu()
+    container.spec = spec.with_annotation(criu.CONFIG_ANNOTATION, str(store.config))
+    container.spec.write()
+    container.sleeper = Sleeper(
+        container, network, Restarted if container.settings.disable_checkpointing else Checkpointed
+    )
+
+
+def _keep_for_delete(container: Container, options: runc_options_pb2.Options) -> None:
+    """Writes down what `delete` has to know when this shim is dead."""
+    bundle, pod = container.runc.bundle, places.pod(container.runc.namespace, container.group)
+    kept = {"root": options.root, "binary_name": options.binary_name, "bundle": str(bundle)}
+    pod.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (bundle / "options.json", pod / container.id):
+        path.write_text(json.dumps(kept))

@@ -1,0 +1,133 @@
+"""`delete`: what containerd runs after every container, and when a shim is dead: nothing may be left on the node.
+
+Everything is found by the container's id and bundle, and nothing is asked of the shim. After an ordinary end there is
+next to nothing left to do, so this module needs little: protobuf alone would take longer to import than all of it.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from zeropod.kernel import mount, namespace
+from zeropod.runtime import images
+from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
+from zeropod.shim import places, start
+from zeropod.shim.bootstrap import Flags
+
+PAGER = b"zeropod-pager\n"
+"""What `runtime.pager` calls its processes."""
+
+EXIT_STATUS = 128 + 9
+"""As if SIGKILL had ended it, which containerd assumes too."""
+
+
+def main(flags: Flags) -> int:
+    """Prints containerd's DeleteResponse; what could not be removed is said on stderr."""
+    bundle = Path(flags.bundle) if flags.bundle else Path.cwd().parent / flags.id
+    pid = _pid(bundle)
+    complaints = clean(flags.namespace, flags.id, _options(bundle / "options.json") or {"bundle": str(bundle)})
+    with suppress(OSError, ValueError):  # no bundle that was ever started
+        group = start.group(flags.id, str(bundle))
+        address = start.socket_path(flags, group)
+        if not start.answers(address):
+            Path(address).unlink(missing_ok=True)
+            complaints += clean_pod(flags.namespace, group)
+    for complaint in complaints:
+        print(f"containerd-shim-zeropod-v2: {complaint}", file=sys.stderr)
+    sys.stdout.buffer.write(response(pid, time.time_ns()))
+    return 0
+
+
+def clean_pod(containerd_namespace: str, group: str) -> list[str]:
+    """The same for all containers whose shim is dead with it: containerd asks for the pod's sandbox alone."""
+    pod, complaints = places.pod(containerd_namespace, group), []
+    for member in sorted(pod.iterdir()) if pod.exists() else ():
+        complaints += clean(containerd_namespace, member.name, _options(member))
+        _kill_pagers(member.name)
+        member.unlink(missing_ok=True)
+    with suppress(OSError):
+        pod.rmdir()
+    return complaints
+
+
+def clean(containerd_namespace: str, id: str, options: Mapping[str, str]) -> list[str]:
+    """Ends and removes everything of one container; returns what went wrong, in words.
+
+    `options`: what its shim has kept of the request that created it.
+    """
+    complaints = [f"{id}: {words}"] if (words := _delete_in_runc(containerd_namespace, id, options)) else []
+    store = images.ROOT / id
+    removals: dict[str, Callable[[], None]] = {
+        "its mounts": lambda: mount.unmount_below(Path(options["bundle"]) / "rootfs") if "bundle" in options else None,
+        "its network namespace": lambda: namespace.unpin(places.network(containerd_namespace, id)),
+        "its image": lambda: shutil.rmtree(store) if store.exists() else None,
+        "its status socket": lambda: Path(places.status_socket(containerd_namespace, id)).unlink(missing_ok=True),
+    }
+    for what, remove in removals.items():
+        try:
+            remove()
+        except OSError as error:
+            complaints.append(f"{id}: {what} could not be removed: {error}")
+    return complaints
+
+
+def _options(path: Path) -> dict[str, str]:
+    """What was kept in a file; nothing if it was never written whole."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def response(pid: int, at_ns: int) -> bytes:
+    """containerd.task.v3.DeleteResponse: 1 pid, 2 exit status, 3 time of the exit (1 seconds, 2 nanoseconds)."""
+    seconds, nanoseconds = divmod(at_ns, 1_000_000_000)
+    exited_at = b"\x08" + _varint(seconds) + b"\x10" + _varint(nanoseconds)
+    return b"\x08" + _varint(pid) + b"\x10" + _varint(EXIT_STATUS) + b"\x1a" + _varint(len(exited_at)) + exited_at
+
+
+def _varint(value: int) -> bytes:
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
+
+
+def _delete_in_runc(containerd_namespace: str, id: str, options: Mapping[str, str]) -> str:
+    root = Path(options.get("root") or RUNC_ROOT) / containerd_namespace
+    # It also thaws what a v1 freezer holds; such a task could not be killed otherwise.
+    command = [options.get("binary_name") or "runc", "--root", str(root), "delete", "--force", id]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=QUICK, env=environment(), check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"runc delete failed: {error}"
+    return f"runc delete failed: {done.stderr.strip()}" if done.returncode else ""
+
+
+def _kill_pagers(id: str) -> None:
+    """Ends pagers that have outlived their shim, and by now what they served: one that is stopped would stay.
+
+    They have the image mapped, whose files may be gone.
+    """
+    served = os.fsencode(images.ImageStore.of(id).images)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if (entry / "comm").read_bytes() == PAGER and served in (entry / "maps").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _pid(bundle: Path) -> int:
+    try:
+        return int((bundle / "init.pid").read_text())
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,44 @@
+"""How failures of the layers below reach containerd: as ttrpc statuses, in the words of containerd's runc shim.
+
+Kubernetes and ctr look for some of these words, so they are kept.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from zeropod.rpc.status import Code, RpcError
+from zeropod.runtime.cgroups import CgroupError
+from zeropod.runtime.errors import RuncError, SpecError, StdioError
+from zeropod.shim.lifecycle import ASLEEP, Request, State
+
+FINISHED = "process already finished: not found"
+
+
+def refused(request: Request, state: State) -> RpcError:
+    """A request that a state does not allow; the code is what plain errors of the runc shim arrive as."""
+    name = "running" if state in ASLEEP else state.name.lower()
+    if request is Request.EXEC:
+        return RpcError(Code.UNKNOWN, f"cannot exec in a {name} state")
+    of_process = request in (Request.START, Request.DELETE) or (request is Request.RESUME and name == "running")
+    what = "process" if of_process else "container"
+    return RpcError(Code.UNKNOWN, f"cannot {request.name.lower()} a {name} {what}")
+
+
+@contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Turns what the runtime layer raises inside into an RpcError that begins with `what`."""
+    try:
+        yield
+    except (RuncError, StdioError, SpecError, CgroupError, OSError) as error:
+        raise RpcError(Code.UNKNOWN, f"{what}: {error}") from error
+
+
+def kill_error(error: RuncError) -> RpcError:
+    """What containerd expects for a signal that found nobody (its `checkKillError`)."""
+    text = str(error)
+    if any(part in text for part in ("process already finished", "container not running", "no such process")):
+        return RpcError(Code.NOT_FOUND, FINISHED)
+    if "does not exist" in text:
+        return RpcError(Code.NOT_FOUND, f"no such container: {text}: not found")
+    words = f"unknown error after kill: runc did not terminate successfully: exit status {error.status}: {text}\n"
+    return RpcError(Code.UNKNOWN, words)

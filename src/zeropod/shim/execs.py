@@ -1,0 +1,118 @@
+"""The additional processes of a container: `kubectl exec`, exec probes, attached shells.
+
+An exec lets the container that it enters run, and keeps it from falling asleep until it has ended. One that somebody
+works in wakes it; for any other a container in standby only dozes.
+"""
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from zeropod.kernel import pidfd
+from zeropod.kernel.pidfd import ExitStatus
+from zeropod.rpc.messages import events_pb2
+from zeropod.rpc.status import Code, RpcError
+from zeropod.shim.errors import FINISHED, refused, reported
+from zeropod.shim.lifecycle import Answer, Request, decide
+from zeropod.shim.process import Process
+
+if TYPE_CHECKING:
+    from zeropod.shim.container import Container
+
+
+class Execs:
+    def __init__(self, container: "Container") -> None:
+        self._container = container
+        self._processes: dict[str, Process] = {}
+
+    def get(self, id: str) -> Process:
+        try:
+            return self._processes[id]
+        except KeyError:
+            raise RpcError(Code.NOT_FOUND, f"process does not exist {id}: not found") from None
+
+    def by_pid(self) -> dict[int, Process]:
+        return {process.pid: process for process in self._processes.values() if process.pid}
+
+    def add(self, process: Process) -> None:
+        if process.id in self._processes:
+            raise RpcError(Code.ALREADY_EXISTS, f"id {process.id}: already exists")
+        if decide(self._container.life.state, Request.EXEC) is Answer.REFUSE:
+            raise refused(Request.EXEC, self._container.life.state)
+        self._processes[process.id] = process
+        self._container.publish(events_pb2.TaskExecAdded(container_id=self._container.id, exec_id=process.id))
+
+    async def start(self, id: str) -> int:
+        """Starts an exec that was added; returns its pid. Raises RpcError."""
+        process, container = self.get(id), self._container
+        if process.pid:
+            raise RpcError(Code.UNKNOWN, f"cannot start a {'stopped' if process.exit else 'running'} process")
+        worked_in = process.stdio.stdin or process.stdio.terminal
+        async with container.allowed(Request.SESSION if worked_in else Request.EXEC):
+            with reported("OCI runtime exec failed"):
+                await self._create(process)
+            handle = pidfd.open(process.pid)
+            container.publish(
+                events_pb2.TaskExecStarted(container_id=container.id, exec_id=id, pid=process.pid),
+            )
+            container.host.nursery.start_soon(process.io.copy)
+            # From this hold to that of the watching task there is no moment without one.
+            await container.host.nursery.start(self._watch, process, handle)
+        return process.pid
+
+    async def _create(self, process: Process) -> None:
+        runc, container = self._container.runc, self._container.id
+        spec, pid_file = runc.bundle / f"{process.id}-process.json", runc.bundle / f"{process.id}.pid"
+        try:
+            spec.write_text(json.dumps(process.spec))
+            await process.create(
+                lambda console: runc.execute(container, spec, process.io.streams, pid_file, console),
+                self._container.io_owner,
+                container,
+                runc.namespace,
+            )
+            process.pid = int(pid_file.read_text())
+        finally:
+            spec.unlink(missing_ok=True)
+            pid_file.unlink(missing_ok=True)
+
+    async def _watch(self, process: Process, handle: int, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with self._container.life.kept_awake(f"exec {process.id} is running"):
+                task_status.started()
+                status = await pidfd.wait_exit(handle)
+        finally:
+            os.close(handle)
+        process.ended(status)
+        self._container.announce_exit(process.id, status)
+
+    async def all_exited(self) -> None:
+        for process in list(self._processes.values()):
+            if process.pid:
+                await process.exited.wait()
+
+    def kill(self, id: str, signal: int) -> None:
+        process = self.get(id)
+        if not process.pid:
+            raise RpcError(Code.FAILED_PRECONDITION, "process not created: failed precondition")
+        if process.exit:
+            raise RpcError(Code.NOT_FOUND, FINISHED)
+        try:
+            os.kill(process.pid, signal)
+        except ProcessLookupError:
+            raise RpcError(Code.NOT_FOUND, FINISHED) from None
+
+    async def delete(self, id: str) -> ExitStatus:
+        process = self.get(id)
+        if process.pid and not process.exit:
+            raise RpcError(Code.UNKNOWN, "cannot delete a running process")
+        await process.release()
+        del self._processes[id]
+        return process.exit or ExitStatus(process.pid, 0, time.time_ns())
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.io.close()

@@ -1,0 +1,68 @@
+"""One life of a container's processes: from a start or a restore to the exit of the init process.
+
+A container that sleeps and wakes has many, one after the other, each with another pid. The exit of one is the
+container's own exit, unless whoever brought it about has said beforehand that it is expected.
+"""
+
+import os
+import select
+from collections.abc import Callable
+
+import trio
+
+from zeropod.kernel import pidfd, sockets
+from zeropod.kernel.pidfd import ExitStatus
+from zeropod.runtime import cgroups
+from zeropod.runtime.cgroups import CgroupNotFound
+
+
+class Incarnation:
+    def __init__(self, pid: int, before: "Incarnation | None") -> None:
+        """Raises ProcessLookupError when there is no such process, CgroupNotFound when the first is dead already."""
+        self.pid = pid
+        try:
+            self.cgroup = cgroups.of(pid)
+        except CgroupNotFound:
+            if before is None:
+                raise
+            self.cgroup = before.cgroup  # it died at once, in the cgroup in which it had lived
+        self.exit_expected = False
+        """Set by who ends it on purpose; the container then lives on without processes."""
+        self.exit: ExitStatus | None = None
+        self.exited = trio.Event()
+        self._handle = pidfd.open(pid)
+
+    async def run(self, out_of_memory: Callable[[], None]) -> ExitStatus:
+        """Watches until the init process has ended, and reaps it."""
+        reported = 0
+
+        def report() -> None:
+            nonlocal reported
+            reported = self.cgroup.oom_kills()
+            out_of_memory()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.cgroup.watch_oom, report)
+                status = await pidfd.wait_exit(self._handle)
+                nursery.cancel_scope.cancel()
+        finally:
+            os.close(self._handle)
+        if self.cgroup.oom_kills() > reported:  # the kernel tells of the last one later than of the death
+            report()
+        self.exit = status
+        self.exited.set()
+        return status
+
+    def is_dead(self) -> bool:
+        """Whether the init process has ended, if only an instant ago."""
+        poll = select.poll()
+        poll.register(self._handle, select.POLLIN)
+        return self.exit is not None or bool(poll.poll(0))
+
+    def pids(self) -> list[int]:
+        return self.cgroup.pids()
+
+    def socket_inodes(self) -> frozenset[int]:
+        """The inodes of all sockets that its processes have open."""
+        return frozenset(inode for pid in self.pids() for _, inode in sockets.sockets_of(pid))

@@ -1,0 +1,62 @@
+"""The mutable part of a container's life: its state, since when, and what keeps it awake.
+
+Everybody who waits for a change waits here, and only here is a state changed.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from zeropod.shim.lifecycle import State
+
+
+class Life:
+    def __init__(self) -> None:
+        self.state = State.CREATED
+        self.since_ns = time.time_ns()
+        self.why = ""
+        """Why it is not asleep, in words for `zeropod ps`."""
+        self.message = ""
+        """The last failure, in words."""
+        self.wake_wanted = trio.Event()
+        """Set by who needs the sleeping container awake."""
+        self.doze_wanted = trio.Event()
+        """Set by who needs the container in standby for a moment."""
+        self._changed = trio.Event()
+        self._holds: list[str] = []
+
+    def enter(self, state: State) -> None:
+        if self.state is State.RUNNING and state is State.CHECKPOINTING:
+            self.wake_wanted = trio.Event()
+        if state is State.DOZING:
+            self.doze_wanted = trio.Event()
+        self.state = state
+        self.since_ns = time.time_ns()
+        if state in (State.STANDBY, State.COLD):
+            self.why = ""
+        self._notify()
+
+    @contextmanager
+    def kept_awake(self, reason: str) -> Iterator[None]:
+        """Inside, the container does not fall asleep; one that sleeps is not woken by this alone."""
+        self._holds.append(reason)
+        try:
+            yield
+        finally:
+            self._holds.remove(reason)
+            self._notify()
+
+    @property
+    def held_by(self) -> str:
+        """What keeps it awake; empty if nothing does."""
+        return self._holds[0] if self._holds else ""
+
+    async def changed(self) -> None:
+        """Returns at the next change of the state or of what keeps it awake."""
+        await self._changed.wait()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

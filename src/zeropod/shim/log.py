@@ -1,0 +1,65 @@
+"""The shim's own log: lines in containerd's format into the fifo that containerd reads, and never a wait for it.
+
+The fifo is opened for reading and writing, so that it survives a containerd that restarts. When nobody reads and it is
+full, lines are counted instead of kept, and the count is the first thing said once there is room again.
+"""
+
+import logging
+import os
+from datetime import UTC, datetime
+
+
+class ContainerdFormatter(logging.Formatter):
+    """logrus' text format, which containerd and everything that reads its log expects."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+        level = {"WARNING": "warning", "CRITICAL": "fatal"}.get(record.levelname, record.levelname.lower())
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        fields = {"time": time, "level": level, "msg": text, "runtime": "io.containerd.zeropod.v2"}
+        if container := getattr(record, "container", None):
+            fields["container"] = container
+        return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
+
+
+def _quoted(value: str) -> str:
+    if value and all(character.isalnum() or character in "-._/@^+" for character in value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{escaped}"'
+
+
+class FifoHandler(logging.Handler):
+    """Writes whole lines without blocking."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._lost and self._write(
+            f'level=warning msg="{self._lost} lines of this log were lost: nobody read them"'
+        ):
+            self._lost = 0
+        if not self._write(self.format(record)):
+            self._lost += 1
+
+    def _write(self, line: str) -> bool:
+        # Up to PIPE_BUF a write is whole or not at all.
+        try:
+            os.write(self._fd, line.encode(errors="replace")[:4000] + b"\n")
+        except BlockingIOError:
+            return False
+        return True
+
+
+def configure(path: str, *, debug: bool) -> None:
+    """Sends all logging to the fifo; containerd made it in the bundle of the shim's first container."""
+    handler = FifoHandler(path)
+    handler.setFormatter(ContainerdFormatter())
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if debug else logging.INFO)

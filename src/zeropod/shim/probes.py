@@ -1,0 +1,117 @@
+"""Health probes of one container: answered while it sleeps, where that is possible without it.
+
+Owns when its gate is shut and opened. Without eBPF, or where the pod does not want it, there is no gate: probes are
+then connections like any other.
+"""
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from zeropod.activator.gate import Gate
+from zeropod.activator.inspector import Inspector
+from zeropod.activator.network import PodNetwork
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.shim.incarnation import Incarnation
+from zeropod.shim.lifecycle import Event, State
+
+if TYPE_CHECKING:
+    from zeropod.shim.container import Container
+
+UNDER_WAY = 1.0
+"""Seconds that a container which is about to sleep is given to answer the probes that it has received."""
+
+LOOK = 0.005
+"""Seconds between looks whether it has."""
+
+
+class Probes:
+    def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
+        self._network = network
+        self._nursery = nursery
+        self.inspector: Inspector | None = None
+        self._gate: Gate | None = None
+        self._is_running = False
+        settings = container.settings
+        if network.lookup and network.probers and not settings.disable_probe_detection:
+            self.inspector = Inspector(network.lookup, settings.probe_buffer_size, network.probers.is_probers)
+            self._gate = Gate(
+                network.path,
+                network.lookup,
+                self.inspector,
+                connect_timeout=settings.connect_timeout,
+                proxy_timeout=settings.proxy_timeout,
+            )
+
+    @property
+    def answered(self) -> int:
+        """Probes so far."""
+        return self.inspector.answered if self.inspector else 0
+
+    async def shut(self, incarnation: Incarnation, ports: frozenset[int]) -> None:
+        """From now on probes come to the gate; returns when those before have been dealt with. Raises OSError."""
+        if not self._gate:
+            return
+        if not self._is_running:
+            await self._nursery.start(self._gate.run)
+            self._is_running = True
+        self._gate.shut(ports)
+        with trio.move_on_after(UNDER_WAY):
+            # The kernel has no event for it.
+            while self._under_way(incarnation, ports):  # noqa: ASYNC110
+                await trio.sleep(LOOK)
+
+    def _under_way(self, incarnation: Incarnation, ports: frozenset[int]) -> list[TcpSocket]:
+        assert self._network.probers is not None
+        own = incarnation.socket_inodes()
+        return [
+            sock
+            for sock in self._network.connections()
+            if sock.local[1] in ports
+            and (sock.inode in own or (not sock.inode and sock.state is TcpState.ESTABLISHED))  # not accepted yet
+            and self._network.probers.made(sock)
+        ]
+
+    def open(self) -> None:
+        """The container runs: probes are its own business again."""
+        if self._gate:
+            self._gate.open()
+
+    def let_through(self) -> None:
+        """The container dozes: the probes that need it may have it."""
+        if self._gate:
+            self._gate.application_runs()
+
+    async def let_all_through(self) -> None:
+        """Returns when the container has answered them."""
+        if self._gate:
+            await self._gate.idle()
+
+    def keep(self) -> State:
+        """The container is about to lie down again, STANDBY; unless something has come for it: then nothing changes.
+
+        A probe: DOZING. Somebody: RUNNING.
+        """
+        if self._gate:
+            if self._gate.wanted:
+                return State.RUNNING
+            if self._gate.busy:
+                return State.DOZING
+            self._gate.application_sleeps()
+        return State.STANDBY
+
+    async def somebody(self) -> Event:
+        """Returns when what came to the gate turned out to be somebody's connection."""
+        if not self._gate:
+            await trio.sleep_forever()
+            raise AssertionError("sleep_forever returned")
+        await self._gate.somebody()
+        return Event.CONNECTION
+
+    async def probe(self) -> Event:
+        """Returns when a probe has come that only the application can answer."""
+        if not self._gate:
+            await trio.sleep_forever()
+            raise AssertionError("sleep_forever returned")
+        await self._gate.probe()
+        return Event.PROBE

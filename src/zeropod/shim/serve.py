@@ -1,0 +1,93 @@
+"""`serve`: the shim itself, one process for the containers of a pod, from its first to its last.
+
+Everything that runs belongs to the one nursery here. When containerd asks for the shutdown and no container is left,
+the last events are delivered and the nursery is cancelled: that is the end of the process.
+"""
+
+import logging
+import os
+import signal
+import socket
+from contextlib import suppress
+
+import trio
+
+from zeropod.kernel import pidfd
+from zeropod.rpc.server import serve
+from zeropod.runtime import command
+from zeropod.shim import log as shim_log
+from zeropod.shim.bootstrap import Flags
+from zeropod.shim.host import Host
+from zeropod.shim.publisher import Publisher
+from zeropod.shim.service import TaskService
+from zeropod.shim.start import SOCKET_FD
+from zeropod.shim.status import StatusService, status_listener
+
+log = logging.getLogger(__name__)
+
+LAST_EVENTS = 5.0
+"""Seconds that a shim which is told to end waits for containerd to take its last events."""
+
+LAST_CALLS = 2.0
+"""Seconds that it waits for calls that are under way to be answered."""
+
+ORPHANS = 2.0
+"""Seconds between a child's death and the first look at what nobody waits for."""
+
+
+def main(flags: Flags) -> int:
+    shim_log.configure("log", debug=flags.debug)
+    pidfd.set_subreaper()
+    pidfd.set_name("zeropod-shim")
+    listener = socket.socket(fileno=SOCKET_FD)
+    address = listener.getsockname()
+    try:
+        trio.run(run, flags, listener)
+    except BaseException:
+        log.exception("the shim of %s ends with an error; containerd reports its containers as ended", flags.id)
+        raise
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(address)
+    return 0
+
+
+async def run(flags: Flags, listener: socket.socket) -> None:
+    async with trio.open_nursery() as nursery:
+        address = os.environ.get("TTRPC_ADDRESS") or f"{flags.address}.ttrpc"
+        publisher = Publisher(flags.namespace, address)
+        host = Host(flags.namespace, nursery, publisher)
+        service = TaskService(host)
+        nursery.start_soon(publisher.run)
+        nursery.start_soon(reap)
+        nursery.start_soon(until_signal, nursery.cancel_scope)
+        nursery.start_soon(serve, [_listener(listener)], service.services())
+        with status_listener(flags) as status:
+            nursery.start_soon(serve, [_listener(status)], StatusService(host).services())
+            log.info("serves the shim of %s, pid %d", flags.id, os.getpid())
+            await service.shutdown_requested.wait()
+            await publisher.flush(LAST_EVENTS)
+            with trio.move_on_after(LAST_CALLS):
+                await service.answered()
+            nursery.cancel_scope.cancel()
+
+
+def _listener(listener: socket.socket) -> trio.SocketListener:
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+
+
+async def reap() -> None:
+    """Reaps orphans that came to the shim as subreaper; wakes up only when a child has died."""
+    with trio.open_signal_receiver(signal.SIGCHLD) as deaths:
+        async for _ in deaths:
+            # Twice, since only what was seen dead before is reaped.
+            for _look in range(2):
+                await trio.sleep(ORPHANS)
+                pidfd.reap_orphans(command.RUNNING)
+
+
+async def until_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.warning("ends on signal %d", number)
+            scope.cancel()

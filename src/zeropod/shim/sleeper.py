@@ -1,0 +1,229 @@
+"""When one container sleeps and wakes: the loop around a way to do it.
+
+The loop owns the back-off after a failed attempt and the states; `IdleWatch` knows when, `Checkpointed` or `Restarted`
+know how. It ends with its container: `stop` cancels it, and whatever the way of sleeping holds is let go of on the way
+out.
+"""
+
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from zeropod.activator.first import first_of
+from zeropod.activator.network import PodNetwork
+from zeropod.shim.idle_watch import IdleWatch
+from zeropod.shim.lifecycle import ASLEEP, Event, Reaction, State, react
+from zeropod.shim.way import Lost, SleepFailed, StillBusy, Way, WayToSleep, killed
+
+if TYPE_CHECKING:
+    from zeropod.shim.container import Container
+
+log = logging.getLogger(__name__)
+
+RECHECK = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+"""Seconds between attempts after failures; the last one for all further ones."""
+
+LONGEST_DOZE = 10.0
+"""Seconds beyond which what a container in standby was let run for is no probe: then it is awake."""
+
+BUSY = 1.0
+"""Seconds until the next look at a container that was busy after all."""
+
+
+class Sleeper:
+    """The sleep of one container, from its start to its end."""
+
+    def __init__(self, container: "Container", network_path: str, way: Way) -> None:
+        self._container = container
+        self._network_path = network_path
+        self._way = way
+        self._scope = trio.CancelScope()
+        self._working: WayToSleep | None = None
+        self.settled = trio.Event()
+        """Set while nothing of a wake is going on any more, such as filling the memory."""
+        self._failures = 0
+        """Checkpoints that failed in a row."""
+        self.checkpoints = 0
+        self.restores = 0
+        self.dozes = 0
+        self.checkpoint_errors = 0
+        self.restore_errors = 0
+        self.last_checkpoint = 0.0
+        """Seconds that the last one took, from the freeze to the end; 0 before the first."""
+        self.last_restore = 0.0
+
+    @property
+    def probes_answered(self) -> int:
+        """While it slept, so far."""
+        return self._working.answered if self._working else 0
+
+    def stop(self) -> None:
+        """The container has ended; returns at once, the rest is let go of in the sleeper's own task."""
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Sleeps and wakes until the container ends; a container that cannot be woken ends here."""
+        container, lost = self._container, None
+        with self._scope:
+            try:
+                settings = container.settings
+                own = settings.localhost_traffic
+                with container.host.network(
+                    self._network_path,
+                    () if settings.disable_probe_detection else settings.probe_processes,
+                    own=bool(container.pinned_network) if own is None else own,
+                ) as network:
+                    for limit in network.limits:
+                        container.log.warning("%s", limit)
+                    lost = await self._live(network)
+            except OSError as error:
+                self._give_up(error)
+        if lost:
+            container.life.message = str(lost)
+            container.log.error("is lost, reporting its exit: %s", lost)
+            await container.finish(lost.status)
+
+    async def _live(self, network: PodNetwork) -> Lost | None:
+        lost = None
+        async with trio.open_nursery() as nursery:
+            way, watch = self._way(self._container, network, nursery), IdleWatch(self._container, network)
+            self._working = way
+            try:
+                while True:
+                    await self._cycle(watch, way)
+            except Lost as error:
+                lost = error
+            except OSError as error:
+                if self._container.life.state in ASLEEP:
+                    lost = Lost(f"cannot be woken: {error}", killed(self._container.init.pid))
+                else:
+                    self._give_up(error)
+            finally:
+                way.abandon()
+                nursery.cancel_scope.cancel()
+        return lost
+
+    def _give_up(self, error: OSError) -> None:
+        life = self._container.life
+        life.why = life.message = f"its sleep cannot be managed: {error}"
+        self._container.log.error("never sleeps from now on: %s", life.why)
+
+    async def _cycle(self, watch: IdleWatch, way: WayToSleep) -> None:
+        """From awake to awake once, or to a failed attempt. Raises Lost."""
+        life = self._container.life
+        await way.ready()
+        self.settled.set()
+        await watch.idle()
+        try:
+            await self._sleep(way)
+        except StillBusy as busy:
+            life.why = str(busy)
+            await trio.sleep(BUSY)
+        except SleepFailed as error:
+            self.checkpoint_errors += 1
+            self._failures += 1
+            pause = RECHECK[min(self._failures, len(RECHECK)) - 1]
+            life.why = life.message = str(error)
+            self._container.log.error("stays awake, next attempt in %g s at the earliest: %s", pause, life.why)
+            await trio.sleep(pause)
+        else:
+            self._failures = 0
+            await self._asleep(way)
+            watch.awake_since = time.monotonic_ns()
+
+    async def _asleep(self, way: WayToSleep) -> None:
+        """Until it runs again. Raises Lost."""
+        life = self._container.life
+        while life.state is not State.RUNNING:
+            match react(life.state, await first_of(self._wanted, self._wanted_shortly, *way.events())):
+                case Reaction.WAKE:
+                    await self._wake(way)
+                case Reaction.DOZE:
+                    await self._doze(way)
+                case Reaction.COOL:
+                    await self._cool(way)
+
+    async def _wanted(self) -> Event:
+        await self._container.life.wake_wanted.wait()
+        return Event.WANTED
+
+    async def _wanted_shortly(self) -> Event:
+        await self._container.life.doze_wanted.wait()
+        return Event.WANTED_SHORTLY
+
+    async def _doze(self, way: WayToSleep) -> None:
+        """From standby and back, unless more comes of it. Raises Lost."""
+        life, state = self._container.life, State.DOZING
+        started, self.dozes = trio.current_time(), self.dozes + 1
+        with trio.move_on_at(started + LONGEST_DOZE):
+            while state is State.DOZING:
+                life.enter(State.DOZING)
+                way.doze()
+                if await first_of(partial(self._over, way), self._wanted) is Event.WANTED:
+                    break
+                life.enter(State.CHECKPOINTING)
+                state = await way.lie_down()
+        self._container.log.debug("has dozed for %.0f ms", (trio.current_time() - started) * 1000)
+        match state:
+            case State.STANDBY:
+                life.enter(State.STANDBY)
+            case State.COLD:
+                await self._cool(way)
+            case _:
+                await self._wake(way)
+
+    async def _over(self, way: WayToSleep) -> Event:
+        life = self._container.life
+        await way.dozed()
+        while life.held_by:
+            await life.changed()
+            await way.dozed()
+        return Event.QUIET
+
+    async def _sleep(self, way: WayToSleep) -> None:
+        life = self._container.life
+        life.enter(State.CHECKPOINTING)
+        started = time.monotonic()
+        try:
+            state = await way.sleep()
+        except (StillBusy, SleepFailed):
+            life.enter(State.RUNNING)
+            raise
+        self.last_checkpoint = time.monotonic() - started
+        self.checkpoints += 1
+        self._enter(state, way)
+        self._container.log.info("sleeps (%s), after %.0f ms", state.name, self.last_checkpoint * 1000)
+
+    async def _cool(self, way: WayToSleep) -> None:
+        life = self._container.life
+        life.enter(State.CHECKPOINTING)
+        try:
+            self._enter(await way.cool(), way)
+        except SleepFailed as error:
+            life.message = str(error)
+            life.enter(State.RUNNING)
+            self._container.log.error("is awake again: %s", error)
+
+    def _enter(self, state: State, way: WayToSleep) -> None:
+        life = self._container.life
+        life.enter(state)
+        if state is State.COLD:
+            life.why = way.why_cold
+
+    async def _wake(self, way: WayToSleep) -> None:
+        life = self._container.life
+        started = time.monotonic()
+        life.enter(State.RESTORING)
+        self.settled = trio.Event()
+        try:
+            await way.wake()
+        except Lost:
+            self.restore_errors += 1
+            raise
+        self.last_restore = time.monotonic() - started
+        self.restores += 1
+        life.enter(State.RUNNING)
+        self._container.log.info("is awake after %.0f ms", self.last_restore * 1000)

@@ -1,0 +1,160 @@
+"""What comes for a container that cannot answer: nothing of it is refused, and nothing lost.
+
+From the freeze until its processes are back, new connections complete their handshake in duplicates of its listeners,
+packets of its established connections wait in the pod's lock. `hand_over` gives both to the restored sockets.
+"""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import trio
+
+from zeropod.activator.held import HeldListeners
+from zeropod.activator.network import PodNetwork
+from zeropod.activator.redirect import Redirect
+from zeropod.kernel import sockets
+from zeropod.kernel.connection_table import Connection
+from zeropod.kernel.lookup import Activity
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.shim.idle import quiet_for
+from zeropod.shim.incarnation import Incarnation
+from zeropod.shim.lifecycle import Event
+from zeropod.shim.way import SleepFailed, StillBusy
+
+if TYPE_CHECKING:
+    from zeropod.shim.container import Container
+
+SETTLE = 1.0
+"""Seconds after the lock in which bare acknowledgements, the echo of what was sent before, do not wake."""
+
+
+class Traffic:
+    def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
+        self._container = container
+        self._network = network
+        self._nursery = nursery
+        self._held = HeldListeners()
+        self._redirect: Redirect | None = None
+        """Instead of held listeners, on a kernel that cannot move their connections."""
+        self._locked: frozenset[Connection] = frozenset()
+        self._locked_at = 0.0
+        self._ended: frozenset[Connection] = frozenset()
+        """Connections that the peers had ended before, and of which nothing more can come."""
+
+    async def hold(self, incarnation: Incarnation, ports: frozenset[int], before: Activity) -> None:
+        """Holds everything from now on; the container is frozen. Raises StillBusy, OSError.
+
+        `before`: what had connected to its `ports` when it was found idle.
+        """
+        own = incarnation.socket_inodes()
+        self._hold_listeners(incarnation, own)
+        if not self._held:
+            raise StillBusy("nothing in it listens on a TCP port")
+        if not self._network.can_hand_over:
+            await self._start_redirect(ports)
+        self._lock(own)
+        # Not before: now nothing runs, and nothing more reaches a connection, so what is seen remains true.
+        if self._held.waiting() or self._network.activity(ports) != before:
+            raise StillBusy("a connection came at the last moment")
+        connections = self._network.connections()
+        mine = [sock for sock in connections if sock.inode in own]
+        if any(sock.receive_queue for sock in mine):
+            raise StillBusy("it has not yet read what a connection has sent")
+        if any(sock.send_queue for sock in mine if sock.state is not TcpState.SYN_SENT):
+            raise StillBusy("a peer has not yet taken what it has sent")
+        settings = self._container.settings
+        counted = settings.ports or ports
+        if quiet_for(counted, self._network.activity(counted), self._network.counting()) < settings.scaledown:
+            raise StillBusy("a request came at the last moment")
+        self._ended = frozenset(_connection(sock) for sock in mine if sock.state is TcpState.CLOSE_WAIT)
+
+    def hold_again(self, incarnation: Incarnation) -> None:
+        """The same for a container whose sockets are about to go away once more. Raises OSError."""
+        own = incarnation.socket_inodes()
+        self._hold_listeners(incarnation, own)
+        self._lock(own)
+
+    def _hold_listeners(self, incarnation: Incarnation, own: Collection[int]) -> None:
+        listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}
+        self._held = HeldListeners.take(incarnation.pids(), listening)
+
+    def _lock(self, own: Collection[int]) -> None:
+        if self._container.settings.tcp_established:
+            mine = (sock for sock in self._network.connections() if sock.inode in own)
+            self._locked = self._network.established.lock(mine)
+            self._locked_at = trio.current_time()
+
+    async def _start_redirect(self, ports: frozenset[int]) -> None:
+        if not self._network.lookup:
+            raise SleepFailed("this kernel can neither hand over nor redirect its connections")
+        settings = self._container.settings
+        self._redirect = Redirect(
+            self._network.path,
+            ports,
+            self._network.lookup,
+            connect_timeout=settings.connect_timeout,
+            proxy_timeout=settings.proxy_timeout,
+        )
+        await self._nursery.start(self._redirect.run)
+
+    def processes_are_gone(self) -> None:
+        """Lets restored listeners bind beside those that are held."""
+        if self._redirect:
+            self._held.close()  # nothing has come to it since the redirect
+        self._held.prepare_hand_over()
+
+    def waits(self) -> bool:
+        """Whether a connection waits in a held listener right now."""
+        return self._held.waiting()
+
+    async def connection(self) -> Event:
+        """Returns when somebody has connected to the container, for which all is held."""
+        if self._redirect:
+            await self._redirect.connection()
+        else:
+            await self._held.connection(self._container.settings.ports)
+        return Event.CONNECTION
+
+    async def data(self) -> Event:
+        """Returns when a packet has come for one of the connections that sleep with the container."""
+        while True:
+            held = await self._network.established.packet(self._locked)
+            # Later on even a bare acknowledgement wakes: a keep-alive that nobody answers ends the connection.
+            if held.incoming and (held.carries_data or trio.current_time() > self._locked_at + SETTLE):
+                return Event.DATA
+
+    def hand_over(self) -> None:
+        """Gives what has come to the container's own sockets; without any, it is refused."""
+        self._held.close()
+        if self._redirect:
+            self._redirect.ready()
+            self._redirect = None  # what it still proxies goes on in the nursery
+        self._network.established.release(self._locked)
+        self._locked = frozenset()
+
+    def live(self, incarnation: Incarnation) -> list[TcpSocket]:
+        """The restored sockets on which something may come that the container has not seen yet."""
+        own = incarnation.socket_inodes()
+        found = [sock for sock in (*self._network.listeners(), *self._network.connections()) if sock.inode in own]
+        return [sock for sock in found if sock.state is not TcpState.CLOSE_WAIT or _connection(sock) not in self._ended]
+
+    def ending(self, incarnation: Incarnation) -> bool:
+        """Whether a peer has ended a connection since the container fell asleep which it has not ended itself yet."""
+        own = incarnation.socket_inodes()
+        ended = (sock for sock in self._network.connections() if sock.state is TcpState.CLOSE_WAIT)
+        return any(sock.inode in own and _connection(sock) not in self._ended for sock in ended)
+
+    def leave_repair(self, incarnation: Incarnation) -> None:
+        """A CRIU that was killed leaves connections behind on which the application can not even read."""
+        own = incarnation.socket_inodes()
+        try:
+            connected = {sock.inode for sock in self._network.connections() if sock.inode in own}
+            for connection in sockets.duplicate(incarnation.pids(), connected).values():
+                with connection:
+                    sockets.leave_repair(connection)
+        except OSError as error:
+            self._container.log.warning("its connections may be unusable after the failed checkpoint: %s", error)
+
+
+def _connection(sock: TcpSocket) -> Connection:
+    return Connection(sock.local, sock.remote)

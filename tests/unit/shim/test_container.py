@@ -1,0 +1,453 @@
+"""What a container does about a request in each of its states, and the order of what it announces."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+from google.protobuf.message import Message
+from tests.unit.shim.fakes import World
+from trio.testing import wait_all_tasks_blocked
+
+from zeropod.kernel.pidfd import ExitStatus
+from zeropod.rpc.messages import cgroups_v2_pb2, events_pb2
+from zeropod.rpc.status import Code, RpcError
+from zeropod.shim.container import Container
+from zeropod.shim.lifecycle import ASLEEP, Answer, Request, State
+
+
+class Asking:
+    """A request in a task of its own."""
+
+    def __init__(self, container: Container, request: Request, nursery: trio.Nursery) -> None:
+        self.answer: Answer | None = None
+        self.error: RpcError | None = None
+        self.leave = trio.Event()
+        nursery.start_soon(self._ask, container, request)
+
+    async def _ask(self, container: Container, request: Request) -> None:
+        try:
+            async with container.allowed(request) as answer:
+                self.answer = answer
+                await self.leave.wait()
+        except RpcError as error:
+            self.error = error
+
+
+def exits(world: World) -> list[tuple[str, int]]:
+    return [(event.id, event.exit_status) for event in world.events.events if isinstance(event, events_pb2.TaskExit)]
+
+
+async def running(world: World) -> Container:
+    await world.container.create()
+    await world.container.start()
+    return world.container
+
+
+async def stopped(world: World) -> Container:
+    container = await running(world)
+    os.kill(container.init.pid, signal.SIGKILL)
+    await container.init.exited.wait()
+    return container
+
+
+# What is allowed
+
+
+async def test_what_is_possible_at_once_is_done_at_once(world: World) -> None:
+    world.container.life.enter(State.RUNNING)
+    async with world.container.allowed(Request.EXEC) as answer:
+        assert answer is Answer.PASS
+
+
+async def test_a_request_waits_for_the_end_of_a_checkpoint_that_fails(world: World, nursery: trio.Nursery) -> None:
+    life = world.container.life
+    life.enter(State.CHECKPOINTING)
+    asking = Asking(world.container, Request.PAUSE, nursery)
+    await wait_all_tasks_blocked()
+    assert asking.answer is None
+    life.enter(State.RUNNING)
+    await wait_all_tasks_blocked()
+    assert asking.answer is Answer.PASS
+
+
+async def test_a_request_during_a_checkpoint_wakes_the_container_afterwards(
+    world: World, nursery: trio.Nursery
+) -> None:
+    life = world.container.life
+    life.enter(State.CHECKPOINTING)
+    asking = Asking(world.container, Request.EXEC, nursery)
+    await wait_all_tasks_blocked()
+    assert not life.wake_wanted.is_set()
+    life.enter(State.COLD)
+    await wait_all_tasks_blocked()
+    assert life.wake_wanted.is_set()
+    life.enter(State.RESTORING)
+    await wait_all_tasks_blocked()
+    assert asking.answer is None
+    life.enter(State.RUNNING)
+    await wait_all_tasks_blocked()
+    assert asking.answer is Answer.PASS
+
+
+async def test_a_container_is_held_awake_from_the_request_to_its_end(world: World, nursery: trio.Nursery) -> None:
+    life = world.container.life
+    life.enter(State.COLD)
+    asking = Asking(world.container, Request.EXEC, nursery)
+    await wait_all_tasks_blocked()
+    life.enter(State.RUNNING)
+    await wait_all_tasks_blocked()
+    assert life.held_by == "exec"
+    asking.leave.set()
+    await wait_all_tasks_blocked()
+    assert life.held_by == ""
+
+
+async def test_a_container_that_ends_while_somebody_waits_for_its_wake_is_gone(
+    world: World, nursery: trio.Nursery
+) -> None:
+    life = world.container.life
+    life.enter(State.COLD)
+    asking = Asking(world.container, Request.SIGNAL, nursery)
+    await wait_all_tasks_blocked()
+    life.enter(State.STOPPED)
+    await wait_all_tasks_blocked()
+    assert asking.error is not None
+    assert asking.error.code is Code.NOT_FOUND
+    assert life.held_by == ""
+
+
+REFUSALS = [
+    (State.RUNNING, Request.START, "cannot start a running process"),
+    (State.RUNNING, Request.DELETE, "cannot delete a running process"),
+    (State.STOPPED, Request.EXEC, "cannot exec in a stopped state"),
+    (State.PAUSED, Request.PAUSE, "cannot pause a paused container"),
+    (State.CREATED, Request.RESUME, "cannot resume a created container"),
+]
+
+
+@pytest.mark.parametrize(("state", "request_", "text"), REFUSALS)
+async def test_what_is_refused_names_the_request_and_the_state_in_the_words_of_containerds_shim(
+    world: World, state: State, request_: Request, text: str
+) -> None:
+    world.container.life.enter(state)
+    with pytest.raises(RpcError) as refusal:
+        async with world.container.allowed(request_):
+            pass
+    assert (refusal.value.code, refusal.value.message) == (Code.UNKNOWN, text)
+    assert world.container.life.held_by == ""
+
+
+@pytest.mark.parametrize("state", [state for state in State if state in ASLEEP])
+async def test_a_refusal_calls_a_sleeping_container_running(world: World, state: State) -> None:
+    world.container.life.enter(state)
+    with pytest.raises(RpcError, match="cannot delete a running process"):
+        await world.container.delete()
+
+
+# Start and exit
+
+
+async def test_a_start_is_announced_with_the_pid(world: World) -> None:
+    container = await running(world)
+    [event] = world.events.events
+    assert event == events_pb2.TaskStart(container_id="web", pid=world.runc.pids[0])
+    assert container.init.pid == world.runc.pids[0]
+    assert world.runc.calls == ["create", "start"]
+
+
+async def test_no_exit_is_announced_before_the_start(world: World) -> None:
+    container = world.container
+
+    async def die_at_once() -> None:
+        incarnation = container.incarnation
+        assert incarnation is not None
+        os.kill(incarnation.pid, signal.SIGKILL)
+        await incarnation.exited.wait()
+        await wait_all_tasks_blocked()
+        assert world.events.events == []
+
+    world.runc.hooks["start"] = die_at_once
+    await container.create()
+    await container.start()
+    await container.init.exited.wait()
+    await wait_all_tasks_blocked()
+    assert world.events.names == ["TaskStart", "TaskExit"]
+    assert exits(world) == [("web", 137)]
+
+
+async def test_one_that_dies_before_its_start_is_reported_without_a_start(world: World) -> None:
+    await world.container.create()
+    os.kill(world.runc.pids[0], signal.SIGKILL)
+    await world.container.init.exited.wait()
+    await wait_all_tasks_blocked()
+    assert world.events.names == ["TaskExit"]
+    with pytest.raises(RpcError, match="cannot start a stopped process"):
+        await world.container.start()
+
+
+async def test_an_exit_is_announced_with_its_status_and_time(world: World) -> None:
+    container = await running(world)
+    await container.kill(signal.SIGTERM, everyone=False)
+    await container.init.exited.wait()
+    event = world.events.events[-1]
+    assert isinstance(event, events_pb2.TaskExit)
+    assert container.init.exit is not None
+    assert (event.pid, event.exit_status) == (container.init.pid, 143)
+    assert event.exited_at.ToNanoseconds() == container.init.exit.at_ns
+    assert container.life.state is State.STOPPED
+
+
+async def test_an_expected_exit_is_not_the_containers(world: World) -> None:
+    container = await running(world)
+    assert container.incarnation is not None
+    container.incarnation.exit_expected = True
+    os.kill(container.init.pid, signal.SIGKILL)
+    await container.incarnation.exited.wait()
+    await wait_all_tasks_blocked()
+    assert container.life.state is State.RUNNING
+    assert exits(world) == []
+
+
+async def test_an_exit_is_announced_once(world: World) -> None:
+    container = await stopped(world)
+    await container.finish(ExitStatus(1, 1, 1))
+    assert exits(world) == [("web", 137)]
+
+
+async def test_who_gives_up_waiting_for_an_end_does_not_stop_it(world: World) -> None:
+    world.container.life.enter(State.COLD)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await world.container.finish(ExitStatus(1, 137, 1))
+    assert exits(world) == [("web", 137)]
+
+
+async def test_a_failed_creation_says_what_runc_said(world: World) -> None:
+    world.runc.fails["create"] = "exec: not found"
+    with pytest.raises(RpcError) as failure:
+        await world.container.create()
+    assert failure.value.message == "OCI runtime create failed: exec: not found"
+
+
+async def test_a_failed_start_announces_nothing(world: World) -> None:
+    world.runc.fails["start"] = "no such file"
+    await world.container.create()
+    with pytest.raises(RpcError, match="OCI runtime start failed: no such file"):
+        await world.container.start()
+    assert world.events.events == []
+    assert world.container.life.state is State.CREATED
+
+
+@pytest.mark.parametrize(("namespaces", "killed"), [([{"type": "pid"}], False), ([], True)])
+async def test_processes_that_share_the_pids_of_others_are_killed_with_init(
+    tmp_path: Path, cgroup: Path, nursery: trio.Nursery, namespaces: list[dict[str, str]], killed: bool
+) -> None:
+    world = World.make(tmp_path, nursery, linux={"namespaces": namespaces})
+    await stopped(world)
+    assert ("kill web 9" in world.runc.calls) is killed
+
+
+# Signals
+
+
+async def test_a_signal_goes_to_runc(world: World) -> None:
+    container = await running(world)
+    await container.kill(signal.SIGCONT, everyone=False)
+    assert world.runc.calls[-1] == "kill web 18"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_sleeping_container_is_killed_without_being_woken(world: World, number: int) -> None:
+    container = world.container
+    container.init.pid = 4711
+    container.life.enter(State.COLD)
+    await container.kill(number, everyone=True)
+    assert not container.life.wake_wanted.is_set()
+    assert world.runc.calls == []
+    assert exits(world) == [("web", 128 + number)]
+    assert container.life.state is State.STOPPED
+
+
+async def test_another_signal_wakes_a_sleeping_container_first(world: World, nursery: trio.Nursery) -> None:
+    container = world.container
+    container.life.enter(State.COLD)
+    nursery.start_soon(container.kill, signal.SIGHUP, False)
+    await wait_all_tasks_blocked()
+    assert container.life.wake_wanted.is_set()
+    assert world.runc.calls == []
+    container.life.enter(State.RUNNING)
+    await wait_all_tasks_blocked()
+    assert world.runc.calls == ["kill web 1"]
+
+
+async def test_a_signal_to_a_stopped_container_finds_nobody(world: World) -> None:
+    container = await stopped(world)
+    with pytest.raises(RpcError, match="process already finished") as refusal:
+        await container.kill(signal.SIGKILL, everyone=False)
+    assert refusal.value.code is Code.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("container not running", Code.NOT_FOUND),
+        ("os: process already finished", Code.NOT_FOUND),
+        ("container does not exist", Code.NOT_FOUND),
+        ("permission denied", Code.UNKNOWN),
+    ],
+)
+async def test_a_signal_that_runc_cannot_deliver_is_reported_as_containerd_expects(
+    world: World, said: str, code: Code
+) -> None:
+    world.container.life.enter(State.RUNNING)
+    world.runc.fails["kill"] = said
+    with pytest.raises(RpcError) as failure:
+        await world.container.kill(signal.SIGKILL, everyone=False)
+    assert failure.value.code is code
+
+
+async def test_a_signal_to_everybody_reaches_what_a_stopped_container_has_left_behind(world: World) -> None:
+    container = await stopped(world)
+    await container.kill(signal.SIGKILL, everyone=True)
+    assert world.runc.calls[-1] == "kill web 9"
+
+
+# Pause, limits, checkpoints
+
+
+async def test_pause_and_resume_are_announced(world: World) -> None:
+    container, states = world.container, []
+    container.life.enter(State.RUNNING)
+    for change in (container.pause, container.resume):
+        await change()
+        states.append(container.life.state)
+    assert states == [State.PAUSED, State.RUNNING]
+    assert world.events.names == ["TaskPaused", "TaskResumed"]
+    assert world.runc.calls == ["pause", "resume"]
+
+
+async def test_a_pause_that_fails_changes_nothing(world: World) -> None:
+    world.container.life.enter(State.RUNNING)
+    world.runc.fails["pause"] = "no freezer"
+    with pytest.raises(RpcError, match="OCI runtime pause failed: no freezer"):
+        await world.container.pause()
+    assert world.container.life.state is State.RUNNING
+    assert world.events.events == []
+
+
+def limits(world: World) -> object:
+    return json.loads((world.runc.bundle / "config.json").read_text())["linux"].get("resources")
+
+
+async def test_new_limits_go_to_runc_and_into_the_bundle(world: World) -> None:
+    world.container.life.enter(State.RUNNING)
+    await world.container.update(b'{"memory": {"limit": 1}}')
+    await world.container.update(b'{"memory": {"swap": 2}, "pids": {"limit": 3}}')
+    assert world.runc.calls == ["update", "update"]
+    assert limits(world) == {"memory": {"limit": 1, "swap": 2}, "pids": {"limit": 3}}
+
+
+async def test_new_limits_of_a_sleeping_container_only_go_into_the_bundle(world: World) -> None:
+    world.container.life.enter(State.COLD)
+    await world.container.update(b'{"memory": {"limit": 1}}')
+    assert world.runc.calls == []
+    assert not world.container.life.wake_wanted.is_set()
+    assert limits(world) == {"memory": {"limit": 1}}
+
+
+async def test_limits_that_runc_refuses_do_not_get_into_the_bundle(world: World) -> None:
+    world.container.life.enter(State.RUNNING)
+    world.runc.fails["update"] = "too little memory"
+    with pytest.raises(RpcError, match="too little memory"):
+        await world.container.update(b'{"memory": {"limit": 1}}')
+    assert limits(world) is None
+
+
+async def test_limits_that_are_no_json_are_an_invalid_argument(world: World) -> None:
+    with pytest.raises(RpcError) as refusal:
+        await world.container.update(b"{")
+    assert refusal.value.code is Code.INVALID_ARGUMENT
+
+
+async def test_a_checkpoint_for_containerd_is_runcs(world: World, tmp_path: Path) -> None:
+    world.container.life.enter(State.RUNNING)
+    await world.container.checkpoint(tmp_path / "image", None, ["--leave-running"])
+    assert world.runc.calls == ["checkpoint"]
+    assert (world.runc.bundle / "criu-work").is_dir()
+
+
+async def test_a_checkpoint_for_containerd_wakes_a_sleeping_container_first(
+    world: World, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    world.container.life.enter(State.COLD)
+    nursery.start_soon(world.container.checkpoint, tmp_path / "image", None, [])
+    await wait_all_tasks_blocked()
+    assert world.container.life.wake_wanted.is_set()
+    assert world.runc.calls == []
+    world.container.life.enter(State.RUNNING)
+    await wait_all_tasks_blocked()
+    assert world.runc.calls == ["checkpoint"]
+
+
+# Looking
+
+
+async def test_the_pids_are_those_of_the_cgroup_while_it_is_awake(world: World, cgroup: Path) -> None:
+    container = await running(world)
+    (cgroup / "cgroup.procs").write_text("7\n12\n")
+    assert container.pids() == [7, 12]
+    container.life.enter(State.COLD)
+    assert container.pids() == []
+
+
+async def test_statistics_while_asleep_are_the_last_ones_without_present_use(world: World) -> None:
+    container = world.container
+    container.slept = cgroups_v2_pb2.Metrics(
+        cpu=cgroups_v2_pb2.CPUStat(usage_usec=5), pids=cgroups_v2_pb2.PidsStat(current=9)
+    )
+    container.life.enter(State.COLD)
+    stats: Message = container.stats()
+    assert isinstance(stats, cgroups_v2_pb2.Metrics)
+    assert (stats.cpu.usage_usec, stats.pids.current) == (5, 0)
+
+
+async def test_without_a_cgroup_there_are_no_statistics(world: World) -> None:
+    with pytest.raises(RpcError) as refusal:
+        world.container.stats()
+    assert refusal.value.code is Code.NOT_FOUND
+
+
+# The end
+
+
+async def test_a_stopped_container_leaves_nothing_behind(world: World) -> None:
+    container = await stopped(world)
+    container.store.prepare()
+    status = await container.delete()
+    assert (status.pid, status.code) == (world.runc.pids[0], 137)
+    assert world.events.names == ["TaskStart", "TaskExit", "TaskDelete"]
+    assert world.runc.calls[-1] == "delete"
+    assert world.host.containers == {}
+    assert not container.store.directory.exists()
+
+
+async def test_one_that_runc_has_forgotten_is_deleted_all_the_same(world: World) -> None:
+    container = await stopped(world)
+    world.runc.fails["delete"] = "container does not exist"
+    await container.delete()
+    assert world.host.containers == {}
+
+
+async def test_a_deletion_that_fails_can_be_repeated(world: World) -> None:
+    container = await stopped(world)
+    world.runc.fails["delete"] = "device or resource busy"
+    with pytest.raises(RpcError, match="failed to delete task: device or resource busy"):
+        await container.delete()
+    assert world.host.containers == {"web": container}
+    del world.runc.fails["delete"]
+    await container.delete()
+    assert world.host.containers == {}
+    assert world.events.names.count("TaskDelete") == 1

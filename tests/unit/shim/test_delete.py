@@ -1,0 +1,180 @@
+"""What containerd runs when a shim is dead."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zeropod.rpc.messages import task_pb2
+from zeropod.runtime import images
+from zeropod.runtime.images import ImageStore
+from zeropod.shim import places
+from zeropod.shim.bootstrap import Flags
+from zeropod.shim.delete import clean, clean_pod, main, response
+from zeropod.shim.start import GROUPS
+
+
+@pytest.fixture(autouse=True)
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A node on which there is nothing but a runc, which notes how it was called."""
+    monkeypatch.setattr(images, "ROOT", tmp_path / "images")
+    monkeypatch.setattr(places, "NETWORKS", tmp_path / "netns")
+    monkeypatch.setattr(places, "PODS", tmp_path / "pods")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    runc(tmp_path / "runc")
+    return tmp_path
+
+
+def runc(path: Path, script: str = "") -> None:
+    path.write_text(f'#!/bin/sh\necho "$@" >>{path}.calls\n{script}\n')
+    path.chmod(0o755)
+
+
+def test_where_nothing_is_left_there_is_nothing_to_complain_about(node: Path) -> None:
+    assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == []
+    assert (node / "runc.calls").read_text() == "--root /run/containerd/runc/k8s.io delete --force web\n"
+
+
+def test_everything_of_the_container_is_removed(node: Path) -> None:
+    store = ImageStore.of("web")
+    store.prepare()
+    (store.images / "pages-1.img").write_bytes(b"secret")
+    ImageStore.of("other").prepare()
+    networks = node / "netns"
+    networks.mkdir()
+    for name in ("k8s.io-web", "k8s.io-other", "moby-web"):
+        (networks / name).touch()
+    assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == []
+    assert os.listdir(node / "images") == ["other"]
+    assert sorted(os.listdir(networks)) == ["k8s.io-other", "moby-web"]
+
+
+def test_runc_is_called_as_the_shim_called_it(node: Path) -> None:
+    runc(node / "crun")
+    options = {"root": "/run/elsewhere", "binary_name": str(node / "crun")}
+    (node / "options.json").write_text(json.dumps(options))
+    main(Flags(namespace="k8s.io", id="web", bundle=str(node)))
+    assert (node / "crun.calls").read_text() == "--root /run/elsewhere/k8s.io delete --force web\n"
+    assert not (node / "runc.calls").exists()
+
+
+@pytest.mark.parametrize("options", ["", "{"])
+def test_options_that_were_never_written_whole_do_not_matter(node: Path, options: str) -> None:
+    (node / "options.json").write_text(options)
+    main(Flags(namespace="k8s.io", id="web", bundle=str(node)))
+    assert (node / "runc.calls").read_text() == "--root /run/containerd/runc/k8s.io delete --force web\n"
+
+
+def test_what_runc_complains_about_stops_nothing_else(node: Path) -> None:
+    runc(node / "runc", "echo no such cgroup >&2; exit 1")
+    ImageStore.of("web").prepare()
+    assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == ["web: runc delete failed: no such cgroup"]
+    assert not ImageStore.of("web").directory.exists()
+
+
+def test_a_node_without_runc_is_cleaned_all_the_same(node: Path) -> None:
+    ImageStore.of("web").prepare()
+    [complaint] = clean("k8s.io", "web", {"binary_name": "/nonexistent/runc"})
+    assert complaint.startswith("web: runc delete failed: ")
+    assert not ImageStore.of("web").directory.exists()
+
+
+def pod(node: Path, *ids: str) -> None:
+    bundle = node / "bundles" / ids[0]
+    bundle.mkdir(parents=True)
+    (bundle / "config.json").write_text(json.dumps({"annotations": {GROUPS[1]: ids[0]}}))
+    listed = places.pod("k8s.io", ids[0])
+    listed.mkdir(parents=True)
+    for name in ids:
+        (listed / name).write_text(json.dumps({"bundle": str(node / "bundles" / name)}))
+
+
+def test_the_whole_pod_of_a_dead_shim_is_removed_and_no_other(
+    node: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    pod(node, "sandbox", "web", "cache")
+    pod(node, "other")
+    for name in ("web", "cache", "other"):
+        ImageStore.of(name).prepare()
+    main(Flags(namespace="k8s.io", id="sandbox", bundle=str(node / "bundles" / "sandbox")))
+    assert os.listdir(node / "images") == ["other"]
+    assert not places.pod("k8s.io", "sandbox").exists()
+    assert capsysbinary.readouterr().err == b""
+
+
+def test_the_rest_of_a_pod_whose_shim_lives_is_left_alone(
+    node: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zeropod.shim.start.answers", lambda path: True)
+    pod(node, "sandbox", "web")
+    ImageStore.of("web").prepare()
+    main(Flags(namespace="k8s.io", id="sandbox", bundle=str(node / "bundles" / "sandbox")))
+    assert os.listdir(node / "images") == ["web"]
+    assert task_pb2.DeleteResponse.FromString(capsysbinary.readouterr().out).exit_status == 137
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2**62))
+def test_the_answer_is_the_message_that_containerd_reads(pid: int, at_ns: int) -> None:
+    found = task_pb2.DeleteResponse.FromString(response(pid, at_ns))
+    assert (found.pid, found.exit_status, found.exited_at.ToNanoseconds()) == (pid, 137, at_ns)
+
+
+def test_the_answer_is_containerds_and_complaints_go_to_stderr(
+    node: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    runc(node / "runc", "echo busy >&2; exit 1")
+    (node / "init.pid").write_text("4194305")  # beyond what the kernel gives to a process
+    assert main(Flags(namespace="k8s.io", id="web", bundle=str(node))) == 0
+    said = capsysbinary.readouterr()
+    found = task_pb2.DeleteResponse.FromString(said.out)
+    assert (found.pid, found.exit_status) == (4194305, 137)
+    assert found.exited_at.seconds > 0
+    assert said.err == b"containerd-shim-zeropod-v2: web: runc delete failed: busy\n"
+
+
+def test_without_a_bundle_flag_the_container_is_beside_the_present_directory(
+    node: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sandbox", "web"):
+        (node / name).mkdir()
+    (node / "web" / "init.pid").write_text("4194305")
+    monkeypatch.chdir(node / "sandbox")
+    assert main(Flags(namespace="k8s.io", id="web")) == 0
+    assert task_pb2.DeleteResponse.FromString(capsysbinary.readouterr().out).pid == 4194305
+
+
+def test_pagers_of_this_container_are_ended_and_no_others(node: Path) -> None:
+    def pager(id: str) -> "subprocess.Popen[bytes]":
+        directory = ImageStore.of(id).images
+        directory.mkdir(parents=True)
+        (directory / "pages-1.img").write_bytes(b"x")
+        script = (
+            "import mmap, sys, time\n"
+            "open('/proc/self/comm', 'w').write('zeropod-pager')\n"
+            "with open(sys.argv[1]) as file: served = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+            "print(flush=True); time.sleep(1000)\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(directory / "pages-1.img")], stdout=subprocess.PIPE
+        )
+        assert process.stdout
+        process.stdout.readline()
+        process.stdout.close()
+        return process
+
+    own, other = pager("web"), pager("other")
+    try:
+        pod(node, "web")
+        clean_pod("k8s.io", "web")
+        assert own.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        for process in (own, other):
+            process.kill()
+            process.wait()

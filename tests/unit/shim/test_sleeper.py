@@ -1,0 +1,824 @@
+"""When a container sleeps and wakes, in virtual time; how it does so is a fake's."""
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trio
+from tests.unit.shim.fakes import FakeNetwork, World, now
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.rpc.messages import events_pb2
+from zeropod.shim.idle_watch import LISTENING, LOOK, WORKING
+from zeropod.shim.lifecycle import Event, Request, State
+from zeropod.shim.settings import Settings
+from zeropod.shim.sleeper import LONGEST_DOZE, RECHECK, Sleeper
+from zeropod.shim.way import Lost, SleepFailed, StillBusy, killed
+
+PORT = 8080
+SCALEDOWN = 60.0
+PATIENCE = 100_000.0
+"""Virtual seconds after which what a test waits for will not come any more."""
+
+Phase = Callable[[], Awaitable[None]]
+
+
+class FakeWay:
+    """Goes to sleep and wakes at once, unless a test has said otherwise for one of its steps."""
+
+    why_cold = ""
+    answered = 0
+
+    def __init__(self) -> None:
+        self.lies_down = [State.STANDBY]
+        """Where it gets to after a doze; the last one for all further ones."""
+        self.depth = State.COLD
+        """How deep it sleeps."""
+        self.happens = Event.CONNECTION
+        """What it is that wants it."""
+        self.steps: list[tuple[str, float]] = []
+        self.script: dict[str, list[Phase]] = {}
+        """What the next calls of a step do, one after the other; then they do what they always do."""
+        self.wanted = trio.Event()
+        self.abandoned = 0
+
+    def times(self, step: str) -> list[float]:
+        return [round(at, 6) for name, at in self.steps if name == step]
+
+    async def _step(self, name: str, default: Phase = trio.lowlevel.checkpoint) -> None:
+        self.steps.append((name, trio.current_time()))
+        script = self.script.get(name)
+        await (script.pop(0) if script else default)()
+
+    async def ready(self) -> None:
+        await self._step("ready")
+
+    async def sleep(self) -> State:
+        await self._step("sleep")
+        return self.depth
+
+    def events(self) -> Sequence[Callable[[], Awaitable[Event]]]:
+        return (self._event,)
+
+    async def _event(self) -> Event:
+        await self._step("event", self.wanted.wait)
+        return self.happens
+
+    async def cool(self) -> State:
+        self.wanted = trio.Event()
+        await self._step("cool")
+        return State.COLD
+
+    def doze(self) -> None:
+        self.wanted = trio.Event()
+        self.steps.append(("doze", trio.current_time()))
+
+    async def dozed(self) -> None:
+        await self._step("dozed")
+
+    async def lie_down(self) -> State:
+        await self._step("lie_down")
+        return self.lies_down.pop(0) if len(self.lies_down) > 1 else self.lies_down[0]
+
+    async def wake(self) -> None:
+        self.wanted = trio.Event()
+        await self._step("wake")
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+
+def failing(error: Exception) -> Phase:
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    return fail
+
+
+def lasting(seconds: float) -> Phase:
+    async def last() -> None:
+        await trio.sleep(seconds)
+
+    return last
+
+
+class Sleeping:
+    """A running container with its sleeper at work."""
+
+    def __init__(self, world: World, network: FakeNetwork) -> None:
+        self.world = world
+        self.container = world.container
+        self.life = world.container.life
+        self.network = network
+        self.way = FakeWay()
+        self.ended = trio.Event()
+        self.sleeper = Sleeper(self.container, network.path, lambda *_: self.way)
+        self.container.sleeper = self.sleeper
+        self.life.enter(State.RUNNING)
+
+    async def run(self) -> None:
+        await self.sleeper.run()
+        self.ended.set()
+
+    def start(self) -> None:
+        self.world.host.nursery.start_soon(self.run)
+
+    async def become(self, state: State) -> None:
+        with trio.fail_after(PATIENCE):
+            while self.life.state is not state:
+                await self.life.changed()
+
+    async def asleep(self) -> None:
+        await self.become(State.COLD)
+
+    async def awake(self) -> None:
+        await self.become(State.RUNNING)
+
+    async def over(self) -> None:
+        with trio.fail_after(PATIENCE):
+            await self.ended.wait()
+
+
+@pytest.fixture
+async def sleeping(tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Sleeping:
+    network = FakeNetwork("/proc/self/ns/net")
+    monkeypatch.setattr("zeropod.shim.host.PodNetwork", lambda *_, **__: network)
+    virtual = SimpleNamespace(monotonic=trio.current_time, monotonic_ns=now, time_ns=lambda: 1, time=lambda: 43200.0)
+    for module in ("sleeper", "idle_watch", "way"):
+        monkeypatch.setattr(f"zeropod.shim.{module}.time", virtual)
+    settings = Settings(scaledown=SCALEDOWN, ports=frozenset({PORT}))
+    return Sleeping(World.make(tmp_path, nursery, settings), network)
+
+
+# Falling asleep
+
+
+async def test_without_activity_it_sleeps_after_the_scaledown_duration(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.start()
+    await sleeping.asleep()
+    assert sleeping.way.times("sleep") == [SCALEDOWN]
+    assert sleeping.sleeper.checkpoints == 1
+
+
+async def test_a_connection_postpones_the_sleep_by_the_whole_duration(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.start()
+    for pause in (59.0, 59.5, 10.0):
+        await trio.sleep(pause)
+        sleeping.network.connect(PORT)
+    await sleeping.asleep()
+    assert sleeping.way.times("sleep") == [59.0 + 59.5 + 10.0 + SCALEDOWN]
+
+
+def connected(received_ms: int, sent_ms: int) -> TcpSocket:
+    """An established connection and the ages of the last data on it, either way."""
+    end = ("10.0.0.1", PORT)
+    return TcpSocket(2, TcpState.ESTABLISHED, end, ("10.0.0.2", 5), 1, 0, 0, 0, received_ms, sent_ms)
+
+
+@pytest.mark.parametrize("sock", [connected(10_000, 10_000), connected(20_000, 10_000)])
+async def test_data_on_an_established_connection_postpones_the_sleep(
+    sleeping: Sleeping, autojump_clock: MockClock, sock: TcpSocket
+) -> None:
+    sleeping.start()
+    await trio.sleep(50.0)
+    sleeping.network.sockets = [sock]
+    await trio.sleep(11.0)
+    sleeping.network.sockets = []
+    await sleeping.asleep()
+    # At the look after 60 s the data was 10 s old, so the next one was 50 s later.
+    assert sleeping.way.times("sleep") == [SCALEDOWN + SCALEDOWN - 10.0]
+
+
+class Work:
+    """Stands in for a life of the container: uses so much of one CPU, from the beginning of time."""
+
+    def __init__(self, share: float, busy: Iterable[bool] = ()) -> None:
+        self.share = share
+        self.cgroup = self
+        self.glances = itertools.cycle([*busy] or [False])
+
+    def busy(self) -> bool:
+        return next(self.glances)
+
+    def cpu_seconds(self) -> float:
+        return self.share * trio.current_time()
+
+    def socket_inodes(self) -> frozenset[int]:
+        return frozenset()
+
+
+REQUEST = connected(received_ms=61_000, sent_ms=70_000)
+
+
+async def test_a_request_that_it_works_on_is_not_put_to_sleep(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(share=0.5)
+    monkeypatch.setattr(sleeping.container, "incarnation", work)
+    sleeping.network.sockets = [REQUEST]
+    sleeping.start()
+    await trio.sleep(10 * SCALEDOWN)
+    assert sleeping.way.times("sleep") == []
+    assert sleeping.life.why == "it works on the answer to a request"
+    work.share = 0.0
+    await sleeping.asleep()
+
+
+@pytest.mark.parametrize(
+    ("share", "sock"), [(WORKING / 2, REQUEST), (1.0, connected(received_ms=70_000, sent_ms=61_000))]
+)
+async def test_one_that_waits_or_has_answered_sleeps(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, share: float, sock: TcpSocket
+) -> None:
+    monkeypatch.setattr(sleeping.container, "incarnation", Work(share))
+    sleeping.network.sockets = [sock]
+    sleeping.start()
+    await sleeping.asleep()
+    assert sleeping.way.times("sleep") == pytest.approx([SCALEDOWN], abs=2 * LOOK)
+
+
+async def test_a_request_is_not_put_to_sleep_because_it_gets_little_of_the_cpu(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(WORKING / 2, busy=(True, False, True, True, False))
+    monkeypatch.setattr(sleeping.container, "incarnation", work)
+    sleeping.network.sockets = [REQUEST]
+    sleeping.start()
+    await trio.sleep(10 * SCALEDOWN)
+    assert sleeping.way.times("sleep") == []
+    work.glances = itertools.cycle([False, True, False, False, True])
+    await sleeping.asleep()
+
+
+async def test_an_exec_that_starts_while_its_work_is_looked_at_holds_it_awake(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(share=0.5)
+    monkeypatch.setattr(sleeping.container, "incarnation", work)
+    sleeping.network.sockets = [REQUEST]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + LOOK / 2)
+    work.share = 0.0
+    with sleeping.life.kept_awake("exec 7 is running"):
+        await trio.sleep(2 * SCALEDOWN)
+        assert sleeping.way.times("sleep") == []
+
+
+async def test_a_container_that_is_paused_while_its_work_is_looked_at_stays_so(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(share=0.5)
+    monkeypatch.setattr(sleeping.container, "incarnation", work)
+    sleeping.network.sockets = [REQUEST]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + LOOK / 2)
+    work.share = 0.0
+    sleeping.life.enter(State.PAUSED)
+    await trio.sleep(2 * SCALEDOWN)
+    assert (sleeping.life.state, sleeping.way.times("sleep")) == (State.PAUSED, [])
+
+
+async def test_a_connection_to_another_port_does_not_count(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.start()
+    await trio.sleep(30.0)
+    sleeping.network.connect(PORT + 1)
+    await sleeping.asleep()
+    assert sleeping.way.times("sleep") == [SCALEDOWN]
+
+
+async def test_without_ports_of_its_own_it_goes_by_those_it_listens_on(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = sleeping.container
+    container.settings = Settings(scaledown=SCALEDOWN)
+    monkeypatch.setattr(container, "incarnation", Work(share=0.0))
+    sleeping.start()
+    await trio.sleep(200.0)
+    assert sleeping.way.times("sleep") == []
+    assert sleeping.life.why == "nothing in it listens on a TCP port"
+    sleeping.network.ports = frozenset({PORT})
+    sleeping.network.connect(PORT)
+    began = trio.current_time()
+    await sleeping.asleep()
+    assert trio.current_time() == pytest.approx(began + SCALEDOWN)
+
+
+async def test_it_is_looked_for_listening_sockets_less_and_less_often(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def listening_ports(inodes: object) -> frozenset[int]:
+        looks.append(trio.current_time())
+        return frozenset()
+
+    container = sleeping.container
+    container.settings = Settings(scaledown=SCALEDOWN)
+    monkeypatch.setattr(container, "incarnation", Work(share=0.0))
+    monkeypatch.setattr(sleeping.network, "listening_ports", listening_ports)
+    sleeping.start()
+    await trio.sleep(sum(LISTENING) + 2 * LISTENING[-1] + 1.0)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
+    assert pauses == pytest.approx([*LISTENING, LISTENING[-1], LISTENING[-1]])
+
+
+async def test_what_holds_it_awake_is_waited_for_and_named(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.start()
+    await trio.sleep(1.0)
+    with sleeping.life.kept_awake("exec 7 is running"):
+        await trio.sleep(500.0)
+        assert sleeping.life.why == "exec 7 is running"
+        assert sleeping.way.times("sleep") == []
+    await sleeping.asleep()
+
+
+async def test_a_paused_container_does_not_sleep(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.start()
+    await trio.sleep(1.0)
+    sleeping.life.enter(State.PAUSED)
+    await trio.sleep(500.0)
+    assert sleeping.way.times("sleep") == []
+    assert sleeping.life.why == "paused"
+    sleeping.life.enter(State.RUNNING)
+    await sleeping.asleep()
+
+
+async def test_why_it_is_awake_is_said_in_words(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.start()
+    await trio.sleep(1.0)
+    assert sleeping.life.why == "last active at 12:00:00 UTC, sleeps 60 s after that"
+
+
+async def test_one_that_is_busy_after_all_goes_on_and_is_tried_again(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    async def busy() -> None:
+        sleeping.network.connect(PORT)
+        await trio.lowlevel.checkpoint()
+        raise StillBusy("a connection came at the last moment")
+
+    sleeping.way.script["sleep"] = [busy]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + 0.1)
+    assert (sleeping.life.state, sleeping.life.why) == (State.RUNNING, "a connection came at the last moment")
+    await sleeping.asleep()
+    assert sleeping.way.times("sleep") == pytest.approx([SCALEDOWN, 2 * SCALEDOWN], abs=0.1)
+    assert sleeping.sleeper.checkpoint_errors == 0
+    assert sleeping.life.message == ""
+
+
+async def test_while_it_falls_asleep_its_state_says_so(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.way.script["sleep"] = [lasting(2.0)]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + 1.0)
+    assert sleeping.life.state is State.CHECKPOINTING
+    await sleeping.asleep()
+    assert sleeping.sleeper.last_checkpoint == pytest.approx(2.0)
+
+
+# Failed attempts
+
+
+async def test_after_a_failed_checkpoint_it_goes_on_and_says_why(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.way.script["sleep"] = [failing(SleepFailed("its checkpoint failed: no space"))]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + 0.5)
+    life = sleeping.life
+    assert (life.state, life.why, life.message) == (State.RUNNING, *["its checkpoint failed: no space"] * 2)
+    assert sleeping.sleeper.checkpoint_errors == 1
+
+
+async def test_failed_checkpoints_are_tried_again_after_longer_and_longer_pauses(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.container.settings = Settings(scaledown=0.01, ports=frozenset({PORT}))
+    sleeping.way.script["sleep"] = [failing(SleepFailed("no space"))] * 8
+    sleeping.start()
+    await sleeping.asleep()
+    times = sleeping.way.times("sleep")
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert pauses == pytest.approx([*RECHECK, RECHECK[-1], RECHECK[-1]], abs=0.02)
+    assert (sleeping.sleeper.checkpoint_errors, sleeping.sleeper.checkpoints) == (8, 1)
+
+
+async def test_a_checkpoint_that_works_ends_the_pauses(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.container.settings = Settings(scaledown=0.01, ports=frozenset({PORT}))
+    failed = failing(SleepFailed("no space"))
+    sleeping.way.script["sleep"] = [failed, failed, failed, trio.lowlevel.checkpoint, failed]
+    sleeping.start()
+    await sleeping.asleep()
+    sleeping.way.wanted.set()
+    await sleeping.awake()
+    await sleeping.asleep()
+    fifth, sixth = sleeping.way.times("sleep")[-2:]
+    assert sixth - fifth == pytest.approx(RECHECK[0], abs=0.02)
+
+
+# Waking
+
+
+async def test_a_connection_wakes_it(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.way.script["wake"] = [lasting(0.25)]
+    sleeping.start()
+    await sleeping.asleep()
+    await trio.sleep(1000.0)
+    sleeping.way.wanted.set()
+    await wait_all_tasks_blocked()
+    assert sleeping.life.state is State.RESTORING
+    await sleeping.awake()
+    assert sleeping.way.times("wake") == [SCALEDOWN + 1000.0]
+    assert sleeping.sleeper.last_restore == pytest.approx(0.25)
+    assert sleeping.sleeper.restores == 1
+
+
+async def test_a_request_wakes_it(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.start()
+    await sleeping.asleep()
+    sleeping.life.wake_wanted.set()
+    await sleeping.awake()
+    assert sleeping.way.times("wake") == [SCALEDOWN]
+
+
+async def test_a_request_that_comes_while_it_falls_asleep_wakes_it_at_once(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    async def wanted_meanwhile() -> None:
+        sleeping.life.wake_wanted.set()
+        await trio.sleep(1.0)
+
+    sleeping.way.script["sleep"] = [wanted_meanwhile]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + 2.0)
+    assert sleeping.way.times("wake") == [SCALEDOWN + 1.0]
+
+
+async def test_a_container_in_standby_is_woken_the_same_way(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.way.depth = State.STANDBY
+    sleeping.start()
+    await sleeping.become(State.STANDBY)
+    sleeping.way.happens = Event.DATA
+    sleeping.way.wanted.set()
+    await sleeping.awake()
+    assert sleeping.sleeper.restores == 1
+
+
+@pytest.mark.parametrize("event", [Event.STANDBY_OVER, Event.PAGER_LOST])
+async def test_from_standby_it_goes_to_the_disk_and_wakes_from_there(
+    sleeping: Sleeping, autojump_clock: MockClock, event: Event
+) -> None:
+    sleeping.way.depth = State.STANDBY
+    sleeping.way.happens = event
+    sleeping.start()
+    await sleeping.become(State.STANDBY)
+    sleeping.way.wanted.set()
+    await sleeping.become(State.COLD)
+    sleeping.way.happens = Event.CONNECTION
+    sleeping.way.wanted.set()
+    await sleeping.awake()
+    assert [name for name, _ in sleeping.way.steps if name != "event"][:4] == ["ready", "sleep", "cool", "wake"]
+
+
+async def test_what_wants_it_while_it_leaves_standby_wakes_it_from_the_disk(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    async def interrupted() -> None:
+        sleeping.life.wake_wanted.set()
+        await trio.sleep(1)
+
+    sleeping.way.depth = State.STANDBY
+    sleeping.way.happens = Event.STANDBY_OVER
+    sleeping.way.script["cool"] = [interrupted]
+    sleeping.start()
+    await sleeping.become(State.STANDBY)
+    sleeping.way.wanted.set()
+    await sleeping.awake()
+    assert [name for name, _ in sleeping.way.steps][-1] != "cool"
+    assert sleeping.sleeper.restores == 1
+
+
+async def test_one_that_can_not_leave_standby_is_awake_and_says_why(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.way.depth = State.STANDBY
+    sleeping.way.happens = Event.STANDBY_OVER
+    sleeping.way.script["cool"] = [failing(SleepFailed("no descriptors"))]
+    sleeping.start()
+    await sleeping.become(State.STANDBY)
+    sleeping.way.wanted.set()
+    await sleeping.awake()
+    assert sleeping.life.message == "no descriptors"
+    await sleeping.become(State.STANDBY)
+
+
+async def test_why_it_sleeps_without_standby_is_said_in_words(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.way.why_cold = "no standby: 200 MiB would stay"
+    sleeping.start()
+    await sleeping.asleep()
+    assert sleeping.life.why == "no standby: 200 MiB would stay"
+
+
+async def test_it_sleeps_again_after_the_whole_duration(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.start()
+    for _ in range(3):
+        await sleeping.asleep()
+        await trio.sleep(10.0)
+        sleeping.way.wanted.set()
+        await sleeping.awake()
+    await sleeping.asleep()
+    assert sleeping.way.times("sleep") == [60.0, 130.0, 200.0, 270.0]
+
+
+async def test_it_does_not_sleep_again_before_the_last_wake_is_over(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.way.script["ready"] = [trio.lowlevel.checkpoint, lasting(300.0)]
+    sleeping.start()
+    await sleeping.asleep()
+    sleeping.way.wanted.set()
+    await sleeping.awake()
+    await sleeping.asleep()
+    assert sleeping.way.times("sleep") == [60.0, 60.0 + 300.0]
+
+
+# The end
+
+
+def the_exit(sleeping: Sleeping) -> events_pb2.TaskExit:
+    [event] = sleeping.world.events.events
+    assert isinstance(event, events_pb2.TaskExit)
+    return event
+
+
+async def test_one_that_cannot_be_woken_is_reported_as_killed(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.container.init.pid = 4711
+    sleeping.way.script["wake"] = [failing(Lost("the image is damaged", killed(4711)))]
+    sleeping.start()
+    await sleeping.asleep()
+    sleeping.way.wanted.set()
+    await sleeping.over()
+    assert sleeping.life.state is State.STOPPED
+    assert sleeping.life.message == "the image is damaged"
+    assert (the_exit(sleeping).pid, the_exit(sleeping).exit_status) == (4711, 137)
+    assert sleeping.container.init.exited.is_set()
+    assert (sleeping.way.abandoned, sleeping.sleeper.restore_errors) == (1, 1)
+
+
+@pytest.mark.parametrize("step", ["ready", "sleep", "event"])
+async def test_one_that_is_lost_in_any_other_step_is_reported_too(
+    sleeping: Sleeping, autojump_clock: MockClock, step: str
+) -> None:
+    sleeping.way.script[step] = [failing(Lost("its pager died", killed(1)))]
+    sleeping.start()
+    await sleeping.over()
+    assert the_exit(sleeping).exit_status == 137
+    assert sleeping.way.abandoned == 1
+
+
+@pytest.mark.parametrize("step", ["event", "wake"])
+async def test_a_system_that_fails_a_sleeping_container_ends_it(
+    sleeping: Sleeping, autojump_clock: MockClock, step: str
+) -> None:
+    sleeping.way.script[step] = [failing(OSError("no such device"))]
+    sleeping.way.wanted.set()
+    sleeping.start()
+    await sleeping.over()
+    assert the_exit(sleeping).exit_status == 137
+    assert sleeping.life.message == "cannot be woken: no such device"
+    assert sleeping.way.abandoned == 1
+
+
+async def test_a_system_that_fails_an_awake_container_leaves_it_alone_for_ever(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> list[TcpSocket]:
+        raise OSError("no such device")
+
+    monkeypatch.setattr(sleeping.network, "counting", refuse)
+    sleeping.start()
+    await sleeping.over()
+    assert sleeping.life.state is State.RUNNING
+    assert sleeping.life.why == "its sleep cannot be managed: no such device"
+    assert sleeping.world.events.events == []
+    assert (sleeping.way.abandoned, sleeping.network.closed) == (1, 1)
+
+
+async def test_without_its_network_it_stays_awake(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, *_: object, **__: object) -> FakeNetwork:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr("zeropod.shim.host.PodNetwork", refuse)
+    sleeping.start()
+    await sleeping.over()
+    assert sleeping.life.state is State.RUNNING
+    assert "its sleep cannot be managed" in sleeping.life.why
+    assert sleeping.way.steps == []
+
+
+@pytest.mark.parametrize("step", ["ready", "sleep", "event", "wake"])
+async def test_it_can_be_stopped_in_every_step(sleeping: Sleeping, autojump_clock: MockClock, step: str) -> None:
+    sleeping.way.script[step] = [trio.sleep_forever]
+    if step == "wake":
+        sleeping.way.wanted.set()
+    sleeping.start()
+    await trio.sleep(2 * SCALEDOWN)
+    assert sleeping.way.steps[-1][0] == step
+    sleeping.sleeper.stop()
+    await sleeping.over()
+    assert (sleeping.way.abandoned, sleeping.network.closed) == (1, 1)
+    assert sleeping.world.events.events == []
+
+
+@pytest.mark.parametrize("hold", [True, False])
+async def test_it_can_be_stopped_while_the_container_is_awake(
+    sleeping: Sleeping, autojump_clock: MockClock, hold: bool
+) -> None:
+    sleeping.start()
+    await trio.sleep(1.0)
+    if hold:
+        with sleeping.life.kept_awake("exec"):
+            await trio.sleep(2 * SCALEDOWN)
+            sleeping.sleeper.stop()
+            await sleeping.over()
+    else:
+        sleeping.sleeper.stop()
+        await sleeping.over()
+    assert (sleeping.way.abandoned, sleeping.network.closed) == (1, 1)
+
+
+async def test_it_can_be_stopped_between_two_failed_attempts(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.way.script["sleep"] = [failing(SleepFailed("no space"))]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + RECHECK[0] / 2)
+    sleeping.sleeper.stop()
+    await sleeping.over()
+    assert sleeping.way.abandoned == 1
+
+
+async def test_one_that_was_stopped_before_its_task_began_does_nothing(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.sleeper.stop()
+    sleeping.start()
+    await sleeping.over()
+    assert sleeping.way.times("sleep") == []
+
+
+async def test_what_its_way_leaves_running_ends_with_the_container(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    ended = trio.Event()
+
+    async def proxied() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    def way(container: object, network: object, nursery: trio.Nursery) -> FakeWay:
+        nursery.start_soon(proxied)
+        return sleeping.way
+
+    sleeping.sleeper = Sleeper(sleeping.container, sleeping.network.path, way)
+    sleeping.start()
+    await sleeping.asleep()
+    assert not ended.is_set()
+    sleeping.sleeper.stop()
+    await sleeping.over()
+    assert ended.is_set()
+
+
+async def test_the_network_is_shared_with_the_other_containers_of_the_pod(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    host = sleeping.world.host
+    with host.network(sleeping.network.path) as network:
+        sleeping.start()
+        await sleeping.asleep()
+        sleeping.sleeper.stop()
+        await sleeping.over()
+        assert network is sleeping.network  # type: ignore[comparison-overlap]  # it stands in for a PodNetwork
+        assert sleeping.network.closed == 0
+    assert sleeping.network.closed == 1
+
+
+# Dozing
+
+
+@pytest.fixture
+async def standing_by(sleeping: Sleeping) -> Sleeping:
+    sleeping.way.depth = State.STANDBY
+    sleeping.start()
+    await sleeping.become(State.STANDBY)
+    sleeping.way.happens = Event.PROBE
+    return sleeping
+
+
+async def test_a_probe_makes_it_doze_and_is_no_wake(standing_by: Sleeping, autojump_clock: MockClock) -> None:
+    standing_by.way.script["dozed"] = [lasting(3.0)]
+    for _ in range(2):
+        standing_by.way.wanted.set()
+        await standing_by.become(State.DOZING)
+        await standing_by.become(State.STANDBY)
+    assert (standing_by.sleeper.dozes, standing_by.sleeper.restores) == (2, 0)
+    assert standing_by.way.times("wake") == []
+
+
+async def test_an_exec_keeps_it_dozing_until_it_has_ended(standing_by: Sleeping, autojump_clock: MockClock) -> None:
+    async with standing_by.container.allowed(Request.EXEC):
+        assert standing_by.life.state is State.DOZING
+        await trio.sleep(5)
+        assert standing_by.life.state is State.DOZING
+    await standing_by.become(State.STANDBY)
+    assert standing_by.sleeper.restores == 0
+
+
+@pytest.mark.parametrize("request_", [Request.SIGNAL, Request.SESSION, Request.PAUSE])
+async def test_what_needs_more_than_a_doze_gets_it(
+    standing_by: Sleeping, autojump_clock: MockClock, request_: Request
+) -> None:
+    standing_by.way.script["dozed"] = [trio.sleep_forever]
+    standing_by.way.wanted.set()
+    await standing_by.become(State.DOZING)
+    with trio.fail_after(1):
+        async with standing_by.container.allowed(request_):
+            assert standing_by.life.state is State.RUNNING
+
+
+async def test_a_doze_that_lasts_becomes_a_wake(standing_by: Sleeping, autojump_clock: MockClock) -> None:
+    standing_by.way.script["dozed"] = [trio.sleep_forever]
+    standing_by.way.wanted.set()
+    await standing_by.become(State.DOZING)
+    dozing_since = trio.current_time()
+    await standing_by.awake()
+    assert trio.current_time() - dozing_since == pytest.approx(LONGEST_DOZE)
+    assert standing_by.sleeper.restores == 1
+
+
+@pytest.mark.parametrize(("where", "step"), [(State.RUNNING, "wake"), (State.COLD, "cool")])
+async def test_who_uses_it_while_it_dozes_wakes_it_and_what_does_not_fit_goes_to_disk(
+    standing_by: Sleeping, autojump_clock: MockClock, where: State, step: str
+) -> None:
+    standing_by.way.lies_down = [where]
+    standing_by.way.wanted.set()
+    await standing_by.become(where)
+    assert len(standing_by.way.times(step)) == 1
+
+
+async def test_a_probe_that_comes_while_it_lies_down_has_it_doze_on(
+    standing_by: Sleeping, autojump_clock: MockClock
+) -> None:
+    standing_by.way.lies_down = [State.DOZING, State.STANDBY]
+    standing_by.way.wanted.set()
+    await standing_by.become(State.DOZING)
+    await standing_by.become(State.STANDBY)
+    assert len(standing_by.way.times("doze")) == 2
+    assert standing_by.sleeper.dozes == 1
+
+
+# Together with the container
+
+
+async def test_a_sleeping_container_that_is_killed_ends_without_waking(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.start()
+    await sleeping.asleep()
+    await sleeping.container.kill(15, everyone=False)
+    await sleeping.over()
+    assert the_exit(sleeping).exit_status == 143
+    assert sleeping.way.times("wake") == []
+    assert sleeping.way.abandoned == 1
+
+
+async def test_a_kill_during_a_checkpoint_ends_the_container_once_it_is_over(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.way.script["sleep"] = [lasting(3.0)]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + 1.0)
+    await sleeping.container.kill(9, everyone=False)
+    assert trio.current_time() == pytest.approx(SCALEDOWN + 3.0)
+    assert the_exit(sleeping).exit_status == 137
+    assert sleeping.way.times("wake") == []
+
+
+async def test_a_pause_wakes_a_sleeping_container_which_then_stays_awake(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.start()
+    await sleeping.asleep()
+    await sleeping.container.pause()
+    await trio.sleep(10 * SCALEDOWN)
+    assert sleeping.life.state is State.PAUSED
+    await sleeping.container.resume()
+    await sleeping.asleep()
