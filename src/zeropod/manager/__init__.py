@@ -1,0 +1,1 @@
+"""What looks at a whole node: finds every shim through its socket and asks it."""

@@ -1,0 +1,149 @@
+"""The table and the JSON of `zeropod ps`."""
+
+import json
+import re
+import time
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zeropod.manager import ps, shims
+from zeropod.manager.ps import as_dict, main, span, table
+from zeropod.rpc.messages import status_pb2
+from zeropod.rpc.messages.status_pb2 import ContainerStatus
+
+NOW = 1_800_000_000.0
+
+
+def status(ago: float = 0.0, **fields: object) -> ContainerStatus:
+    made = ContainerStatus(**fields)  # type: ignore[arg-type]
+    made.since.FromNanoseconds(round((NOW - ago) * 1e9))
+    return made
+
+
+ASLEEP = status(
+    90.0,
+    id="0123456789abcdef",
+    namespace="k8s.io",
+    pod_namespace="default",
+    pod="web-0",
+    container="nginx",
+    state=status_pb2.COLD,
+    last_checkpoint_ms=120.4,
+    last_restore_ms=75.6,
+    checkpoints=2,
+    restores=1,
+)
+AWAKE = status(3.0, id="r1", namespace="moby", state=status_pb2.RUNNING, pid=4711, why="exec 7 is running")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0s"),
+        (0, "0s"),
+        (59.9, "59s"),
+        (60, "1m0s"),
+        (3599, "59m59s"),
+        (3600, "1h0m"),
+        (86399, "23h59m"),
+        (86400, "1d0h"),
+        (1_000_000, "11d13h"),
+    ],
+)
+def test_a_span_has_its_two_largest_units(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+@given(st.integers(0, 10**9))
+def test_a_span_is_the_time_without_the_units_too_small_to_be_shown(seconds: int) -> None:
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    parts = re.findall(r"(\d+)([dhms])", span(seconds))
+    shown = sum(int(number) * units[unit] for number, unit in parts)
+    assert 0 <= seconds - shown < units[parts[-1][1]]
+
+
+def test_the_table_has_a_row_for_each_container() -> None:
+    heads, asleep, awake = (re.split(r"\s{2,}", line) for line in table([ASLEEP, AWAKE], NOW).splitlines())
+    assert heads[:6] == ["ID", "NAMESPACE", "POD", "CONTAINER", "STATE", "PID"]
+    assert asleep == ["0123456789abc", "default", "web-0", "nginx", "COLD", "-", "1m30s", "120 ms", "76 ms"]
+    assert awake == ["r1", "moby", "-", "-", "RUNNING", "4711", "3s", "-", "-", "exec 7 is running"]
+
+
+def test_the_columns_are_aligned_and_no_line_ends_in_blanks() -> None:
+    lines = table([ASLEEP, AWAKE], NOW).splitlines()
+    starts = [line.index(word) for line, word in zip(lines, ["STATE", "COLD", "RUNNING"], strict=True)]
+    assert len(set(starts)) == 1
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_node_without_containers_has_the_heads_alone() -> None:
+    assert table([], NOW).count("\n") == 1
+
+
+def test_the_json_has_everything_and_null_where_there_is_nothing() -> None:
+    found = as_dict(ASLEEP)
+    assert (found["id"], found["namespace"], found["pod"]) == ("0123456789abcdef", "default", "web-0")
+    assert (found["state"], found["pid"], found["since"]) == ("COLD", None, NOW - 90)
+    assert (found["last_checkpoint_ms"], found["checkpoints"], found["restores"]) == (120.4, 2, 1)
+    assert found["why"] is found["message"] is None
+    assert as_dict(AWAKE)["pod"] is as_dict(AWAKE)["last_restore_ms"] is None
+
+
+def show(monkeypatch: pytest.MonkeyPatch, *looks: tuple[list[ContainerStatus], list[str]]) -> None:
+    """What the node's shims answer, one look after the other; then the user interrupts."""
+
+    rest = iter(looks)
+
+    async def containers() -> tuple[list[ContainerStatus], list[str]]:
+        await trio.lowlevel.checkpoint()
+        for look in rest:
+            return look
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shims, "containers", containers)
+    monkeypatch.setattr(ps, "REFRESH", 0.0)
+    monkeypatch.setattr(time, "time", lambda: NOW)
+
+
+def test_it_looks_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    show(monkeypatch, ([AWAKE], []), ([AWAKE, ASLEEP], []))
+    assert main([]) == 0
+    assert capsys.readouterr().out == table([AWAKE], NOW)
+
+
+def test_json_is_one_array(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    show(monkeypatch, ([AWAKE, ASLEEP], []))
+    assert main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [as_dict(AWAKE), as_dict(ASLEEP)]
+
+
+def test_watching_goes_on_until_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(monkeypatch, ([AWAKE], []), ([], []))
+    assert main(["--watch", "--json"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [[as_dict(AWAKE)], []]
+
+
+def test_a_shim_that_does_not_answer_is_named_and_the_others_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(monkeypatch, ([AWAKE], ["/run/zeropod/s/x.sock: UNAVAILABLE: Connection refused"]))
+    assert main([]) == 1
+    said = capsys.readouterr()
+    assert "r1" in said.out
+    assert "/run/zeropod/s/x.sock: UNAVAILABLE: Connection refused" in said.err
+
+
+def test_who_may_not_look_is_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> list[str]:
+        raise PermissionError
+
+    monkeypatch.setattr(shims, "sockets", refuse)
+    assert main([]) == 1
+    assert "sudo" in capsys.readouterr().err
