@@ -1,0 +1,148 @@
+"""One run of a node, from its lock to its clean-up.
+
+A run owns a directory under build/node. A lock on it is held for as long as the run lives, so that
+whoever starts the next node can tell a living run from the remains of a killed one, and takes those away
+first. The directory also records the run's cgroups, the only thing besides itself that does not end with
+its processes: mounts, network, bpf objects and pids are the namespaces'.
+"""
+
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from tests.node import cgroups, images, rootfs, site
+from tests.node.cache import CACHE, CHECKOUT, HERE, NodeError, forget_others, locked
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# How many seconds the command has to end by itself after Ctrl-C, which the terminal sends to it as well.
+GRACE = 5.0
+
+NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup")
+
+
+class Signalled(BaseException):
+    """A signal asks the run to end. Like KeyboardInterrupt, not an error that a handler may swallow."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def signals_raise() -> None:
+    """Turn the first ending signal into Signalled; later ones cannot interrupt the clean-up that it causes.
+
+    What the caller ignores (nohup, a background job of a script) stays ignored.
+    """
+    caught = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def end(number: int, _frame: object) -> None:
+        for each in caught:
+            signal.signal(each, signal.SIG_IGN)
+        raise Signalled(number)
+
+    for number in caught:
+        signal.signal(number, end)
+
+
+def run_in_node(command: list[str]) -> int:
+    """Run ``command`` in a fresh node, take the node away again, return the command's status."""
+    with ExitStack() as alive:
+        with locked(CACHE / "lock"):
+            nobody_else = collect()
+            tree = rootfs.debian()
+            packages, archive = site.packages(tree), images.archive(tree)
+            if nobody_else:
+                for kept in (tree, packages, archive.parent):
+                    forget_others(kept)
+            directory = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+            alive.enter_context(lock_run(directory))
+        try:
+            return _enter(directory, [tree, directory, CHECKOUT, packages, archive], command)
+        finally:
+            remove(directory)
+
+
+def collect() -> bool:
+    """Take away what killed runs left. True when no run is alive now."""
+    nobody = True
+    for directory in CACHE.glob("run-*"):
+        with lock_run(directory) as dead:
+            if dead:
+                remove(directory)
+            nobody &= dead
+    return nobody
+
+
+def remove(directory: Path) -> None:
+    """Take a run away: first what is alive in it, then its directory."""
+    record = directory / "cgroups.json"
+    if record.exists():
+        cgroups.clear([Path(corner) for corner in json.loads(record.read_text())])
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def lock_run(directory: Path) -> Iterator[bool]:
+    """Hold a run's lock unless its owner does; yields whether we hold it.
+
+    The lock is on the directory itself, which its owner may be removing right now.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def _enter(directory: Path, places: list[Path], command: list[str]) -> int:
+    for name in ("scratch", "root", "zeropod"):
+        (directory / name).mkdir(mode=0o700)
+    corners = cgroups.corners(f"zeropod-node-{directory.name.removeprefix('run-')}")
+    # Written down before they are made: nothing that exists is unknown to the next run.
+    (directory / "cgroups.json").write_text(json.dumps([str(corner) for corner in corners]))
+    cgroups.create(corners)
+
+    reader, writer = os.pipe()
+    boot = ["bash", str(HERE / "boot.sh"), *map(str, places), str(writer), *command]
+    node = subprocess.Popen(
+        ["unshare", *NAMESPACES, "--fork", "--propagation", "private", *boot],
+        pass_fds=[writer],
+        preexec_fn=lambda: cgroups.join(corners),
+    )
+    os.close(writer)
+    try:
+        return _status(reader)
+    except Signalled as ended:
+        if ended.number == signal.SIGINT and select.select([reader], [], [], GRACE)[0]:
+            return _status(reader)
+        raise
+    finally:
+        os.close(reader)
+        cgroups.clear(corners)
+        node.wait()
+
+
+def _status(reader: int) -> int:
+    """The command's status, which init.sh reports when it has ended. The node itself is still up then."""
+    report = os.read(reader, 16)
+    if not report:
+        raise NodeError("the node ended before its command did")
+    return int(report)

@@ -1,0 +1,78 @@
+"""One run of the machine, from its lock to its end.
+
+Its directory and lock are as the other node's, so that each takes away what a killed one of either kind left behind.
+"""
+
+import signal
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.node import images, rootfs, site
+from tests.node.cache import CACHE, CHECKOUT, forget_others, locked, say
+from tests.node.run import Signalled, collect, lock_run, remove
+from tests.node.vm import checkout, product, state, tree
+from tests.node.vm.qemu import Machine
+from tests.node.vm.talk import Conversation
+
+PREPARED_WITHIN = 120.0
+
+GRACE = 20.0
+"""Seconds that the command has to end by itself after Ctrl-C."""
+
+# The disk was there before, with other contents, and its beginning may have been read.
+PREPARE = f"""
+set -e
+blockdev --flushbufs /dev/vdb
+tar -C / -xf /dev/vdb
+install -D -m 0755 /src/build/zeropod.pyz {product.INSTALLED}
+zeropod unpack >/dev/null
+"""
+
+ENVIRONMENT = {
+    "HOME": "/root",
+    "LC_ALL": "C.UTF-8",
+    "PYTHONPATH": "/node/site:/src",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+def run_in_machine(command: list[str], timeout: float) -> int:
+    """Run ``command`` in a machine for at most ``timeout`` seconds, take that away, return the command's status."""
+    with ExitStack() as alive:
+        with locked(CACHE / "lock"):
+            nobody_else = collect()
+            base = rootfs.debian()
+            packages, archive = site.packages(base), images.archive(base)
+            debian = tree.debian(base)
+            kept = state.kept(debian, packages, archive)
+            if nobody_else:
+                for each in (base, packages, archive.parent, debian, kept):
+                    forget_others(each)
+            directory = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+            alive.enter_context(lock_run(directory))
+        try:
+            return _run(debian, kept, directory, command, timeout)
+        finally:
+            remove(directory)
+
+
+def _run(debian: Path, kept: Path, directory: Path, command: list[str], timeout: float) -> int:
+    began = time.monotonic()
+    source = directory / "checkout"
+    checkout.disk(source, CHECKOUT, {product.LIBRARY: product.unpacked(debian, directory)})
+    how = state.acceleration(kept)
+    with Machine(state.parts(kept, source), how, directory) as machine:
+        agent = Conversation(machine.port)
+        if status := agent.run(["sh", "-c", PREPARE], timeout=PREPARED_WITHIN):
+            say(f"the machine could not take the checkout: status {status}")
+            return 125
+        say(f"the machine is up after {time.monotonic() - began:.1f} s, under {how.name}")
+        try:
+            environment = {**ENVIRONMENT, "ZEROPOD_TEST_PATIENCE": str(how.patience)}
+            return agent.run(command, environment, directory="/src", timeout=timeout, attached=True)
+        except Signalled as ended:
+            if ended.number == signal.SIGINT:
+                return agent.interrupt(signal.SIGINT, GRACE)
+            raise
