@@ -1,0 +1,64 @@
+"""The node's own addresses, as they come and go; and who is at the other end of a connection from this node."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import trio
+from tests.integration.kernel.conftest import Network
+
+from zeropod.kernel import namespace
+from zeropod.kernel.addresses import SERVICES, NodeAddresses
+from zeropod.kernel.local_peer import LocalPeers
+
+
+def ip(network: Network, *arguments: str) -> None:
+    with namespace.entered(network.path):
+        subprocess.run(["ip", *arguments], check=True, timeout=10)
+
+
+@pytest.fixture
+def addresses(network: Network) -> Iterator[NodeAddresses]:
+    opened = network.run(NodeAddresses)
+    yield opened
+    opened.close()
+
+
+async def test_addresses_that_come_and_go_are_followed(network: Network, addresses: NodeAddresses) -> None:
+    def now() -> set[str]:
+        # Names of interfaces are looked up in the caller's namespace, as by a shim, which is in the node's.
+        return {address for address in network.run(addresses.all) if not address.startswith("fe80")}
+
+    assert now() == set()  # lo's do not count
+    ip(network, "link", "add", "bridge1", "type", "bridge")
+    for command, address, expected in (
+        ("add", "10.1.2.3/24", {"10.1.2.3"}),
+        ("add", "fd00::7/64", {"10.1.2.3", "fd00::7"}),
+        ("add", "10.1.2.4 peer 10.9.9.9/32", {"10.1.2.3", "fd00::7", "10.1.2.4"}),
+        ("del", "10.1.2.3/24", {"fd00::7", "10.1.2.4"}),
+    ):
+        ip(network, "addr", command, *address.split(), "dev", "bridge1")
+        with trio.fail_after(5):
+            await addresses.changed()
+        assert now() == expected
+
+
+def test_the_addresses_of_services_are_not_the_nodes(network: Network, addresses: NodeAddresses) -> None:
+    ip(network, "link", "add", SERVICES, "type", "bridge")
+    ip(network, "addr", "add", "10.96.0.1/32", "dev", SERVICES)
+    assert network.run(addresses.all) == set()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_the_process_at_the_other_end_is_known_by_its_name(network: Network, family: socket.AddressFamily) -> None:
+    pair = network.pair(family)
+    own, other = pair.client.getsockname()[:2], pair.client.getpeername()[:2]
+    with open("/proc/self/comm") as file:
+        mine = file.read().strip()
+    for names, expected in (([mine], True), (["kubelet"], False)):
+        with namespace.entered(network.path):
+            peers = LocalPeers(names)
+        assert peers.is_named(own, other) is expected
+        assert not peers.is_named((own[0], 1), other), "nobody's"
+        peers.close()

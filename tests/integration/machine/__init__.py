@@ -1,0 +1,1 @@
+"""What only a machine of its own has: see tests/node/vm."""

@@ -1,0 +1,53 @@
+"""A shim that is killed leaves nothing of its pod behind.
+
+Stricter than the table of scenarios, where runc's shim is the measure: that leaves cgroups and runc's state of all
+containers but the sandbox.
+"""
+
+import os
+import signal
+
+import pytest
+from tests.integration import node
+from tests.integration.cri import Cri
+from tests.integration.shimsocket import ShimSocket, address
+
+REDIS = "localhost/redis:test"
+
+
+def shim_of(pod: str) -> int:
+    with ShimSocket(address(f"{node.TASKS}/k8s.io/{pod}")) as shim:
+        return shim.connect(pod).shim_pid
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_shim_leaves_nothing_of_its_pod(cri: Cri) -> None:
+    annotations = {"zeropod.ctrox.dev/scaledown-duration": "500ms", "zeropod.ctrox.dev/container-names": "asleep"}
+    # What the first pod of all leaves on a node, such as parent cgroups.
+    with cri.pod() as pod:
+        pod.container("app", REDIS)
+    before = node.Census.take()
+    with cri.pod(annotations=annotations) as pod:
+        awake = pod.container("awake", REDIS, command=["sh", "-c", "sleep 4711 & exec sleep 4712"])
+        asleep = pod.container("asleep", REDIS)
+        node.until(
+            lambda: os.path.exists(f"/var/lib/zeropod/i/{asleep.id}/images/inventory.img"), "redis has an image", 30
+        )
+        node.until(lambda: not node.running("redis-server *:6379"), "redis is asleep", 30)
+        os.kill(shim_of(pod.id), signal.SIGKILL)
+        assert [awake.wait().exit_code, asleep.wait().exit_code] == [255, 255]
+    for what, name in {"pod": pod.id, "awake": awake.id, "asleep": asleep.id}.items():
+        node.until(lambda name=name: not node.leftovers(name), f"nothing is left of {what}: {node.leftovers(name)}")  # type: ignore[misc]
+    assert node.running("sleep", "4711") + node.running("sleep", "4712") == []
+    assert node.Census.take() == before
+
+
+@pytest.mark.timeout(60)
+def test_a_pod_can_be_made_anew_after_its_shim_was_killed(cri: Cri) -> None:
+    with cri.pod(name="phoenix") as pod:
+        app = pod.container("app", REDIS)
+        os.kill(shim_of(pod.id), signal.SIGKILL)
+        app.wait()
+    with cri.pod(name="phoenix") as pod:
+        app = pod.container("app", REDIS)
+        node.until(lambda: app.exec("redis-cli", "ping").exit_code == 0, "redis answers")

@@ -1,0 +1,24 @@
+"""The table of scenarios: what can be observed of a container is the same on our runtime as on containerd's own."""
+
+import pytest
+from tests.integration.conftest import OURS, REFERENCE, Worlds
+from tests.integration.shim import commands, failures, lifecycle, limits, pods, processes, streams
+from tests.integration.shim.scenario import TABLE
+
+MODULES = (commands, lifecycle, processes, streams, limits, failures, pods)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", TABLE)
+def test_scenario(name: str, worlds: Worlds) -> None:
+    outcomes = {}
+    for runtime in worlds.runtimes:
+        with worlds.open(runtime) as world:
+            outcomes[runtime] = TABLE[name](world)
+    if len(outcomes) == 2:
+        assert outcomes[OURS] == outcomes[REFERENCE]
+    else:
+        for runtime, outcome in outcomes.items():
+            print(runtime)
+            for fact, value in outcome.items():
+                print(f"    {fact}: {value!r}")

@@ -1,0 +1,106 @@
+"""Things that go wrong on a node: a CRIU that fails, a disk that is full, and what to look at then."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.integration import node
+from tests.integration.shimsocket import ShimSocket, address
+from tests.integration.sleep.helpers.stage import App
+from tests.integration.test_cgroups import MISSING_PAGE
+
+OWN = Path("/opt/zeropod/bin/criu")
+"""Found before the node's own by runc and by the shim."""
+
+STORE = "/var/lib/zeropod/i"
+LOG = "/run/containerd.log"
+
+CHECKPOINT = "grep -qw checkpoint /proc/$PPID/cmdline"
+"""Whether runc wants a checkpoint from this CRIU (it talks to it through a socket, not by arguments)."""
+
+RESTORE = "grep -qw restore /proc/$PPID/cmdline"
+PAGER = '[ "$1" = lazy-pages ]'
+
+
+@contextmanager
+def criu(script: str) -> Iterator[None]:
+    """A CRIU that runs these lines of shell first. $criu is the real one; without an exit or exec it follows."""
+    real = shutil.which("criu")
+    assert real
+    OWN.parent.mkdir(parents=True, exist_ok=True)
+    OWN.write_text(f'#!/bin/bash\ncriu={real}\n{script}\nexec $criu "$@"\n')
+    OWN.chmod(0o755)
+    try:
+        yield
+    finally:
+        OWN.unlink()
+
+
+@contextmanager
+def small_disk(size: str) -> Iterator[None]:
+    """Only so much room for checkpoints, such as `2m`. For containers that begin and end inside."""
+    os.makedirs(STORE, mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "small", STORE], check=True, timeout=10)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", STORE], check=True, timeout=10)
+
+
+def resize_disk(size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", STORE], check=True, timeout=10)
+
+
+def shim_pid(app: App) -> int:
+    with ShimSocket(address(app.bundle)) as shim:
+        return shim.connect(app.id).shim_pid
+
+
+def pagers(app: App) -> list[int]:
+    """The pids of what brings in its pages: processes of that name that have its image mapped."""
+    found = [pid for pid in node.running("lazy-pages") if app.images in node.processes().get(pid, ())]
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            if _read(f"/proc/{name}/comm") == "zeropod-pager\n" and app.images in _read(f"/proc/{name}/maps"):
+                found.append(int(name))
+    return found
+
+
+def _read(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
+@contextmanager
+def unfreezable(app: App) -> Iterator[None]:
+    """A process in its cgroup that cannot freeze, as one that waits for a file server that is gone.
+
+    It is in a system call that needs a page which nobody brings. It can be killed.
+    """
+    freezer = _freezer(app.status.pid)
+    with subprocess.Popen([sys.executable, "-c", MISSING_PAGE], stdout=subprocess.DEVNULL) as stuck:
+        try:
+            node.until(lambda: _read(f"/proc/{stuck.pid}/wchan") == "handle_userfault", "a process waits for a page")
+            (freezer / "cgroup.procs").write_text(str(stuck.pid))
+            yield
+        finally:
+            stuck.kill()
+
+
+def _freezer(pid: int) -> Path:
+    """The cgroup that is frozen when this process is: of the v1 hierarchy `freezer`, or of the only one."""
+    lines = [line.split(":", 2) for line in _read(f"/proc/{pid}/cgroup").splitlines()]
+    paths = {controllers: path for _, controllers, path in lines}
+    if "freezer" in paths:
+        return Path(f"/sys/fs/cgroup/freezer{paths['freezer']}")
+    return Path(f"/sys/fs/cgroup{paths['']}")
+
+
+def logged(app: App, *parts: str) -> bool:
+    """Whether the shim has said all of this of the container in one line of containerd's log."""
+    with open(LOG, errors="replace") as file:
+        return any(app.id in line and all(part in line for part in parts) for line in file)

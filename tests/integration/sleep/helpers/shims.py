@@ -1,0 +1,57 @@
+"""What the shims of the node say about their containers, as `zeropod ps` asks them."""
+
+import json
+import subprocess
+import time
+from typing import Any
+
+import trio
+from tests.integration.patience import patient
+
+from zeropod.manager import shims
+from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
+
+
+def statuses() -> dict[str, ContainerStatus]:
+    """By id; only of shims that answer."""
+    found, _ = trio.run(shims.containers)
+    return {status.id: status for status in found}
+
+
+def status(id: str) -> ContainerStatus:
+    """Raises KeyError when no shim has it."""
+    return statuses()[id]
+
+
+def state(id: str) -> str:
+    """RUNNING, COLD, …; empty when no shim has it."""
+    found = statuses().get(id)
+    return State.Name(found.state) if found else ""
+
+
+def until_state(id: str, wanted: str | tuple[str, ...], timeout: float = 15.0) -> ContainerStatus:
+    """The status once the container is in that state, or one of those. Raises TimeoutError with the last one."""
+    names = (wanted,) if isinstance(wanted, str) else wanted
+    timeout = patient(timeout)
+    deadline = time.monotonic() + timeout
+    while True:
+        found = statuses().get(id)
+        if found and State.Name(found.state) in names:
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{id[:12]} is not {' or '.join(names)} after {timeout} s but {found}")
+        time.sleep(0.01)
+
+
+def row(id: str) -> dict[str, Any]:
+    """What `zeropod ps --json` prints about one container. Raises StopIteration when it has no such container."""
+    return next(row for row in ps() if row["id"] == id)
+
+
+def ps() -> list[dict[str, Any]]:
+    """What `zeropod ps --json` prints."""
+    printed = subprocess.run(
+        ["zeropod", "ps", "--json"], capture_output=True, text=True, timeout=patient(20), check=True
+    ).stdout
+    rows: list[dict[str, Any]] = json.loads(printed)
+    return rows

@@ -1,0 +1,1 @@
+"""What the tests of standby share: applications that check themselves, and looks at frozen processes."""

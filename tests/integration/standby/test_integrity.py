@@ -1,0 +1,95 @@
+"""An application that checks all of its memory and counts its requests, while what keeps it alive is killed at random.
+
+Every answer is right, or containerd is told that the application has ended; never wrong data, and never a wait beyond
+BOUND.
+
+Slow, about a minute: many rounds of sleep and wake, since it is all about the moments that one does not think of.
+"""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+
+import pytest
+from tests.integration import node
+from tests.integration.sleep.helpers import faults
+from tests.integration.sleep.helpers.stage import App, Stage
+from tests.integration.standby.helpers.checker import checker
+
+ROUNDS = 60
+SEED = 60
+MEGABYTES = 24
+BOUND = 10.0
+"""Seconds from a request to its answer or to the end of its connection: the client's patience (client.TIMEOUT)."""
+
+VICTIMS = ("pager", "criu", "shim", "nobody")
+WEIGHTS = (6, 5, 1, 2)
+
+
+def criu() -> list[int]:
+    return [pid for pid, line in node.processes().items() if os.path.basename(line[0]) == "criu"]
+
+
+def kill(app: App, victim: str, chance: random.Random) -> bool:
+    """Whether there was one to be killed."""
+    match victim:
+        case "pager":
+            pids = faults.pagers(app)
+        case "criu":
+            with suppress(TimeoutError):  # it runs for a moment, at the dump and at the restore
+                node.until(lambda: bool(criu()), "there is a CRIU", 1.0)
+            time.sleep(chance.uniform(0, 0.2))
+            pids = criu()
+        case "shim":
+            pids = [faults.shim_pid(app)]
+        case _:
+            return True
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(pids)
+
+
+@pytest.mark.timeout(300)
+def test_whoever_is_killed_data_is_right_or_the_end_is_reported(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(SEED)
+    killed: Counter[str] = Counter()
+    ends = 0
+    events = stage.stack.enter_context(stage.client.events())
+    app, expected = stage.task(checker(MEGABYTES)), 0
+    for number in range(ROUNDS):
+        victim = chance.choices(VICTIMS, WEIGHTS)[0]
+        before_the_request = chance.random() < 0.6
+        # Falling asleep begins after 0.3 s, and takes about as long.
+        time.sleep(chance.uniform(0.25, 0.9))
+        what = f"round {number}, {victim} killed {'before' if before_the_request else 'during'} request {expected + 1}"
+        if before_the_request:
+            killed[f"{victim} of a {app.state} container"] += kill(app, victim, chance)
+            time.sleep(chance.choice((0, 0.001, 0.02, 0.3)))
+        began = time.monotonic()
+        try:
+            with app.connect() as session:
+                session.send(b"next\n")
+                if not before_the_request:
+                    time.sleep(chance.choice((0, 0.001, 0.005, 0.05)))
+                    killed[f"{victim} of a {app.state} container"] += kill(app, victim, chance)
+                answer = session.line()
+        except (ConnectionError, EOFError, FileNotFoundError):  # the last one is its network namespace's
+            ends += 1
+            assert [event.topic for event in events.until(app.id, "exit")].count("exit") == 1, what
+            app, expected = stage.task(checker(MEGABYTES)), 0
+        else:
+            expected += 1
+            assert answer == str(expected), f"{what}: {answer}"
+        assert time.monotonic() - began < BOUND, what
+    with capsys.disabled():
+        print(f"\n  {ROUNDS} rounds, {ends} ends reported, seed {SEED}; killed: {dict(killed)}")
+    assert ends <= sum(count for what, count in killed.items() if what.startswith("shim")) + ROUNDS // 20
+    assert sum(killed[what] for what in killed if what.startswith("pager")) > 3
+    # It is seldom met, the more so on a busy machine; test_failures kills it at chosen moments.
+    assert sum(killed[what] for what in killed if what.startswith("criu")) > 0

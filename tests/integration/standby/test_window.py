@@ -1,0 +1,80 @@
+"""Connections at every instant of the scale-down window: while it is frozen, dumped, restored and frozen again.
+
+Slow, about half a minute each: every round is a fall into sleep, and it takes many to meet all the instants.
+"""
+
+import random
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+from tests.integration.sleep.helpers.client import Session
+from tests.integration.sleep.helpers.stage import KINDS, App, Stage
+from tests.integration.standby.helpers.looks import retransmitted
+
+SEED = 7
+SCALEDOWN = 0.2
+WINDOW = 0.45
+"""Seconds after the scale-down duration in which connections begin: longer than it takes to fall asleep."""
+
+
+def ask(app: App, session: Session, number: int) -> bool:
+    match app.kind.name:
+        case "redis":
+            return session.redis("ECHO", f"number {number}") == b"number %d" % number
+        case "nginx":
+            return session.get() == "hello from nginx\n"
+        case _:
+            return session.ask(f"echo number {number}") == f"number {number}"
+
+
+def knock(app: App, chance: random.Random, number: int, seen: Counter[str]) -> None:
+    """Falls quiet for a random time and then connects a few times, a few milliseconds apart.
+
+    Nobody's first packet goes unanswered, so nobody sends it a second time, which takes a second; and everybody is
+    served by the application.
+    """
+    time.sleep(SCALEDOWN + chance.uniform(-0.02, WINDOW))
+    seen[app.state] += 1
+    with ExitStack() as stack:
+        sessions = []
+        for _ in range(chance.choice((1, 1, 2, 5, 20))):
+            sessions.append(stack.enter_context(app.connect()))
+            assert retransmitted(sessions[-1]) == 0, "the handshake was not answered at once"
+            time.sleep(chance.uniform(0, 0.01))
+        assert all(ask(app, session, number + offset) for offset, session in enumerate(sessions))
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("address", ["pod", "localhost"])
+def test_a_connection_while_it_falls_asleep_never_waits_for_a_second_syn(stage: Stage, address: str) -> None:
+    rounds = 40
+    apps = [stage.app("cri" if address == "pod" else "ctr", kind, "200ms") for kind in KINDS.values()]
+    seen: Counter[str] = Counter()
+
+    def visit(app: App) -> None:
+        chance = random.Random(f"{SEED} {app.kind.name}")
+        for number in range(rounds):
+            knock(app, chance, number, seen)
+
+    with ThreadPoolExecutor(len(apps)) as threads:
+        list(threads.map(visit, apps))
+    # Otherwise the rounds have met nothing but a container that was awake, or asleep.
+    assert seen["CHECKPOINTING"] >= 10, f"the connections came at {seen}"
+    assert seen["STANDBY"] >= 10, f"the connections came at {seen}"
+
+
+@pytest.mark.timeout(120)
+def test_a_request_on_an_open_connection_while_it_falls_asleep_is_answered(stage: Stage) -> None:
+    app = stage.app("cri", KINDS["python"], "200ms")
+    chance = random.Random(SEED)
+    seen: Counter[str] = Counter()
+    with app.connect() as one, app.connect() as other:
+        for number in range(1, 41):
+            time.sleep(SCALEDOWN + chance.uniform(-0.02, WINDOW))
+            seen[app.state] += 1
+            for session in chance.sample([one, other], chance.choice((1, 2))):
+                assert ask(app, session, number)
+    assert seen["CHECKPOINTING"] >= 3, f"the requests came at {seen}"
