@@ -79,8 +79,15 @@ def cgroups(part: str) -> list[str]:
     return [os.path.join(directory, name) for directory, names, _ in os.walk(CGROUPS) for name in names if part in name]
 
 
+def left_over(id: str, timeout: float = 15.0) -> list[str]:
+    """What is left of a container or pod that is gone, after the moment that a shim takes to end. Empty is right."""
+    with suppress(TimeoutError):
+        until(lambda: not leftovers(id), "nothing is left", timeout)
+    return leftovers(id)
+
+
 def leftovers(id: str) -> list[str]:
-    """What is left on the node of a container or pod that should be gone. Empty is right."""
+    """What is on the node of a container or pod right now."""
     left = [f"mount {point}" for point in mounts(id)] + [f"cgroup {path}" for path in cgroups(id)]
     left += [
         f"process {pid}: {' '.join(line)}" for pid, line in processes().items() if any(id in part for part in line)

@@ -19,7 +19,7 @@ def _refused(world: World, *args: str, cwd: str = "/") -> Outcome:
 
     with world.container(*args, spec=change) as box:
         outcome: Outcome = {"run": refusal(box.run), "state": refusal(box.get)}
-        outcome["left over"] = [normal(line) for line in node.leftovers(box.id + "/")]
+        outcome["left over"] = [normal(line) for line in node.left_over(box.id + "/")]
         return outcome
 
 
@@ -89,10 +89,7 @@ def the_shim_is_killed(world: World) -> Outcome:
         exits = [event for event in world.events.until(box.id, "exit") if event.topic == "exit"]
         node.until(lambda: not any(map(node.alive, pids)), "the container's processes are gone")
         outcome: Outcome = {"exit event": exits[0].message.exit_status, "exit events": len(exits)}
-        try:
-            node.until(lambda: not node.leftovers(f"{box.id}/"), "nothing is left", 5)
-        except TimeoutError:
-            outcome["left over"] = [normal(line) for line in node.leftovers(f"{box.id}/")]
+        outcome["left over"] = [normal(line) for line in node.left_over(f"{box.id}/", 5)]
         return outcome | {"task": refusal(box.get), "topics": world.topics(box, "delete")}
 
 
@@ -124,8 +121,10 @@ def containerd_is_restarted(world: World) -> Outcome:
             for box in (logged, piped, lasting):
                 box.run()
             piped.streams.stdout.until(b"line 3\n")
+            ending = [process.pid for box in (logged, piped) for process in box.pids()]
             containerd = node.stop_containerd(signal.SIGKILL)
-            piped.streams.stdout.until(b"line 79\n")  # these two end while nobody is there
+            # These two end while nobody is there.
+            node.until(lambda: not any(map(node.alive, ending)), "both have ended")
             node.start_containerd(*containerd)
             expected = "".join(f"line {number}\n" for number in range(80))
             with open(log) as file:

@@ -26,7 +26,7 @@ def run_to_an_exit_code(world: World) -> Outcome:
         outcome["deleted"] = (deleted.exit_status, deleted.pid == created, deleted.exited_at == stopped.exited_at)
         outcome["after delete"] = refusal(box.get)
         outcome["delete again"] = refusal(box.delete)
-        outcome["left over"] = node.leftovers(box.id + "/")
+        outcome["left over"] = node.left_over(box.id + "/")
     return outcome
 
 

@@ -101,7 +101,7 @@ def test_a_bad_value_fails_the_creation_and_is_named(stage: Stage, key: str, val
             box.create()
         assert PREFIX + key in refused.value.message
         assert value in refused.value.message
-        assert node.leftovers(f"{box.id}/") == []
+        assert node.left_over(f"{box.id}/") == []
 
 
 RESTARTED = {"disable-checkpointing": "true"}

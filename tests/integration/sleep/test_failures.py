@@ -314,4 +314,4 @@ def test_a_pod_whose_shim_is_killed_asleep_can_be_removed(stage: Stage) -> None:
     problems = pod.remove()
     assert problems == []
     for name in (app.id, other.id, pod.id):
-        assert node.leftovers(name) == []
+        assert node.left_over(name) == []

@@ -286,7 +286,7 @@ def test_a_pod_whose_shim_is_killed_in_standby_can_be_removed(stage: Stage) -> N
     assert pod.remove() == []
     assert not any(map(node.alive, pids))
     for name in (pod.id, *(app.id for app in apps)):
-        assert node.leftovers(name) == []
+        assert node.left_over(name) == []
 
 
 def test_the_end_of_a_process_in_standby_is_reported(stage: Stage) -> None:
