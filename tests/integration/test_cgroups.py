@@ -4,6 +4,7 @@ The v2 hierarchy of a v1 node has no controllers, but the freezer and the change
 core and are the real ones here. The unit tests read v2 statistics from plain files.
 """
 
+import os
 import platform
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from zeropod.runtime.cgroups.change import Changes
 
 V1 = Path("/sys/fs/cgroup")
 CONTROLLERS = ("blkio", "cpu", "cpuacct", "freezer", "memory", "pids")
-NAME = "zeropod-test"
+NAME = f"zeropod-test-{os.urandom(4).hex()}"
+"""Its own, since nodes side by side have one v2 hierarchy in common."""
+
 MEBIBYTE = 2**20
 
 #: The number of userfaultfd(2).

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from tests.integration import node
 from tests.integration.containerd import Spec
-from tests.integration.ctr import Ctr
+from tests.integration.ctr import Ctr, Result
 from tests.integration.shim.scenario import Outcome, World, refusal, scenario, text
 
 from zeropod.rpc.messages import runc_options_pb2
@@ -58,24 +58,36 @@ def ctr_run_in_the_background(world: World) -> Outcome:
         return outcome | {"delete": deleted.status, "container": ctr("container", "delete", name).status}
 
 
+COUNTS = """\
+import itertools, os, time
+for number in itertools.count(1):
+    with open("/tmp/new", "w") as file:
+        file.write(str(number))
+    os.rename("/tmp/new", "/tmp/count")
+    time.sleep(0.02)
+"""
+
+
 @scenario
 def ctr_checkpoint_and_restore(world: World) -> Outcome:
-    with _ctr(world) as (ctr, name), _ctr(world) as (_, again), tempfile.TemporaryDirectory():
-        # By a rename, since a file that is being written is empty for a moment.
-        program = "i=0; while :; do i=$((i+1)); echo $i >/tmp/new; mv /tmp/new /tmp/count; sleep 0.02; done"
-        outcome: Outcome = {"run": ctr.run(name, "sh", "-c", program, flags=("-d",)).status}
+    with _ctr(world) as (ctr, name), _ctr(world) as (_, again):
+        started = ctr.run(name, "python3", "-c", COUNTS, image="localhost/python:test", flags=("-d",))
+        outcome: Outcome = {"run": started.status}
+        node.until(lambda: ctr.exec(name, "first", "cat", "/tmp/count").status == 0, "it counts")
         reference = f"localhost/checkpoint:{name}"
         kept = ctr("container", "checkpoint", "--rw", "--image", "--task", name, reference)
         outcome["checkpoint"] = (kept.status, kept.stderr)
-        before = ctr.exec(name, "look", "cat", "/tmp/count")
+        outcome["before"] = _count(ctr.exec(name, "look", "cat", "/tmp/count"))
         ctr.remove(name)
         restored = ctr("container", "restore", "--rw", "--live", again, reference)
         outcome["restore"] = (restored.status, restored.stderr)
-        after = ctr.exec(again, "look", "cat", "/tmp/count")
+        outcome["it goes on"] = _count(ctr.exec(again, "look", "cat", "/tmp/count"))
         ctr("images", "rm", reference)
-        for when, look in (("before", before), ("it goes on", after)):
-            outcome[when] = (look.status, look.stderr, int(look.stdout or 0) > 0)
         return outcome
+
+
+def _count(look: Result) -> tuple[int, str, bool]:
+    return look.status, look.stderr, int(look.stdout or 0) > 0
 
 
 @scenario

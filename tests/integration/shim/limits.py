@@ -171,7 +171,7 @@ def out_of_memory_in_an_exec(world: World) -> Outcome:
 def _checkpoint(world: World, *, exit: bool) -> Outcome:
     with tempfile.TemporaryDirectory() as directory:
         images, work = os.path.join(directory, "images"), os.path.join(directory, "work")
-        with world.container("sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.02; done") as box:
+        with world.container("sh", "-c", "trap 'exit 5' TERM; echo ready; sleep 1000 & while :; do wait; done") as box:
             box.run().streams.stdout.until(b"ready")
             options = runc_options_pb2.CheckpointOptions(exit=exit, image_path=images, work_path=work)
             outcome: Outcome = {"descriptors": len(box.checkpoint(options))}

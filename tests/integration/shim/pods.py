@@ -172,6 +172,7 @@ def a_pod_survives_a_restart_of_containerd(world: World) -> Outcome:
         node.until(lambda: redis.exec("redis-cli", "set", "a", "b").exit_code == 0, "redis answers")
         node.start_containerd(*node.stop_containerd())
         outcome: Outcome = {"ended": _ended(counting)}
+        node.until(lambda: counting.logs().endswith("60\n"), "the last line is in the log")
         outcome["lines"] = counting.logs().split() == [str(number) for number in range(1, 61)]
         outcome["data"] = redis.exec("redis-cli", "get", "a").stdout
         return outcome | {"state": redis.state}

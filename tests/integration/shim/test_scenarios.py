@@ -8,7 +8,7 @@ from tests.integration.shim.scenario import TABLE
 MODULES = (commands, lifecycle, processes, streams, limits, failures, pods)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", TABLE)
 def test_scenario(name: str, worlds: Worlds) -> None:
     outcomes = {}

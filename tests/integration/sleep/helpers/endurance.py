@@ -4,6 +4,7 @@ It knows what every answer must be. It comes when the application is awake, is b
 woken, with one connection or a few at once, and now and then on a connection that it has kept from the beginning.
 """
 
+import math
 import random
 import statistics
 import time
@@ -38,7 +39,7 @@ class Record:
     """Seconds from the connection to the answer, of requests that found the application asleep."""
 
     def line(self) -> str:
-        latencies = sorted(self.wakes)
+        latencies = sorted(self.wakes) or [math.nan]
         middle = statistics.median(latencies) * 1000
         highest = latencies[min(len(latencies) - 1, round(0.99 * len(latencies)))] * 1000
         return (
@@ -48,7 +49,10 @@ class Record:
 
 
 class Visitor:
-    """Visits one application; `gaps` are the shortest and longest pause between two visits in seconds."""
+    """Visits one application; `gaps` are the shortest and longest pause between two visits in seconds.
+
+    The longest is that for an application which takes no time to fall asleep: what it has last taken is added.
+    """
 
     def __init__(self, app: App, seed: int, gaps: tuple[float, float]) -> None:
         self.app = app
@@ -56,13 +60,16 @@ class Visitor:
         self._random = random.Random(f"{seed} {app.kind.name}")
         self._gaps = gaps
         self._count = 0
+        self._falls_asleep_in = 0.0
+        """Seconds."""
 
     def visit_until(self, cycles: int, deadline: float) -> Record:
         """Visits until the application was woken so often; `deadline` is a time.monotonic()."""
         record = self.record
         with self.app.connect() as kept:
             while record.cycles < cycles and time.monotonic() < deadline:
-                time.sleep(self._random.uniform(*self._gaps))
+                shortest, longest = self._gaps
+                time.sleep(self._random.uniform(shortest, longest + self._falls_asleep_in))
                 asleep = self.app.state in ASLEEP
                 started = time.monotonic()
                 count = 0 if self._random.random() < KEPT else self._random.choice(BURSTS)
@@ -91,6 +98,7 @@ class Visitor:
         status, record = self.app.status, self.record
         record.cycles, record.checkpoints = status.restores, status.checkpoints
         record.checkpoint_errors, record.restore_errors = status.checkpoint_errors, status.restore_errors
+        self._falls_asleep_in = status.last_checkpoint_ms / 1000
 
     def _new(self, count: int) -> None:
         sessions: list[Session] = []
