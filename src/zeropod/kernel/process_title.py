@@ -13,8 +13,14 @@ _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 _NO_FILE = 0xFFFFFFFF
 
 _STAT = {
-    **{"start_code": 26, "end_code": 27, "start_stack": 28, "start_data": 45, "end_data": 46, "start_brk": 47},
-    **{"env_start": 50, "env_end": 51},
+    "start_code": 26,
+    "end_code": 27,
+    "start_stack": 28,
+    "start_data": 45,
+    "end_data": 46,
+    "start_brk": 47,
+    "env_start": 50,
+    "env_end": 51,
 }
 """The numbers of fields of /proc/PID/stat, by their names in the kernel's struct prctl_mm_map."""
 

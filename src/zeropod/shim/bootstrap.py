@@ -8,7 +8,6 @@ containerd waits for `start`, so each action is a module of its own and only tha
 """
 
 import sys
-from posix import _exit
 
 ACTIONS = {
     "start": "zeropod.shim.start",
@@ -18,9 +17,6 @@ ACTIONS = {
     "zygote": "zeropod.shim.forking",
 }
 """Each module's `main(flags) -> status` is the action."""
-
-AT_ONCE = frozenset({"start"})
-"""Actions whose process ends without taking the interpreter down, which takes two milliseconds and frees nothing."""
 
 _WITH_VALUE = ("namespace", "address", "publish-binary", "id", "bundle", "socket")
 
@@ -105,8 +101,4 @@ def main(arguments: list[str]) -> int:
         return 0
     # Not importlib.import_module: importing importlib costs `start` a millisecond.
     status: int = __import__(ACTIONS[action], fromlist=["main"]).main(flags)
-    if action in AT_ONCE:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        _exit(status)
     return status

@@ -1,8 +1,8 @@
 """The zygote's own process: has one fork ready for the next order, and ends with the last of its shims.
 
-It runs no event loop, has no thread and does nothing between two orders. The fork that waits, the spare, takes an order,
-says so, and is a shim from then on; the zygote makes the next spare. Neither is a child of the zygote's: nobody here has
-to wait for its end, and a shim lives on when the zygote dies.
+It runs no event loop, has no thread and does nothing between two orders. The fork that waits, the spare, takes an
+order, says so, and is a shim from then on; the zygote makes the next spare. Neither is a child of the zygote's: nobody
+here has to wait for its end, and a shim lives on when the zygote dies.
 
 Three pipes tell who is there, by their ends alone. `taken`: the spare has the write end, and writes when it takes an
 order. `shims`: each shim has the write end; when nobody has, the last one is gone. `zygote`: the zygote has the write
@@ -17,7 +17,6 @@ import struct
 import sys
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import NoReturn
 
 from zeropod.kernel import pidfd, process_title
 from zeropod.shim import bootstrap, freeze, rehearsal, serve, zygote
@@ -32,6 +31,9 @@ FIRST = 60.0
 
 ORDER = 10.0
 """Seconds for who has connected to say what it wants."""
+
+COLLECT = 10_000
+"""New objects after which a shim looks for garbage. It has some hundred; a look takes most of a megabyte for good."""
 
 MESSAGE = 1 << 20
 """Bytes that an order may have: the kernel takes much less as one message."""
@@ -128,15 +130,14 @@ def _spare(ends: Ends) -> int:
     poll = select.poll()
     poll.register(ends.listener, select.POLLIN)
     poll.register(ends.zygote, 0)
-    while True:
-        if any(descriptor == ends.zygote for descriptor, _ in poll.poll()):
-            return 0
+    while all(descriptor != ends.zygote for descriptor, _ in poll.poll()):
         connection, _ = ends.listener.accept()
         with closing(connection):
-            if received := _receive(connection):
-                shim = _take(connection, ends, *received)
-                break
-    return serve.shim(*shim) if shim else 1
+            received = _receive(connection)
+            shim = _take(connection, ends, *received) if received else None
+        if received:
+            return serve.shim(*shim) if shim else 1
+    return 0
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, int] | None:
@@ -153,9 +154,7 @@ def _receive(connection: socket.socket) -> tuple[bytes, int] | None:
     return (message, descriptors[0]) if descriptors else None
 
 
-def _take(
-    connection: socket.socket, ends: Ends, message: bytes, descriptor: int
-) -> tuple[Flags, socket.socket] | None:
+def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int) -> tuple[Flags, socket.socket] | None:
     """Makes the spare a shim, and says so before it serves anybody; None if it cannot be the one that is wanted."""
     os.open(f"/proc/self/fd/{ends.shims}", os.O_WRONLY | os.O_CLOEXEC)  # and stays so for life
     os.write(ends.taken, b"1")
@@ -184,5 +183,6 @@ def become(order: Order) -> Flags:
         process_title.show(order.arguments)
     sys.argv[:] = map(os.fsdecode, order.arguments)
     _, flags = bootstrap.parse(sys.argv[1:])
+    gc.set_threshold(COLLECT)
     gc.enable()
     return flags

@@ -1,9 +1,9 @@
 """Keeps the memory that forks share shared: what the interpreter would write to it without need.
 
-A page of memory is a fork's own, 4 KiB of it, from the first byte on that it writes there. A Python program writes
-nearly everywhere: it counts references to objects that it only looks at, and puts new objects into the gaps that were
-left between old ones. Against the first, all objects become immortal, as PEP 683 has it: None is, since Python 3.12, and
-nobody counts its references. Against the second the gaps are filled.
+A page of memory, 4 KiB, is a fork's own from the first byte on that it writes there. A Python program writes nearly
+everywhere: it counts references to objects that it only looks at, and puts new objects into the gaps between old ones.
+Against the first, all objects become immortal, as None is since Python 3.12 (PEP 683): nobody counts their references.
+Against the second the gaps are filled.
 
 What is here knows CPython from the inside. Where it does not find what it knows, it leaves things alone; then a fork
 takes some megabytes more.
@@ -12,7 +12,6 @@ takes some megabytes more.
 import ctypes
 import gc
 import sys
-from collections.abc import Iterable
 from types import CodeType, FrameType
 
 _SMALL = 512
@@ -91,27 +90,26 @@ def _immortality() -> int | None:
 
 
 def _immortalize(count: int) -> None:
-    found: dict[int, object] = {}
-    own = {id(found)}
-    now: list[object] = gc.get_objects()
-    while now:
-        own.add(id(now))
-        now = [thing for thing in now if type(thing) is not FrameType and id(thing) not in own]
-        own.add(id(now))
-        found.update((id(thing), thing) for thing in now)
-        now = [thing for thing in _referents(now) if id(thing) not in found]
-    for thing in found.values():
-        word = _count(thing)
-        if word.value & 0xFFFFFFFF < _LEAST:  # not so already
-            word.value = count
+    word_at = ctypes.c_uint64.from_address
+    found = gc.get_objects()  # first of all, so that nothing of this search is among what it finds
+    while found:
+        new = []
+        for thing in found:
+            word = word_at(id(thing))
+            # A frame is what runs right now, and holds what this search is made of.
+            if word.value & 0xFFFFFFFF < _LEAST and type(thing) is not FrameType:
+                word.value = count
+                new.append(thing)
+        found = _referents(new)
 
 
-def _referents(things: Iterable[object]) -> Iterable[object]:
-    yield from gc.get_referents(*things)
+def _referents(things: list[object]) -> list[object]:
+    found = gc.get_referents(*things)
     for thing in things:
         if type(thing) is CodeType:  # which does not tell the collector what it holds
-            yield from (thing.co_consts, thing.co_names, thing.co_name, thing.co_qualname, thing.co_filename)
-            yield from (thing.co_linetable, thing.co_exceptiontable)
+            found += (thing.co_consts, thing.co_names, thing.co_name, thing.co_qualname, thing.co_filename)
+            found += (thing.co_linetable, thing.co_exceptiontable)
+    return found
 
 
 def _fill_gaps() -> None:

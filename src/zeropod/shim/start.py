@@ -4,7 +4,7 @@ containerd waits for it at every container: it binds the socket, hands it to the
 zygote wherever possible, and answers. The kernel queues containerd's first request until that process is up.
 
 What every `start` needs are modules that are built into the interpreter: the pure ones of the standard library, such as
-os, json and socket, would take twice as long to import as all else does. Those for what happens once are imported there.
+os, json and socket, would take twice as long to import as all else does. What happens once imports what it needs.
 """
 
 import errno
@@ -15,7 +15,12 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 from zeropod import built
 from zeropod.shim import zygote
 from zeropod.shim.bootstrap import Flags
-from zeropod.shim.zygote import blake2s, read
+from zeropod.shim.zygote import read
+
+try:
+    from _blake2 import blake2s
+except ImportError:  # a Python that has hashes from OpenSSL alone
+    from hashlib import blake2s
 
 TYPE_CHECKING = False  # as type checkers know it, without the import of typing
 if TYPE_CHECKING:
@@ -117,7 +122,7 @@ def _parsed(text: str) -> "dict[str, Any]":
     try:
         from _json import make_scanner
 
-        scan = make_scanner(_Scanning)
+        scan = make_scanner(_Scanning)  # type: ignore[arg-type]
     except (ImportError, AttributeError, TypeError):  # another Python than those that are known
         from json import loads as scan_all
 
@@ -206,7 +211,7 @@ def _serve(listener: int, flags: Flags) -> None:
     order = zygote.Order(oom_score, posix.getcwdb(), arguments, posix.environ)
     try:
         zygote.ask(built.TREE, listener, order, lambda zygotes: _spawn(zygotes, flags, "zygote", oom_score))
-    except zygote.Unavailable as reason:
+    except zygote.ZygoteError as reason:
         _spawn(listener, flags, "serve", oom_score)
         _say(f"this shim is a program of its own, which takes 25 MB more: it could not be a zygote's: {reason}")
 

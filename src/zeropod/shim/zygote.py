@@ -32,23 +32,25 @@ DIRECTORY = "/run/zeropod/zygotes"
 BACKLOG = 4096
 """Those that may ask while it comes up; the kernel takes the smaller of this and net.core.somaxconn."""
 
-ANSWER = 10.0
+ANSWER = 20.0
 """Seconds that the answer is waited for; the first one takes as long as the zygote needs for its imports."""
 
-ATTEMPTS = 2
+ATTEMPTS = 3
 """A zygote may be about to end, with its last shim, or be killed, when it is asked; then another one is begun."""
 
 WORDS = 1000
 """Bytes of an answer: a pid, or what was in the way."""
 
-LOCK_LOOKS, LOCK_PAUSE = 200, 0.01
-"""How often, and after how many seconds again, the lock is tried for: it is held for some milliseconds."""
+PAUSE = 0.01
+"""Seconds before the next attempt, or the next look whether the lock is free, which is held for some milliseconds."""
+
+LOCK_LOOKS = 200
 
 _STATUS = (b"Umask", b"Uid", b"Gid", b"Groups", b"Cap", b"NoNewPrivs", b"Seccomp")
 """The lines of /proc/self/status that tell what a child inherits."""
 
 
-class Unavailable(Exception):
+class ZygoteError(Exception):
     """No zygote has made this shim, nor will; says why."""
 
 
@@ -115,7 +117,7 @@ def read(path: str) -> bytes:
 
 
 def ask(build: str, listener: int, order: Order, begin: "Callable[[int], object]") -> int:
-    """The pid of a shim that serves `listener`, or will in a moment. Raises Unavailable.
+    """The pid of a shim that serves `listener`, or will in a moment. Raises ZygoteError.
 
     `build`: what tells this build of zeropod from others.
     `begin`: starts a zygote with this listening socket. Raises OSError.
@@ -123,7 +125,7 @@ def ask(build: str, listener: int, order: Order, begin: "Callable[[int], object]
     try:
         _make(DIRECTORY)
         if reason := exposure(DIRECTORY):
-            raise Unavailable(reason)
+            raise ZygoteError(reason)
         path, message = place(build), order.encode()
         for _ in range(ATTEMPTS):
             connection = connect(path) or _begin(path, begin)
@@ -133,12 +135,13 @@ def ask(build: str, listener: int, order: Order, begin: "Callable[[int], object]
                 if answer.isdigit():
                     return int(answer)
                 if answer:
-                    raise Unavailable(answer.decode(errors="replace"))
+                    raise ZygoteError(answer.decode(errors="replace"))
             finally:
                 connection.close()
+            sleep(PAUSE)
     except OSError as error:
-        raise Unavailable(str(error)) from error
-    raise Unavailable("it has ended without an answer")
+        raise ZygoteError(str(error)) from error
+    raise ZygoteError("it has ended without an answer")
 
 
 def _make(directory: str) -> None:
@@ -164,18 +167,15 @@ def connect(path: str) -> "socket | None":
 
 
 def _begin(path: str, begin: "Callable[[int], object]") -> socket:
-    """Starts a zygote, unless somebody else just has, and connects to it. Raises OSError, Unavailable."""
+    """Starts a zygote, unless somebody else just has, and connects to it. Raises OSError, ZygoteError."""
     lock = locked()
     if lock is None:
-        raise Unavailable(f"somebody else has been holding {DIRECTORY}/lock for long")
+        raise ZygoteError(f"somebody else has been holding {DIRECTORY}/lock for long")
     listener = socket(AF_UNIX, SOCK_SEQPACKET)
     try:
         if connection := connect(path):
             return connection
-        try:
-            posix.unlink(path)  # one that was killed has left it
-        except FileNotFoundError:
-            pass
+        _remove(path)  # one that was killed has left it
         previous = posix.umask(0o177)
         try:
             listener.bind(path)
@@ -185,15 +185,22 @@ def _begin(path: str, begin: "Callable[[int], object]") -> socket:
         try:
             begin(listener.fileno())
         except BaseException:
-            posix.unlink(path)
+            _remove(path)
             raise
         connection = connect(path)
     finally:
         listener.close()
         posix.close(lock)
     if connection is None:
-        raise Unavailable("it has ended as soon as it was started")
+        raise ZygoteError("it has ended as soon as it was started")
     return connection
+
+
+def _remove(path: str) -> None:
+    try:
+        posix.unlink(path)
+    except FileNotFoundError:
+        return
 
 
 def locked() -> int | None:
@@ -203,7 +210,7 @@ def locked() -> int | None:
         try:
             posix.lockf(descriptor, posix.F_TLOCK, 0)
         except (BlockingIOError, PermissionError):
-            sleep(LOCK_PAUSE)
+            sleep(PAUSE)
         else:
             return descriptor
     posix.close(descriptor)
@@ -211,7 +218,7 @@ def locked() -> int | None:
 
 
 def _answer(connection: socket, listener: int, message: bytes) -> bytes:
-    """Nothing if it has ended instead. Raises Unavailable when it is there but does not answer."""
+    """Nothing if it has ended instead. Raises ZygoteError when it is there but does not answer."""
     try:
         connection.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, listener.to_bytes(4, sys.byteorder))])
         return connection.recv(WORDS)
@@ -226,4 +233,4 @@ def _answer(connection: socket, listener: int, message: bytes) -> bytes:
             return answer
     except OSError:
         pass
-    raise Unavailable(f"it has not answered within {ANSWER:g} s")
+    raise ZygoteError(f"it has not answered within {ANSWER:g} s")
