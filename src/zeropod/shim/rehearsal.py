@@ -33,7 +33,7 @@ from zeropod.shim.status import StatusService
 TIMES = 3
 """The interpreter looks twice before it rewrites."""
 
-ENOUGH = 3.0
+ENOUGH = 10.0
 """Seconds after which the zygote does without the rest."""
 
 PROGRAM = """#!/bin/sh

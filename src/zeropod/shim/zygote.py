@@ -32,7 +32,7 @@ DIRECTORY = "/run/zeropod/zygotes"
 BACKLOG = 4096
 """Those that may ask while it comes up; the kernel takes the smaller of this and net.core.somaxconn."""
 
-ANSWER = 20.0
+ANSWER = 30.0
 """Seconds that the answer is waited for; the first one takes as long as the zygote needs for its imports."""
 
 ATTEMPTS = 3
