@@ -76,9 +76,9 @@ def exit_code(si_code: int, si_status: int) -> int:
     return si_status if si_code == os.CLD_EXITED else 128 + si_status
 
 
-def set_subreaper() -> None:
-    """Makes this process the parent of all its descendants whose own parent has ended."""
-    libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def set_subreaper(*, wanted: bool = True) -> None:
+    """Makes this process the parent of all its descendants whose own parent has ended; or an ordinary one again."""
+    libc.call("prctl", _PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
 def set_name(name: str) -> None:

@@ -14,6 +14,7 @@ ACTIONS = {
     "delete": "zeropod.shim.delete",
     "info": "zeropod.shim.info",
     "serve": "zeropod.shim.serve",
+    "zygote": "zeropod.shim.forking",
 }
 """Each module's `main(flags) -> status` is the action."""
 
@@ -74,7 +75,7 @@ def parse(arguments: list[str]) -> tuple[str, Flags]:
         action = "info"
     if action not in ACTIONS:
         raise UsageError(f"{action or 'nothing'} is no action: one of {', '.join(sorted(ACTIONS))}")
-    if action != "info" and not (values.get("namespace") and values.get("id")):
+    if action not in ("info", "zygote") and not (values.get("namespace") and values.get("id")):
         raise UsageError(f"{action} needs -namespace and -id")
     return action, Flags(
         namespace=values.get("namespace", ""),

@@ -40,6 +40,10 @@ from zeropod.shim.start import group_of
 
 log = logging.getLogger(__name__)
 
+SLEEPER_BEGINS = 0.05
+"""Seconds after the start: the kernel takes milliseconds to load its eBPF program, and containerd shall have its answer
+first. Nothing is missed, since the start itself counts as activity."""
+
 LAST_EXECS = 10.0
 """Seconds that the exit of the init process waits for those of its execs, which the kernel has killed by then."""
 
@@ -134,8 +138,13 @@ class Container:
             self.life.enter(State.RUNNING)
             self.publish(events_pb2.TaskStart(container_id=self.id, pid=self.init.pid))
         if self.sleeper:
-            self.host.nursery.start_soon(self.sleeper.run)
+            self.host.nursery.start_soon(self._sleep_from_now_on, self.sleeper)
         return self.init.pid
+
+    async def _sleep_from_now_on(self, sleeper: Sleeper) -> None:
+        await trio.sleep(SLEEPER_BEGINS)
+        if self.life.state is not State.STOPPED:
+            await sleeper.run()
 
     async def _restore_given_checkpoint(self, images: Path) -> None:
         work = self.runc.bundle / "criu-work"

@@ -36,10 +36,15 @@ ORPHANS = 2.0
 
 
 def main(flags: Flags) -> int:
+    """Where no zygote could be asked for this shim, and so it was started as a program."""
+    return shim(flags, socket.socket(fileno=SOCKET_FD))
+
+
+def shim(flags: Flags, listener: socket.socket) -> int:
+    """Serves at `listener` until the last container is gone; then its socket is removed. Runs in the bundle."""
     shim_log.configure("log", debug=flags.debug)
     pidfd.set_subreaper()
     pidfd.set_name("zeropod-shim")
-    listener = socket.socket(fileno=SOCKET_FD)
     address = listener.getsockname()
     try:
         trio.run(run, flags, listener)

@@ -1,21 +1,31 @@
 """`start`: gives containerd the address of the pod's shim, starting that shim if it is not there yet.
 
-containerd waits for it at every pod, so it needs the standard library alone: it binds the socket, hands it to the
-process that will serve, and answers. The kernel queues containerd's first request until that process is up.
+containerd waits for it at every container: it binds the socket, hands it to the process that will serve, a fork of the
+zygote wherever possible, and answers. The kernel queues containerd's first request until that process is up.
+
+What every `start` needs are modules that are built into the interpreter: the pure ones of the standard library, such as
+os, json and socket, would take twice as long to import as all else does. What happens once imports what it needs.
 """
 
 import errno
-import json
-import os
-import socket
+import posix
 import sys
-from hashlib import sha256
+from _socket import AF_UNIX, SOCK_STREAM, socket
 
+from zeropod import built
+from zeropod.shim import zygote
 from zeropod.shim.bootstrap import Flags
+from zeropod.shim.zygote import read
+
+try:
+    from _blake2 import blake2s
+except ImportError:  # a Python that has hashes from OpenSSL alone
+    from hashlib import blake2s
 
 TYPE_CHECKING = False  # as type checkers know it, without the import of typing
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 SOCKETS = "/run/containerd/s"
 """Where containerd's shims have their sockets (its `shim.SocketAddress`)."""
@@ -43,7 +53,8 @@ def main(flags: Flags) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"containerd-shim-zeropod-v2: cannot start the shim of {flags.id}: {error}\n")
         return 1
-    print(json.dumps({"version": protocol(flags.publish_binary), "address": address, "protocol": "ttrpc"}))
+    # JSON, as it is: nothing in it needs quoting.
+    print(f'{{"version": {protocol(flags.publish_binary)}, "address": "{address}", "protocol": "ttrpc"}}', flush=True)
     return 0
 
 
@@ -53,17 +64,16 @@ def protocol(containerd: str) -> int:
     Asking it takes some 40 ms, so the answer is kept, under what tells this very binary from its next version.
     """
     try:
-        status = os.stat(containerd)
+        status = posix.stat(containerd)
         known = f"{PROTOCOLS}/protocol-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
         try:
-            with open(known) as file:
-                return int(file.read())
+            return int(read(known))
         except (FileNotFoundError, ValueError):
             version = _version(containerd)
-        os.makedirs(PROTOCOLS, mode=0o700, exist_ok=True)
-        with open(f"{known}.{os.getpid()}", "w") as file:
+        _make(PROTOCOLS, 0o700)
+        with open(f"{known}.{posix.getpid()}", "w") as file:
             file.write(str(version))
-        os.rename(f"{known}.{os.getpid()}", known)
+        posix.rename(f"{known}.{posix.getpid()}", known)
     except OSError:
         return OLD_PROTOCOL
     return version
@@ -84,13 +94,16 @@ def _version(containerd: str) -> int:
 def start(flags: Flags) -> str:
     """The address of a shim that serves, or will when it is up. Raises OSError, ValueError for a bad config.json."""
     path = socket_path(flags, group(flags.id))
-    with socket.socket(socket.AF_UNIX) as listener:
+    listener = socket(AF_UNIX, SOCK_STREAM)
+    try:
         if _bind(listener, path):
             try:
-                _spawn(listener, flags)
+                _serve(listener.fileno(), flags)
             except BaseException:
-                os.unlink(path)
+                posix.unlink(path)
                 raise
+    finally:
+        listener.close()
     address = f"unix://{path}"
     with open("address", "w") as file:
         file.write(address)
@@ -99,8 +112,38 @@ def start(flags: Flags) -> str:
 
 def group(id: str, bundle: str = ".") -> str:
     """Which shim the container with this bundle belongs to. Raises OSError, ValueError for no JSON."""
-    with open(f"{bundle}/config.json", "rb") as file:
-        return group_of(id, json.load(file).get("annotations") or {})
+    with open(f"{bundle}/config.json", encoding="utf-8") as file:
+        config = _parsed(file.read())
+    return group_of(id, config.get("annotations") or {})
+
+
+def _parsed(text: str) -> "dict[str, Any]":
+    """A JSON document, by the parser that the json module has in C, without that module. Raises ValueError."""
+    try:
+        from _json import make_scanner
+
+        scan = make_scanner(_Scanning)  # type: ignore[arg-type]
+    except (ImportError, AttributeError, TypeError):  # another Python than those that are known
+        from json import loads as scan_all
+
+        config = scan_all(text)
+    else:
+        try:
+            config, _ = scan(text.lstrip(), 0)
+        except StopIteration:
+            raise ValueError("config.json holds no JSON") from None
+    if not isinstance(config, dict):
+        raise ValueError("config.json holds no object")
+    return config
+
+
+class _Scanning:
+    """How the parser is to read, as json.JSONDecoder says by default."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int, parse_constant = float, int, float
+    memo: "dict[str, str]" = {}
 
 
 def group_of(id: str, annotations: "Mapping[str, str]") -> str:
@@ -111,66 +154,110 @@ def group_of(id: str, annotations: "Mapping[str, str]") -> str:
 def socket_path(flags: Flags, group: str) -> str:
     # A path has room for 107 bytes, an id alone may have 76.
     name = "/".join(("zeropod", flags.address, flags.namespace, group))
-    return f"{SOCKETS}/{sha256(name.encode()).hexdigest()}"
+    return f"{SOCKETS}/{blake2s(name.encode()).hexdigest()}"
 
 
-def _bind(listener: socket.socket, path: str) -> bool:
+def _bind(listener: socket, path: str) -> bool:
     """Binds and listens; False when another shim of the group listens there already."""
-    os.makedirs(SOCKETS, mode=0o711, exist_ok=True)
+    _make(SOCKETS, 0o711)
     for attempt in range(2):
         try:
-            previous = os.umask(0o177)  # never open to others, not for an instant
+            previous = posix.umask(0o177)  # never open to others, not for an instant
             try:
                 listener.bind(path)
             finally:
-                os.umask(previous)
+                posix.umask(previous)
             break
         except OSError as error:
             if error.errno != errno.EADDRINUSE or attempt:
                 raise
             if answers(path):
                 return False
-            os.unlink(path)  # a shim that was killed left it
+            posix.unlink(path)  # a shim that was killed left it
     listener.listen(BACKLOG)
     return True
 
 
+def _make(directory: str, mode: int) -> None:
+    try:
+        posix.mkdir(directory, mode)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        import os
+
+        os.makedirs(directory, mode, exist_ok=True)
+
+
 def answers(path: str) -> bool:
     """Whether a shim listens there."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
+    probe = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        probe.connect(path)
+    except OSError:
+        return False
+    finally:
+        probe.close()
     return True
 
 
-def _spawn(listener: socket.socket, flags: Flags) -> None:
-    """Starts `serve` with the socket, in a process group of its own, as this very program was started."""
+def _serve(listener: int, flags: Flags) -> None:
+    """Leaves a process behind that serves this socket. Raises OSError."""
+    oom_score = _oom_score()
+    if built.TREE is None:  # a checkout, where what a zygote has imported may be of yesterday
+        _spawn(listener, flags, "serve", oom_score)
+        return
+    arguments = [word.encode(errors="surrogateescape") for word in (sys.argv[0], *flags.arguments)]
+    order = zygote.Order(oom_score, posix.getcwdb(), arguments, posix.environ)
+    try:
+        zygote.ask(built.TREE, listener, order, lambda zygotes: _spawn(zygotes, flags, "zygote", oom_score))
+    except zygote.ZygoteError as reason:
+        _spawn(listener, flags, "serve", oom_score)
+        _say(f"this shim is a program of its own, which takes 25 MB more: it could not be a zygote's: {reason}")
+
+
+def _spawn(listener: int, flags: Flags, action: str, oom_score: int) -> None:
+    """Starts another action with the socket, in a process group of its own, as this very program was started."""
     own = list(flags.arguments)
     program = sys.orig_argv[: len(sys.orig_argv) - len(own)]
-    arguments = [*program, *own[: own.index("start")], "serve"]
+    arguments = [*program, *(own[: own.index("start")] if action == "serve" else ()), action]
     # First out of the way of the numbers that it is to be duplicated to.
-    handed = os.dup(listener.fileno())
+    handed = posix.dup(listener)
     actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_DUP2, handed, SOCKET_FD),
+        (posix.POSIX_SPAWN_OPEN, 0, "/dev/null", posix.O_RDONLY, 0),
+        (posix.POSIX_SPAWN_OPEN, 1, "/dev/null", posix.O_WRONLY, 0),
+        (posix.POSIX_SPAWN_OPEN, 2, "/dev/null", posix.O_WRONLY, 0),
+        (posix.POSIX_SPAWN_DUP2, handed, SOCKET_FD),
     ]
-    pid = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=actions, setpgroup=0)
-    os.close(handed)
-    _adjust_oom_score(pid)
-
-
-def _adjust_oom_score(pid: int) -> None:
-    """One more than containerd's own, as all shims have: containers go first, then shims (1000 is the most)."""
     try:
-        with open(f"/proc/{os.getppid()}/oom_score_adj") as file:
-            score = min(int(file.read()) + 1, 1000)
+        pid = posix.posix_spawn(sys.executable, arguments, posix.environ, file_actions=actions, setpgroup=0)
+    finally:
+        posix.close(handed)
+    try:
         with open(f"/proc/{pid}/oom_score_adj", "w") as file:
-            file.write(str(score))
+            file.write(str(oom_score))
     except OSError as error:
         # Lowering it needs CAP_SYS_RESOURCE, which containerd may not have; the shim works without.
         if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
             raise
+
+
+def _oom_score() -> int:
+    """One more than containerd's own, as all shims have: containers go first, then shims (1000 is the most)."""
+    try:
+        return min(int(read(f"/proc/{posix.getppid()}/oom_score_adj")) + 1, 1000)
+    except FileNotFoundError:
+        return int(read("/proc/self/oom_score_adj"))
+
+
+def _say(text: str) -> None:
+    """One line for containerd's log."""
+    import logging
+
+    from zeropod.shim import log
+
+    try:
+        log.configure("log", debug=False)
+    except OSError:
+        return
+    logging.getLogger(__name__).warning(text)

@@ -58,7 +58,12 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def spawned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sockets that shims were started with, which are no processes here."""
     names: list[str] = []
-    monkeypatch.setattr(module, "_spawn", lambda listener, flags: names.append(listener.getsockname()))
+
+    def note(listener: int, flags: Flags) -> None:
+        with socket.socket(fileno=os.dup(listener)) as bound:
+            names.append(bound.getsockname())
+
+    monkeypatch.setattr(module, "_serve", note)
     return names
 
 
@@ -144,7 +149,7 @@ def test_the_socket_of_a_shim_that_was_killed_is_replaced(spawned: list[str]) ->
 
 
 def test_a_shim_that_cannot_be_started_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(listener: socket.socket, flags: Flags) -> None:
+    def fail(*_: object) -> None:
         raise OSError("no more processes")
 
     monkeypatch.setattr(module, "_spawn", fail)

@@ -1,0 +1,128 @@
+"""Keeps the memory that forks share shared: what the interpreter would write to it without need.
+
+A page of memory, 4 KiB, is a fork's own from the first byte on that it writes there. A Python program writes nearly
+everywhere: it counts references to objects that it only looks at, and puts new objects into the gaps between old ones.
+Against the first, all objects become immortal, as None is since Python 3.12 (PEP 683): nobody counts their references.
+Against the second the gaps are filled.
+
+What is here knows CPython from the inside. Where it does not find what it knows, it leaves things alone; then a fork
+takes some megabytes more.
+"""
+
+import ctypes
+import gc
+import sys
+from types import CodeType, FrameType
+
+_SMALL = 512
+"""Bytes up to which CPython allocates by itself, in classes of 16; more comes from malloc."""
+
+_STEP = 16
+_POOL = 1 << 14
+"""Bytes of a pool, which holds blocks of one class."""
+
+_POOL_HEAD = 48
+"""Where its first block lies."""
+
+_MOST = 1 << 16
+"""Fillers for one size, in case that they never come to an end."""
+
+_HEAP = (4096, 2048, 1024, 768, 544)
+"""Sizes with which the gaps of malloc's heap are filled, the largest gaps first."""
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Options of mallopt(3)."""
+
+_LARGE = 1 << 16
+"""Bytes that malloc gives back to the kernel at once. Set, it stays; by itself it would grow to what was freed last."""
+
+_ROOM = 33
+"""Bytes of a bytes object beside its content."""
+
+_IMMORTAL = {(3, 12): 0xFFFFFFFF, (3, 13): 0xFFFFFFFF, (3, 14): 1 << 48 | 0xC0000000 + (1 << 20)}
+"""By version of CPython, the first word of an immortal object on the heap: `_Py_SetImmortalUntracked` in its object.c.
+
+3.14 may yet give up some references that it took before, without another look.
+"""
+
+_LEAST = 0x80000000
+"""Counts from here on are immortal in all of them."""
+
+_libc = ctypes.CDLL(None)
+_libc.sbrk.restype = ctypes.c_void_p
+
+_fillers: list[bytes] = []
+
+
+def freeze() -> None:
+    """To be called once, when everything is imported and nothing runs; forks come afterwards."""
+    give_back()
+    gc.collect()
+    if count := _immortality():
+        _immortalize(count)
+    _libc.malloc_trim(0)
+    _fill_gaps()
+    gc.freeze()
+
+
+def give_back() -> None:
+    """Has malloc return what is freed, here and in all forks: what a dump has taken, say."""
+    for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+        _libc.mallopt(option, _LARGE)
+
+
+def _count(thing: object) -> "ctypes.c_uint64":
+    """Its count of references, with what else the interpreter keeps in the same word."""
+    return ctypes.c_uint64.from_address(id(thing))
+
+
+def _immortality() -> int | None:
+    """The count of an immortal object, tried on one that nobody needs; None if this Python is not known to have it."""
+    count = _IMMORTAL.get(sys.version_info[:2]) if sys.implementation.name == "cpython" else None
+    probe = [object()]
+    if count is None or _count(probe).value not in (1, 2):
+        return None
+    _count(probe).value = count
+    others = [probe] * 100
+    while others:
+        others.pop()
+    return count if _count(probe).value == count else None
+
+
+def _immortalize(count: int) -> None:
+    word_at = ctypes.c_uint64.from_address
+    found = gc.get_objects()  # first of all, so that nothing of this search is among what it finds
+    while found:
+        new = []
+        for thing in found:
+            word = word_at(id(thing))
+            # A frame is what runs right now, and holds what this search is made of.
+            if word.value & 0xFFFFFFFF < _LEAST and type(thing) is not FrameType:
+                word.value = count
+                new.append(thing)
+        found = _referents(new)
+
+
+def _referents(things: list[object]) -> list[object]:
+    found = gc.get_referents(*things)
+    for thing in things:
+        if type(thing) is CodeType:  # which does not tell the collector what it holds
+            found += (thing.co_consts, thing.co_names, thing.co_name, thing.co_qualname, thing.co_filename)
+            found += (thing.co_linetable, thing.co_exceptiontable)
+    return found
+
+
+def _fill_gaps() -> None:
+    for size in range(_ROOM // _STEP * _STEP + _STEP, _SMALL + 1, _STEP):
+        for _ in range(_MOST):
+            filler = bytes(size - _ROOM)
+            if id(filler) % _POOL == _POOL_HEAD:
+                break  # the first block of a new pool: the others of this class are full
+            _fillers.append(filler)
+    top = int(_libc.sbrk(0))
+    for size in _HEAP:
+        for _ in range(_MOST):
+            filler = bytes(size - _ROOM)
+            if id(filler) >= top or id(filler) < top - (1 << 30):
+                break
+            _fillers.append(filler)

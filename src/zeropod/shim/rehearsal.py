@@ -1,0 +1,151 @@
+"""A shim's life in small, played by the zygote before it has forks, with a process that is no container.
+
+The interpreter rewrites code as it learns what that does (PEP 659), and makes many things when they are first needed.
+What has happened once in the zygote is in the memory that its forks share, and need not happen in each of them: that is
+some megabytes for each. All of it is real but runc, for which a shell script stands in.
+"""
+
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import trio
+from google.protobuf.any_pb2 import Any
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from zeropod.kernel import pidfd
+from zeropod.rpc.client import Client, run_client
+from zeropod.rpc.messages import forward_pb2, runc_options_pb2, status_pb2, task_pb2
+from zeropod.rpc.server import serve, serve_connection, unary
+from zeropod.runtime.cgroups.placement import directories
+from zeropod.shim.host import Host
+from zeropod.shim.publisher import SERVICE, Publisher
+from zeropod.shim.serve import reap
+from zeropod.shim.service import NAMES, TaskService
+from zeropod.shim.status import SERVICE as STATUS
+from zeropod.shim.status import StatusService
+
+TIMES = 3
+"""The interpreter looks twice before it rewrites."""
+
+ENOUGH = 10.0
+"""Seconds after which the zygote does without the rest."""
+
+PROGRAM = """#!/bin/sh
+while [ $# -gt 0 ]; do
+    case $1 in
+    create | kill) action=$1 ;;
+    --pid-file) file=$2 ;;
+    esac
+    shift
+done
+case $action in
+create)
+    sleep 60 <&- >&- 2>&- &
+    for directory in $(cat cgroups); do echo $! >"$directory/cgroup.procs"; done
+    echo $! >"$file"
+    ;;
+kill) kill -9 "$(cat init.pid)" ;;
+esac
+"""
+"""Instead of runc: starts a process, in cgroups that are there, and ends it."""
+
+CONFIG = """{"ociVersion": "1.2.0", "process": {"args": ["sleep"]}, "root": {"path": "rootfs"},
+"linux": {"namespaces": [{"type": "pid"}, {"type": "network"}]}}"""
+
+
+def rehearse() -> None:
+    """Leaves no process and no file behind. Raises whatever did not work."""
+    name = f"zygote-{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as bundle, _cgroups(name) as places:
+        before = os.getcwd()
+        os.chdir(bundle)
+        Path("cgroups").write_text("\n".join(map(str, places)))
+        Path("runc").write_text(PROGRAM)
+        Path("runc").chmod(0o700)
+        pidfd.set_subreaper()
+        try:
+            trio.run(_rehearse, Path(bundle), name)
+        finally:
+            with suppress(OSError, ValueError):
+                os.kill(int(Path("init.pid").read_text()), signal.SIGKILL)
+            pidfd.set_subreaper(wanted=False)
+            os.chdir(before)
+
+
+@contextmanager
+def _cgroups(name: str) -> Iterator[list[Path]]:
+    """Empty ones, below the zygote's own."""
+    lines = [line.rstrip("/") for line in Path("/proc/self/cgroup").read_text().split()]
+    below = "\n".join(f"{line}/{name}" for line in lines)
+    made = []
+    try:
+        for directory in set(directories(below, Path("/proc/self/mountinfo").read_text()).values()):
+            directory.mkdir()
+            made.append(directory)
+        yield made
+    finally:
+        for directory in made:
+            with suppress(OSError):
+                directory.rmdir()
+
+
+async def _rehearse(bundle: Path, name: str) -> None:
+    with trio.fail_after(ENOUGH):
+        for number in range(TIMES):
+            await _live(bundle, f"{name}-{number}")
+
+
+async def _live(bundle: Path, id: str) -> None:
+    (bundle / "config.json").write_text(CONFIG)  # again: the shim has changed it
+
+    async def forward(_: forward_pb2.ForwardRequest) -> Empty:
+        return Empty()
+
+    near, far = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
+    with socket.socket(socket.AF_UNIX) as events:
+        address = str(bundle / id)
+        events.bind(address)
+        events.listen()
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(events.dup()))
+        async with trio.open_nursery() as nursery:
+            publisher = Publisher("zeropod", address)
+            host = Host("zeropod", nursery, publisher)
+            service = TaskService(host)
+            nursery.start_soon(serve, [listener], {SERVICE: {"Forward": unary(forward_pb2.ForwardRequest, forward)}})
+            nursery.start_soon(publisher.run)
+            nursery.start_soon(reap)
+            nursery.start_soon(serve_connection, near, {**service.services(), **StatusService(host).services()})
+            async with run_client(far) as client:
+                await _ask(client, bundle, id)
+            await publisher.flush(1.0)
+            await service.answered()
+            nursery.cancel_scope.cancel()
+
+
+async def _ask(client: Client, bundle: Path, id: str) -> None:
+    """What containerd asks in a container's life."""
+    options = runc_options_pb2.Options(binary_name=str(bundle / "runc"), root=str(bundle / "state"))
+    packed = Any(type_url=options.DESCRIPTOR.full_name, value=options.SerializeToString())
+
+    async def call(method: str, request: Message, response: type[Message] = Empty, service: str = NAMES[1]) -> None:
+        await client.call(service, method, request, response)
+
+    await call("Connect", task_pb2.ConnectRequest(id=id), task_pb2.ConnectResponse)
+    create = task_pb2.CreateTaskRequest(id=id, bundle=str(bundle), options=packed)
+    await call("Create", create, task_pb2.CreateTaskResponse)
+    async with trio.open_nursery() as waits:
+        waits.start_soon(call, "Wait", task_pb2.WaitRequest(id=id), task_pb2.WaitResponse)
+        await call("Start", task_pb2.StartRequest(id=id), task_pb2.StartResponse)
+        await call("State", task_pb2.StateRequest(id=id), task_pb2.StateResponse)
+        await call("Stats", task_pb2.StatsRequest(id=id), task_pb2.StatsResponse)
+        await call("Pids", task_pb2.PidsRequest(id=id), task_pb2.PidsResponse)
+        await call("List", status_pb2.ListRequest(), status_pb2.ListResponse, STATUS)
+        await call("Kill", task_pb2.KillRequest(id=id, signal=signal.SIGKILL))
+    await call("Delete", task_pb2.DeleteRequest(id=id), task_pb2.DeleteResponse)
+    await call("Shutdown", task_pb2.ShutdownRequest(id=id))

@@ -1,0 +1,236 @@
+"""How `start` has a shim made: by a zygote, a process that has imported all that a shim needs and forks into one.
+
+The memory of a Python with everything imported, and the time that importing takes, are spent once for all shims that a
+containerd starts. A zygote begins with the first of them, which binds its socket: others may ask before it is up. Who
+asks sends the shim's listening socket and what a program inherits from who starts it, and hears the shim's pid.
+
+Whatever goes wrong, it is known who serves the socket: a shim says that it is there before it serves anybody, and one
+that cannot say so, since who has asked has given up or is dead, ends. So it is safe to start the shim otherwise then.
+
+`start` imports this, so it needs the interpreter's built-in modules alone.
+"""
+
+import posix
+import sys
+from _socket import AF_UNIX, MSG_DONTWAIT, SCM_RIGHTS, SHUT_RDWR, SOCK_SEQPACKET, SOL_SOCKET, socket
+from time import sleep
+
+from zeropod.private import exposure
+
+try:
+    from _blake2 import blake2s
+except ImportError:  # a Python that has hashes from OpenSSL alone
+    from hashlib import blake2s
+
+TYPE_CHECKING = False  # as type checkers know it, without the import of typing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+DIRECTORY = "/run/zeropod/zygotes"
+"""A socket a zygote, and the lock under which one is begun or ends; root's alone."""
+
+BACKLOG = 4096
+"""Those that may ask while it comes up; the kernel takes the smaller of this and net.core.somaxconn."""
+
+ANSWER = 30.0
+"""Seconds that the answer is waited for; the first one takes as long as the zygote needs for its imports."""
+
+ATTEMPTS = 3
+"""A zygote may be about to end, with its last shim, or be killed, when it is asked; then another one is begun."""
+
+WORDS = 1000
+"""Bytes of an answer: a pid, or what was in the way."""
+
+PAUSE = 0.01
+"""Seconds before the next attempt, or the next look whether the lock is free, which is held for some milliseconds."""
+
+LOCK_LOOKS = 200
+
+_STATUS = (b"Umask", b"Uid", b"Gid", b"Groups", b"Cap", b"NoNewPrivs", b"Seccomp")
+"""The lines of /proc/self/status that tell what a child inherits."""
+
+
+class ZygoteError(Exception):
+    """No zygote has made this shim, nor will; says why."""
+
+
+class Order:
+    """A shim as it is asked for: what a program would have inherited from `start`, had it started one."""
+
+    __slots__ = ("arguments", "directory", "environment", "oom_score")
+
+    def __init__(
+        self, oom_score: int, directory: bytes, arguments: "Sequence[bytes]", environment: "Mapping[bytes, bytes]"
+    ) -> None:
+        self.oom_score = oom_score
+        """Its oom_score_adj."""
+        self.directory = directory
+        """The bundle of its first container."""
+        self.arguments = arguments
+        """The program's name and what containerd has passed to it."""
+        self.environment = environment
+
+    def encode(self) -> bytes:
+        # Nothing in it can hold a zero, as the kernel has it.
+        variables = [name + b"=" + value for name, value in self.environment.items()]
+        counted = [b"%d" % self.oom_score, self.directory, b"%d" % len(self.arguments)]
+        return b"\0".join([*counted, *self.arguments, *variables])
+
+    @classmethod
+    def decode(cls, message: bytes) -> "Order":
+        """Raises ValueError."""
+        oom_score, directory, count, *rest = message.split(b"\0")
+        variables = [entry.partition(b"=") for entry in rest[int(count) :]]
+        environment = {name: value for name, _, value in variables}
+        return cls(int(oom_score), directory, rest[: int(count)], environment)
+
+
+def place(build: str) -> str:
+    """The socket of the zygote for this build of zeropod, this Python, and a parent like ours.
+
+    A fork of it must inherit what a child of ours would: so there is another one for a containerd that is confined
+    otherwise, or was started anew with other limits.
+    """
+    about = [build.encode(), sys.executable.encode(), sys.version.encode()]
+    about += [b"%d" % posix.getpriority(posix.PRIO_PROCESS, 0)]
+    about += [posix.readlink(b"/proc/self/ns/" + name) for name in sorted(posix.listdir(b"/proc/self/ns"))]
+    about += [read("/proc/self/cgroup"), read("/proc/self/limits"), _label()]
+    about += [line for line in read("/proc/self/status").splitlines() if line.startswith(_STATUS)]
+    digest = blake2s(b"\0".join(about), digest_size=16).hexdigest()
+    return f"{DIRECTORY}/{digest}"
+
+
+def _label() -> bytes:
+    try:
+        return read("/proc/self/attr/current")
+    except OSError:  # no security module has labels here
+        return b""
+
+
+def read(path: str) -> bytes:
+    """A small file, such as one of /proc. Raises OSError."""
+    descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        return posix.read(descriptor, 1 << 16)
+    finally:
+        posix.close(descriptor)
+
+
+def ask(build: str, listener: int, order: Order, begin: "Callable[[int], object]") -> int:
+    """The pid of a shim that serves `listener`, or will in a moment. Raises ZygoteError.
+
+    `build`: what tells this build of zeropod from others.
+    `begin`: starts a zygote with this listening socket. Raises OSError.
+    """
+    try:
+        _make(DIRECTORY)
+        if reason := exposure(DIRECTORY):
+            raise ZygoteError(reason)
+        path, message = place(build), order.encode()
+        for _ in range(ATTEMPTS):
+            connection = connect(path) or _begin(path, begin)
+            try:
+                connection.settimeout(ANSWER)
+                answer = _answer(connection, listener, message)
+                if answer.isdigit():
+                    return int(answer)
+                if answer:
+                    raise ZygoteError(answer.decode(errors="replace"))
+            finally:
+                connection.close()
+            sleep(PAUSE)
+    except OSError as error:
+        raise ZygoteError(str(error)) from error
+    raise ZygoteError("it has ended without an answer")
+
+
+def _make(directory: str) -> None:
+    for path in (directory.rpartition("/")[0], directory):
+        try:
+            posix.mkdir(path, 0o700)
+        except FileExistsError:
+            continue
+
+
+def connect(path: str) -> "socket | None":
+    """A connection to who listens there; None if nobody does. Raises OSError."""
+    connection = socket(AF_UNIX, SOCK_SEQPACKET)
+    try:
+        connection.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _begin(path: str, begin: "Callable[[int], object]") -> socket:
+    """Starts a zygote, unless somebody else just has, and connects to it. Raises OSError, ZygoteError."""
+    lock = locked()
+    if lock is None:
+        raise ZygoteError(f"somebody else has been holding {DIRECTORY}/lock for long")
+    listener = socket(AF_UNIX, SOCK_SEQPACKET)
+    try:
+        if connection := connect(path):
+            return connection
+        _remove(path)  # one that was killed has left it
+        previous = posix.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            posix.umask(previous)
+        listener.listen(BACKLOG)
+        try:
+            begin(listener.fileno())
+        except BaseException:
+            _remove(path)
+            raise
+        connection = connect(path)
+    finally:
+        listener.close()
+        posix.close(lock)
+    if connection is None:
+        raise ZygoteError("it has ended as soon as it was started")
+    return connection
+
+
+def _remove(path: str) -> None:
+    try:
+        posix.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def locked() -> int | None:
+    """The lock, held until this descriptor is closed; None if somebody else keeps it. Raises OSError."""
+    descriptor = posix.open(f"{DIRECTORY}/lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
+    for _ in range(LOCK_LOOKS):
+        try:
+            posix.lockf(descriptor, posix.F_TLOCK, 0)
+        except (BlockingIOError, PermissionError):
+            sleep(PAUSE)
+        else:
+            return descriptor
+    posix.close(descriptor)
+    return None
+
+
+def _answer(connection: socket, listener: int, message: bytes) -> bytes:
+    """Nothing if it has ended instead. Raises ZygoteError when it is there but does not answer."""
+    try:
+        connection.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, listener.to_bytes(4, sys.byteorder))])
+        return connection.recv(WORDS)
+    except TimeoutError:
+        pass
+    except (BrokenPipeError, ConnectionResetError):
+        return b""
+    # From here on it cannot send anything any more; what it has sent before is still there.
+    connection.shutdown(SHUT_RDWR)
+    try:
+        if answer := connection.recv(WORDS, MSG_DONTWAIT):
+            return answer
+    except OSError:
+        pass
+    raise ZygoteError(f"it has not answered within {ANSWER:g} s")

@@ -1,0 +1,172 @@
+"""The zygote on a real node: shims are its forks, and nothing depends on its life.
+
+What `start` costs is guarded by what does not vary with the machine: modules, system calls, memory.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from tests.integration import node
+from tests.integration.cri import Cri, Pod
+from tests.integration.patience import patient
+from tests.integration.shimsocket import ShimSocket, address
+
+ZYGOTES = "/run/zeropod/zygotes"
+SHIM = "/usr/local/bin/containerd-shim-zeropod-v2"
+REDIS = "localhost/redis:test"
+
+MODULES = 45
+"""That `start` has loaded at its end, the interpreter's own among them: os or json would bring a dozen more."""
+
+CALLS = 700
+"""System calls of a `start`, most of them the interpreter's and its search for modules."""
+
+SHIMS = 20
+SHIM_MIB = 6.0
+
+
+def zygotes() -> list[int]:
+    """The zygotes, and their spare forks."""
+    return [pid for pid, line in node.processes().items() if line[-1] == "zygote"]
+
+
+def shim_of(pod: Pod) -> int:
+    with ShimSocket(address(f"{node.TASKS}/k8s.io/{pod.id}")) as shim:
+        return shim.connect(pod.id).shim_pid
+
+
+def status(pid: int, name: str) -> str:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.split()[1]
+    raise KeyError(name)
+
+
+def of(pid: int, what: str) -> str:
+    return Path(f"/proc/{pid}/{what}").read_text()
+
+
+def settled() -> None:
+    node.until(lambda: not zygotes(), "no zygote is left of earlier tests", 30)
+
+
+@pytest.mark.timeout(240)
+def test_shims_are_forks_that_need_no_zygote(cri: Cri) -> None:
+    settled()
+    containerd = node.containerd_pid()
+    with cri.pod() as first:
+        app = first.container("app", REDIS)
+        node.until(lambda: len(zygotes()) == 2, "a zygote and its spare", 60)
+        [zygote] = [pid for pid in zygotes() if status(pid, "PPid") != str(os.getpid()) and pid == min(zygotes())]
+        shim = shim_of(first)
+        assert status(shim, "PPid") not in map(str, zygotes())
+        assert first.id in of(shim, "cmdline").split("\0")
+        assert of(shim, "comm") == "zeropod-shim\n"
+        assert of(shim, "cgroup") == of(containerd, "cgroup")
+        assert int(of(shim, "oom_score_adj")) == min(int(of(containerd, "oom_score_adj")) + 1, 1000)
+        assert os.getsid(shim) == os.getpgid(shim) == shim
+        assert os.readlink(f"/proc/{shim}/cwd") == f"{node.TASKS}/k8s.io/{first.id}"
+        assert [os.readlink(f"/proc/{shim}/fd/{number}") for number in range(3)] == ["/dev/null"] * 3
+        for path in (Path(ZYGOTES), *Path(ZYGOTES).iterdir()):
+            assert (path.lstat().st_uid, path.lstat().st_mode & 0o077) == (0, 0), path
+
+        for pid in zygotes():
+            os.kill(pid, signal.SIGKILL)
+        settled()
+        assert app.exec("redis-cli", "ping").exit_code == 0
+        with cri.pod() as second:
+            second.container("app", REDIS)
+            assert len({zygote, *zygotes()}) > 1
+            assert shim_of(first) == shim != shim_of(second)
+        assert app.exec("redis-cli", "ping").exit_code == 0
+    settled()
+    assert os.listdir(ZYGOTES) == ["lock"]
+
+
+@pytest.mark.timeout(120)
+def test_without_a_zygote_a_shim_is_a_program_of_its_own(cri: Cri) -> None:
+    settled()
+    os.chmod(ZYGOTES, 0o777)
+    try:
+        with cri.pod() as pod:
+            app = pod.container("app", REDIS)
+            node.until(lambda: app.exec("redis-cli", "ping").exit_code == 0, "redis answers")
+            assert of(shim_of(pod), "cmdline").split("\0")[-2] == "serve"
+            assert not zygotes()
+    finally:
+        os.chmod(ZYGOTES, 0o700)
+    log = Path("/run/containerd.log")
+    if log.exists():  # where systemd has started containerd it is the journal's
+        assert "it could not be a zygote's: " + ZYGOTES + " has mode 0777" in log.read_text()
+
+
+@contextmanager
+def bundle(name: str) -> Iterator[Path]:
+    """For a `start` by hand; the shim that it has left behind is ended afterwards."""
+    directory = Path("/run/zeropod-test") / name
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text('{"ociVersion": "1.2.0", "annotations": {"a": "b"}}')
+    os.mkfifo(directory / "log")
+    log = os.open(directory / "log", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield directory
+    finally:
+        os.close(log)
+        for pid in node.running("-id", name):
+            os.kill(pid, signal.SIGTERM)
+        node.until(lambda: not node.running("-id", name), f"the shim of {name} has ended")
+
+
+def flags(name: str) -> list[str]:
+    containerd = ["-address", "/run/containerd/containerd.sock", "-publish-binary", "/usr/bin/containerd"]
+    return ["-namespace", "test", *containerd, "-id", name, "start"]
+
+
+@pytest.mark.timeout(180)
+def test_start_does_little(tmp_path: Path) -> None:
+    def run(directory: Path, *command: str) -> str:
+        done = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, timeout=patient(60), check=True,
+            env={"PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        return done.stdout
+
+    with bundle("warm") as warm, bundle("counted") as counted, bundle("listed") as listed:
+        run(warm, SHIM, *flags("warm"))
+        run(counted, "strace", "-f", "-c", "-o", str(tmp_path / "calls"), SHIM, *flags("counted"))
+        [total] = [line.split() for line in (tmp_path / "calls").read_text().splitlines() if line.endswith(" total")]
+        assert int(total[3] if total[3].isdigit() else total[2]) < CALLS
+
+        tree = subprocess.run(
+            ["zeropod", "unpack"], capture_output=True, text=True, check=True, timeout=patient(60)
+        ).stdout.strip()
+        program = (
+            f"import sys; sys.path.insert(0, {tree!r}); import zeropod.shim.bootstrap as b; "
+            f"sys.argv[0] = {SHIM!r}; b.main(sys.argv[1:]); print(*sys.modules)"
+        )
+        said = run(listed, "python3", "-I", "-S", "-c", program, *flags("listed"))
+        answer, _, modules = said.partition("\n")
+        assert json.loads(answer)["address"].startswith("unix:///run/containerd/s/")
+        assert not {"os", "re", "json", "socket", "typing", "trio"} & set(modules.split())
+        assert len(modules.split()) < MODULES
+
+
+@pytest.mark.timeout(300)
+def test_twenty_shims_take_little_memory(cri: Cri) -> None:
+    with ExitStack() as pods:
+        shims = [shim_of(pods.enter_context(cri.pod())) for _ in range(SHIMS)]
+        sizes = []
+        for shim in shims:
+            found = re.search(r"^Pss: +(\d+) kB", of(shim, "smaps_rollup"), re.MULTILINE)
+            assert found
+            sizes.append(int(found[1]) / 1024)
+        # The median: where the node is very slow, the first `start` has not waited for the zygote.
+        assert sorted(sizes)[SHIMS // 2] <= SHIM_MIB
+    settled()
