@@ -18,6 +18,7 @@ from pathlib import Path
 from zeropod.kernel import mount, namespace
 from zeropod.runtime import images
 from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
+from zeropod.runtime.tmpfs import release
 from zeropod.shim import places, start
 from zeropod.shim.bootstrap import Flags
 
@@ -67,6 +68,7 @@ def clean(containerd_namespace: str, id: str, options: Mapping[str, str]) -> lis
     removals: dict[str, Callable[[], None]] = {
         "its mounts": lambda: mount.unmount_below(Path(options["bundle"]) / "rootfs") if "bundle" in options else None,
         "its network namespace": lambda: namespace.unpin(places.network(containerd_namespace, id)),
+        "its tmpfs mounts": lambda: release(places.tmpfs(containerd_namespace, id)),
         "its image": lambda: shutil.rmtree(store) if store.exists() else None,
         "its status socket": lambda: Path(places.status_socket(containerd_namespace, id)).unlink(missing_ok=True),
     }

@@ -59,6 +59,12 @@ class Restarted:
             pause = min(2 * pause, LAST_LOOK)
         self._redirect = None  # what it still proxies goes on in the nursery
 
+    def may_begin(self) -> bool:
+        return True
+
+    async def turn(self) -> None:
+        raise AssertionError("it never waits for others")
+
     async def sleep(self) -> State:
         container, network, incarnation = self._container, self._network, self._container.incarnation
         assert incarnation is not None

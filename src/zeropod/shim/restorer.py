@@ -11,8 +11,11 @@ import trio
 
 from zeropod.runtime import criu
 from zeropod.runtime.cgroups import CgroupError
+from zeropod.runtime.command import Started, nothing
 from zeropod.runtime.errors import CriuError, RuncError
 from zeropod.runtime.pager import Pager, PagerLost, WorkingSet
+from zeropod.runtime.tmpfs import KeptMounts
+from zeropod.shim import places
 from zeropod.shim.incarnation import Incarnation
 
 if TYPE_CHECKING:
@@ -32,24 +35,28 @@ class Restorer:
         self._lost = ""
         """Why the memory can not be completed any more."""
         self._working_set: WorkingSet = ()
+        self.kept = KeptMounts(places.tmpfs(container.runc.namespace, container.id))
+        """What does not go through the image."""
 
-    async def restore(self, *, lazy: bool, stopped: bool = False) -> Incarnation:
+    async def restore(self, *, lazy: bool, stopped: bool = False, started: Started = nothing) -> Incarnation:
         """Raises CriuError, and then nothing is left of it but the image. `stopped`: without letting it run."""
         container, store = self._container, self._container.store
         pager = restored = None
         try:
             store.prepare_restore()
-            container.configure_criu(stopped=stopped)
+            container.configure_criu(stopped=stopped, more=self.kept.for_restore())
             if lazy:
                 pager = Pager.start(store.images, store.work, self._working_set, say=container.log.warning)
             options = criu.restore_options(lazy=lazy, tcp_established=container.settings.tcp_established)
-            restored = await container.restore(store.images, store.work, options, RESTORE)
+            restored = await container.restore(store.images, store.work, options, RESTORE, started)
             container.configure_criu()  # what is for this restore alone must not get into anybody's next dump
+            self.kept.restored(restored.pids())
             if pager:
                 await pager.guarded()
         except BaseException as error:
             if restored:
                 restored.exit_expected = True
+            self.kept.restored(())
             with trio.CancelScope(shield=True):
                 if pager:
                     await pager.kill()

@@ -38,6 +38,7 @@ class Traffic:
         """Instead of held listeners, on a kernel that cannot move their connections."""
         self._locked: frozenset[Connection] = frozenset()
         self._locked_at = 0.0
+        self._data_came = False
         self._ended: frozenset[Connection] = frozenset()
         """Connections that the peers had ended before, and of which nothing more can come."""
 
@@ -104,8 +105,8 @@ class Traffic:
         self._held.prepare_hand_over()
 
     def waits(self) -> bool:
-        """Whether a connection waits in a held listener right now."""
-        return self._held.waiting()
+        """Whether a connection waits in a held listener right now, or data on an established one."""
+        return self._data_came or self._held.waiting()
 
     async def connection(self) -> Event:
         """Returns when somebody has connected to the container, for which all is held."""
@@ -116,16 +117,21 @@ class Traffic:
         return Event.CONNECTION
 
     async def data(self) -> Event:
-        """Returns when a packet has come for one of the connections that sleep with the container."""
-        while True:
+        """Returns when a packet has come for one of the connections that sleep with the container.
+
+        It is true until the hand-over: whoever waits later is told, too.
+        """
+        while not self._data_came:
             held = await self._network.established.packet(self._locked)
             # Later on even a bare acknowledgement wakes: a keep-alive that nobody answers ends the connection.
             if held.incoming and (held.carries_data or trio.current_time() > self._locked_at + SETTLE):
-                return Event.DATA
+                self._data_came = True
+        return Event.DATA
 
     def hand_over(self) -> None:
         """Gives what has come to the container's own sockets; without any, it is refused."""
         self._held.close()
+        self._data_came = False
         if self._redirect:
             self._redirect.ready()
             self._redirect = None  # what it still proxies goes on in the nursery

@@ -49,6 +49,12 @@ class WayToSleep(Protocol):
     async def ready(self) -> None:
         """Returns when the last wake is entirely over, so that the container may sleep again."""
 
+    def may_begin(self) -> bool:
+        """Whether it may fall asleep now, and not after others of this node. Raises OSError."""
+
+    async def turn(self) -> None:
+        """Returns when `may_begin` may have another answer. Raises OSError."""
+
     async def sleep(self) -> State:
         """To STANDBY or COLD. Raises StillBusy or SleepFailed when it runs as before, Lost when it does not."""
 
