@@ -12,6 +12,7 @@ Somebody who has come during the dump is not kept waiting for a standby that wou
 """
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -62,6 +63,7 @@ class Checkpointed:
         """It has run in standby: it is not what its image says any more."""
         self._inventory: Inventory = {}
         self.why_cold = ""
+        self.still_since = 0.0
         self._stages = Stages()
 
     @property
@@ -122,6 +124,7 @@ class Checkpointed:
             self._nursery.start_soon(dump.run)
             await self._begun(dump)
             await self._probes.shut(incarnation, ports)
+            self.still_since = time.monotonic()
             self._stages.end("prepare")
             await incarnation.cgroup.freeze(trio.current_time() + FREEZE)
             self._stages.end("freeze")

@@ -33,6 +33,7 @@ FIRST_LOOK, LAST_LOOK = 0.002, 0.1
 
 class Restarted:
     why_cold = ""
+    still_since = 0.0
 
     def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
         self._container = container

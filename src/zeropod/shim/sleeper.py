@@ -200,7 +200,7 @@ class Sleeper:
         except (StillBusy, SleepFailed):
             life.enter(State.RUNNING)
             raise
-        self.last_checkpoint = time.monotonic() - started
+        self.last_checkpoint = time.monotonic() - max(started, way.still_since)
         self.checkpoints += 1
         self._enter(state, way)
         self._container.log.info("sleeps (%s), after %.0f ms", state.name, self.last_checkpoint * 1000)

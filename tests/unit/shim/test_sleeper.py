@@ -30,6 +30,7 @@ class FakeWay:
     """Goes to sleep and wakes at once, unless a test has said otherwise for one of its steps."""
 
     why_cold = ""
+    still_since = 0.0
     answered = 0
 
     def __init__(self) -> None:
