@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.bench import awake, idle, many, pods, wake, window
+from tests.bench import awake, cache, idle, many, pods, wake, window
 from tests.bench.figures import Figure, table, write
 from tests.bench.scale import Scale
 from tests.integration.containerd import Containerd
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[Containerd, Scale], list[Figure]]] = {
     "standby": wake.standby,
     "cold": wake.cold,
     "window": window.window,
+    "cache": cache.cache,
     "idle": idle.idle,
     "pods": pods.pods,
     "requests": awake.requests,

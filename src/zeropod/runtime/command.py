@@ -112,7 +112,7 @@ async def run(
 
     `input` is fed through an unlinked file, not a pipe: nothing has to be pumped while it runs. One that
     `needs_children` is given up, too, when a child of it has died that it does not notice. `started` is called with its
-    pid, which is its process group's, too.
+    pid, which is its process group's, too; what it raises ends the program.
     Raises TimeoutError after killing it, OSError when it cannot be executed.
     """
     captured = os.memfd_create("output") if capture else None
@@ -129,7 +129,13 @@ async def run(
             cwd=cwd,
             env=env,
         )
-        started(process.pid)
+        try:
+            started(process.pid)
+        except BaseException:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await wait(process)  # which kills it
+            raise
         status = None
         with trio.move_on_after(timeout) as deadline:
             status = await (_wait_with_children(process) if needs_children else wait(process))

@@ -61,10 +61,12 @@ class KeptMounts:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._copies: dict[Mount, int] = {}
+        self._placed: dict[Mount, Path] = {}
 
     def keep(self, pids: Collection[int], excepted: Collection[str]) -> None:
         """Before a dump: keeps what is there and small, except at the places `excepted`. Raises OSError."""
         first = min(pids)
+        self._take_back()
         now = set(_of(first))
         # With mount namespaces of its own inside, one place may mean several mounts.
         alone = len({os.readlink(f"/proc/{pid}/ns/mnt") for pid in pids}) == 1
@@ -93,25 +95,39 @@ class KeptMounts:
 
     def for_restore(self) -> list[str]:
         """Gives them places; lines of CRIU's configuration that tell it of them. Raises OSError."""
+        self._take_back()
         lines = []
         for number, (mount, descriptor) in enumerate(self._copies.items()):
             place = self._directory / str(number)
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             detached_mount.attach(descriptor, place)
-            # What has a place cannot get another one: the next restore needs a new copy.
-            self._copies[mount] = detached_mount.copy(place)
-            os.close(descriptor)
+            self._placed[mount] = place
             lines.append(f"external mnt[{_key(mount)}]:{place}")
         return lines
 
-    def restored(self, pids: Collection[int]) -> None:
-        """After a restore, or one that failed without any `pids`: nothing of ours has a place any more."""
-        release(self._directory)
-        if pids:
-            # The same tmpfs at the same places, in mounts with other numbers.
-            now = {(mount.device, mount.place): mount for mount in _of(min(pids))}
-            kept = self._copies.items()
-            self._copies = {now.get((old.device, old.place), old): descriptor for old, descriptor in kept}
+    def has_restored(self, pids: Collection[int]) -> None:
+        """CRIU does not look for them any more. Raises OSError."""
+        self._take_back()
+        # The same tmpfs at the same places, in mounts with other numbers.
+        now = {(mount.device, mount.place): mount for mount in _of(min(pids))} if pids else {}
+        kept = self._copies.items()
+        self._copies = {now.get((old.device, old.place), old): descriptor for old, descriptor in kept}
+
+    def has_failed(self) -> None:
+        """The same after a restore that has failed."""
+        self._take_back()
+
+    def _take_back(self) -> None:
+        # What has had a place cannot get another one, so what is kept on is a new copy.
+        while self._placed:
+            mount, place = self._placed.popitem()
+            copy = detached_mount.copy(place)
+            os.close(self._copies[mount])
+            self._copies[mount] = copy
+            detached_mount.detach(place)
+            place.rmdir()
+        with suppress(OSError):
+            self._directory.rmdir()
 
     def close(self) -> None:
         while self._copies:

@@ -220,6 +220,8 @@ class Checkpointed:
         await pace.end()
         self._traffic.hand_over()
         self._stages.end("hand over")
+        self._restorer.tidy()
+        self._stages.end("tidy")
         await self._restorer.fill()
         self._stages.end("fill")
         self.why_cold = self._too_large(incarnation.cgroup.resident_bytes())
@@ -374,6 +376,7 @@ class Checkpointed:
                     self._traffic.hand_over()
                     self._probes.open()
                     self._restorer.drain()
+                    self._restorer.tidy()
                     return
         raise Lost("cannot be restored: " + "; then ".join(dict.fromkeys(failures)), killed(container.init.pid))
 
