@@ -18,14 +18,18 @@ _EVENTS = 4096
 class Gate:
     """A FIFO in the place of a file, for one reader."""
 
-    def __init__(self, path: Path) -> None:
-        """Replaces the file. Raises OSError."""
+    def __init__(self, path: Path, beginning: str = "") -> None:
+        """Replaces the file, of which the reader gets the beginning at once. Raises OSError.
+
+        The beginning is all that it gets if we die.
+        """
         self._path = path
         self._fifo: int | None = None
         path.unlink(missing_ok=True)
         os.mkfifo(path, 0o600)
         # Open at both ends, so that a reader's open(2) returns at once and it is its read(2) that waits.
         self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.write(self._fifo, beginning.encode())
         try:
             self._opened = libc.call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:

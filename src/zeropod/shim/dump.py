@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 DUMP = 60.0
 """Seconds for a dump, during which requests wait."""
 
+CLOSED, OPEN = "network-lock", " skip\n"
+"""An option without its value, which is an error: if the shim dies, CRIU must not dump what nobody holds. And the
+value."""
+
 
 class Dump:
     def __init__(self, container: "Container", options: Sequence[str], text: str, started: Started) -> None:
@@ -29,7 +33,7 @@ class Dump:
         self._text = text
         self._started = started
         # Another runtime may not look at the configuration at all: it is not started before everything is held.
-        self._gate = Gate(container.store.config) if container.runc.is_runc else None
+        self._gate = Gate(container.store.config, CLOSED) if container.runc.is_runc else None
         self._scope = trio.CancelScope()
         self._go = trio.Event()
         self._ended = trio.Event()
@@ -66,7 +70,7 @@ class Dump:
     async def go(self) -> None:
         """The container is frozen: dumps it, which ends its processes. Raises RuncError, OSError."""
         if self._gate:
-            self._gate.let_through(self._text)
+            self._gate.let_through(OPEN + self._text)
         else:
             self._container.store.config.write_text(self._text)
         self._go.set()

@@ -4,7 +4,7 @@ From the freeze until its processes are back, new connections complete their han
 packets of its established connections wait in the pod's lock. `hand_over` gives both to the restored sockets.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import trio
@@ -53,11 +53,13 @@ class Traffic:
             raise StillBusy("nothing in it listens on a TCP port")
         if not self._network.can_hand_over:
             await self._start_redirect(ports)
-        self._lock(own)
+        connections = self._network.connections()
+        self._lock(connections, own)
         # Not before: now nothing runs, and nothing more reaches a connection, so what is seen remains true.
         if self._held.waiting() or self._network.activity(ports) != before:
             raise StillBusy("a connection came at the last moment")
-        connections = self._network.connections()
+        if self._locked:
+            connections = self._network.connections()
         mine = [sock for sock in connections if sock.inode in own]
         if any(sock.receive_queue for sock in mine):
             raise StillBusy("it has not yet read what a connection has sent")
@@ -65,7 +67,8 @@ class Traffic:
             raise StillBusy("a peer has not yet taken what it has sent")
         settings = self._container.settings
         counted = settings.ports or ports
-        if quiet_for(counted, self._network.activity(counted), self._network.counting()) < settings.scaledown:
+        quiet = quiet_for(counted, self._network.activity(counted), self._network.that_count(connections))
+        if quiet < settings.scaledown:
             raise StillBusy("a request came at the last moment")
         self._ended = frozenset(_connection(sock) for sock in mine if sock.state is TcpState.CLOSE_WAIT)
 
@@ -73,15 +76,15 @@ class Traffic:
         """The same for a container whose sockets are about to go away once more. Raises OSError."""
         own = incarnation.socket_inodes()
         self._hold_listeners(incarnation, own)
-        self._lock(own)
+        self._lock(self._network.connections(), own)
 
     def _hold_listeners(self, incarnation: Incarnation, own: Collection[int]) -> None:
         listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}
         self._held = HeldListeners.take(incarnation.pids(), listening)
 
-    def _lock(self, own: Collection[int]) -> None:
+    def _lock(self, connections: Iterable[TcpSocket], own: Collection[int]) -> None:
         if self._container.settings.tcp_established:
-            mine = (sock for sock in self._network.connections() if sock.inode in own)
+            mine = (sock for sock in connections if sock.inode in own)
             self._locked = self._network.established.lock(mine)
             self._locked_at = trio.current_time()
 

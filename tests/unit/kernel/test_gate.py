@@ -32,6 +32,16 @@ async def test_a_reader_waits_until_it_is_told_what_to_read(tmp_path: Path) -> N
     path.write_text("the next one")  # is an ordinary file
 
 
+async def test_all_that_it_reads_of_one_who_dies_is_the_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "criu.conf"
+    gate = Gate(path, "network-lock")
+    with start(READER, path) as reader:
+        with trio.fail_after(30):
+            await gate.reached()
+        gate.close()
+        assert reader.communicate(timeout=30)[0] == "network-lock\n"
+
+
 async def test_nobody_has_reached_a_gate_to_which_nobody_came(tmp_path: Path) -> None:
     gate = Gate(tmp_path / "criu.conf")
     with trio.move_on_after(0.01) as patience:
