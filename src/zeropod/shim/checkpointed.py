@@ -96,7 +96,7 @@ class Checkpointed:
             await pace.end()
             if self._turn:
                 self._turn.end()
-        self._container.log.info("stages of the sleep: %s", self._stages)
+        self._container.log.debug("stages of the sleep: %s", self._stages)
         return state
 
     def may_begin(self) -> bool:
