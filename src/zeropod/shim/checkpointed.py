@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
+from zeropod.activator.first import first_of
 from zeropod.activator.network import PodNetwork
 from zeropod.runtime import criu, pagemap
 from zeropod.runtime.cgroups import CgroupError
@@ -157,10 +158,14 @@ class Checkpointed:
             incarnation.cgroup.thaw()
 
     async def _begun(self, dump: Dump) -> None:
+        """Until CRIU waits for the freeze, or somebody waits for the container, which still runs."""
+        life = self._container.life
         try:
-            await dump.ready()
+            await first_of(dump.ready, life.held, life.wake_wanted.wait)
         except RuncError as error:
             raise criu.explain(self._container.store.work / "dump.log", error) from error
+        if not dump.is_ready:
+            raise StillBusy("a request came at the last moment")
 
     async def _pre_dump(self, pace: Pace) -> list[str]:
         """Writes most of the memory while the container still runs, where that is wanted and possible."""

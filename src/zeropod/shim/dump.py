@@ -13,6 +13,7 @@ import trio
 from zeropod.kernel.gate import Gate
 from zeropod.runtime.command import Started
 from zeropod.runtime.errors import RuncError
+from zeropod.runtime.programs import UNFINISHED
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 DUMP = 60.0
 """Seconds for a dump, during which requests wait."""
 
-CLOSED, OPEN = "network-lock", " skip\n"
-"""An option without its value, which is an error: if the shim dies, CRIU must not dump what nobody holds. And the
-value."""
+FINISHED = " skip\n"
+"""The value of that option."""
 
 
 class Dump:
@@ -33,7 +33,9 @@ class Dump:
         self._text = text
         self._started = started
         # Another runtime may not look at the configuration at all: it is not started before everything is held.
-        self._gate = Gate(container.store.config, CLOSED) if container.runc.is_runc else None
+        self._gate = Gate(container.store.config, UNFINISHED) if container.runc.is_runc else None
+        self.is_ready = False
+        """Whether CRIU waits for `go`; without anybody who reads it, what is written would be lost."""
         self._scope = trio.CancelScope()
         self._go = trio.Event()
         self._ended = trio.Event()
@@ -62,6 +64,7 @@ class Dump:
                 nursery.cancel_scope.cancel()
             if self._ended.is_set():
                 raise self._failure or RuncError("the dump was over before it had begun")
+        self.is_ready = True
 
     async def _until_ended(self, scope: trio.CancelScope) -> None:
         await self._ended.wait()
@@ -70,7 +73,7 @@ class Dump:
     async def go(self) -> None:
         """The container is frozen: dumps it, which ends its processes. Raises RuncError, OSError."""
         if self._gate:
-            self._gate.let_through(OPEN + self._text)
+            self._gate.let_through(FINISHED + self._text)
         else:
             self._container.store.config.write_text(self._text)
         self._go.set()

@@ -57,7 +57,8 @@ class Restorer:
             started(pid)
             # runc takes longer to get to the point where CRIU asks for the pager than the pager takes to be there.
             if listener:
-                pager = Pager.at(listener, store.images, self._working_set, say=container.log.warning)
+                with listener:  # which is the pager's alone: where it has died, CRIU shall not wait
+                    pager = Pager.at(listener, store.images, self._working_set, say=container.log.warning)
 
         try:
             store.prepare_restore()
