@@ -17,8 +17,9 @@ LOG_BYTES = 512 << 20
 def requests(client: Containerd, scale: Scale) -> list[Figure]:
     """redis-benchmark's GETs over 50 connections that stay, and over a new one for each; single requests to nginx."""
     figures, runs = [_latency(client, scale.runs(2000, 500))], scale.runs(5, 3)
+    many = REQUESTS // 4 if scale.quick else REQUESTS
     for name, flags in (("kept connections", ("-k", "1")), ("a connection each", ("-k", "0"))):
-        count = REQUESTS if flags[1] == "1" else REQUESTS // 5
+        count = many if flags[1] == "1" else many // 5
         samples: dict[str, list[float]] = {runtime: [] for runtime in RUNTIMES}
         with running(client, REDIS, OURS, AWAKE) as ours, running(client, REDIS, PEER, {}) as peer:
             for _ in range(runs):
@@ -45,24 +46,24 @@ def logs(client: Containerd, scale: Scale) -> list[Figure]:
     samples: dict[str, list[float]] = {runtime: [] for runtime in RUNTIMES}
     for _ in range(scale.runs(7, 3)):
         for runtime in RUNTIMES:
-            samples[runtime].append(_log(client, runtime))
+            samples[runtime].append(_log(client, runtime, LOG_BYTES // 4 if scale.quick else LOG_BYTES))
     goals = (Goal("ratio", 0.9),)
     return [Figure("log throughput", "MiB/s", samples[OURS], samples[PEER], higher_is_better=True, goals=goals)]
 
 
-def _log(client: Containerd, runtime: str) -> float:
+def _log(client: Containerd, runtime: str, size: int) -> float:
     with tempfile.TemporaryDirectory(dir="/run") as directory:
         path = os.path.join(directory, "log")
         os.mkfifo(path)
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         # Timed from the first byte on, so that the start of the container is no part of it.
-        program = f"sleep 0.2; head -c {LOG_BYTES} /dev/zero"
+        program = f"sleep 0.2; head -c {size} /dev/zero"
         try:
             with client.container("sh", "-c", program, runtime=runtime, stdout=path) as container:
                 container.run()
                 os.set_blocking(reader, True)
                 total, began = len(os.read(reader, 1)), time.perf_counter()
-                while total < LOG_BYTES:
+                while total < size:
                     total += len(os.read(reader, 1 << 20))
                 return total / (time.perf_counter() - began) / (1 << 20)
         finally:

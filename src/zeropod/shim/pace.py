@@ -12,6 +12,9 @@ import trio
 from zeropod.activator.first import first_of
 from zeropod.kernel import priority
 
+PATIENCE = 10.0
+"""Seconds in the background after which it hurries in any case: on a node whose CPUs are all busy it would not end."""
+
 
 class Pace:
     """Of one fall into sleep."""
@@ -37,14 +40,15 @@ class Pace:
             priority.lower(pid, disk=disk)
 
     def watch(self, *wanted: Callable[[], Awaitable[object]]) -> None:
-        """From now on the first of these is a reason to hurry; until `end`."""
+        """From now on the first of these is a reason to hurry, and so is that it takes long; until `end`."""
         self._scope = trio.CancelScope()
         self._nursery.start_soon(self._watch, self._scope, wanted)
 
     async def _watch(self, scope: trio.CancelScope, wanted: tuple[Callable[[], Awaitable[object]], ...]) -> None:
         with scope:
             with suppress(OSError):  # what cannot be watched any more may be waited for
-                await first_of(*wanted)
+                with trio.move_on_after(PATIENCE):
+                    await first_of(*wanted)
             self._hurried = True
             for pid in self._programs:
                 priority.raise_all(pid)

@@ -2,10 +2,10 @@
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zeropod.kernel import priority
-from zeropod.shim.pace import Pace
+from zeropod.shim.pace import PATIENCE, Pace
 
 Noted = list[tuple[object, ...]]
 
@@ -40,6 +40,16 @@ async def test_once_somebody_waits_what_runs_is_raised_and_what_follows_is_not_l
     pace.restores(12)
     assert calls == [("lower", 11, True), ("raise", 11)]
     await pace.end()
+
+
+async def test_it_hurries_when_it_takes_long(nursery: trio.Nursery, calls: Noted, autojump_clock: MockClock) -> None:
+    pace = Pace(nursery)
+    pace.dumps(11)
+    pace.watch(trio.sleep_forever)
+    await trio.sleep(PATIENCE / 2)
+    assert calls == [("lower", 11, True)]
+    await trio.sleep(PATIENCE)
+    assert calls[-1] == ("raise", 11)
 
 
 async def test_after_its_end_nobody_is_watched(nursery: trio.Nursery, calls: Noted) -> None:
