@@ -56,9 +56,21 @@ fmt:
     ruff check --fix
     ruff format
 
-# Measure, in the test node (root)
+# Measure, in the test node, and write build/bench.json; --quick takes less than three minutes (root)
 bench *ARGS: build
     tests/node/enter env PYTHONPATH=/node/site:/src:/src/src python3 /src/tests/bench/bench.py "$@"
+
+# Draw build/bench.json as docs/images/*.png
+plots:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [[ "$(cat build/plots/.lock 2>/dev/null)" != "$(sha256sum installer/requirements-plots.lock)" ]]; then
+        python -m venv --clear build/plots
+        build/plots/bin/pip install --quiet --disable-pip-version-check --no-input --require-hashes \
+            --only-binary :all: --requirement installer/requirements-plots.lock
+        sha256sum installer/requirements-plots.lock >build/plots/.lock
+    fi
+    build/plots/bin/python tests/bench/plots.py
 
 # Compile bpf/*.c to the bytecode that the package carries, in the test node (root)
 bpf:
@@ -82,9 +94,11 @@ lock:
     set -euo pipefail
     python -m pip install --quiet uv
     pin=(uv pip compile --quiet --upgrade --python-platform linux --python-version 3.11 --generate-hashes
-        --no-header --no-emit-index-url --no-annotate pyproject.toml)
-    "${pin[@]}" --output-file installer/requirements.lock
-    "${pin[@]}" --group dev --constraint installer/requirements.lock --output-file installer/requirements-dev.lock
+        --no-header --no-emit-index-url --no-annotate)
+    "${pin[@]}" pyproject.toml --output-file installer/requirements.lock
+    "${pin[@]}" pyproject.toml --group dev --constraint installer/requirements.lock \
+        --output-file installer/requirements-dev.lock
+    "${pin[@]}" --group plots --output-file installer/requirements-plots.lock
 
 # Remove what was built, except the environment and the downloaded test node
 clean:

@@ -1,31 +1,33 @@
-"""`just bench [NAME…] [--runs N]`: measures ours beside containerd's own shim; prints a table, writes build/bench.json.
+"""`just bench [NAME…] [--quick]`: measures ours beside containerd's own shim; prints a table, writes build/bench.json.
 
-The fields of build/bench.json: `name`, `unit`, `ours` and `peer` (medians), `peer_name`, `ratio` (ours to the peer's),
-`min`, `max` and `p99` of ours, `peer_min`, `peer_max`, `runs`, `higher_is_better`.
+What is in that file says tests/bench/figures.py. `just plots` draws it.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from tests.bench import awake, standby, wake
+from tests.bench import awake, cache, idle, many, pods, wake, window
 from tests.bench.figures import Figure, table, write
+from tests.bench.scale import Scale
 from tests.integration.containerd import Containerd
 
 RESULT = Path(__file__).parents[2] / "build" / "bench.json"
 
-BENCHMARKS: dict[str, tuple[Callable[[Containerd, int], list[Figure]], int]] = {
-    "standby": (standby.new_connection, 100),
-    "memory": (standby.much_memory, 20),
-    "connections": (standby.established, 100),
-    "cold": (wake.cold, 15),
-    "requests": (awake.requests, 5),
-    "logs": (awake.logs, 5),
-    "starts": (awake.starts, 10),
+BENCHMARKS: dict[str, Callable[[Containerd, Scale], list[Figure]]] = {
+    "standby": wake.standby,
+    "cold": wake.cold,
+    "window": window.window,
+    "cache": cache.cache,
+    "idle": idle.idle,
+    "pods": pods.pods,
+    "requests": awake.requests,
+    "logs": awake.logs,
+    "many": many.many,
 }
-"""Each with how often it measures unless told."""
 
 
 def main() -> int:
@@ -33,21 +35,26 @@ def main() -> int:
         prog="just bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run, of {', '.join(BENCHMARKS)} (all)")
-    parser.add_argument("--runs", type=int, help="samples of each")
+    parser.add_argument("--quick", action="store_true", help="less of everything, in less than three minutes")
+    parser.add_argument("--runs", type=int, help="samples of each figure")
+    parser.add_argument("--pods", type=int, nargs="+", help="how many sleep at once, for `many` (20 100; quick: 10)")
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
+    numbers = tuple(options.pods or ((10,) if options.quick else (20, 100)))
+    scale = Scale(options.quick, options.runs, numbers)
     figures: list[Figure] = []
     with Containerd() as client:
         for name in options.names or BENCHMARKS:
-            measure, runs = BENCHMARKS[name]
             print(f"{name} …", file=sys.stderr, flush=True)
-            figures += measure(client, options.runs or runs)
-    print(
-        f"\non {os.cpu_count()} CPUs, Linux {os.uname().release}; medians, and the least to the most in parentheses\n"
-    )
+            found = [replace(figure, subject=name) for figure in BENCHMARKS[name](client, scale)]
+            figures += found
+            print(table(found), file=sys.stderr, flush=True)
+            write(RESULT, figures)
+    load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
+    print(f"\non {os.cpu_count()} CPUs, Linux {os.uname().release}, load {load} at the end; medians, and the least to")
+    print("the most in parentheses\n")
     print(table(figures))
-    write(RESULT, figures)
     return 0
 
 

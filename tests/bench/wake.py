@@ -1,83 +1,138 @@
-"""The wake from COLD, to the first byte of a new connection, against what `runc restore` alone takes.
+"""Wakes, to the first byte: from STANDBY and COLD, on a new connection and on one that was open all the time.
 
-Both restore the same redis with the same CRIU options (no network lock of CRIU's own); runc's is timed as a command,
-without a request and without anybody who notices that one has come.
+The peer of a wake from STANDBY is the same request to the same program awake, on runc's shim: their difference is what
+the wake costs. That of a wake from COLD is what `runc restore` takes for the same program, eagerly, as a command,
+without a request and without anybody who notices that one has come. Samples are taken in turns, so that what the
+machine does meanwhile is the same for both.
 """
 
-import json
-import os
-import subprocess
-import tempfile
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from tests.bench.containers import OURS, PEER, REDIS, entered, run, running
-from tests.bench.figures import Figure
-from tests.integration.containerd import Container, Containerd
+from tests.bench.applications import NGINX, PYTHON, PYTHON_350M, REDIS, REDIS_2G, REDIS_350M, Application
+from tests.bench.containers import COLD, OURS, PEER, STANDBY, connection, entered, first_answer, running, started
+from tests.bench.figures import Figure, Goal
+from tests.bench.restore import Restorer
+from tests.bench.scale import Scale
+from tests.integration.containerd import Containerd
 from tests.integration.sleep.helpers.shims import until_state
 
-from zeropod.runtime.criu import CONFIG_ANNOTATION
-from zeropod.runtime.spec import Spec
+AWAKE = "the same request, awake"
+RESTORE = "runc restore, eager"
+START = "start to first byte, runc's shim"
+REST = 0.05
+"""Seconds asleep before somebody comes: nobody wakes it in the very moment in which it falls asleep."""
+LONG = 120.0
+"""Seconds for two gigabytes to fall asleep on a busy machine."""
 
-SCALEDOWN = {"zeropod.ctrox.dev/scaledown-duration": "200ms", "zeropod.ctrox.dev/standby": "false"}
+SMALL = (Goal("ours", 2.0), Goal("p99", 10.0))
+APPLICATIONS: dict[Application, tuple[Goal, ...]] = {
+    NGINX: SMALL,
+    REDIS: SMALL,
+    PYTHON: (),
+    PYTHON_350M: (),
+    REDIS_350M: (Goal("ours", 15.0),),
+    REDIS_2G: (),
+}
+"""With the goals of its wake from STANDBY on a new connection."""
+QUICK = (NGINX, REDIS, REDIS_350M)
+RUNS = {NGINX: 100, REDIS: 100, REDIS_2G: 8}
+"""Wakes from STANDBY, of either kind."""
+
+Pairs = tuple[tuple[Application, Application, float], ...]
+"""A large one, a small one, and how many times as long the large one's wake may take at most."""
 
 
-def cold(client: Containerd, runs: int) -> list[Figure]:
-    wakes, restores = [], []
-    with (
-        running(client, REDIS, OURS, SCALEDOWN) as ours,
-        running(client, REDIS, PEER, {}) as peer,
-        tempfile.TemporaryDirectory() as work,
-    ):
-        restorer = Restorer(peer, Path(work))
+def standby(client: Containerd, scale: Scale) -> list[Figure]:
+    figures = []
+    for application in scale.of(APPLICATIONS, QUICK):
+        figures += _standby(client, application, scale.runs(RUNS.get(application, 20), 10))
+    pairs = ((REDIS_2G, REDIS_350M, 1.5), (PYTHON_350M, PYTHON, 2.0))
+    return [*figures, *_compared("STANDBY", figures, pairs)]
+
+
+def _standby(client: Containerd, application: Application, runs: int) -> list[Figure]:
+    fresh: tuple[list[float], list[float]] = ([], [])
+    kept: tuple[list[float], list[float]] = ([], [])
+    with running(client, application, OURS, STANDBY) as ours, running(client, application, PEER, {}) as peer:
         for _ in range(runs):
-            until_state(ours.id, "COLD")
-            with entered(ours):
-                wakes.append(REDIS.ask())
-            restores.append(restorer.restore())
-        restorer.end()
-    return [Figure("wake from COLD, first byte, redis", "ms", wakes, restores, "runc restore")]
+            until_state(ours.id, "STANDBY", LONG)
+            time.sleep(REST)
+            for container, samples in zip((ours, peer), fresh, strict=True):
+                with entered(container):
+                    samples.append(application.ask())
+        if application.stays:
+            with connection(ours, application) as sleeping, connection(peer, application) as awake:
+                for _ in range(runs):
+                    until_state(ours.id, "STANDBY", LONG)
+                    time.sleep(REST)
+                    for open_one, samples in zip((sleeping, awake), kept, strict=True):
+                        samples.append(application.ask_on(open_one))
+    goals = APPLICATIONS[application]
+    found = [Figure(f"STANDBY, new connection, {application.name}", "ms", *fresh, AWAKE, goals=goals)]
+    if kept[0]:
+        found.append(Figure(f"STANDBY, open connection, {application.name}", "ms", *kept, AWAKE))
+    return found
 
 
-class Restorer:
-    """A container of the peer, taken over from its shim: checkpointed and restored by runc's own commands."""
-
-    def __init__(self, container: Container, work: Path) -> None:
-        self._work = work
-        self._root = "/run/bench-runc"
-        self._config = work / "criu.conf"
-        self._config.write_text("network-lock skip\n")
-        self._bundle = work / "bundle"
-        self._bundle.mkdir()
-        spec = Spec.read(Path(container.bundle))
-        # A network namespace with a path, as CRI gives it and as ours has it: CRIU need not make it anew.
-        spec = spec.with_network(f"/proc/{os.getpid()}/ns/net").with_annotation(CONFIG_ANNOTATION, str(self._config))
-        content = json.dumps(spec.content).replace(container.id, "bench")
-        (self._bundle / "config.json").write_text(content)
-        (self._bundle / "rootfs").mkdir()
-        run("mount", "--bind", f"{container.bundle}/rootfs", f"{self._bundle}/rootfs")
-        self._runc("run", "--detach", "--bundle", str(self._bundle), "bench")
-        time.sleep(0.5)
-
-    def _runc(self, *arguments: str) -> None:
-        log = ["--log", str(self._work / "runc.log")]
-        subprocess.run(
-            ["runc", "--root", self._root, *log, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=60,
-            check=True,
+def _compared(state: str, figures: list[Figure], pairs: Pairs) -> list[Figure]:
+    """What must not grow with memory: one of these wakes against another."""
+    by_name = {figure.name.removeprefix(f"{state}, new connection, "): figure for figure in figures}
+    return [
+        Figure(
+            f"{state}, {large.name} against {small.name}",
+            "ms",
+            by_name[large.name].ours,
+            by_name[small.name].ours,
+            small.name,
+            goals=(Goal("ratio", limit),),
         )
+        for large, small, limit in pairs
+        if large.name in by_name and small.name in by_name
+    ]
 
-    def restore(self) -> float:
-        """Milliseconds of `runc restore`, after a checkpoint."""
-        paths = ["--image-path", str(self._work / "images"), "--work-path", str(self._work / "criu")]
-        self._runc("checkpoint", "--tcp-skip-in-flight", *paths, "bench")
-        began = time.perf_counter()
-        self._runc("restore", "--detach", "--bundle", str(self._bundle), *paths, "bench")
+
+def cold(client: Containerd, scale: Scale) -> list[Figure]:
+    figures = []
+    for application in scale.of(APPLICATIONS, QUICK[:2]):
+        figures += _cold(client, application, scale.runs(5 if application is REDIS_2G else 15, 5))
+    return [*figures, *_compared("COLD", figures, ((REDIS_2G, REDIS, 2.0),))]
+
+
+def _cold(client: Containerd, application: Application, runs: int) -> list[Figure]:
+    fresh, kept, restores, starts = [], [], [], []
+    with running(client, application, OURS, COLD) as ours, TemporaryDirectory() as work:
+        with running(client, application, PEER, {}) as peer:
+            restorer = Restorer(peer, application, Path(work))
+            for _ in range(runs):
+                until_state(ours.id, "COLD", LONG)
+                time.sleep(REST)
+                with entered(ours):
+                    fresh.append(application.ask())
+                restores.append(restorer.restore())
+            restorer.end()
+        if application.stays:
+            with connection(ours, application) as sleeping:
+                for _ in range(runs):
+                    until_state(ours.id, "COLD", LONG)
+                    time.sleep(REST)
+                    kept.append(application.ask_on(sleeping))
+        if not application.prepare:
+            starts = [_start(client, application) for _ in range(runs)]
+    name = application.name
+    goals = (Goal("ratio", 1.3),) if application is REDIS else ()
+    found = [Figure(f"COLD, new connection, {name}", "ms", fresh, restores, RESTORE, goals=goals)]
+    if kept:
+        found.append(Figure(f"COLD, open connection, {name}", "ms", kept, restores, RESTORE))
+    if starts:
+        found.append(Figure(f"COLD against a cold start, {name}", "ms", fresh, starts, START))
+    return found
+
+
+def _start(client: Containerd, application: Application) -> float:
+    """Milliseconds from the creation of a task on runc's shim to its first answer."""
+    began = time.perf_counter()
+    with started(client, application, PEER, {}) as container, entered(container):
+        first_answer(application)
         return (time.perf_counter() - began) * 1000
-
-    def end(self) -> None:
-        self._runc("delete", "--force", "bench")
-        run("umount", "-l", f"{self._bundle}/rootfs")

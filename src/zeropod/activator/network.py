@@ -7,7 +7,7 @@ words, and the callers get by without it.
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -113,7 +113,11 @@ class PodNetwork:
 
     def counting(self) -> list[TcpSocket]:
         """Those of the connections that count: data on them is activity."""
-        return [sock for sock in self.connections() if self._counts(sock)]
+        return self.that_count(self.connections())
+
+    def that_count(self, connections: Iterable[TcpSocket]) -> list[TcpSocket]:
+        """The same of connections that are known already: the kernel takes a millisecond or two to list them."""
+        return [sock for sock in connections if self._counts(sock)]
 
     def _counts(self, sock: TcpSocket) -> bool:
         if not self.probers:

@@ -9,7 +9,7 @@ while it lives, which is what the sweep for orphans leaves alone.
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
@@ -25,6 +25,13 @@ MISSED = 1.0
 """Seconds between looks at the children of a command that needs them; each takes some 0.1 ms."""
 
 FileDescriptor = int | IO[bytes]
+
+Started = Callable[[int], None]
+"""Is called with the pid of a program, as soon as there is one."""
+
+
+def nothing(_: int) -> None:
+    """For who does not want to know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +106,13 @@ async def run(
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,
     needs_children: bool = False,
+    started: Started = nothing,
 ) -> Completed:
     """Runs a program to its end, for at most `timeout` seconds.
 
     `input` is fed through an unlinked file, not a pipe: nothing has to be pumped while it runs. One that
-    `needs_children` is given up, too, when a child of it has died that it does not notice.
+    `needs_children` is given up, too, when a child of it has died that it does not notice. `started` is called with its
+    pid, which is its process group's, too; what it raises ends the program.
     Raises TimeoutError after killing it, OSError when it cannot be executed.
     """
     captured = os.memfd_create("output") if capture else None
@@ -120,6 +129,13 @@ async def run(
             cwd=cwd,
             env=env,
         )
+        try:
+            started(process.pid)
+        except BaseException:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await wait(process)  # which kills it
+            raise
         status = None
         with trio.move_on_after(timeout) as deadline:
             status = await (_wait_with_children(process) if needs_children else wait(process))

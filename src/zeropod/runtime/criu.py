@@ -6,6 +6,7 @@ namespace, new connections too, and costs two iptables processes on each way (se
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from zeropod.runtime.errors import CriuError
@@ -38,14 +39,14 @@ def _options(*, tcp_established: bool) -> list[str]:
     return ["--ext-unix-sk", "--file-locks", *(["--tcp-established"] if tcp_established else [])]
 
 
-def configuration(own: str, *, tcp_established: bool = True, stopped: bool = False) -> str:
-    """The text of CRIU's configuration file: the user's `own`, then what must hold.
+def configuration(own: str, *, tcp_established: bool = True, stopped: bool = False, more: Sequence[str] = ()) -> str:
+    """The text of CRIU's configuration file: the user's `own`, then what must hold, `more` lines among it.
 
     Without `tcp_established`, connections are dumped and restored as closed sockets. `stopped` is for a restore: it
     leaves every process in SIGSTOP, before its first instruction.
     """
     ours = ["network-lock skip", *([] if tcp_established else ["tcp-close"]), *(["leave-stopped"] if stopped else [])]
-    return "\n".join([*filter(None, [own.rstrip()]), *ours, ""])
+    return "\n".join([*filter(None, [own.rstrip()]), *ours, *more, ""])
 
 
 def has_dumped(log: Path) -> bool:

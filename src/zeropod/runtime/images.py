@@ -89,6 +89,12 @@ class ImageStore:
                 return f"{self.images / name} was written to"
         return ""
 
+    def forget_pages(self) -> None:
+        """Takes what is on disk of the memory's pages out of the page cache. Raises OSError."""
+        for path in self.images.glob("pages-*.img"):
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     def drop_images(self) -> None:
         for path in (self.images, self.predump):
             shutil.rmtree(path, ignore_errors=True)

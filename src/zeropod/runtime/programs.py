@@ -8,6 +8,10 @@ RUNC_ROOT = "/run/containerd/runc"
 INSTALLED = "/opt/zeropod/bin"
 """Programs brought by the installer win over the host's: criu above all."""
 
+UNFINISHED = "network-lock"
+"""The beginning of CRIU's configuration, an option without its value: by itself it is an error. If that is all that
+CRIU gets, since its shim has died, it must not dump what nobody holds."""
+
 QUICK = 60.0
 """Seconds that a command which only starts, signals or removes something may take."""
 

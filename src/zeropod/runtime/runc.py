@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropod.runtime import command
+from zeropod.runtime.command import Started, nothing
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
 from zeropod.runtime.stdio import Streams
@@ -53,6 +54,7 @@ class Runc:
         input: bytes | None = None,
         capture: bool = False,
         by_criu: bool = False,
+        started: Started = nothing,
     ) -> bytes:
         logged = self.log.stat().st_size if self.log.exists() else 0
         try:
@@ -67,6 +69,7 @@ class Runc:
                 cwd=str(self.bundle),
                 env=environment(),
                 needs_children=by_criu,
+                started=started,
             )
         except (OSError, TimeoutError) as error:
             raise RuncError(f"{self.binary} {arguments[0]}: {error}") from error
@@ -135,7 +138,14 @@ class Runc:
         """`resources` is the JSON of OCI's LinuxResources."""
         await self._run("update", "--resources", "-", id, input=resources)
 
-    async def checkpoint(self, id: str, images: Path, work: Path, options: Sequence[str], timeout: float) -> None:
+    @property
+    def is_runc(self) -> bool:
+        """Whether it is runc itself, as far as can be told, and not another runtime with the same command line."""
+        return Path(self.binary or "runc").name == "runc"
+
+    async def checkpoint(
+        self, id: str, images: Path, work: Path, options: Sequence[str], timeout: float, started: Started = nothing
+    ) -> None:
         await self._run(
             "checkpoint",
             "--image-path",
@@ -146,6 +156,7 @@ class Runc:
             id,
             timeout=timeout,
             by_criu=True,
+            started=started,
         )
 
     async def restore(
@@ -158,7 +169,10 @@ class Runc:
         options: Sequence[str],
         timeout: float,
         console_socket: Path | None = None,
+        started: Started = nothing,
     ) -> None:
         creation = self._creation(pid_file, console_socket)
         paths = ["--detach", "--image-path", str(images), "--work-path", str(work)]
-        await self._run("restore", *creation, *paths, *options, id, streams=streams, timeout=timeout, by_criu=True)
+        await self._run(
+            "restore", *creation, *paths, *options, id, streams=streams, timeout=timeout, by_criu=True, started=started
+        )

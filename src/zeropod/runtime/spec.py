@@ -49,6 +49,12 @@ class Spec:
         return {entry["type"]: entry.get("path", "") for entry in self._linux.get("namespaces") or ()}
 
     @property
+    def bind_mounts(self) -> frozenset[str]:
+        """Where in the container something of the host is mounted."""
+        mounts = self.content.get("mounts") or ()
+        return frozenset(mount["destination"] for mount in mounts if _is_bind(mount))
+
+    @property
     def _linux(self) -> Mapping[str, Any]:
         return self.content.get("linux") or {}
 
@@ -82,6 +88,10 @@ class Spec:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(self.content, file)
         temporary.replace(self.path)
+
+
+def _is_bind(mount: Mapping[str, Any]) -> bool:
+    return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options") or ())
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

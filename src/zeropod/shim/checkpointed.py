@@ -12,31 +12,34 @@ Somebody who has come during the dump is not kept waiting for a standby that wou
 """
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
+from zeropod.activator.first import first_of
 from zeropod.activator.network import PodNetwork
 from zeropod.runtime import criu, pagemap
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.errors import CriuError, RuncError
 from zeropod.runtime.images import Inventory
 from zeropod.shim.doze import Doze
+from zeropod.shim.dump import DUMP, Dump
 from zeropod.shim.ending import end
 from zeropod.shim.incarnation import Incarnation
 from zeropod.shim.lifecycle import Event, State
+from zeropod.shim.pace import Pace
 from zeropod.shim.probes import Probes
 from zeropod.shim.restorer import Restorer
+from zeropod.shim.stages import Stages
 from zeropod.shim.standby import FREEZE, Standby
 from zeropod.shim.traffic import Traffic
+from zeropod.shim.turns import Turn, Turns
 from zeropod.shim.way import Lost, SleepFailed, StillBusy, killed
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
-
-DUMP = 60.0
-"""Seconds for a dump, during which requests wait."""
 
 ATTEMPTS = (True, False, False)
 """Whether each attempt to restore from COLD is with lazy pages."""
@@ -48,9 +51,12 @@ class Checkpointed:
     def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
         self._container = container
         self._network = network
+        self._nursery = nursery
         self._traffic = Traffic(container, network, nursery)
         self._restorer = Restorer(container, nursery)
         self._probes = Probes(container, network, nursery)
+        self._turns = Turns()
+        self._turn: Turn | None = None
         self._standby: Standby | None = None
         self._standby_since = 0.0
         self._doze: Doze | None = None
@@ -58,6 +64,8 @@ class Checkpointed:
         """It has run in standby: it is not what its image says any more."""
         self._inventory: Inventory = {}
         self.why_cold = ""
+        self.still_since = 0.0
+        self._stages = Stages()
 
     @property
     def answered(self) -> int:
@@ -81,25 +89,59 @@ class Checkpointed:
         raise Lost(f"has lost a part of its memory: {why}", killed(incarnation.pid))
 
     async def sleep(self) -> State:
-        await self._checkpoint()
-        return await self._stand_by()
+        self._stages, pace = Stages(), Pace(self._nursery)
+        try:
+            await self._checkpoint(pace)
+            state = await self._stand_by(pace)
+        finally:
+            await pace.end()
+            if self._turn:
+                self._turn.end()
+        self._container.log.debug("stages of the sleep: %s", self._stages)
+        return state
 
-    async def _checkpoint(self) -> None:
+    def may_begin(self) -> bool:
+        self._turn = self._turns.take()
+        return self._turn is not None
+
+    async def turn(self) -> None:
+        await self._turns.free()
+
+    async def _checkpoint(self, pace: Pace) -> None:
         container, incarnation = self._container, self._container.incarnation
         assert incarnation is not None
+        dump: Dump | None = None
         ports = self._network.listening_ports(incarnation.socket_inodes())
         before = self._network.activity(ports)
         try:
             container.store.prepare()
             container.configure_criu()
             options = criu.checkpoint_options(tcp_established=container.settings.tcp_established)
-            options += await self._pre_dump()
+            options += await self._pre_dump(pace)
+            kept = self._restorer.kept
+            if "user" not in container.spec.namespaces:
+                kept.keep(incarnation.pids(), container.spec.bind_mounts)
+            dump = Dump(container, options, container.criu_options(more=kept.for_dump()), pace.dumps)
+            self._nursery.start_soon(dump.run)
+            await self._begun(dump)
             await self._probes.shut(incarnation, ports)
+            self.still_since = time.monotonic()
+            self._stages.end("prepare")
             await incarnation.cgroup.freeze(trio.current_time() + FREEZE)
+            self._stages.end("freeze")
             await self._traffic.hold(incarnation, ports, before)
+            if kept.changed(incarnation.pids()):
+                raise StillBusy("it has just mounted or unmounted something")
+            life = container.life
+            pace.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.held)
             incarnation.exit_expected = True
-            await self._dump(incarnation, options)
+            self._stages.end("hold")
+            await self._dump(incarnation, dump)
+            self._stages.end("inventory")
         except BaseException as error:
+            if dump:
+                await dump.stop()
+            await pace.end()
             if incarnation.exit_expected:
                 self._traffic.leave_repair(incarnation)
             self._traffic.hand_over()
@@ -115,29 +157,40 @@ class Checkpointed:
             # However it went, cancelled too: nothing may stay frozen.
             incarnation.cgroup.thaw()
 
-    async def _pre_dump(self) -> list[str]:
+    async def _begun(self, dump: Dump) -> None:
+        """Until CRIU waits for the freeze, or somebody waits for the container, which still runs."""
+        life = self._container.life
+        try:
+            await first_of(dump.ready, life.held, life.wake_wanted.wait)
+        except RuncError as error:
+            raise criu.explain(self._container.store.work / "dump.log", error) from error
+        if not dump.is_ready:
+            raise StillBusy("a request came at the last moment")
+
+    async def _pre_dump(self, pace: Pace) -> list[str]:
         """Writes most of the memory while the container still runs, where that is wanted and possible."""
         container, store = self._container, self._container.store
         if not container.settings.pre_dump:
             return []
         try:
-            await container.runc.checkpoint(container.id, store.predump, store.work, ["--pre-dump"], DUMP)
+            await container.runc.checkpoint(container.id, store.predump, store.work, ["--pre-dump"], DUMP, pace.dumps)
         except RuncError as error:
             failure = criu.explain(store.work / "dump.log", error)
             container.log.warning("the pre-dump failed, the checkpoint is taken without it: %s", failure)
             return []
         return ["--parent-path", "../predump"]
 
-    async def _dump(self, incarnation: Incarnation, options: list[str]) -> None:
+    async def _dump(self, incarnation: Incarnation, dump: Dump) -> None:
         container, store = self._container, self._container.store
         stats = container.stats_awake()
         try:
-            await container.runc.checkpoint(container.id, store.images, store.work, options, DUMP)
+            await dump.go()
         except RuncError as error:
             if not criu.has_dumped(store.work / "dump.log"):
                 raise criu.explain(store.work / "dump.log", error) from error
             container.log.warning("CRIU did not live to end what it had dumped: %s", error)
             await end(container, incarnation)
+        self._stages.end("dump")
         await incarnation.exited.wait()
         container.slept = stats
         self._inventory = store.inventory()
@@ -145,20 +198,23 @@ class Checkpointed:
 
     # Standby
 
-    async def _stand_by(self) -> State:
+    async def _stand_by(self, pace: Pace) -> State:
         """From the image to standby; to COLD where that is not possible or makes no sense. Raises Lost."""
         container = self._container
         self.why_cold = self._no_standby() or self._too_large(pagemap.eager_bytes(container.store.images))
         if self.why_cold or self._traffic.waits():
             return State.COLD
         try:
-            incarnation = await self._restorer.restore(lazy=True, stopped=True)
+            incarnation = await self._restorer.restore(lazy=True, stopped=True, started=pace.restores)
         except CriuError as error:
             return self._cold_instead(error)
+        self._stages.end("restore")
         self._standby = Standby(container, incarnation, self._traffic)
         try:
             await self._standby.lie_down()
+            self._stages.end("lie down")
             self._standby.watch()
+            self._stages.end("watch")
         except (CgroupError, OSError) as error:
             await end(container, incarnation)
             await self._leave_standby()
@@ -166,8 +222,13 @@ class Checkpointed:
             return self._cold_instead(error)
         self._dozed, self._doze = False, None
         self._standby_since = trio.current_time()
+        await pace.end()
         self._traffic.hand_over()
+        self._stages.end("hand over")
+        self._restorer.tidy()
+        self._stages.end("tidy")
         await self._restorer.fill()
+        self._stages.end("fill")
         self.why_cold = self._too_large(incarnation.cgroup.resident_bytes())
         if self.why_cold:
             surplus = incarnation.cgroup.resident_bytes() - container.settings.standby_max_resident
@@ -208,12 +269,18 @@ class Checkpointed:
 
     async def _dump_again(self) -> State:
         """It has dozed since its dump: it is woken for another one."""
+        # After a doze that has left too much in memory it is not waited for a turn: requests wait already.
+        pace, turn = Pace(self._nursery), self._turns.take()
         self._rise()
         try:
             await self.ready()
-            await self._checkpoint()
+            await self._checkpoint(pace)
         except StillBusy as busy:
             raise SleepFailed(f"it cannot leave standby for the disk: {busy}") from busy
+        finally:
+            await pace.end()
+            if turn:
+                turn.end()
         return State.COLD
 
     async def _leave_standby(self) -> None:
@@ -239,6 +306,8 @@ class Checkpointed:
 
     async def _standby_over(self) -> Event:
         await trio.sleep_until(self._standby_since + (self._container.settings.standby_duration or math.inf))
+        if self._dozed:
+            await self._turns.free()
         return Event.STANDBY_OVER
 
     # Dozing
@@ -312,6 +381,7 @@ class Checkpointed:
                     self._traffic.hand_over()
                     self._probes.open()
                     self._restorer.drain()
+                    self._restorer.tidy()
                     return
         raise Lost("cannot be restored: " + "; then ".join(dict.fromkeys(failures)), killed(container.init.pid))
 
@@ -321,6 +391,7 @@ class Checkpointed:
         if self._standby:
             self._standby.rise()
         self._traffic.hand_over()
+        self._restorer.kept.close()
         self._container.store.drop_images()
 
 

@@ -22,6 +22,7 @@ from zeropod.rpc.messages import events_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import cgroups, criu
 from zeropod.runtime.cgroups import Metrics
+from zeropod.runtime.command import Started
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.images import ImageStore
 from zeropod.runtime.runc import Runc
@@ -168,16 +169,23 @@ class Container:
             self.live()
             await self.runc.start(self.id)
 
-    def configure_criu(self, *, stopped: bool = False) -> None:
+    def configure_criu(self, *, stopped: bool = False, more: Sequence[str] = ()) -> None:
         """Writes CRIU's configuration for its next dump or restore. Raises OSError."""
-        text = criu.configuration(
-            self.criu_configuration, tcp_established=self.settings.tcp_established, stopped=stopped
-        )
-        self.store.config.write_text(text)
+        self.store.config.write_text(self.criu_options(stopped=stopped, more=more))
 
-    async def restore(self, images: Path, work: Path, options: Sequence[str], timeout: float) -> Incarnation:
+    def criu_options(self, *, stopped: bool = False, more: Sequence[str] = ()) -> str:
+        """The text of that configuration."""
+        return criu.configuration(
+            self.criu_configuration, tcp_established=self.settings.tcp_established, stopped=stopped, more=more
+        )
+
+    async def restore(
+        self, images: Path, work: Path, options: Sequence[str], timeout: float, started: Started
+    ) -> Incarnation:
         """Brings its processes back out of an image, with the streams that they had. Raises RuncError."""
-        await self.runc.restore(self.id, images, work, self.init.io.streams, self.pid_file, options, timeout)
+        await self.runc.restore(
+            self.id, images, work, self.init.io.streams, self.pid_file, options, timeout, started=started
+        )
         return self.live()
 
     def live(self) -> Incarnation:

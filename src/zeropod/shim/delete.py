@@ -17,7 +17,8 @@ from pathlib import Path
 
 from zeropod.kernel import mount, namespace
 from zeropod.runtime import images
-from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
+from zeropod.runtime.programs import QUICK, RUNC_ROOT, UNFINISHED, environment
+from zeropod.runtime.tmpfs import release
 from zeropod.shim import places, start
 from zeropod.shim.bootstrap import Flags
 
@@ -62,12 +63,14 @@ def clean(containerd_namespace: str, id: str, options: Mapping[str, str]) -> lis
 
     `options`: what its shim has kept of the request that created it.
     """
+    store = images.ImageStore.of(id)
+    _end_dump(store.config)
     complaints = [f"{id}: {words}"] if (words := _delete_in_runc(containerd_namespace, id, options)) else []
-    store = images.ROOT / id
     removals: dict[str, Callable[[], None]] = {
         "its mounts": lambda: mount.unmount_below(Path(options["bundle"]) / "rootfs") if "bundle" in options else None,
         "its network namespace": lambda: namespace.unpin(places.network(containerd_namespace, id)),
-        "its image": lambda: shutil.rmtree(store) if store.exists() else None,
+        "its tmpfs mounts": lambda: release(places.tmpfs(containerd_namespace, id)),
+        "its image": lambda: shutil.rmtree(store.directory) if store.directory.exists() else None,
         "its status socket": lambda: Path(places.status_socket(containerd_namespace, id)).unlink(missing_ok=True),
     }
     for what, remove in removals.items():
@@ -111,6 +114,19 @@ def _delete_in_runc(containerd_namespace: str, id: str, options: Mapping[str, st
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"runc delete failed: {error}"
     return f"runc delete failed: {done.stderr.strip()}" if done.returncode else ""
+
+
+def _end_dump(configuration: Path) -> None:
+    """A CRIU that waits for its shim would do so for ever: it gets the end of what it waits for, and fails."""
+    with suppress(OSError):
+        if configuration.is_fifo():
+            # Open at both ends: whoever waits for a writer goes on, and whoever comes before it is gone need not wait.
+            fifo = os.open(configuration, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.write(fifo, UNFINISHED.encode())
+                configuration.unlink()
+            finally:
+                os.close(fifo)
 
 
 def _kill_pagers(id: str) -> None:

@@ -42,6 +42,7 @@ class Life:
     def kept_awake(self, reason: str) -> Iterator[None]:
         """Inside, the container does not fall asleep; one that sleeps is not woken by this alone."""
         self._holds.append(reason)
+        self._notify()
         try:
             yield
         finally:
@@ -52,6 +53,11 @@ class Life:
     def held_by(self) -> str:
         """What keeps it awake; empty if nothing does."""
         return self._holds[0] if self._holds else ""
+
+    async def held(self) -> None:
+        """Returns when something keeps it awake."""
+        while not self._holds:
+            await self.changed()
 
     async def changed(self) -> None:
         """Returns at the next change of the state or of what keeps it awake."""

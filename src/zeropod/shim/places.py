@@ -6,6 +6,9 @@ from pathlib import Path
 NETWORKS = Path("/run/zeropod/netns")
 """Network namespaces that runc would otherwise have made anew at each restore, pinned by name."""
 
+TMPFS = Path("/run/zeropod/tmpfs")
+"""Where CRIU finds the tmpfs mounts that a container kept, for as long as a restore takes."""
+
 PODS = Path("/run/zeropod/pods")
 """A directory a pod, in it a file a container: when their shim is dead, containerd has forgotten which they were."""
 
@@ -16,6 +19,11 @@ STATUS_SOCKETS = "/run/zeropod/s"
 def network(containerd_namespace: str, id: str) -> Path:
     """The place of the network namespace that was made for this container."""
     return NETWORKS / f"{containerd_namespace}-{id}"
+
+
+def tmpfs(containerd_namespace: str, id: str) -> Path:
+    """The directory for the tmpfs mounts of this container."""
+    return TMPFS / f"{containerd_namespace}-{id}"
 
 
 def pod(containerd_namespace: str, group: str) -> Path:

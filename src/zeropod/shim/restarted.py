@@ -33,6 +33,7 @@ FIRST_LOOK, LAST_LOOK = 0.002, 0.1
 
 class Restarted:
     why_cold = ""
+    still_since = 0.0
 
     def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
         self._container = container
@@ -58,6 +59,12 @@ class Restarted:
             await trio.sleep(pause)
             pause = min(2 * pause, LAST_LOOK)
         self._redirect = None  # what it still proxies goes on in the nursery
+
+    def may_begin(self) -> bool:
+        return True
+
+    async def turn(self) -> None:
+        raise AssertionError("it never waits for others")
 
     async def sleep(self) -> State:
         container, network, incarnation = self._container, self._network, self._container.incarnation

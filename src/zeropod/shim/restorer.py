@@ -4,6 +4,7 @@ Lazily first: the processes exist at once, and a pager brings a page when it is 
 page is in. What was touched first after a wake is remembered, for the next pager to bring beforehand.
 """
 
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,11 @@ import trio
 
 from zeropod.runtime import criu
 from zeropod.runtime.cgroups import CgroupError
+from zeropod.runtime.command import Started, nothing
 from zeropod.runtime.errors import CriuError, RuncError
-from zeropod.runtime.pager import Pager, PagerLost, WorkingSet
+from zeropod.runtime.pager import Pager, PagerLost, WorkingSet, listen
+from zeropod.runtime.tmpfs import KeptMounts
+from zeropod.shim import places
 from zeropod.shim.incarnation import Incarnation
 
 if TYPE_CHECKING:
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
 
 RESTORE = 60.0
 """Seconds for one attempt to restore."""
+
+FORGET = 60.0
+"""Seconds after which an image that nobody will read is taken out of the page cache: by then the kernel has written it
+to the disk by itself, and one of a container that has woken sooner need not be written at all."""
 
 
 class Restorer:
@@ -31,25 +39,41 @@ class Restorer:
         """Set when the present pager, if there is one, has ended."""
         self._lost = ""
         """Why the memory can not be completed any more."""
+        self._stay = trio.CancelScope()
+        """Ends with the present restore's image."""
         self._working_set: WorkingSet = ()
+        self.kept = KeptMounts(places.tmpfs(container.runc.namespace, container.id))
+        """What does not go through the image."""
 
-    async def restore(self, *, lazy: bool, stopped: bool = False) -> Incarnation:
+    async def restore(self, *, lazy: bool, stopped: bool = False, started: Started = nothing) -> Incarnation:
         """Raises CriuError, and then nothing is left of it but the image. `stopped`: without letting it run."""
         container, store = self._container, self._container.store
-        pager = restored = None
+        pager: Pager | None = None
+        restored: Incarnation | None = None
+        listener: socket.socket | None = None
+
+        def has_started(pid: int) -> None:
+            nonlocal pager
+            started(pid)
+            # runc takes longer to get to the point where CRIU asks for the pager than the pager takes to be there.
+            if listener:
+                with listener:  # which is the pager's alone: where it has died, CRIU shall not wait
+                    pager = Pager.at(listener, store.images, self._working_set, say=container.log.warning)
+
         try:
             store.prepare_restore()
-            container.configure_criu(stopped=stopped)
+            container.configure_criu(stopped=stopped, more=self.kept.for_restore())
             if lazy:
-                pager = Pager.start(store.images, store.work, self._working_set, say=container.log.warning)
+                listener = listen(store.work)
             options = criu.restore_options(lazy=lazy, tcp_established=container.settings.tcp_established)
-            restored = await container.restore(store.images, store.work, options, RESTORE)
+            restored = await container.restore(store.images, store.work, options, RESTORE, has_started)
             container.configure_criu()  # what is for this restore alone must not get into anybody's next dump
             if pager:
                 await pager.guarded()
         except BaseException as error:
             if restored:
                 restored.exit_expected = True
+            self.kept.has_failed()
             with trio.CancelScope(shield=True):
                 if pager:
                     await pager.kill()
@@ -58,12 +82,23 @@ class Restorer:
             if isinstance(error, RuncError | OSError | CgroupError | CriuError):
                 raise criu.explain(store.work / "restore.log", error) from error
             raise
-        self._pager, self._lost, self._done = pager, "", trio.Event()
+        finally:
+            if listener:
+                listener.close()
+        self._pager, self._lost, self._done, self._stay = pager, "", trio.Event(), trio.CancelScope()
         if pager:
             self._nursery.start_soon(self._bring, pager, self._done)
         else:
             self._done.set()
         return restored
+
+    def tidy(self) -> None:
+        """After a restore, once nobody waits any more: takes away what only CRIU needed. It takes some milliseconds."""
+        incarnation = self._container.incarnation
+        try:
+            self.kept.has_restored(incarnation.pids() if incarnation else ())
+        except OSError as error:
+            self._container.log.warning("something of its restore is left, until the next or its deletion: %s", error)
 
     async def _bring(self, pager: Pager, done: trio.Event) -> None:
         try:
@@ -72,6 +107,15 @@ class Restorer:
             self._lost = str(reason)
         self._working_set = pager.working_set
         done.set()
+        if not self._lost:
+            await self._forget()
+
+    async def _forget(self) -> None:
+        """All memory is in. If that is so before the wake, the image is of use only where standby fails."""
+        with self._stay:
+            await trio.sleep(FORGET)
+            with suppress(OSError):
+                self._container.store.forget_pages()
 
     async def fill(self) -> None:
         """The restored container is frozen: brings what it is likely to touch first."""
@@ -94,7 +138,9 @@ class Restorer:
             if self._lost:
                 raise CriuError(self._lost)
             self._pager = None
-        self._container.store.drop_images()
+        self._stay.cancel()
+        # Some hundred milliseconds for gigabytes, in which other containers of the pod may have to be woken.
+        await trio.to_thread.run_sync(self._container.store.drop_images)
 
     async def lost(self) -> None:
         """Returns when the memory can not be completed any more; for ever if it can."""
@@ -104,6 +150,7 @@ class Restorer:
 
     async def kill(self) -> None:
         """Ends the pager of processes that are gone."""
+        self._stay.cancel()
         if self._pager:
             await self._pager.kill()
             await self._done.wait()

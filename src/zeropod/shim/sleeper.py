@@ -116,7 +116,7 @@ class Sleeper:
         life = self._container.life
         await way.ready()
         self.settled.set()
-        await watch.idle()
+        await self._until_idle(watch, way)
         try:
             await self._sleep(way)
         except StillBusy as busy:
@@ -133,6 +133,14 @@ class Sleeper:
             self._failures = 0
             await self._asleep(way)
             watch.awake_since = time.monotonic_ns()
+
+    async def _until_idle(self, watch: IdleWatch, way: WayToSleep) -> None:
+        """Until it may fall asleep, and it is its turn. It runs while it waits for that, so nobody waits with it."""
+        await watch.idle()
+        while not way.may_begin():
+            self._container.life.why = "others of this node are falling asleep: it waits for its turn"
+            await way.turn()
+            await watch.idle()
 
     async def _asleep(self, way: WayToSleep) -> None:
         """Until it runs again. Raises Lost."""
@@ -192,7 +200,7 @@ class Sleeper:
         except (StillBusy, SleepFailed):
             life.enter(State.RUNNING)
             raise
-        self.last_checkpoint = time.monotonic() - started
+        self.last_checkpoint = time.monotonic() - max(started, way.still_since)
         self.checkpoints += 1
         self._enter(state, way)
         self._container.log.info("sleeps (%s), after %.0f ms", state.name, self.last_checkpoint * 1000)

@@ -4,7 +4,7 @@ From the freeze until its processes are back, new connections complete their han
 packets of its established connections wait in the pod's lock. `hand_over` gives both to the restored sockets.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import trio
@@ -38,6 +38,7 @@ class Traffic:
         """Instead of held listeners, on a kernel that cannot move their connections."""
         self._locked: frozenset[Connection] = frozenset()
         self._locked_at = 0.0
+        self._data_came = False
         self._ended: frozenset[Connection] = frozenset()
         """Connections that the peers had ended before, and of which nothing more can come."""
 
@@ -52,11 +53,13 @@ class Traffic:
             raise StillBusy("nothing in it listens on a TCP port")
         if not self._network.can_hand_over:
             await self._start_redirect(ports)
-        self._lock(own)
+        connections = self._network.connections()
+        self._lock(connections, own)
         # Not before: now nothing runs, and nothing more reaches a connection, so what is seen remains true.
         if self._held.waiting() or self._network.activity(ports) != before:
             raise StillBusy("a connection came at the last moment")
-        connections = self._network.connections()
+        if self._locked:
+            connections = self._network.connections()
         mine = [sock for sock in connections if sock.inode in own]
         if any(sock.receive_queue for sock in mine):
             raise StillBusy("it has not yet read what a connection has sent")
@@ -64,7 +67,8 @@ class Traffic:
             raise StillBusy("a peer has not yet taken what it has sent")
         settings = self._container.settings
         counted = settings.ports or ports
-        if quiet_for(counted, self._network.activity(counted), self._network.counting()) < settings.scaledown:
+        quiet = quiet_for(counted, self._network.activity(counted), self._network.that_count(connections))
+        if quiet < settings.scaledown:
             raise StillBusy("a request came at the last moment")
         self._ended = frozenset(_connection(sock) for sock in mine if sock.state is TcpState.CLOSE_WAIT)
 
@@ -72,15 +76,15 @@ class Traffic:
         """The same for a container whose sockets are about to go away once more. Raises OSError."""
         own = incarnation.socket_inodes()
         self._hold_listeners(incarnation, own)
-        self._lock(own)
+        self._lock(self._network.connections(), own)
 
     def _hold_listeners(self, incarnation: Incarnation, own: Collection[int]) -> None:
         listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}
         self._held = HeldListeners.take(incarnation.pids(), listening)
 
-    def _lock(self, own: Collection[int]) -> None:
+    def _lock(self, connections: Iterable[TcpSocket], own: Collection[int]) -> None:
         if self._container.settings.tcp_established:
-            mine = (sock for sock in self._network.connections() if sock.inode in own)
+            mine = (sock for sock in connections if sock.inode in own)
             self._locked = self._network.established.lock(mine)
             self._locked_at = trio.current_time()
 
@@ -104,8 +108,8 @@ class Traffic:
         self._held.prepare_hand_over()
 
     def waits(self) -> bool:
-        """Whether a connection waits in a held listener right now."""
-        return self._held.waiting()
+        """Whether a connection waits in a held listener right now, or data on an established one."""
+        return self._data_came or self._held.waiting()
 
     async def connection(self) -> Event:
         """Returns when somebody has connected to the container, for which all is held."""
@@ -116,16 +120,21 @@ class Traffic:
         return Event.CONNECTION
 
     async def data(self) -> Event:
-        """Returns when a packet has come for one of the connections that sleep with the container."""
-        while True:
+        """Returns when a packet has come for one of the connections that sleep with the container.
+
+        It is true until the hand-over: whoever waits later is told, too.
+        """
+        while not self._data_came:
             held = await self._network.established.packet(self._locked)
             # Later on even a bare acknowledgement wakes: a keep-alive that nobody answers ends the connection.
             if held.incoming and (held.carries_data or trio.current_time() > self._locked_at + SETTLE):
-                return Event.DATA
+                self._data_came = True
+        return Event.DATA
 
     def hand_over(self) -> None:
         """Gives what has come to the container's own sockets; without any, it is refused."""
         self._held.close()
+        self._data_came = False
         if self._redirect:
             self._redirect.ready()
             self._redirect = None  # what it still proxies goes on in the nursery

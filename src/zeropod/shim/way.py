@@ -42,12 +42,21 @@ class WayToSleep(Protocol):
     why_cold: str
     """Why it sleeps without standby, in words; empty if there is nothing to say."""
 
+    still_since: float
+    """When it last began to keep requests waiting to fall asleep; of time.monotonic(), 0 if it does not say."""
+
     @property
     def answered(self) -> int:
         """Probes that were answered in its stead, so far."""
 
     async def ready(self) -> None:
         """Returns when the last wake is entirely over, so that the container may sleep again."""
+
+    def may_begin(self) -> bool:
+        """Whether it may fall asleep now, and not after others of this node. Raises OSError."""
+
+    async def turn(self) -> None:
+        """Returns when `may_begin` may have another answer. Raises OSError."""
 
     async def sleep(self) -> State:
         """To STANDBY or COLD. Raises StillBusy or SleepFailed when it runs as before, Lost when it does not."""

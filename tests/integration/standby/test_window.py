@@ -16,8 +16,10 @@ from tests.integration.standby.helpers.looks import retransmitted
 
 SEED = 7
 SCALEDOWN = 0.2
-SLACK = 0.2
+SLACK = 0.3
 """Seconds by which the time in which connections begin is longer than it took to fall asleep."""
+TURNS = 3
+"""Applications that fall asleep one after the other, where the node has few CPUs."""
 
 
 def ask(app: App, session: Session, number: int) -> bool:
@@ -32,7 +34,7 @@ def ask(app: App, session: Session, number: int) -> bool:
 
 def quiet(app: App, chance: random.Random) -> float:
     """Seconds after which a connection comes at any instant of the fall into sleep, or shortly before or after it."""
-    return SCALEDOWN + chance.uniform(-0.02, app.status.last_checkpoint_ms / 1000 + SLACK)
+    return SCALEDOWN + chance.uniform(-0.02, app.status.last_checkpoint_ms / 1000 * TURNS + SLACK)
 
 
 def knock(app: App, chance: random.Random, number: int, seen: Counter[str]) -> None:

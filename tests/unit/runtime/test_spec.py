@@ -146,3 +146,14 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         Spec(found.path, {"a": object()}).write()
     assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_bind_mounts_are_told_by_their_type_or_their_options(tmp_path: Path) -> None:
+    mounts = [
+        {"destination": "/dev", "type": "tmpfs", "options": ["nosuid"]},
+        {"destination": "/etc/hosts", "type": "bind", "source": "/a"},
+        {"destination": "/dev/shm", "type": "none", "options": ["rbind", "ro"]},
+        {"destination": "/proc", "type": "proc"},
+    ]
+    assert Spec(tmp_path, {"mounts": mounts}).bind_mounts == {"/etc/hosts", "/dev/shm"}
+    assert Spec(tmp_path, {}).bind_mounts == frozenset()

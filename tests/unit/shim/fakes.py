@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from zeropod.activator.network import combined
 from zeropod.kernel.lookup import Activity
 from zeropod.kernel.sock_diag import TcpSocket
+from zeropod.runtime.command import Started, nothing
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import Spec
@@ -105,6 +106,7 @@ class FakeRunc(Runc):
         input: bytes | None = None,
         capture: bool = False,
         by_criu: bool = False,
+        started: Started = nothing,
     ) -> bytes:
         command = arguments[0]
         self.calls.append(" ".join(("kill", *arguments[-2:]) if command == "kill" else (command,)))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,25 @@ def test_everything_of_the_container_is_removed(node: Path) -> None:
     assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == []
     assert os.listdir(node / "images") == ["other"]
     assert sorted(os.listdir(networks)) == ["k8s.io-other", "moby-web"]
+
+
+def test_a_criu_that_waits_for_its_shim_gets_an_option_without_a_value(node: Path) -> None:
+    store = ImageStore.of("web")
+    store.prepare()
+    os.mkfifo(store.config)
+    with subprocess.Popen(["cat", store.config], stdout=subprocess.PIPE, text=True) as criu:
+        until_it_waits(criu.pid)
+        assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == []
+        assert criu.communicate(timeout=30)[0] == "network-lock"
+    assert not store.directory.exists()
+
+
+def until_it_waits(pid: int) -> None:
+    """Until a process sleeps, in open(2) that is."""
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}/wchan").read_text() in ("", "0") or Path(f"/proc/{pid}/comm").read_text() != "cat\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_runc_is_called_as_the_shim_called_it(node: Path) -> None:

@@ -30,6 +30,7 @@ class FakeWay:
     """Goes to sleep and wakes at once, unless a test has said otherwise for one of its steps."""
 
     why_cold = ""
+    still_since = 0.0
     answered = 0
 
     def __init__(self) -> None:
@@ -44,6 +45,8 @@ class FakeWay:
         """What the next calls of a step do, one after the other; then they do what they always do."""
         self.wanted = trio.Event()
         self.abandoned = 0
+        self.waits_for: list[bool] = []
+        """Whether others have the turns, at each look."""
 
     def times(self, step: str) -> list[float]:
         return [round(at, 6) for name, at in self.steps if name == step]
@@ -55,6 +58,12 @@ class FakeWay:
 
     async def ready(self) -> None:
         await self._step("ready")
+
+    def may_begin(self) -> bool:
+        return not self.waits_for.pop(0) if self.waits_for else True
+
+    async def turn(self) -> None:
+        await self._step("turn")
 
     async def sleep(self) -> State:
         await self._step("sleep")
@@ -195,6 +204,34 @@ async def test_data_on_an_established_connection_postpones_the_sleep(
     await sleeping.asleep()
     # At the look after 60 s the data was 10 s old, so the next one was 50 s later.
     assert sleeping.way.times("sleep") == [SCALEDOWN + SCALEDOWN - 10.0]
+
+
+async def test_who_waits_for_a_turn_runs_on_and_is_looked_at_again_afterwards(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    async def others_fall_asleep() -> None:
+        assert sleeping.life.state is State.RUNNING
+        assert "turn" in sleeping.life.why
+        await trio.sleep(5.0)
+        sleeping.network.connect(PORT)  # it has been used meanwhile: a turn is of no use now
+
+    sleeping.way.waits_for = [True]
+    sleeping.way.script["turn"] = [others_fall_asleep]
+    sleeping.start()
+    await sleeping.asleep()
+    assert sleeping.way.times("turn") == [SCALEDOWN]
+    assert sleeping.way.times("sleep") == [SCALEDOWN + 5.0 + SCALEDOWN]
+
+
+async def test_a_stop_ends_the_wait_for_a_turn(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.way.waits_for = [True]
+    sleeping.way.script["turn"] = [trio.sleep_forever]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + 1.0)
+    sleeping.sleeper.stop()
+    await sleeping.over()
+    assert sleeping.way.times("sleep") == []
+    assert sleeping.way.abandoned == 1
 
 
 class Work:

@@ -107,12 +107,15 @@ class Pager:
 
         Raises CriuError when the image's pagemap is damaged, OSError when a file cannot be read.
         """
-        image = pagemap.read(images)
-        listener = handover.listen(work)
-        try:
-            return cls(image, listener, wanted, say)
-        finally:
-            listener.close()
+        with handover.listen(work) as listener:
+            return cls.at(listener, images, wanted, say=say)
+
+    @classmethod
+    def at(
+        cls, listener: socket.socket, images: Path, wanted: WorkingSet = (), *, say: Callable[[str], None]
+    ) -> "Pager":
+        """The same where somebody listens already, as CRIU may be on its way. The listener remains the caller's."""
+        return cls(pagemap.read(images), listener, wanted, say)
 
     async def guarded(self) -> None:
         """After the restore: returns once every userfaultfd is guarded. Raises CriuError when that does not happen."""

@@ -1,0 +1,133 @@
+"""What falling asleep does besides: its turn, its pace, what the image leaves out, and how short the way back is."""
+
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.integration import node
+from tests.integration.sleep.helpers.stage import KINDS, NGINX, REDIS, App, Stage, answers
+
+from zeropod.kernel import libc
+from zeropod.shim import places
+from zeropod.shim.turns import Turns
+
+pytestmark = pytest.mark.timeout(90)
+
+CALLS = 20
+"""System calls of the shim between the arrival of a connection and the thaw: 6 when this was written."""
+
+
+@pytest.mark.parametrize("annotations", [{}, {"standby": "false"}], ids=["standby", "cold"])
+def test_a_small_tmpfs_stays_as_it_is_and_a_large_one_goes_to_the_image(
+    stage: Stage, annotations: dict[str, str]
+) -> None:
+    app = stage.task(REDIS, annotations=annotations)
+    root = Path(f"/proc/{app.status.pid}/root")
+    (root / "dev/shm/small").write_text("as it was")
+    (root / "run/large").write_bytes(b"x" * (1 << 20))
+    before = mounts(app.status.pid)
+    for _ in range(3):
+        app.asleep()
+        archives = [file.stat().st_size for file in Path(app.images).glob("tmpfs-*")]
+        assert len(archives) == 1  # of /run
+        with app.connect() as session:
+            assert answers(session, REDIS)
+        app.awake()
+        root = Path(f"/proc/{app.status.pid}/root")
+        assert (root / "dev/shm/small").read_text() == "as it was"
+        assert (root / "run/large").stat().st_size == 1 << 20
+        assert mounts(app.status.pid) == before
+    assert node.mounts("zeropod/tmpfs") == []
+
+
+def mounts(pid: int) -> list[tuple[str, str, str]]:
+    """Place, options and kind of the mounts of a process. runc takes the node's /dev/null to hide files in /proc."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    return sorted((line[4], line[5], line[line.index("-") + 1]) for line in lines if line[3] != "/null")
+
+
+def test_what_was_dumped_in_the_background_runs_in_the_foreground(stage: Stage) -> None:
+    app = stage.task(NGINX)
+    before = shares(app.status.pid)
+    for _ in range(2):
+        app.standby()
+        with app.connect() as session:
+            assert answers(session, NGINX)
+        assert shares(app.awake().pid) == before
+
+
+def shares(pid: int) -> tuple[str, int]:
+    """A process's nice value, and its class and priority at the disk."""
+    nice = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16]
+    return nice, libc.syscall("ioprio_get", {"x86_64": 252}[os.uname().machine], 1, pid)
+
+
+def test_nobody_sleeps_out_of_turn_and_those_who_wait_are_awake(stage: Stage) -> None:
+    turns = Turns()
+    taken = []
+    while turn := turns.take():
+        taken.append(turn)
+    app = stage.task(REDIS, scaledown="200ms")
+    node.until(lambda: "turn" in app.status.why, "it waits for its turn")
+    with app.connect() as session:
+        for _ in range(20):
+            assert answers(session, REDIS)
+    assert app.state == "RUNNING"
+    taken.pop().end()
+    app.asleep()
+    for turn in taken:
+        turn.end()
+
+
+def test_between_a_connection_and_the_thaw_there_are_few_system_calls(stage: Stage, tmp_path: Path) -> None:
+    app = stage.app("cri", KINDS["python"], scaledown="1s")
+    for _ in range(2):
+        app.standby()
+        with app.connect() as session:
+            assert answers(session, app.kind)
+    app.standby()
+    time.sleep(0.5)
+    with traced(shim(app), tmp_path / "calls") as calls:
+        time.sleep(0.3)
+        with app.connect() as session:
+            assert answers(session, app.kind)
+        app.awake()
+    lines = [line for line in calls.read_text().splitlines() if " = " in line]
+    thaw = next(number for number, line in enumerate(lines) if re.search(r'write\(.*"(THAWED|0)"', line))
+    # From the last sleep on: what strace has seen before was a look after children, or nothing.
+    slept = max(number for number, line in enumerate(lines[:thaw]) if is_long(line))
+    assert thaw - slept <= CALLS, "\n".join(lines[slept : thaw + 1])
+
+
+def is_long(line: str) -> bool:
+    """Whether this call has waited for something (strace -T: how long it took, in angle brackets)."""
+    took = re.search(r"<([0-9.]+)>$", line)
+    return "epoll_wait" in line and took is not None and float(took[1]) > 0.1
+
+
+def shim(app: App) -> int:
+    with socket.socket(socket.AF_UNIX) as client:
+        sandbox = app.spec["annotations"]["io.kubernetes.cri.sandbox-id"]
+        client.connect(places.status_socket("k8s.io", sandbox))
+        return int(struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+
+
+@contextmanager
+def traced(pid: int, output: Path) -> Iterator[Path]:
+    """strace(1) on a process, from its first line on."""
+    strace = subprocess.Popen(["strace", "-T", "-o", str(output), "-p", str(pid)], stderr=subprocess.PIPE, text=True)
+    assert strace.stderr is not None
+    try:
+        assert "attached" in strace.stderr.readline()
+        yield output
+    finally:
+        strace.send_signal(signal.SIGINT)
+        strace.communicate(timeout=30)

@@ -1,0 +1,26 @@
+"""Which tmpfs mounts of a container are kept; the mounting itself is tested on the node."""
+
+from zeropod.runtime.tmpfs import Mount, mounts
+
+MOUNTINFO = """\
+289 288 0:41 / / rw,relatime - overlay overlay rw,lowerdir=/a
+291 289 0:49 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw
+292 289 0:171 / /dev rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755
+293 292 0:172 / /dev/pts rw,nosuid,noexec,relatime - devpts devpts rw,gid=5
+294 292 0:173 / /dev/shm rw,nosuid,nodev,noexec,relatime master:7 - tmpfs shm rw,size=65536k
+297 289 0:174 / /cache rw - tmpfs tmpfs rw
+298 289 0:175 / /cache rw - ext4 /dev/vda rw
+119 291 0:109 / /proc/acpi ro,relatime - tmpfs tmpfs ro,size=4k,nr_inodes=1
+120 291 0:171 /null /proc/keys rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755
+122 296 0:109 / /sys/firmware ro,relatime - tmpfs tmpfs ro,size=4k,nr_inodes=1
+123 289 0:180 / /with\\040blank rw - tmpfs tmpfs rw
+"""
+
+
+def test_whole_tmpfs_mounts_are_found_and_neither_parts_of_them_nor_what_is_hidden() -> None:
+    assert mounts(MOUNTINFO) == [
+        Mount(292, "0:171", "/dev"),
+        Mount(294, "0:173", "/dev/shm"),
+        Mount(119, "0:109", "/proc/acpi"),
+        Mount(122, "0:109", "/sys/firmware"),
+    ]
