@@ -1,58 +1,66 @@
-"""What a sleeping container's prober is told: the bytes of an answer, in the prober's protocol. Sans-IO.
+"""What a prober is told in a container's stead: the bytes of an answer, in the prober's protocol. Sans-IO.
 
-What is said is "well": a container that sleeps was well when it fell asleep. It is said only where opening.py is sure
-of the question.
+What is said is what the application said when it was asked the same (asking.py). It is said only where opening.py is
+sure of the question.
 """
+
+import http.client
 
 import h2.events
 import h11
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.exceptions import H2Error
 
+from zeropod.activator.asking import Outcome
 from zeropod.activator.opening import Kind
 
-_SERVING = b"\0\0\0\0\2\x08\1"
-"""A HealthCheckResponse with status 1, not compressed, after its length."""
-_GRPC_UNIMPLEMENTED = b"12"
 _GRPC = (b"content-type", b"application/grpc")
 
+UNIMPLEMENTED = Outcome(well=False, status=12)
+"""What a health service says to a call of a method that it does not have."""
 
-def answer(kind: Kind, question: bytes, *, greeted: bool) -> bytes:
+
+def answer(kind: Kind, question: bytes, outcome: Outcome, *, greeted: bool) -> bytes | None:
     """The answer to a question of this kind; `greeted`: our SETTINGS have been sent before.
 
-    Raises ValueError for a kind that is no probe's.
+    None when the prober has left no way to answer, such as a flow-control window of nothing. Raises ValueError for a
+    kind that is no probe's.
     """
     match kind:
         case Kind.HTTP:
-            return _http1(question)
+            return _http1(question, outcome)
         case Kind.GRPC | Kind.GRPC_OTHER:
-            return _http2(question, well=kind is Kind.GRPC, greeted=greeted)
+            return _http2(question, outcome, greeted=greeted)
         case _:
             raise ValueError(f"{kind} is not a question that can be answered")
 
 
-def _http1(question: bytes) -> bytes:
+def _http1(question: bytes, outcome: Outcome) -> bytes:
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(question)
     connection.next_event()
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"0"), (b"connection", b"close")]
-    head = connection.send(h11.Response(status_code=200, reason=b"OK", headers=headers))
-    return (head or b"") + (connection.send(h11.EndOfMessage()) or b"")
+    reason = http.client.responses.get(outcome.status, "").encode()
+    response = h11.Response(status_code=outcome.status, reason=reason, headers=[*headers, *outcome.headers])
+    return connection.send(response) + (connection.send(h11.EndOfMessage()) or b"")
 
 
-def _http2(question: bytes, *, well: bool, greeted: bool) -> bytes:
+def _http2(question: bytes, outcome: Outcome, *, greeted: bool) -> bytes | None:
     connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
     connection.initiate_connection()
     if greeted:
         connection.data_to_send()
-    events = connection.receive_data(question)
-    stream = next(event.stream_id for event in events if isinstance(event, h2.events.RequestReceived))
-    if well:
-        connection.send_headers(stream, [(b":status", b"200"), _GRPC])
-        connection.send_data(stream, _SERVING)
-        connection.send_headers(stream, [(b"grpc-status", b"0")], end_stream=True)
-    else:
-        message = (b"grpc-message", b"asleep: only Check is answered")
-        status = (b"grpc-status", _GRPC_UNIMPLEMENTED)
-        connection.send_headers(stream, [(b":status", b"200"), _GRPC, status, message], end_stream=True)
+    try:
+        events = connection.receive_data(question)
+        stream = next(event.stream_id for event in events if isinstance(event, h2.events.RequestReceived))
+        status = (b"grpc-status", b"%d" % outcome.status)
+        if outcome.body:
+            connection.send_headers(stream, [(b":status", b"200"), _GRPC])
+            connection.send_data(stream, outcome.body)
+            connection.send_headers(stream, [status], end_stream=True)
+        else:
+            connection.send_headers(stream, [(b":status", b"200"), _GRPC, status], end_stream=True)
+    except H2Error:
+        return None
     return connection.data_to_send()

@@ -1,8 +1,8 @@
 """One accepted connection, passed on to the application where its client wanted to go.
 
-Owns the wait for the application to listen, the connection to it, and how both are closed. Which
-connections come here, and from when on the application may be asked, is decided in redirect.py; the copying
-is proxy.py's.
+Owns the wait for the application to listen, and how both connections are closed. Which connections come here,
+and from when on the application may be asked, is decided in redirect.py and gate.py; the connection to it is
+connect.py's, the copying proxy.py's.
 
 Until the end of both sides was seen, closing a socket resets it, even if this process is killed: a client
 must not take an answer that was cut off for a complete one.
@@ -16,11 +16,11 @@ import select
 import socket
 import struct
 import termios
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 
 import trio
 
+from zeropod.activator.connect import Announce, connect, unannounced
 from zeropod.activator.proxy import End, relay
 from zeropod.kernel import namespace
 
@@ -41,14 +41,6 @@ _NOT_YET = frozenset(
         ),  # run out of something
     }
 )
-
-
-Announce = Callable[[tuple[str, int]], AbstractContextManager[None]]
-"""Says what a connection to the application from this address of the pod is, for as long as it exists."""
-
-
-def unannounced(_: tuple[str, int]) -> AbstractContextManager[None]:
-    return nullcontext()
 
 
 async def forward(
@@ -117,7 +109,7 @@ async def _application(
     while not _is_reset(client):
         try:
             with ExitStack() as attempt:
-                stream = await _connect(client, netns, announced, attempt)
+                stream = await connect(client.getsockname(), netns, announced, attempt)
                 known.push(attempt.pop_all())
                 return stream
         except OSError as error:
@@ -126,27 +118,6 @@ async def _application(
         await trio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
     return None
-
-
-async def _connect(
-    client: trio.socket.SocketType, netns: namespace.PathOrFd, announced: Announce, attempt: ExitStack
-) -> trio.SocketStream:
-    with namespace.entered(netns):
-        sock = trio.socket.from_stdlib_socket(socket.socket(client.family, socket.SOCK_STREAM))
-    try:
-        # One of the pod's own addresses, so it can be the source address, too.
-        target = client.getsockname()
-        await sock.bind((target[0], 0, *target[2:]))
-        attempt.enter_context(announced(sock.getsockname()[:2]))
-        await sock.connect(target)
-        if sock.getsockname() == sock.getpeername():
-            # Nobody listens, and the kernel happened to choose that very port as ours: TCP's simultaneous
-            # open then connects a socket with itself, and would keep the port from the application.
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
-        return trio.SocketStream(sock)
-    except BaseException:
-        sock.close()
-        raise
 
 
 def _is_reset(sock: trio.socket.SocketType) -> bool:

@@ -109,7 +109,6 @@ class Gate:
         assert self._listeners is not None
         if port in (listener.getsockname()[1] for listener in self._listeners.sockets):
             # Somebody in the pod found our own port. Passing that on would lead back here.
-            await stream.aclose()
             return
         finding = await self._inspector.inspect(stream)
         if finding.wants is Wants.NOTHING:
@@ -120,6 +119,11 @@ class Gate:
         else:
             self._somebody.set()
         try:
+            if finding.asked:
+                await self._up.wait()
+                if not await self._inspector.ask(stream, finding.asked):
+                    self._somebody.set()  # it needs to run to become well
+                return
             await forward(
                 stream,
                 self._netns,

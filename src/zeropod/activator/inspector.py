@@ -4,23 +4,24 @@ The connection was accepted to be looked at, in the place of an application that
 so that the application can still be given all of it. Nobody is waited for longer than `PATIENCE`: where the server
 speaks first, the client waits for us.
 
-What is no probe may still be the prober's: HTTPS, a request that is too large, one that does not say whose it is. Then
-the process at the other end of the connection decides.
+What it says is not enough: only a prober's process is answered. And what is no probe may still be the prober's: HTTPS,
+a request that is too large, one that does not say whose it is.
 """
 
 import logging
-import os
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 
 import trio
 
-from zeropod.activator.answer import answer
-from zeropod.activator.forward import Announce
-from zeropod.activator.opening import PROBES, SETTINGS, Kind, judge, without_acknowledgement
+from zeropod.activator.answer import UNIMPLEMENTED, answer
+from zeropod.activator.asking import Outcome
+from zeropod.activator.connect import Announce, announced
+from zeropod.activator.examiner import Examination, Examiner
+from zeropod.activator.opening import SETTINGS, Kind, Question, judge, without_acknowledgement
+from zeropod.activator.peeker import Peeker
 from zeropod.kernel.lookup import Flow, Lookup, Said
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,23 @@ class Wants(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that a prober has asked completely, and waits for the answer to."""
+
+    question: Question
+    data: bytes
+    """As it came."""
+    greeted: bool
+    """It was sent our SETTINGS."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     wants: Wants
     head: bytes = b""
     """What was read from the connection, and is to come before the rest."""
+    asked: Asked | None = None
+    """To be put to the application by `ask`, instead of the connection being passed on."""
 
 
 _NOTHING = Finding(Wants.NOTHING)
@@ -62,12 +76,13 @@ _RESET = (ConnectionError, TimeoutError, trio.BrokenResourceError)
 class Inspector:
     """`limit`: bytes beyond which a request is no probe. `lookup` says which connections may be a prober's."""
 
-    def __init__(self, lookup: Lookup, limit: int, is_probers: IsProbers) -> None:
+    def __init__(self, lookup: Lookup, limit: int, is_probers: IsProbers, examiner: Examiner) -> None:
         self._lookup = lookup
         self._limit = limit
         self._is_probers = is_probers
+        self._examiner = examiner
         self.answered = 0
-        """Probes so far."""
+        """Probes so far, without the application."""
 
     async def inspect(self, stream: trio.SocketStream) -> Finding:
         """Leaves the connection open unless it wants nothing."""
@@ -81,15 +96,16 @@ class Inspector:
         flow = Flow(ends[0], ends[1][1])
         if self._lookup.flow(flow) is None:
             return Finding(Wants.APPLICATION)
-        peeker, head = _Peeker(stream), None
+        peeker, head, by_prober = Peeker(stream), None, False
         try:
-            kind, greeted = await self._listen(stream, peeker)
+            question, greeted = await self._listen(stream, peeker)
             if peeker.ended and not peeker.data:
-                await self._answer(stream, b"")  # a TCP probe
+                self.answered += 1  # a TCP probe: it was accepted
+                await trio.aclose_forcefully(stream)
                 return _NOTHING
-            if kind in PROBES:
-                await self._answer(stream, answer(kind, peeker.take(), greeted=greeted))
-                return _NOTHING
+            by_prober = self._is_probers(*ends)
+            if question and by_prober:
+                return await self._decide(stream, Asked(question, peeker.take(), greeted))
             head = await _acknowledged(peeker) if greeted else b""
             peeker.done()
         except _RESET:
@@ -97,48 +113,68 @@ class Inspector:
         if head is None:
             await trio.aclose_forcefully(stream)
             return _NOTHING
-        if self._is_probers(*ends):
+        if by_prober:
             return Finding(Wants.PROBE, head)
         self._lookup.forget(flow)  # or what it sends would not count
         return Finding(Wants.APPLICATION, head)
 
+    async def _decide(self, stream: trio.SocketStream, asked: Asked) -> Finding:
+        """Answers if it is known what to."""
+        if asked.question.kind is Kind.GRPC_OTHER:
+            outcome: Outcome | None = UNIMPLEMENTED
+        else:
+            outcome = self._examiner.outcome(_examination(stream, asked))
+        if outcome is None:
+            return Finding(Wants.PROBE, asked=asked)
+        self.answered += 1
+        await _tell(stream, asked, outcome)
+        return _NOTHING
+
+    async def ask(self, stream: trio.SocketStream, asked: Asked) -> bool:
+        """Asks the application, which has to run, and passes the answer on; whether it is well. Closes the connection.
+
+        If it does not answer, neither does anybody else.
+        """
+        outcome = await self._examiner.ask(_examination(stream, asked))
+        if outcome is None:
+            await trio.aclose_forcefully(stream)
+        else:
+            await _tell(stream, asked, outcome)
+        return outcome is not None and outcome.well
+
     def announced(self, wants: Wants, port: int) -> Announce:
         """For forward(): that our connection to the application stands for one that wants this of the port."""
-        said = Said.A_PROBES if wants is Wants.PROBE else Said.SOMEBODYS
+        return announced(self._lookup, Said.A_PROBES if wants is Wants.PROBE else Said.SOMEBODYS, port)
 
-        @contextmanager
-        def announced(address: tuple[str, int]) -> Iterator[None]:
-            self._lookup.say(Flow(address, port), said)
-            try:
-                yield
-            finally:
-                self._lookup.forget(Flow(address, port))
-
-        return announced
-
-    async def _listen(self, stream: trio.SocketStream, peeker: "_Peeker") -> tuple[Kind, bool]:
-        """What it is, as far as it says so in time, and whether it was sent our SETTINGS."""
-        kind, greeted = Kind.UNDECIDED, False
+    async def _listen(self, stream: trio.SocketStream, peeker: Peeker) -> tuple[Question | None, bool]:
+        """What it asks, if it is a probe that says so in time, and whether it was sent our SETTINGS."""
+        opening, greeted = judge(b"", self._limit), False
         with trio.move_on_after(PATIENCE):
-            while not peeker.ended and kind in (Kind.UNDECIDED, Kind.AWAITS_SETTINGS):
+            while not peeker.ended and opening.kind in (Kind.UNDECIDED, Kind.AWAITS_SETTINGS):
                 await peeker.more(self._limit + 1)
-                kind = judge(peeker.data, self._limit).kind
-                if kind is Kind.AWAITS_SETTINGS and not greeted:
+                opening = judge(peeker.data, self._limit)
+                if opening.kind is Kind.AWAITS_SETTINGS and not greeted:
                     greeted = True  # even if only a part of it gets sent in time
                     await stream.send_all(SETTINGS)
-        return kind, greeted
+        return opening.question, greeted
 
-    async def _answer(self, stream: trio.SocketStream, data: bytes) -> None:
-        """Also lets the prober be the one who closes: a close with something unread would reset the connection."""
-        self.answered += 1
+
+def _examination(stream: trio.SocketStream, asked: Asked) -> Examination:
+    return Examination(stream.socket.getsockname(), asked.question)
+
+
+async def _tell(stream: trio.SocketStream, asked: Asked, outcome: Outcome) -> None:
+    """Also lets the prober be the one who closes: a close with something unread would reset the connection."""
+    data = answer(asked.question.kind, asked.data, outcome, greeted=asked.greeted)
+    if data is not None:
         with trio.move_on_after(LAST_WORDS), suppress(trio.BrokenResourceError):
             await stream.send_all(data)
             while await stream.receive_some():
                 pass
-        await trio.aclose_forcefully(stream)
+    await trio.aclose_forcefully(stream)
 
 
-async def _acknowledged(peeker: "_Peeker") -> bytes | None:
+async def _acknowledged(peeker: Peeker) -> bytes | None:
     """All that came up to the acknowledgement of our SETTINGS, without that; None if it never comes."""
     with trio.move_on_after(ACKNOWLEDGEMENT):
         while (head := without_acknowledgement(peeker.data)) is None:
@@ -148,29 +184,3 @@ async def _acknowledged(peeker: "_Peeker") -> bytes | None:
         peeker.take()
         return head
     return None
-
-
-class _Peeker:
-    """What a connection has received, without taking it away."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._socket = stream.socket
-        self.data = b""
-        self.ended = False
-        """No more will come."""
-
-    async def more(self, most: int) -> None:
-        """Waits until there is more than before, or the end. Raises OSError when the connection was reset."""
-        # Otherwise what was seen already would make it readable.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(self.data) + 1)
-        await trio.lowlevel.wait_readable(self._socket.fileno())
-        seen, self.data = len(self.data), await self._socket.recv(most, socket.MSG_PEEK)
-        self.ended = len(self.data) <= seen
-
-    def take(self) -> bytes:
-        """Takes away what was seen."""
-        self.done()
-        return os.read(self._socket.fileno(), len(self.data))
-
-    def done(self) -> None:
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

@@ -27,6 +27,7 @@ _IP_FREEBIND = 15  # include/uapi/linux/in.h
 _LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
+"""Deals with one connection, which is closed afterwards if it was not before."""
 
 
 class Listeners:
@@ -80,7 +81,11 @@ class Listeners:
 
     async def _serve(self, stream: trio.SocketStream, serve: Serve) -> None:
         try:
-            await serve(stream)
+            async with stream:
+                await serve(stream)
+        except Exception:
+            # Whatever it was that a stranger has sent, it ends his own connection and nothing else.
+            log.exception("a connection in %s was closed, which is a mistake of zeropod's", self._netns)
         finally:
             self._slots.release()
 

@@ -8,7 +8,7 @@ Source of facts: Kubernetes' pkg/probe/{http,grpc}, grpc's health/v1/health.prot
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import h2.events
@@ -28,9 +28,12 @@ SETTINGS = bytes.fromhex("000000040000000000")
 ACKNOWLEDGED = bytes.fromhex("000000040100000000")
 """The client's answer to that."""
 
+_AGENT_HEADER = b"user-agent"
 _METHOD = b"GET "
 _FRAME_HEADER = 9
 _MALFORMED = (H2Error, HPACKError, HyperframeError)
+_GIVEN_UP = (h2.events.StreamReset, h2.events.ConnectionTerminated)
+"""Nobody waits for an answer any more."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,10 +58,28 @@ PROBES = frozenset({Kind.HTTP, Kind.GRPC, Kind.GRPC_OTHER})
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What a probe asks. Two that are equal ask the same, whatever version of the prober does, and however patient."""
+
+    kind: Kind
+    subject: tuple[bytes, ...]
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), compare=False)
+    """Those of HTTP/2 include the method and the path."""
+    target: bytes = field(default=b"", compare=False)
+    """What an HTTP/1 request names; part of the headers in HTTP/2."""
+    body: bytes = field(default=b"", compare=False)
+
+    def __str__(self) -> str:
+        if self.kind is Kind.HTTP:
+            return f"GET {self.target.decode('ascii', 'replace')}"
+        return f"gRPC {b''.join(_values(self.headers, b':path')).decode('ascii', 'replace')}"
+
+
+@dataclass(frozen=True, slots=True)
 class Opening:
     kind: Kind
-    subject: bytes = b""
-    """What a probe asks about: two with the same subject, to the same port, ask the same."""
+    question: Question | None = None
+    """Of what is a probe's, and of nothing else."""
 
 
 _UNDECIDED, _APPLICATION = Opening(Kind.UNDECIDED), Opening(Kind.APPLICATION)
@@ -94,7 +115,8 @@ def _http1(data: bytes) -> Opening:
     headers = list(request.headers)
     if connection.trailing_data[0] or not _is_probers(headers) or _values(headers, b"upgrade"):
         return _APPLICATION
-    return Opening(Kind.HTTP, b" ".join((request.target, *_values(headers, b"host"))))
+    subject = (request.target, *(b"%s: %s" % header for header in headers if header[0] != _AGENT_HEADER))
+    return Opening(Kind.HTTP, Question(Kind.HTTP, subject, tuple(headers), request.target))
 
 
 def _http2(data: bytes) -> Opening:
@@ -103,6 +125,8 @@ def _http2(data: bytes) -> Opening:
     try:
         events = connection.receive_data(data)
     except _MALFORMED:
+        return _APPLICATION
+    if any(isinstance(event, _GIVEN_UP) for event in events):
         return _APPLICATION
     requests = [event for event in events if isinstance(event, h2.events.RequestReceived)]
     if not requests:
@@ -115,11 +139,13 @@ def _http2(data: bytes) -> Opening:
     if not any(isinstance(event, h2.events.StreamEnded) for event in events):
         return _UNDECIDED
     body = b"".join(event.data for event in events if isinstance(event, h2.events.DataReceived))
-    return Opening(Kind.GRPC if path == HEALTH + b"Check" else Kind.GRPC_OTHER, path + b" " + body)
+    kind = Kind.GRPC if path == HEALTH + b"Check" else Kind.GRPC_OTHER
+    subject = (path, *_values(headers, b":authority"), body)
+    return Opening(kind, Question(kind, subject, tuple(headers), body=body))
 
 
 def _is_probers(headers: Headers) -> bool:
-    agents = _values(headers, b"user-agent")
+    agents = _values(headers, _AGENT_HEADER)
     return len(agents) == 1 and agents[0].startswith(AGENT)
 
 

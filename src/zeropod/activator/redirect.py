@@ -16,7 +16,8 @@ from contextlib import ExitStack
 
 import trio
 
-from zeropod.activator.forward import forward, unannounced
+from zeropod.activator.connect import unannounced
+from zeropod.activator.forward import forward
 from zeropod.activator.inspector import Finding, Inspector, Wants
 from zeropod.activator.listeners import Listeners
 from zeropod.kernel.lookup import Lookup
@@ -113,12 +114,15 @@ class Redirect:
             port = stream.socket.getsockname()[1]
             if port not in self._up:
                 # Somebody in the pod found our own port. Proxying that would lead back here.
-                await stream.aclose()
                 return
             finding = await self._inspector.inspect(stream) if self._inspector else Finding(Wants.APPLICATION)
             if finding.wants is Wants.NOTHING:
                 return
             self._arrived.set()
+            if finding.asked and self._inspector:
+                await self._up[port].wait()
+                await self._inspector.ask(stream, finding.asked)
+                return
             await forward(
                 stream,
                 self._netns,

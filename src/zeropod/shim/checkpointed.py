@@ -89,6 +89,7 @@ class Checkpointed:
         raise Lost(f"has lost a part of its memory: {why}", killed(incarnation.pid))
 
     async def sleep(self) -> State:
+        await self._probes.pass_all()
         self._stages, pace = Stages(), Pace(self._nursery)
         try:
             await self._checkpoint(pace)

@@ -1,19 +1,21 @@
 """Health probes of one container: answered while it sleeps, where that is possible without it.
 
-Owns when its gate is shut and opened. Without eBPF, or where the pod does not want it, there is no gate: probes are
-then connections like any other.
+Owns when it is asked what probes ask, and when its gate is shut and opened. Without eBPF, or where the pod does not
+want it, there is no gate: probes are then connections like any other.
 """
 
 from typing import TYPE_CHECKING
 
 import trio
 
+from zeropod.activator.examiner import Examiner
 from zeropod.activator.gate import Gate
 from zeropod.activator.inspector import Inspector
 from zeropod.activator.network import PodNetwork
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.shim.incarnation import Incarnation
 from zeropod.shim.lifecycle import Event, State
+from zeropod.shim.way import StillBusy
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
@@ -24,6 +26,9 @@ UNDER_WAY = 1.0
 LOOK = 0.005
 """Seconds between looks whether it has."""
 
+RECOVERY = 10.0
+"""Seconds in which a container that would fail a probe is not asked again."""
+
 
 class Probes:
     def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
@@ -32,9 +37,15 @@ class Probes:
         self.inspector: Inspector | None = None
         self._gate: Gate | None = None
         self._is_running = False
+        self._examiner: Examiner | None = None
+        self._unwell: StillBusy | None = None
+        self._asked_at = 0.0
         settings = container.settings
         if network.lookup and network.probers and not settings.disable_probe_detection:
-            self.inspector = Inspector(network.lookup, settings.probe_buffer_size, network.probers.is_probers)
+            self._examiner = Examiner(network.path, network.lookup)
+            self.inspector = Inspector(
+                network.lookup, settings.probe_buffer_size, network.probers.is_probers, self._examiner
+            )
             self._gate = Gate(
                 network.path,
                 network.lookup,
@@ -47,6 +58,20 @@ class Probes:
     def answered(self) -> int:
         """Probes so far."""
         return self.inspector.answered if self.inspector else 0
+
+    async def pass_all(self) -> None:
+        """Returns when the container has answered all that probes are known to ask of it, and well.
+
+        Raises StillBusy: asleep it could not become well, and would be reported as well.
+        """
+        if not self._examiner:
+            return
+        if not self._unwell or trio.current_time() > self._asked_at + RECOVERY:
+            failures = await self._examiner.ask_all()
+            self._asked_at = trio.current_time()
+            self._unwell = StillBusy(f"it fails a health probe: {'; '.join(failures)}") if failures else None
+        if self._unwell:
+            raise self._unwell
 
     async def shut(self, incarnation: Incarnation, ports: frozenset[int]) -> None:
         """From now on probes come to the gate; returns when those before have been dealt with. Raises OSError."""

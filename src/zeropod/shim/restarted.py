@@ -71,6 +71,7 @@ class Restarted:
         assert incarnation is not None
         if not network.lookup:
             raise SleepFailed("connections cannot be redirected without eBPF, so it is not ended")
+        await self._probes.pass_all()
         self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
         before = network.activity(self._ports)
         if not self._ports:

@@ -50,6 +50,9 @@ STANDBY_MAX_RESIDENT = 64 << 20
 PROBE_BUFFER = 1024
 """Bytes of a request that are looked at to find out whether it is a probe's."""
 
+MOST_PROBE_BUFFER = 16 << 10
+"""What HTTP/2 carries in one frame."""
+
 
 class SettingsError(ValueError):
     """An annotation has a value that means nothing; the text names both and says what would do."""
@@ -84,6 +87,13 @@ def quantity(text: str) -> int:
     if result > _MOST:
         raise ValueError("a number of bytes such as 64Mi, 100M or 0, below 8Ei")
     return result
+
+
+def probe_buffer(text: str) -> int:
+    size = quantity(text)
+    if size > MOST_PROBE_BUFFER:
+        raise ValueError("a number of bytes such as 2Ki, 16Ki at the most")
+    return size
 
 
 def boolean(text: str) -> bool:
@@ -179,7 +189,7 @@ def parse(annotations: Mapping[str, str], container: str) -> Settings:
         tcp_established=value("tcp-established", boolean, True),
         wake_on_stop=value("wake-on-stop", boolean, False),
         disable_probe_detection=value("disable-probe-detection", boolean, False),
-        probe_buffer_size=value("probe-buffer-size", quantity, PROBE_BUFFER),
+        probe_buffer_size=value("probe-buffer-size", probe_buffer, PROBE_BUFFER),
         probe_processes=value("probe-processes", names, probers.NAMES),
         localhost_traffic=value("localhost-traffic", boolean, None),
     )

@@ -8,8 +8,10 @@ import pytest
 import trio
 
 from zeropod.activator import inspector
+from zeropod.activator.asking import Outcome
+from zeropod.activator.examiner import Examination
 from zeropod.activator.inspector import Finding, Inspector, Wants
-from zeropod.activator.opening import ACKNOWLEDGED, PREFACE, SETTINGS
+from zeropod.activator.opening import ACKNOWLEDGED, PREFACE, SETTINGS, Kind
 from zeropod.kernel.lookup import Flow, Said
 
 HTTP_PROBE = b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: kube-probe/1.34\r\n\r\n"
@@ -34,6 +36,22 @@ class FakeLookup:
         self.said.append((flow, said))
 
 
+class FakeExaminer:
+    """Knows what the application has said, or would say."""
+
+    def __init__(self) -> None:
+        self.known: Outcome | None = Outcome(True, 200)
+        self.would_say: Outcome | None = None
+        self.asked: list[Examination] = []
+
+    def outcome(self, examination: Examination) -> Outcome | None:
+        return self.known
+
+    async def ask(self, examination: Examination) -> Outcome | None:
+        self.asked.append(examination)
+        return self.would_say
+
+
 class Meeting:
     """An inspector, and the two ends of a connection that it is to look at."""
 
@@ -41,7 +59,8 @@ class Meeting:
         self.client, self.accepted = client, accepted
         self.lookup = FakeLookup()
         self.is_probers = False
-        self.inspector = Inspector(self.lookup, LIMIT, lambda *_: self.is_probers)  # type: ignore[arg-type]
+        self.examiner = FakeExaminer()
+        self.inspector = Inspector(self.lookup, LIMIT, lambda *_: self.is_probers, self.examiner)  # type: ignore[arg-type]
 
     async def inspect(self) -> Finding:
         with trio.fail_after(10):
@@ -67,6 +86,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_probe_that_comes_byte_by_byte_is_answered(meeting: Meeting) -> None:
+    meeting.is_probers = True
     async with trio.open_nursery() as nursery:
         findings: list[Finding] = []
 
@@ -81,6 +101,39 @@ async def test_a_probe_that_comes_byte_by_byte_is_answered(meeting: Meeting) -> 
         await meeting.client.aclose()
     assert findings == [Finding(Wants.NOTHING)]
     assert meeting.inspector.answered == 1
+
+
+async def test_a_probe_is_told_what_the_application_said_last(meeting: Meeting) -> None:
+    meeting.is_probers, meeting.examiner.known = True, Outcome(False, 503)
+    await meeting.client.send_all(HTTP_PROBE)
+    await meeting.client.send_eof()
+    assert await meeting.inspect() == Finding(Wants.NOTHING)
+    assert (await meeting.client.receive_some()).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("said", [Outcome(True, 200), Outcome(False, 503), None])
+async def test_what_was_not_asked_before_is_asked_of_the_application(meeting: Meeting, said: Outcome | None) -> None:
+    meeting.is_probers, meeting.examiner.known, meeting.examiner.would_say = True, None, said
+    address = meeting.client.socket.getpeername()
+    await meeting.client.send_all(HTTP_PROBE)
+    await meeting.client.send_eof()
+    finding = await meeting.inspect()
+    assert finding.wants is Wants.PROBE
+    assert finding.asked is not None
+    assert meeting.examiner.asked == []
+    assert await meeting.inspector.ask(meeting.accepted, finding.asked) is bool(said and said.well)
+    (examination,) = meeting.examiner.asked
+    assert examination.target == address
+    assert (examination.question.kind, meeting.inspector.answered) == (Kind.HTTP, 0)
+    answered = await meeting.client.receive_some()
+    assert answered[:13] == (f"HTTP/1.1 {said.status} ".encode() if said else b"")
+
+
+async def test_who_says_to_be_a_prober_and_is_none_gets_the_application(meeting: Meeting) -> None:
+    await meeting.client.send_all(HTTP_PROBE)
+    assert await meeting.inspect() == Finding(Wants.APPLICATION)
+    assert meeting.lookup.forgotten
+    assert await meeting.rest() == HTTP_PROBE
 
 
 async def test_closing_without_a_word_is_a_probe(meeting: Meeting) -> None:
@@ -147,7 +200,7 @@ async def test_without_a_hint_nobody_is_looked_at(meeting: Meeting) -> None:
 @pytest.mark.parametrize(("wants", "said"), [(Wants.PROBE, Said.A_PROBES), (Wants.APPLICATION, Said.SOMEBODYS)])
 def test_the_kernel_is_told_what_our_own_connections_are(wants: Wants, said: Said) -> None:
     lookup = FakeLookup()
-    announced = Inspector(lookup, LIMIT, lambda *_: False).announced(wants, 80)  # type: ignore[arg-type]
+    announced = Inspector(lookup, LIMIT, lambda *_: False, FakeExaminer()).announced(wants, 80)  # type: ignore[arg-type]
     flow = Flow(("10.0.0.7", 40000), 80)
     with announced(flow.remote):
         assert (lookup.said, lookup.forgotten) == ([(flow, said)], [])

@@ -1,0 +1,65 @@
+"""Connections of ours to the application, in the place of whoever connected to us.
+
+They are made from the pod's own address, the one that was asked for, and the kernel's program is told beforehand what
+they are: it would take them for the pod's own.
+"""
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import trio
+
+from zeropod.kernel import namespace
+from zeropod.kernel.lookup import Flow, Lookup, Said
+
+SocketAddress = tuple[Any, ...]
+"""What getsockname() returns: address, port, and for IPv6 two numbers more."""
+
+Announce = Callable[[tuple[str, int]], AbstractContextManager[None]]
+"""Says what a connection to the application from this address of the pod is, for as long as it exists."""
+
+
+def unannounced(_: tuple[str, int]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def announced(lookup: Lookup, said: Said, port: int) -> Announce:
+    """That our connection to this port is one of these."""
+
+    @contextmanager
+    def announce(address: tuple[str, int]) -> Iterator[None]:
+        flow = Flow(address, port)
+        lookup.say(flow, said)
+        try:
+            yield
+        finally:
+            lookup.forget(flow)
+
+    return announce
+
+
+async def connect(
+    target: SocketAddress, netns: namespace.PathOrFd, announce: Announce, known: ExitStack
+) -> trio.SocketStream:
+    """A connection to one of the pod's own addresses. Raises OSError.
+
+    `known`, in which it is announced, is to be closed when the connection has been.
+    """
+    family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+    with namespace.entered(netns):
+        sock = trio.socket.from_stdlib_socket(socket.socket(family, socket.SOCK_STREAM))
+    try:
+        await sock.bind((target[0], 0, *target[2:]))
+        known.enter_context(announce(sock.getsockname()[:2]))
+        await sock.connect(target)
+        if sock.getsockname() == sock.getpeername():
+            # Nobody listens, and the kernel happened to choose that very port as ours: TCP's simultaneous
+            # open then connects a socket with itself, and would keep the port from the application.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
+        return trio.SocketStream(sock)
+    except BaseException:
+        sock.close()
+        raise

@@ -1,0 +1,87 @@
+"""What probes ask one container, and what it answered when it was asked last.
+
+A sleeping container cannot be asked whether it is well. So what probes ask is remembered, and asked again before every
+sleep: what is told to a prober meanwhile is what the application itself has said to the same question. Only what has
+not been asked before needs the application to run once more.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import trio
+
+from zeropod.activator.asking import Asking, Outcome
+from zeropod.activator.connect import SocketAddress, announced, connect
+from zeropod.activator.opening import Question
+from zeropod.kernel import namespace
+from zeropod.kernel.lookup import Lookup, Said
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""Seconds for an answer: as long as the longest doze."""
+
+MOST = 16
+"""Questions that are remembered. A container has three probes at the most, each of them one, or two with a redirect."""
+
+_CHUNK = 1 << 14  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """A question, and the socket address of the pod's that it was put to."""
+
+    target: SocketAddress
+    question: Question
+
+    def __str__(self) -> str:
+        return f"{self.question} on port {self.target[1]}"
+
+
+class Examiner:
+    """One container's. `lookup` must stay open for as long as somebody asks."""
+
+    def __init__(self, netns: namespace.PathOrFd, lookup: Lookup) -> None:
+        self._netns = netns
+        self._lookup = lookup
+        self._outcomes: dict[Examination, Outcome | None] = {}
+
+    def outcome(self, examination: Examination) -> Outcome | None:
+        """What came of it when the application was asked last; None if it was not, or if it did not answer."""
+        return self._outcomes.get(examination)
+
+    async def ask(self, examination: Examination) -> Outcome | None:
+        """Asks the application, which has to run, and remembers that. None if there is no answer."""
+        outcome = await self._ask(examination)
+        self._outcomes.pop(examination, None)
+        self._outcomes[examination] = outcome
+        while len(self._outcomes) > MOST:
+            del self._outcomes[next(iter(self._outcomes))]
+        return outcome
+
+    async def ask_all(self) -> Sequence[str]:
+        """Asks everything anew, at once; what is not well, in words."""
+        async with trio.open_nursery() as nursery:
+            for examination in self._outcomes:
+                nursery.start_soon(self.ask, examination)
+        return [
+            f"{examination}: {outcome or 'no answer'}"
+            for examination, outcome in self._outcomes.items()
+            if not (outcome and outcome.well)
+        ]
+
+    async def _ask(self, examination: Examination) -> Outcome | None:
+        asking = Asking(examination.question)
+        with trio.move_on_after(PATIENCE), ExitStack() as known:
+            try:
+                said = announced(self._lookup, Said.A_PROBES, examination.target[1])
+                stream = await connect(examination.target, self._netns, said, known)
+                async with stream:
+                    while not asking.over:
+                        await stream.send_all(asking.data_to_send())
+                        asking.receive(await stream.receive_some(_CHUNK))
+            except (OSError, trio.BrokenResourceError) as error:
+                log.debug("%s: %s", examination, error)
+        return asking.outcome
