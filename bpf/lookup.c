@@ -48,9 +48,11 @@ struct task {
 // Port to activity. LRU: a port scan adds a key per port and must not fill the map for good.
 BPF_TABLE("lru_hash", u16, struct activity, last_seen, 256);
 
-// Port to the slot of the activator's listeners in `activators`: all connections, or a prober's.
+// Port to the slot of the activator's listeners in `activators`: all connections, or what may be a prober's; with
+// NAMED, only those in the context of a task with a prober's own name.
 BPF_HASH(steer, u16, u32, 128);
 BPF_HASH(inspect, u16, u32, 128);
+#define NAMED 0x10000
 
 // 2 * slot holds the listener for IPv4, 2 * slot + 1 that for IPv6. (BPF_SOCKMAP has no lookup().)
 BPF_TABLE("sockmap", u32, u32, activators, 512);
@@ -62,6 +64,7 @@ BPF_HASH(node_addresses, struct address, u8, 512);
 BPF_HASH(tasks, struct task, u8, 32);
 #define PROBES 1
 #define FORWARDS 2  // into the pod, from within it, for somebody outside: kubectl port-forward
+#define RECEIVES 3  // what others have sent, probers perhaps: ksoftirqd
 
 // Connections that may be a prober's: when they came (CLOCK_MONOTONIC, ns). Or a word about one from within
 // the pod, from the activator that makes it (0, it is somebody's like one from outside; 1, it is a probe's)
@@ -149,12 +152,15 @@ int lookup(struct bpf_sk_lookup *ctx)
 		} else if (*word == SOMEBODYS) {
 			note(port, 0);
 		}
-	} else if (role && *role == PROBES && node_addresses.lookup(&flow.remote)) {
+	} else if (role && *role != FORWARDS && node_addresses.lookup(&flow.remote)) {
 		u64 now = bpf_ktime_get_ns();
 
 		flows.update(&flow, &now);
-		if (!slot)
+		if (!slot) {
 			slot = inspect.lookup(&port);
+			if (slot && *slot & NAMED && *role != PROBES)
+				slot = 0;
+		}
 	} else {
 		flows.delete(&flow);  // an earlier connection's
 		note(port, 0);
@@ -162,7 +168,7 @@ int lookup(struct bpf_sk_lookup *ctx)
 	if (!slot)
 		return SK_PASS;
 
-	u32 index = 2 * *slot + (ctx->family == AF_INET6);
+	u32 index = 2 * (*slot & ~NAMED) + (ctx->family == AF_INET6);
 	struct bpf_sock *listener = (struct bpf_sock *)activators.lookup(&index);
 	if (!listener)
 		return SK_PASS;

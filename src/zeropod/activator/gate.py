@@ -3,6 +3,8 @@
 Owns listeners of ours, the handing over of a prober's connections to them while the container sleeps, and what becomes
 of each: a probe is answered; whatever else it is is passed on to the application, which is asked for. All other
 connections never come here.
+
+Ajar, it lets everything through, and finds out what probes ask.
 """
 
 import logging
@@ -38,6 +40,7 @@ class Gate:
         self._proxy_timeout = proxy_timeout
         self._listeners: Listeners | None = None
         self._ports: frozenset[int] = frozenset()
+        self._answers = False
         self._up = trio.Event()
         self._up.set()
         self._somebody, self._probe = trio.Event(), trio.Event()
@@ -60,17 +63,25 @@ class Gate:
 
         Raises OSError when there is no room for the ports in the program's maps.
         """
-        assert self._listeners is not None
         self.application_sleeps()
+        self._answers = True
+        self._inspect(ports)
+
+    def ajar(self, ports: Collection[int]) -> None:
+        """New connections of probers come here, and get to the application, which runs. Raises OSError as shut()."""
+        self._inspect(ports, named=True)
+
+    def _inspect(self, ports: Collection[int], *, named: bool = False) -> None:
+        assert self._listeners is not None
         for port in ports:
             self._ports |= {port}
-            self._lookup.inspect(port, self._listeners.sockets)
+            self._lookup.inspect(port, self._listeners.sockets, named=named)
 
     def open(self) -> None:
         """The application is awake: connections go straight to it again, and what waits here is passed on."""
         for port in self._ports:
             self._lookup.uninspect(port)
-        self._ports = frozenset()
+        self._ports, self._answers = frozenset(), False
         self.application_runs()
 
     def application_runs(self) -> None:
@@ -110,7 +121,7 @@ class Gate:
         if port in (listener.getsockname()[1] for listener in self._listeners.sockets):
             # Somebody in the pod found our own port. Passing that on would lead back here.
             return
-        finding = await self._inspector.inspect(stream)
+        finding = await self._inspector.inspect(stream, answers=self._answers)
         if finding.wants is Wants.NOTHING:
             return
         if finding.wants is Wants.PROBE:

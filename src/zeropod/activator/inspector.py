@@ -84,8 +84,8 @@ class Inspector:
         self.answered = 0
         """Probes so far, without the application."""
 
-    async def inspect(self, stream: trio.SocketStream) -> Finding:
-        """Leaves the connection open unless it wants nothing."""
+    async def inspect(self, stream: trio.SocketStream, *, answers: bool = True) -> Finding:
+        """Leaves the connection open unless it wants nothing. Without `answers` all is for the application."""
         try:
             ends = stream.socket.getpeername()[:2], stream.socket.getsockname()[:2]
         except OSError:
@@ -100,12 +100,13 @@ class Inspector:
         try:
             question, greeted = await self._listen(stream, peeker)
             if peeker.ended and not peeker.data:
-                self.answered += 1  # a TCP probe: it was accepted
+                self.answered += answers  # a TCP probe: it was accepted
                 await trio.aclose_forcefully(stream)
                 return _NOTHING
             by_prober = self._is_probers(*ends)
-            if question and by_prober:
-                return await self._decide(stream, Asked(question, peeker.take(), greeted))
+            if question and by_prober and (answers or question.kind is not Kind.GRPC_OTHER):
+                asked = Asked(question, peeker.take(), greeted)
+                return await self._decide(stream, asked) if answers else Finding(Wants.PROBE, asked=asked)
             head = await _acknowledged(peeker) if greeted else b""
             peeker.done()
         except _RESET:

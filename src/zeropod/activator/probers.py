@@ -36,7 +36,7 @@ class Probers:
 
     def __init__(self, lookup: Lookup, names: Collection[str]) -> None:
         self._lookup = lookup
-        lookup.set_tasks(DEFERRED.union(names) if names else (), FORWARDERS)
+        lookup.set_tasks(names, DEFERRED if names else (), FORWARDERS)
         self._peers = LocalPeers(names)
         try:
             self._addresses = NodeAddresses()

@@ -28,7 +28,8 @@ _ACTIVITY = struct.Struct("=QQQQ")
 _FLOW = struct.Struct("=16s2sH")
 _SAID = struct.Struct("=Q")
 _NAME = struct.Struct("=16s")
-_PRESENT, _PROBES, _FORWARDS = b"\1", b"\1", b"\2"
+_PRESENT, _PROBES, _FORWARDS, _RECEIVES = b"\1", b"\1", b"\2", b"\3"
+_NAMED = 1 << 16
 _MAPPED = bytes(10) + b"\xff\xff"
 _LOAD_64 = struct.Struct("=BBhi")
 _PSEUDO_MAP_FD = 1
@@ -136,21 +137,27 @@ class Lookup:
         """New connections to `port` go to whoever listens there. No error when they did already."""
         self._unpoint("steer", port)
 
-    def inspect(self, port: int, listeners: Iterable[socket.socket]) -> None:
-        """As steer(), but only what may be a prober's goes to these listeners."""
-        self._point("inspect", port, listeners)
+    def inspect(self, port: int, listeners: Iterable[socket.socket], *, named: bool = False) -> None:
+        """As steer(), but only what may be a prober's goes to these listeners.
+
+        `named`: of that, nothing that tasks have received which receive for others.
+        """
+        self._point("inspect", port, listeners, _NAMED if named else 0)
 
     def uninspect(self, port: int) -> None:
         """Undoes inspect()."""
         self._unpoint("inspect", port)
 
-    def set_tasks(self, probers: Collection[str], forwarders: Collection[str]) -> None:
-        """The names of tasks that may be probers, and of those that connect within the pod for others outside.
+    def set_tasks(
+        self, probers: Collection[str], receivers: Collection[str] = (), forwarders: Collection[str] = ()
+    ) -> None:
+        """The names of tasks that may be probers, of those that may receive what probers send, and of those that
+        connect within the pod for others outside.
 
         The kernel knows 15 bytes of a task's name. Of names with a slash the program sees what is before it.
         """
-        roles = {_name(name): _FORWARDS for name in forwarders} | {_name(name): _PROBES for name in probers}
-        self._replace("tasks", roles)
+        roles = ((forwarders, _FORWARDS), (receivers, _RECEIVES), (probers, _PROBES))
+        self._replace("tasks", {_name(name): role for names, role in roles for name in names})
 
     def set_node_addresses(self, addresses: Collection[str]) -> None:
         """Where probers connect from. Raises OSError, and knows a part of them, when they are more than 512."""
@@ -176,7 +183,7 @@ class Lookup:
         """Undoes say(), for the next one from this address."""
         self._maps["flows"].delete(_key(flow))
 
-    def _point(self, name: str, port: int, listeners: Iterable[socket.socket]) -> None:
+    def _point(self, name: str, port: int, listeners: Iterable[socket.socket], flags: int = 0) -> None:
         self._unpoint(name, port)
         slot = next(slot for slot in itertools.count() if slot not in self._slots.values())
         by_version: dict[int, socket.socket] = {}
@@ -191,7 +198,7 @@ class Lookup:
         for version, listener in by_version.items():
             self._maps["activators"].set(_SLOT.pack(2 * slot + version), _SOCKET.pack(listener.fileno()))
         # Last, so that no connection finds a slot that is half filled.
-        self._maps[name].set(_PORT.pack(port), _SLOT.pack(slot))
+        self._maps[name].set(_PORT.pack(port), _SLOT.pack(slot | flags))
 
     def _unpoint(self, name: str, port: int) -> None:
         if (slot := self._slots.pop((name, port), None)) is None:

@@ -38,7 +38,8 @@ class IdleWatch:
         self._container = container
         self._network = network
         self.awake_since = time.monotonic_ns()
-        """The start or the last wake, which count as activity; in nanoseconds of CLOCK_MONOTONIC."""
+        """The start, the first look that found it listening, or the last wake, which count as activity; in nanoseconds
+        of CLOCK_MONOTONIC."""
 
     async def idle(self) -> None:
         """Returns when there was no activity for the scale-down duration and nothing holds the container awake."""
@@ -55,6 +56,7 @@ class IdleWatch:
                 life.why = "nothing in it listens on a TCP port"
                 await trio.sleep(LISTENING[min(looks, len(LISTENING) - 1)])
                 looks += 1
+                self.awake_since = time.monotonic_ns()  # whoever starts slowly is not asleep as soon as it has
                 continue
             now, connections = time.monotonic_ns(), self._network.counting()
             last = max(self.awake_since, last_activity(ports, self._network.activity(ports), connections, now))

@@ -72,6 +72,7 @@ class Restarted:
         if not network.lookup:
             raise SleepFailed("connections cannot be redirected without eBPF, so it is not ended")
         await self._probes.pass_all()
+        self._probes.open()
         self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
         before = network.activity(self._ports)
         if not self._ports:

@@ -247,7 +247,7 @@ def test_a_probers_connection_is_written_down_and_does_not_count(network: Networ
     node, pod = link
     listener = listen_everywhere(network, pod, PORT)
     with Lookup.attach(network.path) as lookup:
-        lookup.set_tasks(["k3s", "kubelet"], [])
+        lookup.set_tasks(["k3s", "kubelet"])
         lookup.set_node_addresses([node])
         before = time.monotonic_ns()
         with socket.create_connection((pod, PORT), 5) as client:
@@ -265,7 +265,7 @@ def test_what_merely_comes_from_the_node_counts(
     node, pod = link
     listener = listen_everywhere(network, pod, PORT)
     with Lookup.attach(network.path) as lookup:
-        lookup.set_tasks(["kubelet"], [])
+        lookup.set_tasks(["kubelet"])
         lookup.set_node_addresses([node] if known else [])
         name_of(name)
         with socket.create_connection((pod, PORT), 5):
@@ -281,7 +281,7 @@ def test_only_what_may_be_a_probers_is_inspected(network: Network, link: tuple[s
     for listener in (application, activator):
         listener.settimeout(5)
     with Lookup.attach(network.path) as lookup:
-        lookup.set_tasks(["kubelet"], [])
+        lookup.set_tasks(["kubelet"])
         lookup.set_node_addresses([node])
         lookup.inspect(PORT, [activator])
         with socket.create_connection((pod, PORT), 5) as client:
@@ -297,17 +297,27 @@ def test_only_what_may_be_a_probers_is_inspected(network: Network, link: tuple[s
             application.accept()[0].close()
 
 
-def test_threads_of_the_kernel_are_known_by_what_is_before_the_slash(
+def test_what_a_thread_of_the_kernel_has_received_may_be_a_probers_but_is_none_by_name(
     network: Network, link: tuple[str, str], as_kubelet: None
 ) -> None:
     node, pod = link
-    listen_everywhere(network, pod, PORT)
+    application, activator = listen_everywhere(network, pod, PORT), listen_everywhere(network, pod)
+    for listener in (application, activator):
+        listener.settimeout(5)
     with Lookup.attach(network.path) as lookup:
-        lookup.set_tasks(["ksoftirqd"], [])
+        lookup.set_tasks(["kubelet"], ["ksoftirqd"])
         lookup.set_node_addresses([node])
-        name_of("ksoftirqd/11")
-        socket.create_connection((pod, PORT), 5).close()
-        assert len(lookup.flows()) == 1
+        for named, name, listener in (
+            (True, "ksoftirqd/11", application),
+            (True, "kubelet", activator),
+            (False, "ksoftirqd/11", activator),
+        ):
+            lookup.inspect(PORT, [activator], named=named)
+            name_of(name)
+            with socket.create_connection((pod, PORT), 5) as client:
+                listener.accept()[0].close()
+                assert lookup.flow(Flow(client.getsockname()[:2], PORT)) is not None
+        assert lookup.activity() == {}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -334,7 +344,7 @@ def test_the_activator_says_what_its_own_connections_are(network: Network, said:
 
 def test_the_nodes_addresses_are_replaced(network: Network) -> None:
     with Lookup.attach(network.path) as lookup:
-        for addresses in (["10.0.0.1", "fd00::1"], ["10.0.0.1", "10.0.0.2"], []):
+        for addresses in (["10.0.0.1", "fd00::1"], ["10.0.0.1", "10.0.0.2"]):
             lookup.set_node_addresses(addresses)
         with pytest.raises(OSError, match=r"MAP_UPDATE_ELEM"):
             lookup.set_node_addresses([f"10.1.{number >> 8}.{number & 255}" for number in range(600)])
@@ -343,7 +353,7 @@ def test_the_nodes_addresses_are_replaced(network: Network) -> None:
 def test_what_is_forwarded_into_the_pod_counts_as_from_outside(network: Network, as_kubelet: None) -> None:
     listener = network.listen(PORT)
     with Lookup.attach(network.path) as lookup:
-        lookup.set_tasks([], ["containerd"])
+        lookup.set_tasks([], forwarders=["containerd"])
         name_of("containerd")
         pair = network.join(listener)
         assert lookup.activity(own=False)[PORT].connections == 1

@@ -1,15 +1,27 @@
 """Probers beside a test: the kubelet's processes, or a thread that merely has a name."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
+from tests.integration import cri
+from tests.integration.patience import patient
 from tests.integration.probes.helpers import kubelet
+from tests.integration.sleep.helpers.stage import App
 
 PROGRAM = kubelet.__file__ or ""
+TIMEOUT = 30.0
+"""Seconds for an answer. The kubelet's default is one, in which a busy machine may not have ended a dump."""
+
+HINT = "ksoftirqd/0"
+"""What this process is not, but what its connections may be taken for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +33,74 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Prober:
-    """A process that probes by itself."""
+class Kubelet:
+    """A process that sends probes by itself: `KIND[/PATH]:PORT` each."""
 
-    kind: str
+    probes: Sequence[str]
     process: "subprocess.Popen[str]"
 
-    def outcomes(self, timeout: float = 60.0) -> list[Outcome]:
+    @classmethod
+    def start(
+        cls,
+        address: str,
+        probes: Sequence[str],
+        seconds: float = 0.0,
+        count: int = 1,
+        *,
+        timeout: float = TIMEOUT,
+        source: str = "",
+    ) -> Self:
+        """Each of them `count` times, once in so many seconds; `source` is the address to connect from."""
+        command = [sys.executable, PROGRAM, address, str(seconds), str(count), str(patient(timeout)), *probes]
+        environment = {**os.environ, **({"SOURCE": source} if source else {})}
+        return cls(probes, subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
+
+    def outcomes(self, timeout: float = 100.0) -> list[Outcome]:
         """All of them, once it has ended."""
         output, _ = self.process.communicate(timeout=timeout)
-        lines = [line.split(" ", 2) for line in output.splitlines()[1:]]
-        return [Outcome(self.kind, line[0] == "ok", float(line[1]), line[2]) for line in lines]
+        lines = [line.split(" ", 3) for line in output.splitlines()]
+        return [Outcome(self.probes[int(at)], ok == "ok", float(took), reason) for at, ok, took, reason in lines]
 
 
-def probe(kind: str, address: str, port: int, seconds: float, count: int, name: str = "kubelet") -> Prober:
-    command = [sys.executable, PROGRAM, kind, address, str(port), str(seconds), str(count), name]
-    return Prober(kind, subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+def probe(address: str, *probes: str, count: int = 1, seconds: float = 0.0, source: str = "") -> list[Outcome]:
+    """What comes of these probes, now."""
+    return Kubelet.start(address, probes, seconds, count, source=source).outcomes()
+
+
+@dataclass
+class ExecProber:
+    """Probes by `exec`, in a thread."""
+
+    app: App
+    seconds: float
+    count: int
+    found: list[Outcome] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        # A connection of its own: a channel of gRPC's may not be shared by the threads of a test.
+        with cri.Cri() as client:
+            for _ in range(self.count):
+                started, reason = time.monotonic(), ""
+                try:
+                    code = client.exec_sync(self.app.id, ["true"]).exit_code
+                except Exception as error:  # noqa: BLE001 - whatever it is, the probe has failed
+                    code, reason = -1, repr(error)
+                took = time.monotonic() - started
+                self.found.append(Outcome("exec", code == 0, took * 1000, reason or f"exit code {code}"))
+                time.sleep(max(0.0, self.seconds - took))
+
+    def outcomes(self, timeout: float = 60.0) -> list[Outcome]:
+        self._thread.join(timeout)
+        assert not self._thread.is_alive()
+        return self.found
+
+
+def failures(outcomes: list[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if not outcome.ok]
 
 
 @contextmanager
