@@ -475,6 +475,25 @@ async def test_who_waits_for_an_application_that_dies_comes_to_the_next_redirect
                     assert await stream.receive_some() == f"{POD4} x\n".encode()
 
 
+async def test_a_mistake_of_ours_ends_one_connection_and_nothing_else(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def mistaken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    with pod.application():
+        async with pod.redirected() as redirect:
+            with monkeypatch.context() as patched:
+                patched.setattr("zeropod.activator.redirect.forward", mistaken)
+                async with await pod.connect() as stream:
+                    assert await stream.receive_some() == b""
+            assert "a mistake of zeropod's" in caplog.text
+            async with await pod.connect() as stream:
+                redirect.ready()
+                await stream.send_all(b"x\n")
+                assert await stream.receive_some() == f"{POD4} x\n".encode()
+
+
 async def test_our_own_port_leads_nowhere(pod: Pod) -> None:
     async with pod.redirected() as redirect:
         with SockDiag(pod.netns) as sockets:

@@ -62,3 +62,14 @@ def test_the_process_at_the_other_end_is_known_by_its_name(network: Network, fam
         assert peers.is_named(own, other) is expected
         assert not peers.is_named((own[0], 1), other), "nobody's"
         peers.close()
+
+
+def test_a_process_whose_ipv6_socket_speaks_ipv4_is_known_by_the_address_that_its_peer_sees(network: Network) -> None:
+    listener = network.listen()
+    client = network.own(network.run(lambda: socket.socket(socket.AF_INET6)))
+    client.connect(("::ffff:127.0.0.1", listener.getsockname()[1]))
+    accepted = network.own(listener.accept()[0])
+    with open("/proc/self/comm") as file, namespace.entered(network.path):
+        peers = LocalPeers([file.read().strip()])
+    assert peers.is_named(accepted.getpeername(), accepted.getsockname())
+    peers.close()

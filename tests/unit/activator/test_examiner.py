@@ -1,0 +1,108 @@
+"""What probes ask is remembered, and asked again: of an application that is a task here."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from tests.unit.activator.openings import http
+from trio.testing import MockClock, memory_stream_pair
+
+from zeropod.activator import examiner
+from zeropod.activator.asking import Outcome
+from zeropod.activator.connect import Announce, SocketAddress
+from zeropod.activator.examiner import MOST, PATIENCE, Examination, Examiner
+from zeropod.activator.opening import judge
+from zeropod.kernel.lookup import Flow, Said
+
+TARGET = ("10.0.0.7", 8080)
+
+
+def question(path: str) -> Examination:
+    found = judge(http(path), 1024).question
+    assert found is not None
+    return Examination(TARGET, found)
+
+
+@dataclass
+class FakeLookup:
+    said: dict[Flow, Said] = field(default_factory=dict)
+
+    def say(self, flow: Flow, said: Said) -> None:
+        self.said[flow] = said
+
+    def forget(self, flow: Flow) -> None:
+        del self.said[flow]
+
+
+class Application:
+    """Answers each request with what it is told to say; nothing is silence, an OSError is what connecting ends with."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.says: bytes | OSError = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        self.requests: list[str] = []
+        self.lookup = FakeLookup()
+        self.examiner = Examiner("/nowhere", self.lookup)  # type: ignore[arg-type]
+        self._nursery = nursery
+
+    async def connect(
+        self, target: SocketAddress, netns: object, announce: Announce, known: ExitStack
+    ) -> trio.StapledStream:  # type: ignore[type-arg]
+        if isinstance(self.says, OSError):
+            raise self.says
+        known.enter_context(announce((TARGET[0], 40000 + len(self.requests))))
+        client, server = memory_stream_pair()
+        self._nursery.start_soon(self._serve, server)
+        return client
+
+    async def _serve(self, stream: trio.StapledStream) -> None:  # type: ignore[type-arg]
+        self.requests.append((await stream.receive_some()).split()[1].decode())
+        if isinstance(self.says, bytes) and self.says:
+            await stream.send_all(self.says)
+            await stream.aclose()
+
+
+@pytest.fixture
+async def application(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Application:
+    made = Application(nursery)
+    monkeypatch.setattr(examiner, "connect", made.connect)
+    return made
+
+
+async def test_what_it_has_said_is_known_until_it_says_otherwise(application: Application) -> None:
+    asked = application.examiner
+    assert asked.outcome(question("/a")) is None
+    assert await asked.ask(question("/a")) == Outcome(True, 200) == asked.outcome(question("/a"))
+    assert asked.outcome(question("/b")) is None
+    assert await asked.ask_all() == []
+    application.says = b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n"
+    assert await asked.ask_all() == ["GET /a on port 8080: status 503"]
+    assert asked.outcome(question("/a")) == Outcome(False, 503)
+    assert application.requests == ["/a"] * 3
+
+
+@pytest.mark.parametrize("says", [b"", b"SSH-2.0\r\n", ConnectionRefusedError(111, "nobody listens")])
+async def test_no_answer_is_waited_for_for_a_while_and_is_not_well(
+    application: Application, says: bytes | OSError, autojump_clock: MockClock
+) -> None:
+    application.says = says
+    started = trio.current_time()
+    assert await application.examiner.ask(question("/a")) is None
+    assert trio.current_time() - started == (PATIENCE if says == b"" else 0)
+    assert await application.examiner.ask_all() == ["GET /a on port 8080: no answer"]
+
+
+async def test_only_so_many_questions_are_remembered(application: Application) -> None:
+    for number in range(MOST + 3):
+        await application.examiner.ask(question(f"/{number}"))
+    application.requests.clear()
+    await application.examiner.ask_all()
+    assert sorted(application.requests) == sorted(f"/{number}" for number in range(3, MOST + 3))
+
+
+async def test_its_own_connections_are_known_as_probes_for_a_while_after_their_end(application: Application) -> None:
+    for number in range(3 * MOST):
+        await application.examiner.ask(question("/a"))
+        flow = Flow((TARGET[0], 40000 + number), TARGET[1])
+        assert application.lookup.said[flow] is Said.A_PROBES
+    assert len(application.lookup.said) == 2 * MOST
