@@ -88,8 +88,10 @@ class Checkpointed:
         await end(self._container, incarnation)
         raise Lost(f"has lost a part of its memory: {why}", killed(incarnation.pid))
 
-    async def sleep(self) -> State:
+    async def pass_probes(self) -> None:
         await self._probes.pass_all()
+
+    async def sleep(self) -> State:
         self._stages, pace = Stages(), Pace(self._nursery)
         try:
             await self._checkpoint(pace)

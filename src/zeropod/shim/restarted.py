@@ -66,12 +66,14 @@ class Restarted:
     async def turn(self) -> None:
         raise AssertionError("it never waits for others")
 
+    async def pass_probes(self) -> None:
+        await self._probes.pass_all()
+
     async def sleep(self) -> State:
         container, network, incarnation = self._container, self._network, self._container.incarnation
         assert incarnation is not None
         if not network.lookup:
             raise SleepFailed("connections cannot be redirected without eBPF, so it is not ended")
-        await self._probes.pass_all()
         self._probes.open()
         self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
         before = network.activity(self._ports)

@@ -118,6 +118,9 @@ class Sleeper:
         self.settled.set()
         await self._until_idle(watch, way)
         try:
+            await way.pass_probes()
+            if life.state is not State.RUNNING or life.held_by:
+                raise StillBusy(life.held_by or life.state.name.lower())
             await self._sleep(way)
         except StillBusy as busy:
             life.why = str(busy)
@@ -172,6 +175,8 @@ class Sleeper:
                 way.doze()
                 if await first_of(partial(self._over, way), self._wanted) is Event.WANTED:
                     break
+                if life.held_by:
+                    continue  # somebody came in the moment that it took to end the other wait
                 life.enter(State.CHECKPOINTING)
                 state = await way.lie_down()
         self._container.log.debug("has dozed for %.0f ms", (trio.current_time() - started) * 1000)

@@ -58,6 +58,9 @@ class WayToSleep(Protocol):
     async def turn(self) -> None:
         """Returns when `may_begin` may have another answer. Raises OSError."""
 
+    async def pass_probes(self) -> None:
+        """Returns when the container, which runs, has answered well what probes ask of it. Raises StillBusy."""
+
     async def sleep(self) -> State:
         """To STANDBY or COLD. Raises StillBusy or SleepFailed when it runs as before, Lost when it does not."""
 

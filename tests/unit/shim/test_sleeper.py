@@ -65,6 +65,9 @@ class FakeWay:
     async def turn(self) -> None:
         await self._step("turn")
 
+    async def pass_probes(self) -> None:
+        await self._step("pass_probes")
+
     async def sleep(self) -> State:
         await self._step("sleep")
         return self.depth
@@ -519,7 +522,8 @@ async def test_from_standby_it_goes_to_the_disk_and_wakes_from_there(
     sleeping.way.happens = Event.CONNECTION
     sleeping.way.wanted.set()
     await sleeping.awake()
-    assert [name for name, _ in sleeping.way.steps if name != "event"][:4] == ["ready", "sleep", "cool", "wake"]
+    steps = [name for name, _ in sleeping.way.steps if name != "event"]
+    assert steps[:5] == ["ready", "pass_probes", "sleep", "cool", "wake"]
 
 
 async def test_what_wants_it_while_it_leaves_standby_wakes_it_from_the_disk(
@@ -778,6 +782,29 @@ async def test_an_exec_keeps_it_dozing_until_it_has_ended(standing_by: Sleeping,
     assert standing_by.sleeper.restores == 0
 
 
+@pytest.mark.parametrize("later", range(6))
+async def test_an_exec_that_comes_as_another_ends_finds_it_running_until_its_own_end(
+    standing_by: Sleeping, autojump_clock: MockClock, later: int
+) -> None:
+    async def after_the_other() -> None:
+        while standing_by.life.held_by:
+            await standing_by.life.changed()
+        for _ in range(later):
+            await trio.lowlevel.checkpoint()
+        async with standing_by.container.allowed(Request.EXEC):
+            for _ in range(20):
+                assert standing_by.life.state is State.DOZING
+                await trio.lowlevel.checkpoint()
+
+    # In which order the two that wait see the end is left to chance by trio.
+    for _ in range(10):
+        async with trio.open_nursery() as nursery:
+            async with standing_by.container.allowed(Request.EXEC):
+                nursery.start_soon(after_the_other)
+                await trio.sleep(0.1)
+        await standing_by.become(State.STANDBY)
+
+
 @pytest.mark.parametrize("request_", [Request.SIGNAL, Request.SESSION, Request.PAUSE])
 async def test_what_needs_more_than_a_doze_gets_it(
     standing_by: Sleeping, autojump_clock: MockClock, request_: Request
@@ -822,6 +849,21 @@ async def test_a_probe_that_comes_while_it_lies_down_has_it_doze_on(
 
 
 # Together with the container
+
+
+async def test_an_exec_that_comes_while_it_is_asked_how_it_is_keeps_it_awake(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.way.script["pass_probes"] = [lasting(5.0)]
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + 1.0)
+    with trio.fail_after(1.0):
+        async with sleeping.container.allowed(Request.EXEC):
+            await trio.lowlevel.checkpoint()
+    async with sleeping.container.allowed(Request.EXEC):
+        await trio.sleep(100.0)
+        assert sleeping.way.times("sleep") == []
+    await sleeping.asleep()
 
 
 async def test_a_sleeping_container_that_is_killed_ends_without_waking(
