@@ -42,7 +42,8 @@ class LocalPeers:
 
     def _inode(self, own: Address, other: Address) -> int:
         family = socket.AF_INET6 if ":" in own[0] else socket.AF_INET
-        source, target = (socket.inet_pton(family, address).ljust(16, b"\0") for address, _ in (own, other))
+        addresses = (address.partition("%")[0] for address, _ in (own, other))
+        source, target = (socket.inet_pton(family, address).ljust(16, b"\0") for address in addresses)
         ports = own[1].to_bytes(2, "big"), other[1].to_bytes(2, "big")
         request = _REQUEST.pack(family, socket.IPPROTO_TCP, _ALL_STATES, *ports, source, target, 0, _ANY_COOKIE)
         try:

@@ -222,7 +222,7 @@ def _name(task: str) -> bytes:
 
 def _packed(address: str) -> bytes:
     if ":" in address:
-        return socket.inet_pton(socket.AF_INET6, address)
+        return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])  # sockets name a scope that packets lack
     return _MAPPED + socket.inet_pton(socket.AF_INET, address)
 
 

@@ -14,6 +14,7 @@ from zeropod.activator.inspector import Inspector
 from zeropod.activator.network import PodNetwork
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.shim.incarnation import Incarnation
+from zeropod.shim.lesson import Lesson
 from zeropod.shim.lifecycle import Event, State
 from zeropod.shim.way import StillBusy
 
@@ -26,28 +27,21 @@ UNDER_WAY = 1.0
 LOOK = 0.005
 """Seconds between looks whether it has."""
 
-LESSON = 300.0
-"""Seconds from its start in which it is found out what probes ask a container that does not sleep: a few periods."""
-
-SHORTEST_LOOK, LONGEST_LOOK = 0.1, 30.0
-"""Seconds between looks whether a container that was started listens: a tenth of the time that it has taken so far."""
-
 RECOVERY = 5.0
 """Seconds in which a container that would fail a probe is not asked again."""
 
 
 class Probes:
     def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
-        self._container = container
         self._network = network
         self._nursery = nursery
         self.inspector: Inspector | None = None
         self._gate: Gate | None = None
         self._is_running = False
         self._starting = trio.Lock()
-        self._lesson = trio.CancelScope()
+        self._lesson: Lesson | None = None
         self._examiner: Examiner | None = None
-        self._unwell: StillBusy | None = None
+        self._unwell = ""
         self._asked_at = 0.0
         settings = container.settings
         if network.lookup and network.probers and not settings.disable_probe_detection:
@@ -62,39 +56,13 @@ class Probes:
                 connect_timeout=settings.connect_timeout,
                 proxy_timeout=settings.proxy_timeout,
             )
-            nursery.start_soon(self._learn)
+            self._lesson = Lesson(container, network, self._gate)
+            nursery.start_soon(self._lesson.run, self._start)
 
     @property
     def answered(self) -> int:
         """Probes so far."""
         return self.inspector.answered if self.inspector else 0
-
-    async def _learn(self) -> None:
-        """Has the gate ajar until the container sleeps for the first time, so that no first probe needs it then.
-
-        Not for ever: it leads the probes of a running container through this process.
-        """
-        assert self._gate is not None
-        with self._lesson:
-            try:
-                await self._start()
-                self._gate.ajar(await self._listens())
-            except OSError as error:
-                self._container.log.warning("its first probes may wake it: what they ask is not found out: %s", error)
-                return
-            await trio.sleep(LESSON)
-            self._gate.open()
-
-    async def _listens(self) -> frozenset[int]:
-        """The container's ports, when it has any."""
-        started = trio.current_time()
-        while True:
-            incarnation = self._container.incarnation
-            ports = self._network.listening_ports(incarnation.socket_inodes()) if incarnation else frozenset()
-            if ports:
-                return ports
-            taken = trio.current_time() - started
-            await trio.sleep(min(max(SHORTEST_LOOK, taken / 10), LONGEST_LOOK))
 
     async def _start(self) -> None:
         assert self._gate is not None
@@ -102,6 +70,10 @@ class Probes:
             if not self._is_running:
                 await self._nursery.start(self._gate.run)
                 self._is_running = True
+
+    def _end_lesson(self) -> None:
+        if self._lesson:
+            self._lesson.end()
 
     async def pass_all(self) -> None:
         """Returns when the container has answered all that probes are known to ask of it, and well.
@@ -113,15 +85,15 @@ class Probes:
         if not self._unwell or trio.current_time() > self._asked_at + RECOVERY:
             failures = await self._examiner.ask_all()
             self._asked_at = trio.current_time()
-            self._unwell = StillBusy(f"it fails a health probe: {'; '.join(failures)}") if failures else None
+            self._unwell = "; ".join(failures)
         if self._unwell:
-            raise self._unwell
+            raise StillBusy(f"it fails a health probe: {self._unwell}")
 
     async def shut(self, incarnation: Incarnation, ports: frozenset[int]) -> None:
         """From now on probes come to the gate; returns when those before have been dealt with. Raises OSError."""
         if not self._gate:
             return
-        self._lesson.cancel()
+        self._end_lesson()
         await self._start()
         self._gate.shut(ports)
         with trio.move_on_after(UNDER_WAY):
@@ -142,8 +114,8 @@ class Probes:
 
     def open(self) -> None:
         """The container runs: probes are its own business again."""
-        self._lesson.cancel()
         if self._gate:
+            self._end_lesson()
             self._gate.open()
 
     def let_through(self) -> None:

@@ -369,3 +369,9 @@ def test_what_is_forwarded_into_the_pod_counts_as_from_outside(network: Network,
         assert lookup.activity(own=False)[PORT].connections == 1
         assert lookup.activity()[PORT].connections == 2
         assert lookup.flow(flow) is None
+
+
+def test_an_address_with_a_scope_is_the_one_without(network: Network) -> None:
+    with Lookup.attach(network.path) as lookup:
+        lookup.say(Flow(("fe80::1%eth0", 40000), PORT), Said.SOMEBODYS)
+        assert lookup.flows() == {Flow(("fe80::1", 40000), PORT): Said.SOMEBODYS}
