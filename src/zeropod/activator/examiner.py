@@ -27,6 +27,9 @@ PATIENCE = 10.0
 MOST = 16
 """Questions that are remembered. A container has three probes at the most, each of them one, or two with a redirect."""
 
+STALE = 240.0
+"""Seconds in which a question that fails has to be heard from a prober: a startup probe, say, is not asked for ever."""
+
 _CHUNK = 1 << 14  # bytes
 
 
@@ -41,39 +44,58 @@ class Examination:
         return f"{self.question} on port {self.target[1]}"
 
 
+@dataclass(slots=True)
+class _Known:
+    """What is known of a question, and since when (trio's time) it has mattered whether anybody still asks it."""
+
+    outcome: Outcome | None
+    since: float
+
+
 class Examiner:
     """One container's. `lookup` must stay open for as long as somebody asks."""
 
     def __init__(self, netns: namespace.PathOrFd, lookup: Lookup) -> None:
         self._netns = netns
         self._lookup = lookup
-        self._outcomes: dict[Examination, Outcome | None] = {}
+        self._known: dict[Examination, _Known] = {}
         self._ours: dict[Flow, None] = {}
         """Our last connections to the application. They do not count, even if it is slow to close its ends."""
 
     def outcome(self, examination: Examination) -> Outcome | None:
         """What came of it when the application was asked last; None if it was not, or if it did not answer."""
-        return self._outcomes.get(examination)
+        known = self._known.get(examination)
+        return known.outcome if known else None
 
     async def ask(self, examination: Examination) -> Outcome | None:
-        """Asks the application, which has to run, and remembers that. None if there is no answer."""
+        """Asks the application, which has to run, what a prober asks, and remembers it. None if there is no answer."""
         outcome = await self._ask(examination)
-        self._outcomes.pop(examination, None)
-        self._outcomes[examination] = outcome
-        while len(self._outcomes) > MOST:
-            del self._outcomes[next(iter(self._outcomes))]
+        self._known.pop(examination, None)
+        self._known[examination] = _Known(outcome, trio.current_time())
+        while len(self._known) > MOST:
+            del self._known[next(iter(self._known))]
         return outcome
 
     async def ask_all(self) -> Sequence[str]:
-        """Asks everything anew, at once; what is not well, in words."""
+        """Asks everything anew, at once; what is not well, in words.
+
+        What has not been well for long, and was asked by no prober meanwhile, is forgotten.
+        """
         async with trio.open_nursery() as nursery:
-            for examination in self._outcomes:
-                nursery.start_soon(self.ask, examination)
+            for examination, known in self._known.items():
+                nursery.start_soon(self._ask_again, examination, known)
         return [
-            f"{examination}: {outcome or 'no answer'}"
-            for examination, outcome in self._outcomes.items()
-            if not (outcome and outcome.well)
+            f"{examination}: {known.outcome or 'no answer'}"
+            for examination, known in self._known.items()
+            if not _is_well(known.outcome)
         ]
+
+    async def _ask_again(self, examination: Examination, known: _Known) -> None:
+        was_well, known.outcome = _is_well(known.outcome), await self._ask(examination)
+        if was_well or _is_well(known.outcome):
+            known.since = trio.current_time()
+        elif trio.current_time() > known.since + STALE and self._known.get(examination) is known:
+            del self._known[examination]
 
     async def _ask(self, examination: Examination) -> Outcome | None:
         asking = Asking(examination.question)
@@ -99,3 +121,7 @@ class Examiner:
             del self._ours[oldest]
             self._lookup.forget(oldest)
         yield
+
+
+def _is_well(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.well

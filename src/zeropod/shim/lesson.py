@@ -1,7 +1,7 @@
-"""What probes ask a container that has not slept yet is found out while it runs, so that no first probe needs it later.
+"""What probes ask a container is found out while it runs, so that no first probe needs it when it sleeps.
 
-Owns the time in which its gate is ajar: from when it listens until it sleeps for the first time. Not for ever, since
-that leads the probes of a running container through this process.
+Owns the time in which its gate is ajar: from when it listens until it sleeps for the first time; and again while it
+fails a probe. Not for ever, since that leads the probes of a running container through this process.
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from zeropod.activator.examiner import STALE
 from zeropod.activator.gate import Gate
 from zeropod.activator.network import PodNetwork
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
 
-LONGEST = 300.0
+LONGEST = STALE + 60.0
 """Seconds of a lesson, for a container that does not sleep: a few periods of a probe."""
 
 SHORTEST_LOOK, LONGEST_LOOK = 0.1, 30.0

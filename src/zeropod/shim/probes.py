@@ -33,6 +33,7 @@ RECOVERY = 5.0
 
 class Probes:
     def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
+        self._container = container
         self._network = network
         self._nursery = nursery
         self.inspector: Inspector | None = None
@@ -56,8 +57,7 @@ class Probes:
                 connect_timeout=settings.connect_timeout,
                 proxy_timeout=settings.proxy_timeout,
             )
-            self._lesson = Lesson(container, network, self._gate)
-            nursery.start_soon(self._lesson.run, self._start)
+            self._learn()
 
     @property
     def answered(self) -> int:
@@ -70,6 +70,12 @@ class Probes:
             if not self._is_running:
                 await self._nursery.start(self._gate.run)
                 self._is_running = True
+
+    def _learn(self) -> None:
+        self._end_lesson()
+        if self._gate:
+            self._lesson = Lesson(self._container, self._network, self._gate)
+            self._nursery.start_soon(self._lesson.run, self._start)
 
     def _end_lesson(self) -> None:
         if self._lesson:
@@ -85,6 +91,8 @@ class Probes:
         if not self._unwell or trio.current_time() > self._asked_at + RECOVERY:
             failures = await self._examiner.ask_all()
             self._asked_at = trio.current_time()
+            if failures and not self._unwell:
+                self._learn()  # whether it is still asked what it fails
             self._unwell = "; ".join(failures)
         if self._unwell:
             raise StillBusy(f"it fails a health probe: {self._unwell}")

@@ -11,7 +11,7 @@ from trio.testing import MockClock, memory_stream_pair
 from zeropod.activator import examiner
 from zeropod.activator.asking import Outcome
 from zeropod.activator.connect import Announce, SocketAddress
-from zeropod.activator.examiner import MOST, PATIENCE, Examination, Examiner
+from zeropod.activator.examiner import MOST, PATIENCE, STALE, Examination, Examiner
 from zeropod.activator.opening import judge
 from zeropod.kernel.lookup import Flow, Said
 
@@ -90,6 +90,24 @@ async def test_no_answer_is_waited_for_for_a_while_and_is_not_well(
     assert await application.examiner.ask(question("/a")) is None
     assert trio.current_time() - started == (PATIENCE if says == b"" else 0)
     assert await application.examiner.ask_all() == ["GET /a on port 8080: no answer"]
+
+
+async def test_what_fails_for_long_and_is_not_asked_any_more_is_forgotten(
+    application: Application, autojump_clock: MockClock
+) -> None:
+    asked, well = application.examiner, application.says
+    for path in ("/started", "/ready"):
+        await asked.ask(question(path))
+    await trio.sleep(10 * STALE)
+    application.says = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+    for _ in range(5):
+        assert len(await asked.ask_all()) == 2
+        await asked.ask(question("/ready"))  # a prober does
+        await trio.sleep(STALE / 4.5)
+    assert await asked.ask_all() == ["GET /ready on port 8080: status 404"]
+    application.says = well
+    assert await asked.ask_all() == []
+    assert asked.outcome(question("/started")) is None
 
 
 async def test_only_so_many_questions_are_remembered(application: Application) -> None:
