@@ -115,6 +115,8 @@ def _http1(data: bytes) -> Opening:
     headers = list(request.headers)
     if connection.trailing_data[0] or not _is_probers(headers) or _values(headers, b"upgrade"):
         return _APPLICATION
+    if not _values(headers, b"host"):
+        return _APPLICATION  # HTTP/1.0, in which nobody could ask it again
     subject = (request.target, *(b"%s: %s" % header for header in headers if header[0] != _AGENT_HEADER))
     return Opening(Kind.HTTP, Question(Kind.HTTP, subject, tuple(headers), request.target))
 

@@ -104,7 +104,27 @@ HARMLESS = st.lists(
 ).map(b"".join)
 """Frames that are no part of a request, and may come before or after it."""
 
+LINES = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [b"Host: x", b"Content-Length: 0", b"Expect: 100-continue", b" folded", b"TE: trailers", b"A:"]
+        ),
+        st.binary(max_size=12).map(b"X-Y: ".__add__),
+        st.binary(max_size=12),
+    ),
+    max_size=4,
+).map(b"\r\n".join)
+
 LIKELY = st.one_of(
+    st.builds(
+        lambda target, version, lines, end: (
+            b"GET " + target + version + end + b"User-Agent: kube-probe/1" + end + lines + end + end
+        ),
+        st.one_of(st.just(b"/"), st.binary(max_size=8)),
+        st.sampled_from([b" HTTP/1.1", b" HTTP/1.0", b" HTTP/1.2"]),
+        LINES,
+        st.sampled_from([b"\r\n", b"\n"]),
+    ),
     st.builds(http, st.sampled_from(["/", "/healthz?a=1", "*"]), st.just(AGENT), st.just("GET"), HEADERS),
     st.tuples(st.builds(grpc, st.sampled_from([CHECK, WATCH]), body=st.binary(max_size=20)), HARMLESS).map(b"".join),
     st.tuples(st.just(PREFACE), HARMLESS, st.just(grpc()[len(PREFACE) :])).map(b"".join),

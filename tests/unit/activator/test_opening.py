@@ -91,6 +91,7 @@ def test_the_same_probe_asks_the_same_every_time(one: bytes, other: bytes, same:
         b"SSH-2.0-OpenSSH_9.6\r\n",
         b"GE\r\n\r\n",
         b"GET / HTTP/9\r\n\r\n",
+        b"GET / HTTP/1.0\r\nUser-Agent: kube-probe/1.34\r\n\r\n",
         PREFACE + bytes(9),
         PREFACE + frame(1, 5, 1, b"\xff" * 5),
         b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
