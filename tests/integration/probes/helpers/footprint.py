@@ -25,7 +25,7 @@ class Open:
 class Footprint:
     open: Open
     kilobytes: int
-    """Of the shim's private memory."""
+    """Of the shim's own memory, whether or not it shares it with a process that it has forked."""
 
     @classmethod
     def of(cls, app: App) -> "Footprint":
@@ -35,7 +35,7 @@ class Footprint:
         opened = Open(len(list((shim / "fd").iterdir())), len(list((shim / "task").iterdir())), sockets)
         rollup = (line.split() for line in (shim / "smaps_rollup").read_text().splitlines()[1:])
         memory = {words[0]: int(words[1]) for words in rollup}
-        return cls(opened, memory["Private_Clean:"] + memory["Private_Dirty:"])
+        return cls(opened, memory["Anonymous:"])
 
 
 def shim_of(app: App) -> int:
