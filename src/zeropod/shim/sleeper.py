@@ -116,11 +116,8 @@ class Sleeper:
         life = self._container.life
         await way.ready()
         self.settled.set()
-        await self._until_idle(watch, way)
         try:
-            await way.pass_probes()
-            if life.state is not State.RUNNING or life.held_by:
-                raise StillBusy(life.held_by or life.state.name.lower())
+            await self._until_idle(watch, way)
             await self._sleep(way)
         except StillBusy as busy:
             life.why = str(busy)
@@ -138,10 +135,17 @@ class Sleeper:
             watch.awake_since = time.monotonic_ns()
 
     async def _until_idle(self, watch: IdleWatch, way: WayToSleep) -> None:
-        """Until it may fall asleep, and it is its turn. It runs while it waits for that, so nobody waits with it."""
+        """Until it may fall asleep, and it is its turn. It runs while it waits for that, so nobody waits with it.
+
+        Raises StillBusy; never after it has got its turn, which would then not end.
+        """
+        life = self._container.life
         await watch.idle()
+        await way.pass_probes()
+        if life.state is not State.RUNNING or life.held_by:
+            raise StillBusy(life.held_by or life.state.name.lower())
         while not way.may_begin():
-            self._container.life.why = "others of this node are falling asleep: it waits for its turn"
+            life.why = "others of this node are falling asleep: it waits for its turn"
             await way.turn()
             await watch.idle()
 
