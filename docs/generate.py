@@ -18,7 +18,7 @@ sys.path.insert(0, str(SOURCE))
 
 from zeropod.shim.lifecycle import Event, Request, State, decide, react  # noqa: E402 - found on the path that was just extended
 
-PACKAGES = ("rpc", "kernel", "runtime", "runtime/cgroups", "runtime/pager", "activator", "shim", "manager")
+PACKAGES = ("rpc", "kernel", "runtime", "runtime/cgroups", "runtime/pager", "activator", "shim", "manager", "installer")
 """From the lowest layer to the highest."""
 
 

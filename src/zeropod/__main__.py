@@ -17,6 +17,7 @@ SHIM_BINARY = "containerd-shim-zeropod-v2"
 MODES: dict[str, tuple[str, str]] = {
     "shim": ("zeropod.shim.bootstrap", f"what containerd runs, by the name {SHIM_BINARY}"),
     "ps": ("zeropod.manager.ps", "show this node's containers: awake or asleep, since when, and why"),
+    "installer": ("zeropod.installer.main", "bring zeropod to this node, or --uninstall it"),
     "unpack": ("zeropod.unpack", "unpack now what the first use would, so that it starts quickly too"),
 }
 
@@ -25,6 +26,7 @@ examples:
   zeropod ps                         every container of the runtime on this node
   zeropod ps --watch                 the same, live
   zeropod ps --json                  the same, for programs
+  zeropod installer --dry-run        what installing would change on this node
   ln -s /opt/zeropod/bin/zeropod /usr/local/bin/containerd-shim-zeropod-v2
                                      let containerd find the shim
   ctr run --runtime io.containerd.zeropod.v2 ...
@@ -34,7 +36,7 @@ examples:
 
 def usage() -> str:
     """What `zeropod --help` says."""
-    modes = "\n".join(f"  {name:<8} {summary}" for name, (_, summary) in MODES.items())
+    modes = "\n".join(f"  {name:<10}{summary}" for name, (_, summary) in MODES.items())
     return (
         "zeropod: a containerd shim that puts idle containers to sleep and wakes them on their\n"
         "first connection\n\n"

@@ -1,0 +1,85 @@
+"""What is at a path, what should be there, and the difference as people read it. No I/O."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file. Its owner is kept where it exists, and root where it is new."""
+
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link."""
+
+    target: str
+
+
+Entry = File | Link | None
+"""What is at a path; None is nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From one entry to another, at an absolute path of the node."""
+
+    path: str
+    before: Entry
+    after: Entry
+
+
+def compare(look: Callable[[str], Entry], wanted: Mapping[str, Entry]) -> list[Change]:
+    """What has to change for the wanted entries to be there, in their order."""
+    found = ((path, look(path), after) for path, after in wanted.items())
+    return [Change(path, before, after) for path, before, after in found if before != after]
+
+
+def show(changes: Iterable[Change], quiet_below: str) -> str:
+    """The changes as a unified diff; what is `quiet_below` a directory of our own is counted instead."""
+    counts: dict[str, list[int]] = {}
+    parts = []
+    for change in changes:
+        if change.path.startswith(f"{quiet_below}/"):
+            size = len(change.after.content) if isinstance(change.after, File) else 0
+            counts.setdefault(_verb(change), []).append(size)
+        else:
+            parts.append(_diff(change))
+    for verb, sizes in counts.items():
+        parts.append(f"{verb} {len(sizes)} files below {quiet_below} ({sum(sizes) / 1e6:.1f} MB)\n")
+    return "".join(parts)
+
+
+def _verb(change: Change) -> str:
+    if change.after is None:
+        return "remove"
+    return "add" if change.before is None else "replace"
+
+
+def _diff(change: Change) -> str:
+    before, after = _lines(change.before), _lines(change.after)
+    if before is None or after is None:
+        return f"{_verb(change)} {change.path}\n"
+    names = ("/dev/null" if change.before is None else change.path, "/dev/null" if change.after is None else change.path)
+    text = "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+        for line in difflib.unified_diff(before, after, *names)
+    )
+    return text or f"replace {change.path}: its mode\n"
+
+
+def _lines(entry: Entry) -> list[str] | None:
+    match entry:
+        case None:
+            return []
+        case Link(target):
+            return [f"symbolic link to {target}\n"]
+        case File(content):
+            try:
+                return content.decode().splitlines(keepends=True)
+            except UnicodeDecodeError:
+                return None

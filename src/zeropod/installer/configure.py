@@ -1,0 +1,185 @@
+"""What containerd's configuration has to be on a node, by its distribution and what is there. No I/O of its own.
+
+containerd 2 merges what it imports key by key, so that our table has a file of its own. containerd 1 takes each
+plugin's whole section from the last file that has one (its `mergeConfig`), so that there the table is put into that
+very file.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from zeropod.installer import edits, handler
+from zeropod.installer.distributions import Distribution, Kind
+from zeropod.installer.errors import InstallError
+
+MERGES = 2
+"""The first major version of containerd that merges plugins' sections."""
+
+BASE = '{{ template "base" . }}\n'
+"""What K3s and RKE2 write themselves, for templates that add to it."""
+
+K0S_RENDERED = "/run/k0s/containerd-cri.toml"
+"""What k0s has made of its drop-ins."""
+
+_DISABLED = {"cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What the configuration depends on."""
+
+    read: Callable[[str], str | None]
+    glob: Callable[[str], list[str]]
+    config: str
+    """The file that containerd reads, or what is rendered to it."""
+    major: int
+    """containerd's major version."""
+    ordinary: Mapping[str, Any] | None
+    """The handler that pods have without a RuntimeClass, as containerd describes it; None if it has not been asked."""
+
+
+@dataclass(slots=True)
+class Configuration:
+    """Texts by path: those that are ours as a whole, and those that were there and have been added to."""
+
+    own: dict[str, str] = field(default_factory=dict)
+    edited: dict[str, str] = field(default_factory=dict)
+    drop_in: str | None = None
+    """The file that an edited one now imports."""
+
+
+def configure(distribution: Distribution, node: Node, shim: str) -> Configuration:
+    """The texts for a shim at this absolute path. Raises InstallError where a file cannot be extended."""
+    match distribution.kind:
+        case Kind.TEMPLATE:
+            return _template(node, shim)
+        case Kind.DROP_IN:
+            version = _version(node.read(K0S_RENDERED) or "", K0S_RENDERED) or 2
+            text = f"version = {version}\n\n{handler.table(version, shim, node.ordinary)}"
+            return Configuration(own={node.config: text})
+        case Kind.CONFIG:
+            return _config(node, shim, may_import=distribution.name != "microk8s")
+
+
+def taken_back(text: str, drop_in: str | None) -> str:
+    """An edited file without what is ours; for what others have changed since we edited it."""
+    rest = edits.without_block(text)
+    return edits.without_import(rest, drop_in) if drop_in else rest
+
+
+def _config(node: Node, shim: str, *, may_import: bool) -> Configuration:
+    present = node.read(node.config)
+    text = edits.without_block(present or "")
+    version = _version(text, node.config)
+    if version is None and "plugins" not in edits.parse(text, node.config):
+        version = 3 if node.major >= MERGES else 2
+        text = f"version = {version}\n{text}"
+    values = _checked(text, node.config)
+    assert version is not None  # _checked refuses a file without one
+    if node.major >= MERGES and may_import:
+        return _drop_in(node, shim, text, values, version)
+    path, host = node.config, text
+    for imported in _imported(node, values):
+        if imported != node.config and handler.plugin(version) in _plugins(found := node.read(imported) or "", imported):
+            path, host = imported, edits.without_block(found)
+            _checked(host, imported)
+    ordinary = node.ordinary or _ordinary(host, path)
+    extended = edits.with_block(host, handler.table(version, shim, ordinary))
+    edits.parse(extended, f"{path}, extended by the handler {handler.NAME},")
+    return Configuration(edited={path: extended})
+
+
+def _drop_in(node: Node, shim: str, text: str, values: dict[str, Any], version: int) -> Configuration:
+    directory = str(PurePosixPath(node.config).parent)
+    drop_in = f"{directory}/conf.d/{handler.NAME}.toml"
+    patterns = edits.imports(values)
+    for pattern in patterns:
+        beside = str(PurePosixPath(directory, pattern).parent / f"{handler.NAME}.toml")
+        if edits.imported_by([pattern], beside, directory):
+            drop_in = beside
+            break
+    ordinary = node.ordinary or _ordinary(text, node.config)
+    own = f"# Written by `zeropod installer`.\nversion = {version}\n\n{handler.table(version, shim, ordinary)}"
+    configuration = Configuration(own={drop_in: own}, drop_in=drop_in)
+    if not edits.imported_by(patterns, drop_in, directory):
+        text = edits.with_import(text, drop_in)
+        edits.parse(text, f"{node.config}, which imports {drop_in} now,")
+    if text != node.read(node.config):
+        configuration.edited[node.config] = text
+    elif drop_in in patterns:
+        configuration.edited[node.config] = text  # by an earlier installation
+    return configuration
+
+
+def _template(node: Node, shim: str) -> Configuration:
+    rendered = node.read(node.config)
+    old, new = f"{node.config}.tmpl", str(PurePosixPath(node.config).with_name("config-v3.toml.tmpl"))
+    is_new = rendered is not None and (_version(rendered, node.config) or 2) >= max(handler.PLUGINS)
+    # A template of the newer name wins over one of the older, so that a user's own must not get one beside it.
+    path = new if is_new and (node.read(new) is not None or node.read(old) is None) else old
+    present = edits.without_block(node.read(path) or "")
+    if f".runtimes.{handler.NAME}]" in present:
+        raise _by_hand(path)
+    text = present or BASE
+    version = max(handler.PLUGINS) if path == new or handler.PLUGINS[max(handler.PLUGINS)] in text else 2
+    return Configuration(edited={path: edits.with_block(text, handler.template_table(version, shim))})
+
+
+def is_ours_alone(text: str) -> bool:
+    """Whether nothing is left, of a file that we have edited, that is not of our making."""
+    return text.strip() in ("", BASE.strip(), "version = 2", "version = 3")
+
+
+def _version(text: str, path: str) -> int | None:
+    found = edits.parse(text, path).get("version")
+    return found if isinstance(found, int) else None
+
+
+def _checked(text: str, path: str) -> dict[str, Any]:
+    """The file's values. Raises InstallError where no handler can be added, or one has been by somebody else."""
+    values = edits.parse(text, path)
+    version = values.get("version", 1)
+    if not isinstance(version, int) or version < min(handler.PLUGINS):
+        raise InstallError(
+            f"{path} is of version {version}, which is too old: convert it by `containerd config migrate`"
+        )
+    if disabled := _DISABLED & {name for name in values.get("disabled_plugins", []) if isinstance(name, str)}:
+        raise InstallError(
+            f"{path} disables containerd's CRI plugin, without which there are no pods: take {', '.join(disabled)} out"
+            " of disabled_plugins"
+        )
+    for name in handler.PLUGINS.values():
+        if handler.NAME in _runtimes(values, name):
+            raise _by_hand(path)
+    return values
+
+
+def _by_hand(path: str) -> InstallError:
+    return InstallError(
+        f"{path} has a runtime {handler.NAME} that somebody else has put there: remove it, then install"
+    )
+
+
+def _plugins(text: str, path: str) -> Mapping[str, Any]:
+    found = edits.parse(edits.without_block(text), path).get("plugins", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _runtimes(values: Mapping[str, Any], plugin: str) -> Mapping[str, Any]:
+    found: Any = values
+    for name in ("plugins", plugin, "containerd", "runtimes"):
+        found = found.get(name, {}) if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _ordinary(text: str, path: str) -> Mapping[str, Any] | None:
+    """runc's own table, where containerd could not be asked."""
+    values = edits.parse(text, path)
+    return next((found["runc"] for name in handler.PLUGINS.values() if "runc" in (found := _runtimes(values, name))), None)
+
+
+def _imported(node: Node, values: dict[str, Any]) -> list[str]:
+    directory = PurePosixPath(node.config).parent
+    return [path for pattern in edits.imports(values) for path in node.glob(str(directory / pattern))]

@@ -1,0 +1,103 @@
+"""What the install root is to hold: zeropod, and of a bundle what this node does not have itself."""
+
+import json
+import os
+import platform
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zeropod.installer import wrappers
+from zeropod.installer.changes import Entry, File, Link
+from zeropod.installer.errors import InstallError
+
+PROGRAM, SHIM = "zeropod", "containerd-shim-zeropod-v2"
+ARCHIVE = "bin/zeropod.pyz"
+DEFAULT_ROOT = "/opt/zeropod"
+"""Where the shim looks for programs by itself (`zeropod.runtime.programs`)."""
+
+LINKS = "/usr/local/bin"
+"""On the PATH of people, and of containerd for those who name the runtime by its type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the node lacks."""
+
+    python: bool
+    """A Python that is new enough, with the modules that zeropod imports."""
+    tar: bool
+    """GNU's tar, which CRIU runs."""
+
+
+def contents(bundle: str, root: str, needs: Needs) -> dict[str, Entry]:
+    """The entries of the install root, from a bundle (`installer/bundle.py`). Raises InstallError, OSError."""
+    description = describe(bundle)
+    programs = [name for name in description["programs"] if _is_needed(name, needs)]
+    entries: dict[str, Entry] = {}
+    for path, entry in _tree(bundle).items():
+        is_python = path.startswith("lib/python3.") and not needs.python
+        is_other = path.startswith("lib/programs/") and path.removeprefix("lib/programs/") not in programs
+        if not (is_python or is_other):
+            entries[f"{root}/{path}"] = entry
+    entries[f"{root}/lib/criu/README"] = File(b"CRIU looks here for its plugins; zeropod needs none.\n")
+    for name in programs:
+        entries[f"{root}/bin/{name}"] = File(wrappers.program(root, name).encode(), 0o755)
+    return entries | starters(root, needs)
+
+
+def bare(archive: bytes, root: str) -> dict[str, Entry]:
+    """The same without a bundle, on a node that has everything."""
+    return {f"{root}/{ARCHIVE}": File(archive, 0o755)} | starters(root, Needs(python=False, tar=False))
+
+
+def starters(root: str, needs: Needs) -> dict[str, Entry]:
+    """What zeropod is started by, under its own name and under the shim's."""
+    if not needs.python and root == DEFAULT_ROOT:
+        link = Link(ARCHIVE.rpartition("/")[2])
+        return {f"{root}/bin/{PROGRAM}": link, f"{root}/bin/{SHIM}": link}
+    modes = {PROGRAM: "", SHIM: "shim"}
+    return {f"{root}/bin/{name}": File(wrappers.mode(root, mode).encode(), 0o755) for name, mode in modes.items()}
+
+
+def links(root: str) -> dict[str, Entry]:
+    return {f"{LINKS}/{name}": Link(f"{root}/bin/{name}") for name in (PROGRAM, SHIM)}
+
+
+def describe(bundle: str) -> dict[str, Any]:
+    """What the bundle says of itself. Raises InstallError where it is none, or one for other machines."""
+    try:
+        description = json.loads((Path(bundle) / "bundle.json").read_text())
+        architecture = description["architecture"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InstallError(f"{bundle} is no bundle of zeropod ({error}): choose one with --bundle") from error
+    if architecture != platform.machine():
+        raise InstallError(f"{bundle} is for {architecture}, and this is {platform.machine()}: take the other one")
+    assert isinstance(description, dict)
+    return description
+
+
+def _is_needed(name: str, needs: Needs) -> bool:
+    match name:
+        case "python3":
+            return needs.python
+        case "tar" | "gzip":
+            return needs.tar
+        case _:
+            return True
+
+
+def _tree(top: str) -> dict[str, Entry]:
+    """Every file and link below a directory, by its path in it."""
+    entries: dict[str, Entry] = {}
+    for directory, _, names in os.walk(top):
+        for name in sorted(names):
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            key = os.path.relpath(path, top)
+            if stat.S_ISLNK(status.st_mode):
+                entries[key] = Link(os.readlink(path))
+            else:
+                entries[key] = File(Path(path).read_bytes(), 0o755 if status.st_mode & 0o100 else 0o644)
+    return entries

@@ -1,0 +1,102 @@
+"""Looks at the node: what it is, what runs on it and what it lacks. Everything here only reads."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from zeropod.installer import containerd, service
+from zeropod.installer.containerd import Handlers
+from zeropod.installer.contents import Needs
+from zeropod.installer.distributions import CONTAINERD_SOCKET, Distribution, Kind, detect
+from zeropod.installer.errors import InstallError
+from zeropod.installer.root import Root
+from zeropod.installer.service import Service
+from zeropod.rpc.status import RpcError
+
+OLDEST_CRIU = (4, 2)
+"""Older ones fail on new kernels."""
+
+PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
+"""The names under which zeropod.pyz looks for Python (installer/header.sh)."""
+
+IMPORTS = (
+    "import sys; assert sys.version_info >= (3, 11); import ctypes, email, fcntl, hashlib, http, json, logging, mmap,"
+    " resource, select, socket, ssl, tomllib, uuid, zipfile, zlib"
+)
+"""Distributions take Python apart: a minimal one is new enough and lacks half of this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    distribution: Distribution
+    config: str
+    socket: str
+    live: Handlers | None
+    """What containerd says; None where none runs."""
+    major: int
+    """containerd's major version."""
+    service: Service
+
+
+def gather(
+    root: Root, *, distribution: str | None, config: str | None, socket: str | None, command: str | None
+) -> Facts:
+    """Raises InstallError where there is no containerd, or no telling which."""
+    kind = detect(root.exists, distribution)
+    if kind.kind is Kind.CONFIG and config is None and kind.socket == CONTAINERD_SOCKET:
+        config = running_config(root)
+    socket = socket or kind.socket
+    try:
+        live = containerd.ask(root.outside(socket))
+    except RpcError:
+        live = None
+    major = live.major if live else containerd.major(root.succeeds(["containerd", "--version"]) or "")
+    if not major and kind.kind is Kind.CONFIG:
+        raise InstallError(
+            f"no containerd answers at {socket}, and there is no program `containerd`: name the socket of the one that"
+            " runs pods with --containerd-socket"
+        )
+    return Facts(kind, config or kind.config, socket, live, major, service.find(root, kind, command))
+
+
+def running_config(root: Root) -> str | None:
+    """The file that the containerd which runs was told to read, if it was told."""
+    for path in root.glob("/proc/[0-9]*/cmdline"):
+        try:
+            with open(root.outside(path), "rb") as file:
+                words = [word.decode(errors="replace") for word in file.read().split(b"\0")[:-1]]
+        except OSError:  # it has ended
+            continue
+        if words and os.path.basename(words[0]) == "containerd" and (found := config_of(words)):
+            return found
+    return None
+
+
+def config_of(words: list[str]) -> str | None:
+    """The value of `--config` in a command line of containerd's."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in ("-c", "--config", "-config"):
+            return following or None
+        if found := re.fullmatch(r"--?c(?:onfig)?=(.+)", word):
+            return found[1]
+    return None
+
+
+def needs(root: Root, python: str) -> Needs:
+    """What has to come from the bundle; `python` is "auto", or "bundled" for not to ask what the node has."""
+    has_python = python == "auto" and any(
+        root.succeeds([name, "-I", "-S", "-c", IMPORTS]) is not None for name in PYTHONS
+    )
+    return Needs(python=not has_python, tar="GNU tar" not in (root.succeeds(["tar", "--version"]) or ""))
+
+
+def demand_criu(root: Root, program: str) -> str:
+    """The version of a CRIU that is new enough. Raises InstallError with the remedy."""
+    said = root.succeeds([program, "--version"])
+    found = re.search(r"Version: (\d+)\.(\d+)\S*", said or "")
+    wanted = ".".join(map(str, OLDEST_CRIU))
+    if said is None or not found:
+        raise InstallError(f"{program} does not run here: install CRIU {wanted} or newer, or name a --bundle that has it")
+    if (int(found[1]), int(found[2])) < OLDEST_CRIU:
+        raise InstallError(f"{program} is {found[0]}, and has to be {wanted} or newer: name a --bundle that has one")
+    return found[0].removeprefix("Version: ")

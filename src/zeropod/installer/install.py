@@ -1,0 +1,103 @@
+"""Installs: all of it, verified with containerd itself, or nothing."""
+
+from collections.abc import Callable
+
+from zeropod import __version__
+from zeropod.installer import changes, containerd, contents, facts, handler, service
+from zeropod.installer.errors import InstallError
+from zeropod.installer.facts import Facts
+from zeropod.installer.planning import Plan, Source, plan
+from zeropod.installer.root import Root
+from zeropod.installer.transaction import Transaction
+
+Say = Callable[[str], None]
+
+VERIFYING = 60.0
+"""Seconds for containerd to know the handler after its restart."""
+
+UNPACKING = 60.0
+"""Seconds for zeropod to unpack itself, which takes about one."""
+
+
+def install(root: Root, found: Facts, install_root: str, source: Source, say: Say, *, links: bool, dry: bool) -> None:
+    """Raises InstallError, after the node has been made again as it was."""
+    planned = plan(root, found, install_root, source, links=links)
+    for note in planned.notes:
+        say(f"note: {note}")
+    unknown = found.live is not None and handler.NAME not in found.live.handlers
+    restarts = planned.configures or unknown
+    if dry:
+        print(changes.show(planned.changes, install_root), end="")
+        say(_announcement(found, restarts) if planned.changes or restarts else "nothing would change")
+        return
+    if not planned.changes and not restarts:
+        say(f"zeropod {__version__} is installed, and containerd knows it: nothing to do")
+        return
+    transaction = Transaction(root, install_root)
+    restarted = False
+    try:
+        with transaction.making(planned.changes):
+            _check(root, install_root, planned, source)
+            if restarts and found.service.command is not None:
+                say(f"restarting {found.service.name}")
+                restarted = True
+                service.restart(root, found.service)
+            if restarts and (found.service.command is not None or found.service.by_itself):
+                _verify(root, found)
+    except BaseException as error:
+        say("it failed; everything is as it was before")
+        if restarted:
+            _restart_again(root, found, say)
+        if isinstance(error, OSError):
+            raise InstallError(f"{error.filename or install_root}: {error.strerror}") from error
+        raise
+    _conclude(root, found, install_root, planned, restarts, say)
+
+
+def _check(root: Root, install_root: str, planned: Plan, source: Source) -> None:
+    """What was brought runs on this node."""
+    if planned.needs.python:
+        done = root.run([f"{install_root}/bin/python3", "-I", "-S", "-c", facts.IMPORTS], UNPACKING)
+        if done.returncode:
+            raise InstallError(f"the bundled Python does not run here: {done.stdout.strip()}")
+    if source.bundle is not None:
+        facts.demand_criu(root, f"{install_root}/bin/criu")
+    done = root.run([f"{install_root}/bin/{contents.PROGRAM}", "--version"], UNPACKING)
+    if done.returncode:
+        raise InstallError(f"zeropod does not run here: {done.stdout.strip()}")
+
+
+def _verify(root: Root, found: Facts) -> None:
+    if wrong := containerd.wait(root.outside(found.socket), handler.NAME, VERIFYING):
+        raise InstallError(f"{wrong}, and no {handler.NAME}: see containerd's log")
+
+
+def _restart_again(root: Root, found: Facts, say: Say) -> None:
+    """So that containerd has its old configuration, too."""
+    try:
+        service.restart(root, found.service)
+        say(f"restarted {found.service.name} with its old configuration")
+    except InstallError as error:
+        say(f"{found.service.name} has to be restarted by hand: {error}")
+
+
+def _conclude(root: Root, found: Facts, install_root: str, planned: Plan, restarts: bool, say: Say) -> None:
+    say(f"zeropod {__version__} is in {install_root}: {len(planned.changes)} files changed")
+    # Else the first pod waits for it. Whether it can is no reason to undo anything: it runs without.
+    done = root.run([f"{install_root}/bin/{contents.PROGRAM}", "unpack"], UNPACKING)
+    if done.returncode:
+        say(f"note: zeropod could not unpack itself, and will start slowly: {done.stdout.strip()}")
+    if not restarts:
+        say("containerd's configuration has not changed: nothing was restarted")
+    elif found.service.command is not None or found.service.by_itself:
+        say(f"containerd knows the handler {handler.NAME}")
+    else:
+        say(f"NOT IN EFFECT YET: {found.service.advice}, then run this again to verify")
+
+
+def _announcement(found: Facts, restarts: bool) -> str:
+    if not restarts:
+        return "nothing would be restarted"
+    if found.service.by_itself:
+        return f"{found.service.name} would restart containerd by itself"
+    return f"would restart {found.service.name}" if found.service.command else f"you would have to {found.service.advice}"

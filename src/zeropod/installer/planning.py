@@ -1,0 +1,130 @@
+"""Compares the node with what it should be, and notes what is needed to make it again as it was."""
+
+from dataclasses import dataclass, field, replace
+
+from zeropod import __version__
+from zeropod.installer import changes, configure, contents, facts, record
+from zeropod.installer.changes import Change, Entry, File
+from zeropod.installer.configure import Configuration
+from zeropod.installer.contents import Needs
+from zeropod.installer.errors import InstallError
+from zeropod.installer.facts import Facts
+from zeropod.installer.record import Kept, Record
+from zeropod.installer.root import Root
+from zeropod.installer.transaction import JOURNAL, missing, stat_of
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where what is installed comes from."""
+
+    archive: str
+    """zeropod.pyz, as it runs now."""
+    bundle: str | None
+    python: str = "auto"
+    """Or "bundled": the bundle's Python even where the node has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    changes: list[Change]
+    needs: Needs
+    configures: bool
+    """Whether containerd's configuration is among what changes."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know."""
+
+
+def plan(root: Root, found: Facts, install_root: str, source: Source, *, links: bool) -> Plan:
+    """Raises InstallError where the node cannot be made what it should be."""
+    needs, inner = _programs(root, install_root, source)
+    place = f"{install_root}/{record.PLACE}"
+    previous = record.read(root.look(place), place)
+
+    node = configure.Node(root.text, root.glob, found.config, found.major, found.live.ordinary if found.live else None)
+    configuration = configure.configure(found.distribution, node, f"{install_root}/bin/{contents.SHIM}")
+    outer: dict[str, Entry] = {}
+    configured: set[str] = set()
+    for path, text in (configuration.own | configuration.edited).items():
+        real = root.resolve(path)
+        present = root.look(real)
+        outer[real] = File(text.encode(), present.mode if isinstance(present, File) else 0o644)
+        configured.add(real)
+    notes = []
+    for path, link in (contents.links(install_root) if links else {}).items():
+        if root.look(path) in (None, link) or (previous and path in previous.files):
+            outer[path] = link
+        else:
+            notes.append(f"{path} is somebody else's and stays as it is")
+
+    made, backups = _remember(root, found, configuration, outer, previous, install_root)
+    wanted = inner | backups | {place: made.entry()} | outer
+    obsolete = {path: None for path in present_below(root, install_root) if path not in wanted}
+    differences = changes.compare(root.look, wanted | obsolete)
+    return Plan(differences, needs, any(change.path in configured for change in differences), notes)
+
+
+def _programs(root: Root, install_root: str, source: Source) -> tuple[Needs, dict[str, Entry]]:
+    needs = facts.needs(root, source.python)
+    if source.bundle is not None:
+        return needs, contents.contents(source.bundle, install_root, needs)
+    if needs.python:
+        raise InstallError("there is no Python 3.11 or newer here that has all its modules: name a --bundle that has one")
+    facts.demand_criu(root, "criu")
+    with open(source.archive, "rb") as file:
+        return Needs(python=False, tar=False), contents.bare(file.read(), install_root)
+
+
+def present_below(root: Root, install_root: str) -> list[str]:
+    """Every file and link in the install root, without an unfinished run's."""
+    found = root.walk(install_root)
+    return [path for path in found if not path.startswith(f"{install_root}/{JOURNAL}/")]
+
+
+def _remember(
+    root: Root,
+    found: Facts,
+    configuration: Configuration,
+    outer: dict[str, Entry],
+    previous: Record | None,
+    install_root: str,
+) -> tuple[Record, dict[str, Entry]]:
+    """The record of this installation, and the backups that go with it."""
+    edited = {root.resolve(path) for path in configuration.edited}
+    files: dict[str, Kept] = {}
+    backups: dict[str, Entry] = {}
+    for path, after in outer.items():
+        known = previous.files.get(path) if previous else None
+        present = root.look(path)
+        backup = f"{install_root}/{record.BACKUPS}{path}"
+        if known is not None and record.digest(present) == known.digest:
+            # As we have left it: what it was before us is in the backup.
+            files[path] = replace(known, digest=record.digest(after))
+            if known.existed:
+                backups[backup] = root.look(backup)
+            continue
+        original = present if path in edited else None
+        if known is not None and isinstance(original, File):
+            # Changed by others since: what it would be without us is what they want.
+            rest = configure.taken_back(original.content.decode(), configuration.drop_in)
+            original = None if configure.is_ours_alone(rest) else File(rest.encode(), original.mode)
+        if isinstance(original, File):
+            metadata = stat_of(root, path)
+            files[path] = Kept(record.digest(after), path in edited, existed=True, mode=original.mode, **metadata)
+            backups[backup] = File(original.content, 0o600)
+        else:
+            files[path] = Kept(record.digest(after), path in edited, existed=False)
+    if previous is not None and (stale := set(previous.files) - set(files)):
+        for path in sorted(stale):  # of another configuration, which is not what containerd reads any more
+            files[path] = previous.files[path]
+            if files[path].existed:
+                backups[f"{install_root}/{record.BACKUPS}{path}"] = root.look(f"{install_root}/{record.BACKUPS}{path}")
+    parents = [path.rpartition("/")[0] or "/" for path in outer]
+    new = missing([install_root, *parents], root.exists)
+    outside = {name for name in new if name != install_root and not name.startswith(f"{install_root}/")}
+    directories = tuple(sorted(outside | set(previous.directories if previous else ())))
+    made = Record(
+        __version__, found.distribution.name, found.config, found.socket, configuration.drop_in, files, directories
+    )
+    return made, backups
+

@@ -1,0 +1,128 @@
+"""Takes everything away again and restores the node, byte for byte where nobody else has changed it since."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+
+from zeropod.installer import changes, configure, containerd, handler, record, service, users
+from zeropod.installer.changes import Entry, File, Link
+from zeropod.installer.errors import InstallError
+from zeropod.installer.install import VERIFYING
+from zeropod.installer.record import Kept, Record
+from zeropod.installer.root import Root
+from zeropod.installer.service import Service
+from zeropod.installer.transaction import Metadata, Transaction
+
+STATE = ("/var/lib/zeropod", "/run/zeropod")
+"""What zeropod itself has made on the node: images, unpacked code, sockets."""
+
+Say = Callable[[str], None]
+
+
+def uninstall(
+    root: Root, known: Record, install_root: str, restarter: Service, say: Say, *, force: bool, dry: bool
+) -> None:
+    """Raises InstallError where pods still use the runtime, or after everything has been put back."""
+    in_use = _users(root, known, say, force=force, dry=dry)
+    wanted, metadata = _restored(root, known, install_root, say)
+    differences = changes.compare(root.look, wanted)
+    configures = any(not isinstance(change.before, Link) for change in differences)
+    if dry:
+        print(changes.show(differences, install_root), end="")
+        say(f"{install_root} and {', '.join(STATE)} would be removed")
+        return
+    restarted = False
+    try:
+        with Transaction(root, install_root).making(differences, metadata):
+            if configures and restarter.command is not None:
+                say(f"restarting {restarter.name}")
+                restarted = True
+                service.restart(root, restarter)
+            if configures and (restarter.command is not None or restarter.by_itself):
+                wrong = containerd.wait(root.outside(known.socket), handler.NAME, VERIFYING, present=False)
+                if wrong:
+                    raise InstallError(f"{wrong}, and should not know {handler.NAME} any more")
+    except BaseException as error:
+        say("it failed; everything is as it was before")
+        if restarted:
+            with contextlib.suppress(InstallError):
+                service.restart(root, restarter)
+        if isinstance(error, OSError):
+            raise InstallError(f"{error.filename or install_root}: {error.strerror}") from error
+        raise
+    _remove(root, known, install_root, say, keep_state=in_use)
+    if configures and restarter.command is None and not restarter.by_itself:
+        say(f"NOT IN EFFECT YET: {restarter.advice}")
+    say("zeropod is uninstalled")
+
+
+def _users(root: Root, known: Record, say: Say, *, force: bool, dry: bool) -> bool:
+    """Whether containers use the runtime. Wakes those that sleep, if it is to go on nevertheless."""
+    found, silent = users.containers(root)
+    if not found and not silent:
+        return False
+    names = [*map(users.name, found), *silent]
+    if not force:
+        shown = "\n  ".join(names)
+        raise InstallError(
+            f"{len(names)} containers still use the runtime:\n  {shown}\ndelete them, or say --force: they then go on,"
+            " awake, and cannot sleep any more"
+        )
+    sleeping = [container for container in found if container.state in users.ASLEEP]
+    if sleeping and not dry:
+        say(f"waking {len(sleeping)} containers")
+        if failures := users.wake(root, root.outside(known.socket), sleeping):
+            raise InstallError("could not wake all that sleep, so nothing was changed:\n  " + "\n  ".join(failures))
+    return True
+
+
+def _restored(
+    root: Root, known: Record, install_root: str, say: Say
+) -> tuple[dict[str, Entry], dict[str, Metadata]]:
+    """What the files outside the install root have to be, and whose."""
+    wanted: dict[str, Entry] = {}
+    metadata: dict[str, Metadata] = {}
+    for path, kept in known.files.items():
+        present = root.look(path)
+        if record.digest(present) == kept.digest:
+            wanted[path] = None
+            if kept.existed:
+                wanted[path], metadata[path] = _backup(root, install_root, path, kept), kept.metadata
+        elif isinstance(present, File) and kept.edited:
+            say(f"note: {path} has been changed since; only what is zeropod's is taken out of it")
+            rest = configure.taken_back(present.content.decode(), known.drop_in)
+            gone = configure.is_ours_alone(rest) and not kept.existed
+            wanted[path] = None if gone else File(rest.encode(), present.mode)
+        elif isinstance(present, Link):
+            say(f"note: {path} is somebody else's now and stays as it is")
+        else:
+            wanted[path] = None
+    return wanted, metadata
+
+
+def _backup(root: Root, install_root: str, path: str, kept: Kept) -> File:
+    backup = root.look(f"{install_root}/{record.BACKUPS}{path}")
+    if not isinstance(backup, File):
+        raise InstallError(f"the backup of {path} is not in {install_root}/{record.BACKUPS} any more: restore it there")
+    return File(backup.content, kept.mode)
+
+
+def _remove(root: Root, known: Record, install_root: str, say: Say, *, keep_state: bool) -> None:
+    """Nothing of containerd's refers to it any more; from here on there is nothing to put back."""
+    doomed = [install_root]
+    if keep_state:
+        say(f"{' and '.join(STATE)} stay for the containers that go on; remove them afterwards")
+    else:
+        doomed += STATE
+    for directory in doomed:
+        outside = root.outside(directory)
+        try:
+            shutil.rmtree(outside)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InstallError(f"{error.filename} could not be removed: {error.strerror}") from error
+    for directory in reversed(known.directories):
+        with contextlib.suppress(OSError):  # others have put something there
+            os.rmdir(root.outside(directory))
