@@ -128,10 +128,10 @@ def _copy_licences(files: list[Path], licences: Path) -> None:
     """The copyright file of every Debian package that one of the files is from."""
     for path in sorted({name for file in files for name in (str(file), str(file).removeprefix("/usr"))}):
         known = subprocess.run(["dpkg", "-S", path], capture_output=True, text=True, timeout=SECONDS, check=False)
-        for package in {line.partition(":")[0] for line in known.stdout.splitlines() if " " not in line.partition(":")[0]}:
-            copyright = Path("/usr/share/doc") / package / "copyright"
-            if copyright.exists():
-                _copy(copyright, licences / package, 0o644)
+        for package in re.findall(r"^([\w.+-]+)(?::\w+)?: ", known.stdout, re.MULTILINE):
+            text = Path("/usr/share/doc") / package / "copyright"
+            if text.exists():
+                _copy(text, licences / package, 0o644)
 
 
 def _find(name: str, known: str) -> Path:

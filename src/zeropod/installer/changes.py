@@ -64,10 +64,10 @@ def _diff(change: Change) -> str:
     before, after = _lines(change.before), _lines(change.after)
     if before is None or after is None:
         return f"{_verb(change)} {change.path}\n"
-    names = ("/dev/null" if change.before is None else change.path, "/dev/null" if change.after is None else change.path)
+    old, new = ["/dev/null" if entry is None else change.path for entry in (change.before, change.after)]
     text = "".join(
         line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-        for line in difflib.unified_diff(before, after, *names)
+        for line in difflib.unified_diff(before, after, old, new)
     )
     return text or f"replace {change.path}: its mode\n"
 

@@ -82,9 +82,10 @@ def _config(node: Node, shim: str, *, may_import: bool) -> Configuration:
         return _drop_in(node, shim, text, values, version)
     path, host = node.config, text
     for imported in _imported(node, values):
-        if imported != node.config and handler.plugin(version) in _plugins(found := node.read(imported) or "", imported):
-            path, host = imported, edits.without_block(found)
-            _checked(host, imported)
+        found = edits.without_block(node.read(imported) or "")
+        if imported != node.config and handler.plugin(version) in edits.parse(found, imported).get("plugins", {}):
+            path, host = imported, found
+            _refuse_by_hand(edits.parse(found, imported), imported)
     ordinary = node.ordinary or _ordinary(host, path)
     extended = edits.with_block(host, handler.table(version, shim, ordinary))
     edits.parse(extended, f"{path}, extended by the handler {handler.NAME},")
@@ -150,21 +151,19 @@ def _checked(text: str, path: str) -> dict[str, Any]:
             f"{path} disables containerd's CRI plugin, without which there are no pods: take {', '.join(disabled)} out"
             " of disabled_plugins"
         )
-    for name in handler.PLUGINS.values():
-        if handler.NAME in _runtimes(values, name):
-            raise _by_hand(path)
+    _refuse_by_hand(values, path)
     return values
+
+
+def _refuse_by_hand(values: Mapping[str, Any], path: str) -> None:
+    if any(handler.NAME in _runtimes(values, name) for name in handler.PLUGINS.values()):
+        raise _by_hand(path)
 
 
 def _by_hand(path: str) -> InstallError:
     return InstallError(
         f"{path} has a runtime {handler.NAME} that somebody else has put there: remove it, then install"
     )
-
-
-def _plugins(text: str, path: str) -> Mapping[str, Any]:
-    found = edits.parse(edits.without_block(text), path).get("plugins", {})
-    return found if isinstance(found, dict) else {}
 
 
 def _runtimes(values: Mapping[str, Any], plugin: str) -> Mapping[str, Any]:
@@ -177,7 +176,8 @@ def _runtimes(values: Mapping[str, Any], plugin: str) -> Mapping[str, Any]:
 def _ordinary(text: str, path: str) -> Mapping[str, Any] | None:
     """runc's own table, where containerd could not be asked."""
     values = edits.parse(text, path)
-    return next((found["runc"] for name in handler.PLUGINS.values() if "runc" in (found := _runtimes(values, name))), None)
+    tables = [_runtimes(values, name).get("runc") for name in handler.PLUGINS.values()]
+    return next((found for found in tables if isinstance(found, dict)), None)
 
 
 def _imported(node: Node, values: dict[str, Any]) -> list[str]:

@@ -52,12 +52,8 @@ def ask(socket: str) -> Handlers:
 
 
 async def _ask(socket: str) -> Handlers:
-    version = await grpc.call(
-        socket, f"{SERVICE}/Version", VersionRequest(), VersionResponse, timeout=PATIENCE
-    )
-    status = await grpc.call(
-        socket, f"{SERVICE}/Status", StatusRequest(verbose=True), StatusResponse, timeout=PATIENCE
-    )
+    version = await grpc.call(socket, f"{SERVICE}/Version", VersionRequest(), VersionResponse, timeout=PATIENCE)
+    status = await grpc.call(socket, f"{SERVICE}/Status", StatusRequest(verbose=True), StatusResponse, timeout=PATIENCE)
     return parse(version.runtime_version, status.info.get("config", "{}"))
 
 
@@ -72,7 +68,7 @@ def parse(version: str, config: str) -> Handlers:
 
 
 def wait(socket: str, handler: str, seconds: float, *, present: bool = True) -> str | None:
-    """Waits until containerd knows the handler, or does not any more. What is wrong after that time, None if nothing."""
+    """Waits until containerd knows the handler, or does not any more. Returns what is wrong after that time."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -96,7 +96,7 @@ def demand_criu(root: Root, program: str) -> str:
     found = re.search(r"Version: (\d+)\.(\d+)\S*", said or "")
     wanted = ".".join(map(str, OLDEST_CRIU))
     if said is None or not found:
-        raise InstallError(f"{program} does not run here: install CRIU {wanted} or newer, or name a --bundle that has it")
+        raise InstallError(f"{program} does not run here: install CRIU {wanted} or newer, or name a --bundle with it")
     if (int(found[1]), int(found[2])) < OLDEST_CRIU:
         raise InstallError(f"{program} is {found[0]}, and has to be {wanted} or newer: name a --bundle that has one")
     return found[0].removeprefix("Version: ")

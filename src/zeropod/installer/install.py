@@ -100,4 +100,6 @@ def _announcement(found: Facts, restarts: bool) -> str:
         return "nothing would be restarted"
     if found.service.by_itself:
         return f"{found.service.name} would restart containerd by itself"
-    return f"would restart {found.service.name}" if found.service.command else f"you would have to {found.service.advice}"
+    if found.service.command is None:
+        return f"you would have to {found.service.advice}"
+    return f"would restart {found.service.name}"

@@ -69,7 +69,7 @@ def _programs(root: Root, install_root: str, source: Source) -> tuple[Needs, dic
     if source.bundle is not None:
         return needs, contents.contents(source.bundle, install_root, needs)
     if needs.python:
-        raise InstallError("there is no Python 3.11 or newer here that has all its modules: name a --bundle that has one")
+        raise InstallError("there is no Python 3.11 or newer here with all of its modules: name a --bundle with one")
     facts.demand_criu(root, "criu")
     with open(source.archive, "rb") as file:
         return Needs(python=False, tar=False), contents.bare(file.read(), install_root)
@@ -127,4 +127,3 @@ def _remember(
         __version__, found.distribution.name, found.config, found.socket, configuration.drop_in, files, directories
     )
     return made, backups
-

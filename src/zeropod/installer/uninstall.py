@@ -77,9 +77,7 @@ def _users(root: Root, known: Record, say: Say, *, force: bool, dry: bool) -> bo
     return True
 
 
-def _restored(
-    root: Root, known: Record, install_root: str, say: Say
-) -> tuple[dict[str, Entry], dict[str, Metadata]]:
+def _restored(root: Root, known: Record, install_root: str, say: Say) -> tuple[dict[str, Entry], dict[str, Metadata]]:
     """What the files outside the install root have to be, and whose."""
     wanted: dict[str, Entry] = {}
     metadata: dict[str, Metadata] = {}
@@ -115,14 +113,19 @@ def _remove(root: Root, known: Record, install_root: str, say: Say, *, keep_stat
         say(f"{' and '.join(STATE)} stay for the containers that go on; remove them afterwards")
     else:
         doomed += STATE
+    left: list[str] = []
     for directory in doomed:
-        outside = root.outside(directory)
-        try:
-            shutil.rmtree(outside)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise InstallError(f"{error.filename} could not be removed: {error.strerror}") from error
+        left += _remove_tree(root.outside(directory))
+    if left:
+        raise InstallError("zeropod is uninstalled, but some of it could not be removed:\n  " + "\n  ".join(left))
     for directory in reversed(known.directories):
         with contextlib.suppress(OSError):  # others have put something there
             os.rmdir(root.outside(directory))
+
+
+def _remove_tree(directory: str) -> list[str]:
+    """Removes it with all that is in it. Returns what could not be removed, and why."""
+    left: list[str] = []
+    shutil.rmtree(directory, onerror=lambda _call, path, failure: left.append(f"{path}: {failure[1]}"))
+    # A disk of its own may be mounted there, which stays, empty.
+    return left if os.path.lexists(directory) and os.listdir(directory) else []

@@ -76,10 +76,10 @@ async def _wake(root: Root, containerd: str, sleeping: Sequence[ContainerStatus]
             nursery.start_soon(signal_one, container)
     deadline = time.monotonic() + WAKING
     wanted = {container.id for container in sleeping}
-    while time.monotonic() < deadline:
+    while True:
         now, _ = await _containers(root)
         still = [container for container in now if container.id in wanted and container.state in ASLEEP]
-        if not still:
-            return failures
+        if not still or time.monotonic() > deadline:
+            break
         await trio.sleep(0.1)
     return failures + [f"{name(container)} is still {State.Name(container.state)}" for container in still]
