@@ -74,8 +74,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(mode: str, arguments: list[str]) -> int:
-    # zipimport's loader alone knows an archive: only straight from zeropod.pyz is there something to unpack.
-    if mode != "unpack" and (archive := getattr(getattr(__spec__, "loader", None), "archive", None)):
+    # zipimport's loader alone knows an archive: only straight from zeropod.pyz is there something to unpack. The
+    # installer has to leave the node as it is, if it is asked to or fails.
+    if mode not in ("unpack", "installer") and (archive := getattr(getattr(__spec__, "loader", None), "archive", None)):
         from zeropod import unpack
 
         unpack.continue_unpacked(archive)

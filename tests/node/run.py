@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from tests.node import cgroups, images, rootfs, site
+from tests.node import cgroups, images, older, rootfs, site
 from tests.node.cache import CACHE, CHECKOUT, HERE, NodeError, forget_others, locked
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -60,6 +60,7 @@ def run_in_node(command: list[str]) -> int:
             nobody_else = collect()
             tree = rootfs.debian()
             packages, archive = site.packages(tree), images.archive(tree)
+            older.containerd(tree)
             if nobody_else:
                 for kept in (tree, packages, archive.parent):
                     forget_others(kept)
