@@ -20,7 +20,7 @@ again changes only what differs. A failure leaves the node as it was.
 
 def main(arguments: list[str]) -> int:
     """0 is done, 1 that something is in the way, which stderr says; nothing has changed then."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     if os.geteuid() != 0 and not options.dry_run:
         return _complain("only root may change the node: run it with sudo")
     try:
@@ -87,20 +87,21 @@ def _own_bundle() -> str | None:
     return bundle if os.path.exists(f"{bundle}/bundle.json") else None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="zeropod installer", description=DESCRIPTION)
-    parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
-    parser.add_argument("--uninstall", action="store_true", help="take everything away and restore the node")
-    parser.add_argument("--force", action="store_true", help="uninstall although containers use the runtime")
-    parser.add_argument("--bundle", metavar="DIR", help="CRIU and Python with their libraries (installer/bundle.py)")
-    parser.add_argument("--python", choices=("auto", "bundled"), default="auto",
+def parser() -> argparse.ArgumentParser:
+    """The options; the manifests use them, too."""
+    made = argparse.ArgumentParser(prog="zeropod installer", description=DESCRIPTION)
+    made.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
+    made.add_argument("--uninstall", action="store_true", help="take everything away and restore the node")
+    made.add_argument("--force", action="store_true", help="uninstall although containers use the runtime")
+    made.add_argument("--bundle", metavar="DIR", help="CRIU and Python with their libraries (installer/bundle.py)")
+    made.add_argument("--python", choices=("auto", "bundled"), default="auto",
                         help="bundled: the bundle's Python, even where the node has one")  # fmt: skip
-    parser.add_argument("--distribution", choices=NAMES, help="what the node is, if it cannot be told")
-    parser.add_argument("--host-root", metavar="DIR", default="/", help="where the node's root is mounted")
-    parser.add_argument("--install-root", metavar="DIR",
+    made.add_argument("--distribution", choices=NAMES, help="what the node is, if it cannot be told")
+    made.add_argument("--host-root", metavar="DIR", default="/", help="where the node's root is mounted")
+    made.add_argument("--install-root", metavar="DIR",
                         help=f"where to install on the node; {contents.DEFAULT_ROOT} on most")  # fmt: skip
-    parser.add_argument("--containerd-config", metavar="FILE", help="the configuration that containerd reads")
-    parser.add_argument("--containerd-socket", metavar="SOCKET", help="where containerd listens")
-    parser.add_argument("--restart-command", metavar="COMMAND", help="a shell command that restarts containerd")
-    parser.add_argument("--no-links", action="store_true", help=f"make no links in {contents.LINKS}")
-    return parser
+    made.add_argument("--containerd-config", metavar="FILE", help="the configuration that containerd reads")
+    made.add_argument("--containerd-socket", metavar="SOCKET", help="where containerd listens")
+    made.add_argument("--restart-command", metavar="COMMAND", help="a shell command that restarts containerd")
+    made.add_argument("--no-links", action="store_true", help=f"make no links in {contents.LINKS}")
+    return made

@@ -127,6 +127,9 @@ class Transaction:
         if os.path.lexists(kept):
             _duplicate(kept, f"{outside}.zeropod-new")
             os.rename(f"{outside}.zeropod-new", outside)
+            with contextlib.suppress(FileNotFoundError):
+                # rename(2) does nothing where both are names of one file: it had not been replaced yet.
+                os.unlink(f"{outside}.zeropod-new")
         else:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(outside)

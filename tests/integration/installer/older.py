@@ -82,7 +82,8 @@ class Older:
 def older() -> Iterator[Older]:
     """It runs until the end of the block."""
     (DIRECTORY / "conf.d").mkdir(parents=True)
-    made = Older(DIRECTORY / "config.toml", DIRECTORY / "conf.d/cri.toml", STATE / "containerd.sock", DIRECTORY / "restart")
+    config, imported = DIRECTORY / "config.toml", DIRECTORY / "conf.d/cri.toml"
+    made = Older(config, imported, STATE / "containerd.sock", DIRECTORY / "restart")
     made.config.write_text(CONFIG)
     made.imported.write_text(CRI)
     made.restart.write_text(RESTART)

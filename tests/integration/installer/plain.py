@@ -21,8 +21,10 @@ ZEROPOD = INSTALL_ROOT / "bin/zeropod"
 LINKS = (Path("/usr/local/bin/zeropod"), Path("/usr/local/bin/containerd-shim-zeropod-v2"))
 
 # What is somebody else's: the kernel's, containerd's, pods', and what the tests bring themselves.
-PASSING = ("/proc", "/sys", "/dev", "/tmp", "/src", "/node", "/var/lib/containerd", "/var/log", "/var/lib/cni", "/opt/containerd")
-PASSING_IN_RUN = "/run"
+PASSING = (
+    "/proc", "/sys", "/dev", "/run", "/tmp", "/src", "/node", "/var/lib/containerd", "/var/log", "/var/lib/cni",
+    "/opt/containerd",
+)  # fmt: skip
 HASHED = ("/etc", "/opt", "/usr/local", "/run/zeropod", "/var/lib/zeropod")
 
 
@@ -59,7 +61,7 @@ def files() -> dict[str, tuple[Any, ...]]:
         for parent, directories, names in os.walk(top):
             if top == "/":
                 here = parent.rstrip("/")
-                directories[:] = [name for name in directories if f"{here}/{name}" not in (*PASSING, PASSING_IN_RUN)]
+                directories[:] = [name for name in directories if f"{here}/{name}" not in PASSING]
             for name in (*directories, *names):
                 path = os.path.join(parent, name)
                 found[path] = _describe(path)

@@ -14,7 +14,7 @@ from tests.integration.installer.plain import Installer
 IMAGE = "localhost/redis:test"
 SHORT = {"zeropod.ctrox.dev/scaledown-duration": "300ms"}
 CONFIG = Path("/etc/containerd/config.toml")
-HANDLER = re.compile(r'^ *\[plugins\."io\.containerd\.cri\.v1\.runtime"\.containerd\.runtimes\.zeropod\]\n(?: +\w+ = .*\n)+', re.MULTILINE)
+HANDLER = re.compile(r"^ *\[plugins\.\S+\.containerd\.runtimes\.zeropod\]\n(?: +\w+ = .*\n)+", re.MULTILINE)
 
 RESTART = """\
 #!/bin/sh

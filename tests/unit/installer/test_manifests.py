@@ -1,0 +1,142 @@
+"""The manifests are what kubectl builds and Kubernetes takes, and say what the installer understands."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from zeropod.installer.distributions import NAMES
+from zeropod.installer.main import parser
+from zeropod.shim import settings
+
+INSTALLER = Path(__file__).resolve().parents[3] / "installer"
+MANIFESTS = INSTALLER / "manifests"
+OVERLAYS = sorted((MANIFESTS / "overlays").iterdir())
+COMPONENTS = sorted((MANIFESTS / "components").iterdir())
+EXAMPLES = sorted((INSTALLER / "examples").glob("*.yaml"))
+DAEMON_SET = MANIFESTS / "base/daemon-set.yaml"
+
+VERSIONS = ("1.29", kubernetes_validate.latest_version())
+"""The oldest and the newest Kubernetes whose schemas are asked."""
+
+OLDEST_KUSTOMIZE = (4, 1)
+"""Of kubectl's own; the first that has components."""
+
+
+def kustomize_version() -> tuple[int, ...]:
+    if shutil.which("kubectl") is None:
+        return ()
+    command = ["kubectl", "version", "--client", "-o", "json"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    try:
+        said = json.loads(done.stdout).get("kustomizeVersion", "")
+    except ValueError:
+        return ()
+    return tuple(map(int, re.findall(r"\d+", said)))
+
+
+@pytest.fixture(scope="module")
+def kubectl() -> str:
+    if kustomize_version() < OLDEST_KUSTOMIZE:
+        why = f"there is no kubectl with kustomize {'.'.join(map(str, OLDEST_KUSTOMIZE))} or newer on PATH"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    return "kubectl"
+
+
+def build(kubectl: str, directory: Path) -> list[dict[str, Any]]:
+    """What `kubectl kustomize` makes of a directory, each object valid."""
+    command = [kubectl, "kustomize", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
+    return validated(done.stdout)
+
+
+def validated(text: str) -> list[dict[str, Any]]:
+    made = list(yaml.safe_load_all(text))
+    for each in made:
+        for version in VERSIONS:
+            kubernetes_validate.validate(each, version, strict=True)
+    return made
+
+
+def of_kind(made: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = (each for each in made if each["kind"] == kind)
+    return found
+
+
+def installer_of(made: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = of_kind(made, "DaemonSet")["spec"]["template"]["spec"]["initContainers"]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_an_overlay_installs_for_its_distribution(kubectl: str, overlay: Path) -> None:
+    made = build(kubectl, overlay)
+    options = parser().parse_args(installer_of(made)["args"])
+    assert options.distribution == (None if overlay.name == "default" else overlay.name)
+    assert options.host_root == "/host"
+    assert of_kind(made, "RuntimeClass")["handler"] == "zeropod"
+    assert of_kind(made, "DaemonSet")["metadata"]["namespace"] == "zeropod-system"
+
+
+def test_every_distribution_has_an_overlay() -> None:
+    assert {overlay.name for overlay in OVERLAYS} == {"default", *NAMES} - {"containerd"}
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda path: path.name)
+def test_a_component_adds_to_every_overlay(kubectl: str, component: Path, tmp_path: Path) -> None:
+    for overlay in OVERLAYS:
+        directory = tmp_path / overlay.name
+        directory.mkdir()
+        resource, added = os.path.relpath(overlay, directory), os.path.relpath(component, directory)
+        (directory / "kustomization.yaml").write_text(f"resources: [{resource}]\ncomponents: [{added}]\n")
+        made = build(kubectl, directory)
+        parser().parse_args(installer_of(made)["args"])
+        assert made != build(kubectl, overlay)
+
+
+def test_what_uninstalls_replaces_what_installs(kubectl: str) -> None:
+    made, installed = build(kubectl, MANIFESTS / "uninstall"), build(kubectl, MANIFESTS / "base")
+    assert parser().parse_args(installer_of(made)["args"]).uninstall
+    names = [{(each["kind"], each["metadata"]["name"]) for each in objects} for objects in (made, installed)]
+    assert names[0] == names[1]
+    pod = of_kind(made, "DaemonSet")["spec"]["template"]["spec"]
+    assert [volume["hostPath"]["path"] for volume in pod["volumes"]] == ["/"]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_valid_and_sleeps(example: Path) -> None:
+    pods = [each["spec"]["template"] for each in validated(example.read_text()) if "template" in each.get("spec", {})]
+    assert pods
+    for pod in pods:
+        assert pod["spec"]["runtimeClassName"] == "zeropod"
+        names = {name.removeprefix("zeropod.ctrox.dev/") for name in pod["metadata"]["annotations"]}
+        assert names <= set(settings.KNOWN)
+
+
+def test_every_capability_and_every_path_of_the_node_has_its_reason() -> None:
+    lines = [line.strip() for line in DAEMON_SET.read_text().splitlines()]
+    (pod,) = yaml.safe_load_all(DAEMON_SET.read_text())
+    spec = pod["spec"]["template"]["spec"]
+    containers = [*spec["initContainers"], *spec["containers"]]
+    added = [name for each in containers for name in each["securityContext"]["capabilities"].get("add", [])]
+    volumes = lines[lines.index("volumes:") :]
+    for entry in added:
+        assert any(line.startswith("#") for line in lines[lines.index(f"- {entry}") - 2 : lines.index(f"- {entry}")])
+    for volume in spec["volumes"]:
+        assert volumes[volumes.index(f"- name: {volume['name']}") - 1].startswith("#")
+    for each in containers:
+        context = each["securityContext"]
+        assert (context["privileged"], context["allowPrivilegeEscalation"]) == (False, False)
+        assert context["capabilities"]["drop"] == ["ALL"]
