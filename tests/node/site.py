@@ -20,6 +20,7 @@ REQUIREMENTS = (
     "pytest",
     "pytest-timeout",
     "pytest-trio",
+    "PyYAML",
     "rich",
     "trio",
 )

@@ -97,12 +97,12 @@ class Root:
 
     def run(self, command: Sequence[str], timeout: float) -> "subprocess.CompletedProcess[str]":
         """Runs a program of the node. Raises InstallError when there is none, or when it does not end in time."""
-        chroot = [] if self.top == "/" else ["chroot", self.top]
         # systemctl takes a chroot for an image under construction, in which there is nothing to restart.
         environment = {"PATH": PATH, "SYSTEMD_IGNORE_CHROOT": "1", "LC_ALL": "C.UTF-8", "HOME": "/root"}
         try:
             return subprocess.run(
-                [*chroot, *command],
+                command,
+                preexec_fn=None if self.top == "/" else self._enter,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                 timeout=timeout, check=False, env=environment, cwd="/",
             )  # fmt: skip
@@ -110,6 +110,12 @@ class Root:
             raise InstallError(f"there is no {error.filename} here") from error
         except subprocess.TimeoutExpired as error:
             raise InstallError(f"{' '.join(command)} did not end within {timeout:g} s") from error
+        except (OSError, subprocess.SubprocessError) as error:  # the latter if it is _enter that fails
+            raise InstallError(f"{command[0]} cannot be run on the node: {error}") from error
+
+    def _enter(self) -> None:
+        os.chroot(self.top)
+        os.chdir("/")
 
     def succeeds(self, command: Sequence[str], timeout: float = 30.0) -> str | None:
         """What a program of the node prints; None if it is not there or fails."""
