@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,12 +105,17 @@ def test_as_the_daemon_set_runs_it(installer: Installer, bundle: Path, restart: 
         for arguments in (["--restart-command", waits], ["--uninstall", "--restart-command", waits]):
             made = as_in_the_manifest(pod, bundle, arguments)
             # Until it has ended somebody on the node restarts containerd for it.
-            node.until(lambda made=made: wanted.exists() or made.state == "EXITED", "it wants a restart", 120)
+            node.until(partial(wants_a_restart, wanted, made), "it wants a restart", 120)
             plain.run(str(restart))
             wanted.unlink(missing_ok=True)
             assert made.wait(120).exit_code == 0, made.logs()
             assert ('"zeropod"' in handlers(cri)) == ("--uninstall" not in arguments), made.logs()
     assert plain.differences(before, plain.files()) == []
+
+
+def wants_a_restart(wanted: Path, installer: Container) -> bool:
+    """Or it has ended without."""
+    return wanted.exists() or installer.state == "EXITED"
 
 
 def as_in_the_manifest(pod: Pod, bundle: Path, arguments: list[str]) -> Container:
