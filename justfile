@@ -18,6 +18,15 @@ default:
 build:
     python installer/pyz.py --output build/zeropod.pyz
 
+# Build build/bundle, what `zeropod.pyz installer` installs a node from, out of the test node's Debian (root)
+bundle: build
+    rm -rf build/bundle
+    tests/node/enter python3 /src/installer/bundle.py --pyz /src/build/zeropod.pyz --output /src/build/bundle
+
+# Build the node image by buildah; ARGS go to it, such as --build-arg BASE=IMAGE
+image *ARGS: build
+    buildah build --file installer/Containerfile --tag zeropod-node "$@" .
+
 # Two pods go to sleep and wake up on a throw-away node (root)
 demo *ARGS: build
     tests/node/enter python3 /src/tests/demo/demo.py "$@"

@@ -11,7 +11,7 @@ from zeropod.installer.errors import InstallError
 from zeropod.installer.facts import Facts
 from zeropod.installer.record import Kept, Record
 from zeropod.installer.root import Root
-from zeropod.installer.transaction import JOURNAL, missing, stat_of
+from zeropod.installer.transaction import missing, stat_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Plan:
 
 def plan(root: Root, found: Facts, install_root: str, source: Source, *, links: bool) -> Plan:
     """Raises InstallError where the node cannot be made what it should be."""
-    needs, inner = _programs(root, install_root, source)
     place = f"{install_root}/{record.PLACE}"
     previous = record.read(root.look(place), place)
+    needs, inner = _programs(root, install_root, source, previous)
 
     node = configure.Node(root.text, root.glob, found.config, found.major, found.live.ordinary if found.live else None)
     configuration = configure.configure(found.distribution, node, f"{install_root}/bin/{contents.SHIM}")
@@ -52,33 +52,33 @@ def plan(root: Root, found: Facts, install_root: str, source: Source, *, links: 
         configured.add(real)
     notes = []
     for path, link in (contents.links(install_root) if links else {}).items():
-        if root.look(path) in (None, link) or (previous and path in previous.files):
+        present = root.look(path)
+        known = previous.files.get(path) if previous else None
+        if present in (None, link) or (known and known.digest == record.digest(present)):
             outer[path] = link
         else:
             notes.append(f"{path} is somebody else's and stays as it is")
 
     made, backups = _remember(root, found, configuration, outer, previous, install_root)
-    wanted = inner | backups | {place: made.entry()} | outer
-    obsolete = {path: None for path in present_below(root, install_root) if path not in wanted}
+    ours = tuple(sorted(path.removeprefix(f"{install_root}/") for path in inner | backups))
+    wanted = inner | backups | {place: replace(made, inner=ours).entry()} | outer
+    before = [f"{install_root}/{path}" for path in previous.inner] if previous else []
+    obsolete = {path: None for path in before if path not in wanted}
     differences = changes.compare(root.look, wanted | obsolete)
     return Plan(differences, needs, any(change.path in configured for change in differences), notes)
 
 
-def _programs(root: Root, install_root: str, source: Source) -> tuple[Needs, dict[str, Entry]]:
+def _programs(root: Root, install_root: str, source: Source, previous: Record | None) -> tuple[Needs, dict[str, Entry]]:
     needs = facts.needs(root, source.python)
     if source.bundle is not None:
         return needs, contents.contents(source.bundle, install_root, needs)
     if needs.python:
         raise InstallError("there is no Python 3.11 or newer here with all of its modules: name a --bundle with one")
-    facts.demand_criu(root, "criu")
+    # One that a person has put there stays; one of an earlier bundle goes.
+    by_hand = root.exists(f"{install_root}/bin/criu") and not (previous and "bin/criu" in previous.inner)
+    facts.demand_criu(root, f"{install_root}/bin/criu" if by_hand else "criu")
     with open(source.archive, "rb") as file:
         return Needs(python=False, tar=False), contents.bare(file.read(), install_root)
-
-
-def present_below(root: Root, install_root: str) -> list[str]:
-    """Every file and link in the install root, without an unfinished run's."""
-    found = root.walk(install_root)
-    return [path for path in found if not path.startswith(f"{install_root}/{JOURNAL}/")]
 
 
 def _remember(

@@ -49,6 +49,8 @@ class Record:
     files: Mapping[str, Kept] = field(default_factory=dict)
     directories: tuple[str, ...] = ()
     """Those that did not exist before, the outermost first."""
+    inner: tuple[str, ...] = ()
+    """What we have put into the install root, relative to it; the rest there is somebody else's."""
 
     def entry(self) -> File:
         return File((json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode(), 0o600)
@@ -61,8 +63,8 @@ def read(entry: Entry, path: str) -> Record | None:
     try:
         values: dict[str, Any] = json.loads(entry.content)
         files = {name: Kept(**kept) for name, kept in values.pop("files").items()}
-        directories = tuple(values.pop("directories"))
-        return Record(**values, files=files, directories=directories)
+        directories, inner = tuple(values.pop("directories")), tuple(values.pop("inner"))
+        return Record(**values, files=files, directories=directories, inner=inner)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InstallError(f"{path} is damaged ({error}): restore it, or remove what it is about by hand") from error
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from zeropod.installer import changes, configure, containerd, handler, record, service, users
 from zeropod.installer.changes import Entry, File, Link
@@ -108,7 +108,17 @@ def _backup(root: Root, install_root: str, path: str, kept: Kept) -> File:
 
 def _remove(root: Root, known: Record, install_root: str, say: Say, *, keep_state: bool) -> None:
     """Nothing of containerd's refers to it any more; from here on there is nothing to put back."""
-    doomed = [install_root]
+    ours = {f"{install_root}/{path}" for path in (record.PLACE, *known.inner)}
+    # What Python has compiled lies below lib, too.
+    foreign = [
+        path for path in root.walk(install_root) if path not in ours and not path.startswith(f"{install_root}/lib/")
+    ]
+    doomed: list[str] = []
+    if foreign:
+        say(f"note: {', '.join(foreign[:5])} in {install_root} are somebody else's and stay")
+        _remove_files(root, ours, install_root)
+    else:
+        doomed.append(install_root)
     if keep_state:
         say(f"{' and '.join(STATE)} stay for the containers that go on; remove them afterwards")
     else:
@@ -121,6 +131,17 @@ def _remove(root: Root, known: Record, install_root: str, say: Say, *, keep_stat
     for directory in reversed(known.directories):
         with contextlib.suppress(OSError):  # others have put something there
             os.rmdir(root.outside(directory))
+
+
+def _remove_files(root: Root, paths: Iterable[str], install_root: str) -> None:
+    """Removes these files, and the directories in the install root that are empty then."""
+    shutil.rmtree(root.outside(f"{install_root}/lib"), ignore_errors=True)
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(root.outside(path, follow=False))
+    for parent, _, _ in os.walk(root.outside(install_root), topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(parent)
 
 
 def _remove_tree(directory: str) -> list[str]:

@@ -75,13 +75,14 @@ def test_one_that_is_not_is_refused_with_the_remedy(said: str | None) -> None:
 
 def test_a_record_is_read_as_it_was_written() -> None:
     kept = Kept("abc", edited=True, existed=True, mode=0o644, uid=1, gid=2, mtime_ns=3)
-    record = Record("1.0", "k3s", "/c", "/s", "/d", {"/etc/x": kept}, ("/etc/containerd/conf.d",))
+    record = Record("1.0", "k3s", "/c", "/s", "/d", {"/etc/x": kept}, ("/etc/containerd/conf.d",), ("bin/zeropod",))
     assert read(record.entry(), "it") == record
     assert read(None, "it") is None
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[]", b'{"files": 1, "directories": []}', b'{"files": {}, "directories": [], "x": 1}']
+    "content",
+    [b"", b"{}", b"[]", b'{"files": 1, "directories": []}', b'{"files": {}, "directories": [], "inner": [], "x": 1}'],
 )
 def test_a_damaged_record_is_named(content: bytes) -> None:
     with pytest.raises(InstallError, match=r"/opt/zeropod/etc/installed\.json is damaged"):
