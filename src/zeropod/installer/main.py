@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 
 from zeropod.installer import contents, facts, record, service, uninstall
@@ -23,10 +24,14 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     if os.geteuid() != 0 and not options.dry_run:
         return _complain("only root may change the node: run it with sudo")
+    # A kubelet that ends us has everything undone first, as Ctrl-C has.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run(options)
     except InstallError as error:
         return _complain(str(error))
+    except OSError as error:
+        return _complain(f"{error.filename or 'the node'}: {error.strerror or error}")
     except KeyboardInterrupt:
         return _complain("interrupted")
     return 0
