@@ -25,7 +25,7 @@ PASSING = (
     "/proc", "/sys", "/dev", "/run", "/tmp", "/src", "/node", "/var/lib/containerd", "/var/log", "/var/lib/cni",
     "/opt/containerd",
 )  # fmt: skip
-HASHED = ("/etc", "/opt", "/usr/local", "/run/zeropod", "/var/lib/zeropod")
+HASHED = ("/etc", "/opt", "/usr/local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,14 @@ def run(*command: str) -> Said:
     return Said(done.returncode, done.stdout)
 
 
-def files() -> dict[str, tuple[Any, ...]]:
-    """Every file of the node that is not passing: its kind, mode, owner, date, and content or target."""
+STATE = ("/run/zeropod", "/var/lib/zeropod")
+"""What changes as long as containers run."""
+
+
+def files(*tops: str) -> dict[str, tuple[Any, ...]]:
+    """Every file of the node, or below these directories: its kind, mode, owner, date, and content or target."""
     found: dict[str, tuple[Any, ...]] = {}
-    for top in ("/", "/run/zeropod", "/var/lib/zeropod"):
+    for top in tops or ("/", *STATE):
         for parent, directories, names in os.walk(top):
             if top == "/":
                 here = parent.rstrip("/")
