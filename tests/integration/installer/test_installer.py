@@ -18,7 +18,7 @@ IMAGE = "localhost/redis:test"
 SHORT = {"zeropod.ctrox.dev/scaledown-duration": "300ms"}
 MANIFEST = Path("/src/installer/manifests/base/daemon-set.yaml")
 CONFIG = Path("/etc/containerd/config.toml")
-HANDLER = re.compile(r"^ *\[plugins\.\S+\.containerd\.runtimes\.zeropod\]\n(?: +\w+ = .*\n)+", re.MULTILINE)
+TABLE = re.compile(r"^ *\[plugins\.\S+\.containerd\.runtimes\.zeropod(?:\.options)?\]\n(?: +\w+ = .*\n)+", re.MULTILINE)
 
 RESTART = """\
 #!/bin/sh
@@ -38,17 +38,17 @@ def restart(tmp_path: Path) -> Path:
 @pytest.fixture
 def installer(bundle: Path, restart: Path) -> Iterator[Installer]:
     """For the node's own containerd, without the handler that the other tests have in its configuration."""
-    text = CONFIG.read_text()
-    without, count = HANDLER.subn("", text)
-    assert count == 1
-    CONFIG.write_text(without)
+    texts = {path: path.read_text() for path in (CONFIG, *CONFIG.parent.glob("conf.d/*.toml"))}
+    for path, text in texts.items():
+        path.write_text(TABLE.sub("", text))
     plain.run(str(restart))
     # On a machine whose services are systemd's, the installer needs nobody's help.
     made = Installer(bundle, () if node.SYSTEMD else ("--restart-command", str(restart)))
     yield made
     if plain.INSTALL_ROOT.exists():  # the test has failed, and the next one begins without
         made("--uninstall", "--force")
-    CONFIG.write_text(text)
+    for path, text in texts.items():
+        path.write_text(text)
     plain.run(str(restart))
 
 
