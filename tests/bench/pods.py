@@ -20,7 +20,7 @@ def pods(client: Containerd, scale: Scale) -> list[Figure]:
         # The very first of a kind is slower than any other.
         for runtime in RUNTIMES:
             _pod(cri, runtime)
-        for _ in range(scale.runs(15, 5)):
+        for _ in range(scale.runs(15, 3)):
             for runtime in RUNTIMES:
                 for name, value in _pod(cri, runtime).items():
                     samples.setdefault(name, {kind: [] for kind in RUNTIMES})[runtime].append(value)
