@@ -69,7 +69,7 @@ fmt:
 bench *ARGS: build
     tests/node/enter env PYTHONPATH=/node/site:/src:/src/src python3 /src/tests/bench/bench.py "$@"
 
-# Draw build/bench.json as docs/images/*.png
+# Draw build/bench.json as docs/images/*.png, for docs/performance.md
 plots:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -80,6 +80,7 @@ plots:
         sha256sum installer/requirements-plots.lock >build/plots/.lock
     fi
     build/plots/bin/python tests/bench/plots.py
+    python docs/generate.py
 
 # Compile bpf/*.c to the bytecode that the package carries, in the test node (root)
 bpf:

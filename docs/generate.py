@@ -87,7 +87,22 @@ def first_paragraph(path: Path) -> str:
     return " ".join(text.partition("\n\n")[0].split())
 
 
+def plots() -> str:
+    """What `just plots` has drawn."""
+    drawn = [path.name for path in sorted((ROOT / "docs" / "images").glob("*.png"))]
+    return "\n\n".join(f"![{PLOTS.get(name, name)}](images/{name})" for name in drawn) or "None has been drawn yet."
+
+
+PLOTS = {
+    "many.png": "Memory of each of many sleeping pods",
+    "wake-cold.png": "Wakes from COLD",
+    "wake-standby.png": "Wakes from STANDBY",
+    "window.png": "The scale-down window by memory size",
+}
+
+
 PARTS = {
+    "plots": plots,
     "states": states,
     "answers": answers,
     "events": events,

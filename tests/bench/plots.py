@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "build" / "bench.json"
@@ -49,11 +50,12 @@ def wakes(state: str, peer: str, rows: list[Row]) -> None:
         spread = [[row[key] - row[low] for row in chosen], [row[high] - row[key] for row in chosen]]
         places = [number + offset for number in range(len(chosen))]
         axes.barh(places, values, 0.38, color=color, label=label, xerr=spread, ecolor=SPREAD, capsize=2)
-        for place, value in zip(places, values, strict=True):
-            axes.annotate(f" {value:,.1f}", (value, place), va="center", fontsize=8)
+        for place, row, value in zip(places, chosen, values, strict=True):
+            axes.annotate(f"  {value:,.1f}", (row[high], place), va="center", fontsize=8)
     axes.set_yticks(range(len(chosen)), names)
     axes.invert_yaxis()
-    axes.set_xscale("log")
+    _plain_log(axes.xaxis, axes.set_xscale)
+    axes.margins(x=0.1)
     axes.set_xlabel("ms to the first byte on a new connection: median, least to most")
     _save(figure, axes, f"wake-{state.lower()}.png")
 
@@ -73,8 +75,9 @@ def window(rows: list[Row]) -> None:
     if not drawn:
         plt.close(figure)
         return
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    _plain_log(axes.yaxis, axes.set_yscale)
+    _plain_log(axes.xaxis, axes.set_xscale)
+    axes.minorticks_off()
     axes.set_xticks(list(SIZES.values()), [str(size) for size in SIZES.values()])
     axes.set_xlabel("memory of a redis, MB")
     axes.set_ylabel("ms that a request waits at most: median, least to most")
@@ -97,6 +100,14 @@ def many(rows: list[Row]) -> None:
     axes.set_xticks(range(len(numbers)), [f"{number} pods" for number in numbers])
     axes.set_ylabel("MiB a pod")
     _save(figure, axes, "many.png")
+
+
+def _plain_log(axis: Any, set_scale: Any) -> None:
+    """A logarithmic axis with numbers that people read."""
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _save(figure: Any, axes: Any, name: str) -> None:

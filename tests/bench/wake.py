@@ -47,7 +47,7 @@ Pairs = tuple[tuple[Application, Application, float], ...]
 def standby(client: Containerd, scale: Scale) -> list[Figure]:
     figures = []
     for application in scale.of(APPLICATIONS, QUICK):
-        figures += _standby(client, application, scale.runs(RUNS.get(application, 20), 10))
+        figures += _standby(client, application, scale.runs(RUNS.get(application, 20), 6))
     pairs = ((REDIS_2G, REDIS_350M, 1.5), (PYTHON_350M, PYTHON, 2.0))
     return [*figures, *_compared("STANDBY", figures, pairs)]
 
@@ -96,7 +96,7 @@ def _compared(state: str, figures: list[Figure], pairs: Pairs) -> list[Figure]:
 def cold(client: Containerd, scale: Scale) -> list[Figure]:
     figures = []
     for application in scale.of(APPLICATIONS, QUICK[:2]):
-        figures += _cold(client, application, scale.runs(5 if application is REDIS_2G else 15, 5))
+        figures += _cold(client, application, scale.runs(5 if application is REDIS_2G else 15, 4))
     return [*figures, *_compared("COLD", figures, ((REDIS_2G, REDIS, 2.0),))]
 
 

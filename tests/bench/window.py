@@ -21,7 +21,7 @@ def window(client: Containerd, scale: Scale) -> list[Figure]:
         for state, annotations in (("STANDBY", STANDBY), ("COLD", COLD)):
             samples = []
             with running(client, application, OURS, annotations) as container:
-                for _ in range(scale.runs(4 if application in (REDIS_1G, REDIS_2G) else 10, 5)):
+                for _ in range(scale.runs(4 if application in (REDIS_1G, REDIS_2G) else 10, 3)):
                     samples.append(until_state(container.id, state, LONG).last_checkpoint_ms)
                     with entered(container):
                         application.ask()

@@ -12,7 +12,6 @@ import trio
 from zeropod.kernel import libc
 
 _IN_OPEN = 0x20
-_EVENTS = 4096
 
 
 class Gate:
@@ -25,24 +24,23 @@ class Gate:
         """
         self._path = path
         self._fifo: int | None = None
+        self._opened: int | None = None
         path.unlink(missing_ok=True)
         os.mkfifo(path, 0o600)
-        # Open at both ends, so that a reader's open(2) returns at once and it is its read(2) that waits.
-        self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.write(self._fifo, beginning.encode())
         try:
+            # Open at both ends, so that a reader's open(2) returns at once and it is its read(2) that waits.
+            self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.write(self._fifo, beginning.encode())
             self._opened = libc.call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            os.close(self._fifo)
-            raise
-        try:
             libc.call("inotify_add_watch", self._opened, path, _IN_OPEN)
         except OSError:
-            self._close()
+            path.unlink()  # a FIFO that nobody opens would hold up who writes there next
+            self.close()
             raise
 
     async def reached(self) -> None:
         """Returns when the reader has come."""
+        assert self._opened is not None
         await trio.lowlevel.wait_readable(self._opened)
 
     def let_through(self, text: str) -> None:
@@ -60,10 +58,7 @@ class Gate:
         """A reader that still waits finds the end of the file: end it before."""
         if self._fifo is not None:
             self._path.unlink(missing_ok=True)
-            self._close()
-
-    def _close(self) -> None:
-        assert self._fifo is not None
-        os.close(self._fifo)
-        os.close(self._opened)
-        self._fifo = None
+            os.close(self._fifo)
+        if self._opened is not None:
+            os.close(self._opened)
+        self._fifo = self._opened = None

@@ -14,6 +14,7 @@ Somebody who has come during the dump is not kept waiting for a standby that wou
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
@@ -24,6 +25,7 @@ from zeropod.runtime import criu, pagemap
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.errors import CriuError, RuncError
 from zeropod.runtime.images import Inventory
+from zeropod.runtime.tmpfs import KeptMounts
 from zeropod.shim.doze import Doze
 from zeropod.shim.dump import DUMP, Dump
 from zeropod.shim.ending import end
@@ -121,9 +123,7 @@ class Checkpointed:
             container.configure_criu()
             options = criu.checkpoint_options(tcp_established=container.settings.tcp_established)
             options += await self._pre_dump(pace)
-            kept = self._restorer.kept
-            if "user" not in container.spec.namespaces:
-                kept.keep(incarnation.pids(), container.spec.bind_mounts)
+            kept = self._keep_mounts(incarnation)
             dump = Dump(container, options, container.criu_options(more=kept.for_dump()), pace.dumps)
             self._nursery.start_soon(dump.run)
             await self._begun(dump)
@@ -144,6 +144,8 @@ class Checkpointed:
         except BaseException as error:
             if dump:
                 await dump.stop()
+                with suppress(OSError):  # what was for this dump alone must not get into anybody else's
+                    container.configure_criu()
             await pace.end()
             if incarnation.exit_expected:
                 self._traffic.leave_repair(incarnation)
@@ -159,6 +161,16 @@ class Checkpointed:
         finally:
             # However it went, cancelled too: nothing may stay frozen.
             incarnation.cgroup.thaw()
+
+    def _keep_mounts(self, incarnation: Incarnation) -> KeptMounts:
+        container, kept = self._container, self._restorer.kept
+        try:
+            if "user" not in container.spec.namespaces:
+                kept.keep(incarnation.pids(), container.spec.bind_mounts)
+        except OSError as error:
+            container.log.warning("its tmpfs mounts go to the image, since they cannot be kept: %s", error)
+            kept.close()
+        return kept
 
     async def _begun(self, dump: Dump) -> None:
         """Until CRIU waits for the freeze, or somebody waits for the container, which still runs."""
