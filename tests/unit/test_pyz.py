@@ -15,6 +15,8 @@ VERSION = "zeropod 0.1.0\n"
 # No site-packages and none of the caller's variables: Python as it is where nothing was installed.
 BARE = [sys.executable, "-I", "-S"]
 RUN_SECONDS = 60
+LARGEST = 6_000_000
+"""Bytes of an archive: every node has it, and every first use unpacks it."""
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +79,9 @@ class TestBuilding:
         build(tmp_path / "zeropod.pyz", wheels, seconds=1_700_000_000)
         with zipfile.ZipFile(tmp_path / "zeropod.pyz") as opened:
             assert {entry.date_time for entry in opened.infolist()} == {(2023, 11, 14, 22, 13, 20)}
+
+    def test_it_stays_small(self, pyz: Path) -> None:
+        assert pyz.stat().st_size < LARGEST
 
     def test_every_dependency_comes_with_its_licence(self, pyz: Path) -> None:
         carried = {requirement.name for requirement in read_lock((INSTALLER / "requirements.lock").read_text())}
