@@ -1,5 +1,8 @@
 """Calls ttrpc methods over one connection, as many at once as wanted.
 
+The messages of a streamed answer wait in the kernel until they are read, except for a few: a stream that nobody reads
+holds up everything else on its connection, so a stream that lasts has a connection of its own.
+
 A connection that is lost fails every call that waits on it with UNAVAILABLE, and all later ones; whether to
 connect anew is the caller's decision, who knows if a call may be repeated.
 """
@@ -7,13 +10,13 @@ connect anew is the caller's decision, who knows if a call may be repeated.
 import logging
 import math
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 import trio
 from google.protobuf.message import Message
 
-from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Frame, FrameType, Oversized, ProtocolError, encode
+from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Flag, Frame, FrameType, Oversized, ProtocolError, encode
 from zeropod.rpc.messages.ttrpc_pb2 import Request, Response
 from zeropod.rpc.payload import AnyMessage, decode
 from zeropod.rpc.status import Code, RpcError
@@ -23,6 +26,9 @@ CONNECT_TIMEOUT = 10.0
 
 SEND_TIMEOUT = 10.0
 """Seconds for a server to take one request, after which the connection counts as lost."""
+
+READ_AHEAD = 8
+"""Messages of a stream that are taken from the kernel before they are asked for."""
 
 LAST_STREAM = 2**32 - 1
 
@@ -76,6 +82,61 @@ class _Pending:
             self.done.set()
 
 
+    async def take(self, frame: Frame | Oversized) -> None:
+        if isinstance(frame, Oversized):
+            self.finish(_oversized(frame))
+        elif frame.type != FrameType.RESPONSE:
+            self.finish(RpcError(Code.INTERNAL, f"frame of type {frame.type} in answer to a unary call"))
+        else:
+            self.finish(_response(frame))
+
+
+class _Streamed:
+    """A call whose answer is a stream of messages."""
+
+    def __init__(self) -> None:
+        self._incoming, self.messages = trio.open_memory_channel[bytes](READ_AHEAD)
+        self.failure: RpcError | None = None
+
+    def finish(self, result: Response | RpcError | None) -> None:
+        if isinstance(result, Response):
+            result = _failure(result)
+        self.failure = self.failure or result
+        self._incoming.close()
+
+    async def take(self, frame: Frame | Oversized) -> None:
+        if isinstance(frame, Oversized):
+            self.finish(_oversized(frame))
+        elif frame.type == FrameType.RESPONSE:
+            self.finish(_response(frame))
+        elif frame.type != FrameType.DATA:
+            self.finish(RpcError(Code.INTERNAL, f"frame of type {frame.type} in a stream"))
+        else:
+            if not frame.flags & Flag.NO_DATA:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # nobody reads it any more
+                    await self._incoming.send(frame.payload)
+            if frame.flags & Flag.REMOTE_CLOSED:
+                self.finish(None)
+
+
+def _oversized(frame: Oversized) -> RpcError:
+    text = f"response of {frame.length} bytes exceeds the maximum message size of {MAX_MESSAGE}"
+    return RpcError(Code.RESOURCE_EXHAUSTED, text)
+
+
+def _response(frame: Frame) -> Response | RpcError:
+    try:
+        return decode(Response, frame.payload)
+    except RpcError as error:
+        return RpcError(Code.INTERNAL, error.message)
+
+
+def _failure(response: Response) -> RpcError | None:
+    """What the server says has gone wrong, None if nothing has."""
+    status = response.status
+    return None if status.code == Code.OK else RpcError(Code.from_wire(status.code), status.message)
+
+
 class Client:
     """One connection to a ttrpc server; made by `open_client`."""
 
@@ -83,7 +144,7 @@ class Client:
         self._stream = stream
         self._sending = trio.Lock()
         self._next_stream = 1
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, _Pending | _Streamed] = {}
         self._lost: str | None = None
 
     async def call(
@@ -101,13 +162,7 @@ class Client:
         DEADLINE_EXCEEDED after the timeout, UNAVAILABLE if the connection is or gets lost, RESOURCE_EXHAUSTED
         if the request is too long to send, INTERNAL for a response that makes no sense.
         """
-        nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
-        payload = request.SerializeToString()
-        message = Request(service=service, method=method, payload=payload, timeout_nano=nanoseconds)
-        encoded = message.SerializeToString()
-        if len(encoded) > MAX_MESSAGE:
-            text = f"request of {len(payload)} bytes exceeds the maximum message size of {MAX_MESSAGE}"
-            raise RpcError(Code.RESOURCE_EXHAUSTED, text)
+        encoded = _encoded(service, method, request, timeout)
         with trio.move_on_after(math.inf if timeout is None else max(timeout, 0.0)):
             response = await self._exchange(encoded)
             try:
@@ -115,6 +170,36 @@ class Client:
             except RpcError as error:
                 raise RpcError(Code.INTERNAL, f"response to {method}: {error.message}") from error
         raise RpcError(Code.DEADLINE_EXCEEDED, f"{method} was not answered within {timeout:g} s")
+
+    @asynccontextmanager
+    async def stream(
+        self, service: str, method: str, request: Message, message_type: type[AnyMessage]
+    ) -> AsyncIterator[Callable[[], Awaitable[AnyMessage | None]]]:
+        """Calls a method that is answered by a stream; what it yields returns the next message, None after the last.
+
+        Raises RpcError as `call` does, also from what it yields. The server is told that we do not want more by the
+        end of the connection alone, which is all that ttrpc has for it.
+        """
+        streamed = _Streamed()
+        stream = await self._send(_encoded(service, method, request, None), streamed, Flag.REMOTE_CLOSED)
+
+        async def receive() -> AnyMessage | None:
+            try:
+                payload = await streamed.messages.receive()
+            except trio.EndOfChannel:
+                if streamed.failure:
+                    raise streamed.failure from None
+                return None
+            try:
+                return decode(message_type, payload)
+            except RpcError as error:
+                raise RpcError(Code.INTERNAL, f"message of {method}: {error.message}") from error
+
+        with streamed.messages:
+            try:
+                yield receive
+            finally:
+                self._pending.pop(stream, None)
 
     async def _exchange(self, request: bytes) -> Response:
         pending = _Pending()
@@ -126,12 +211,11 @@ class Client:
         assert pending.result is not None
         if isinstance(pending.result, RpcError):
             raise pending.result
-        status = pending.result.status
-        if status.code != Code.OK:
-            raise RpcError(Code.from_wire(status.code), status.message)
+        if failure := _failure(pending.result):
+            raise failure
         return pending.result
 
-    async def _send(self, request: bytes, pending: _Pending) -> int:
+    async def _send(self, request: bytes, pending: _Pending | _Streamed, flags: int = 0) -> int:
         """Sends a request and returns its stream id."""
         async with self._sending:
             if self._lost is not None:
@@ -145,7 +229,7 @@ class Client:
             try:
                 # A caller that gives up must not leave half a frame behind.
                 with trio.CancelScope(shield=True), trio.fail_after(SEND_TIMEOUT):
-                    await self._stream.send_all(encode(Frame(stream, FrameType.REQUEST, request)))
+                    await self._stream.send_all(encode(Frame(stream, FrameType.REQUEST, request, flags)))
             except trio.TooSlowError:
                 self._fail(f"the server took no request for {SEND_TIMEOUT:g} s")
                 await trio.aclose_forcefully(self._stream)
@@ -159,30 +243,34 @@ class Client:
         try:
             while data := await self._stream.receive_some():
                 for frame in decoder.feed(bytes(data)):
-                    self._dispatch(frame)
+                    await self._dispatch(frame)
             decoder.end()
         except (trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError) as error:
             reason = f"the connection is lost: {str(error) or type(error).__name__}"
         self._fail(reason)
 
-    def _dispatch(self, frame: Frame | Oversized) -> None:
+    async def _dispatch(self, frame: Frame | Oversized) -> None:
         pending = self._pending.get(frame.stream)
         if pending is None:
             # The answer to a call that was given up.
             log.debug("ttrpc answer on stream %d, which nobody waits for", frame.stream)
-        elif isinstance(frame, Oversized):
-            text = f"response of {frame.length} bytes exceeds the maximum message size of {MAX_MESSAGE}"
-            pending.finish(RpcError(Code.RESOURCE_EXHAUSTED, text))
-        elif frame.type != FrameType.RESPONSE:
-            pending.finish(RpcError(Code.INTERNAL, f"frame of type {frame.type} in answer to a unary call"))
         else:
-            try:
-                pending.finish(decode(Response, frame.payload))
-            except RpcError as error:
-                pending.finish(RpcError(Code.INTERNAL, error.message))
+            await pending.take(frame)
 
     def _fail(self, reason: str) -> None:
         if self._lost is None:
             self._lost = reason
         for pending in self._pending.values():
             pending.finish(RpcError(Code.UNAVAILABLE, reason))
+
+
+def _encoded(service: str, method: str, request: Message, timeout: float | None) -> bytes:
+    """The payload of a request's frame. Raises RpcError if it is too long to send."""
+    nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
+    payload = request.SerializeToString()
+    message = Request(service=service, method=method, payload=payload, timeout_nano=nanoseconds)
+    encoded = message.SerializeToString()
+    if len(encoded) > MAX_MESSAGE:
+        text = f"request of {len(payload)} bytes exceeds the maximum message size of {MAX_MESSAGE}"
+        raise RpcError(Code.RESOURCE_EXHAUSTED, text)
+    return encoded

@@ -5,17 +5,20 @@ Rules, in the order in which a frame is held against them (those of Go's ttrpc s
 
 1. An oversized message gets RESOURCE_EXHAUSTED on its stream.
 2. A client's stream ids are odd; an even one gets INVALID_ARGUMENT.
-3. A data frame belongs to an open stream. All methods here are unary: on a stream whose call is running it is
-   ignored (the call's response ends the stream), on any other it gets INVALID_ARGUMENT.
+3. A data frame belongs to an open stream. No method here takes a stream of messages, so on a stream whose call is
+   running it is ignored (the server ends the stream), on any other it gets INVALID_ARGUMENT.
 4. Frames of other types than request and data are ignored, for what the protocol may become.
 5. A request's stream id is greater than all before it, or it gets INVALID_ARGUMENT.
 6. A request that cannot be decoded gets INVALID_ARGUMENT.
 7. At most MAX_CALLS run at once on a connection, more get RESOURCE_EXHAUSTED. (Ours; Go has no limit.)
+
+A call that is answered by a stream of messages gets them as `data`, and then `end`, or `refuse` if it fails half-way
+(ttrpc's PROTOCOL.md, "Non-Unary State Diagrams").
 """
 
 from dataclasses import dataclass
 
-from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Frame, FrameType, Oversized, encode
+from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Flag, Frame, FrameType, Oversized, encode
 from zeropod.rpc.messages.ttrpc_pb2 import Request, Response, Status
 from zeropod.rpc.payload import decode
 from zeropod.rpc.status import Code, RpcError
@@ -30,7 +33,7 @@ MAX_STATUS_MESSAGE = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to be served, and answered with `respond` or `refuse`."""
+    """A request to be served, and answered with `respond`, or `data` and `end`, or `refuse`."""
 
     stream: int
     service: str
@@ -49,8 +52,7 @@ class Refusal:
 
 
 class ServerConnection:
-    """One connection's state. Feed it what was received; send what `respond` and `refuse` return, each as a
-    whole."""
+    """One connection's state. Feed it what was received; send what the other methods return, each as a whole."""
 
     def __init__(self) -> None:
         self._decoder = Decoder()
@@ -83,6 +85,18 @@ class ServerConnection:
             return self.refuse(stream, RpcError(Code.RESOURCE_EXHAUSTED, text))
         self._running.discard(stream)
         return encode(Frame(stream, FrameType.RESPONSE, response))
+
+    def data(self, stream: int, payload: bytes) -> bytes:
+        """The frame with one of the messages that answer a call. Raises RpcError if it is too long to send."""
+        if len(payload) > MAX_MESSAGE:
+            text = f"message of {len(payload)} bytes exceeds the maximum message size of {MAX_MESSAGE}"
+            raise RpcError(Code.RESOURCE_EXHAUSTED, text)
+        return encode(Frame(stream, FrameType.DATA, payload))
+
+    def end(self, stream: int) -> bytes:
+        """The frame after the last of them."""
+        self._running.discard(stream)
+        return encode(Frame(stream, FrameType.DATA, b"", Flag.REMOTE_CLOSED | Flag.NO_DATA))
 
     def refuse(self, stream: int, error: RpcError) -> bytes:
         """The frame that ends a stream with an error."""

@@ -10,7 +10,7 @@ that hold here:
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from struct import Struct
 
 MAX_MESSAGE = 4 << 20
@@ -27,6 +27,17 @@ class FrameType(IntEnum):
     REQUEST = 1
     RESPONSE = 2
     DATA = 3
+
+
+class Flag(IntFlag):
+    """What a frame of a streaming call says about its own sender."""
+
+    REMOTE_CLOSED = 1
+    """It sends nothing more on this stream."""
+    REMOTE_OPEN = 2
+    """In a request: data follows."""
+    NO_DATA = 4
+    """In a data frame: it holds no message, not even an empty one (Go's `flagNoData`)."""
 
 
 @dataclass(frozen=True, slots=True)

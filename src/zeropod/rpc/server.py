@@ -3,8 +3,8 @@
 How long a call lives:
 
 - Its deadline, if the caller set one, cancels the handler.
-- A client that goes away cancels only the calls that merely wait (`cancel_on_disconnect`). All others run on
-  to their end, because half a change to a container is worse than one whose answer nobody reads; the
+- A client that goes away cancels only the calls that merely wait (`cancel_on_disconnect`) or watch (`streaming`). All
+  others run on to their end, because half a change to a container is worse than one whose answer nobody reads; the
   connection is over when they are.
 - Cancelling `serve` cancels every handler, but an answer that is ready is still sent: a handler may ask for
   the end of the process and have its own answer delivered.
@@ -16,6 +16,8 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import trio
 from google.protobuf.message import Message
@@ -31,6 +33,8 @@ end."""
 
 log = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
+
 
 @dataclass(frozen=True, slots=True)
 class Handler:
@@ -40,7 +44,18 @@ class Handler:
     cancel_on_disconnect: bool = False
 
 
-Services = Mapping[str, Mapping[str, Handler]]
+Send = Callable[[bytes], Awaitable[None]]
+"""Sends one message; returns when the client's end of the connection has room for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHandler:
+    """A method that is answered by any number of messages, until it returns."""
+
+    run: Callable[[bytes, Send], Awaitable[None]]
+
+
+Services = Mapping[str, Mapping[str, Handler | StreamHandler]]
 """Handlers by service name (with its package) and method name."""
 
 
@@ -61,6 +76,24 @@ def unary(
         return response.SerializeToString()
 
     return Handler(run, cancel_on_disconnect)
+
+
+def streaming(
+    request_type: type[AnyMessage],
+    function: Callable[[AnyMessage, Callable[[Message], Awaitable[None]]], Awaitable[None]],
+) -> StreamHandler:
+    """A handler of `function`, which takes a message of `request_type` and a way to send messages.
+
+    It is cancelled when the client goes away.
+    """
+
+    async def run(payload: bytes, send: Send) -> None:
+        async def send_message(message: Message) -> None:
+            await send(message.SerializeToString())
+
+        await function(decode(request_type, payload), send_message)
+
+    return StreamHandler(run)
 
 
 async def serve(listeners: list[trio.SocketListener], services: Services) -> None:
@@ -90,14 +123,15 @@ async def serve_connection(stream: trio.abc.Stream, services: Services) -> None:
                 except RpcError as error:
                     await peer.refuse(event.stream, error)
                     continue
-                nursery = waits if handler.cancel_on_disconnect else changes
+                watches = isinstance(handler, StreamHandler) or handler.cancel_on_disconnect
+                nursery = waits if watches else changes
                 nursery.start_soon(_serve_call, peer, event, handler)
         # First the stream, so that answers which are stuck in it give up.
         await trio.aclose_forcefully(stream)
         waits.cancel_scope.cancel()
 
 
-def _find(services: Services, call: Call) -> Handler:
+def _find(services: Services, call: Call) -> Handler | StreamHandler:
     methods = services.get(call.service)
     if methods is None:
         # containerd tries one name of the task service after the other, by this code.
@@ -108,20 +142,22 @@ def _find(services: Services, call: Call) -> Handler:
     return handler
 
 
-async def _serve_call(peer: "_Peer", call: Call, handler: Handler) -> None:
+async def _serve_call(peer: "_Peer", call: Call, handler: Handler | StreamHandler) -> None:
     try:
-        payload = await _run(handler, call)
+        if isinstance(handler, StreamHandler):
+            await _run(call, lambda: handler.run(call.payload, partial(peer.data, call.stream)))
+            await peer.end(call.stream)
+        else:
+            await peer.respond(call.stream, await _run(call, lambda: handler.run(call.payload)))
     except RpcError as error:
         await peer.refuse(call.stream, error)
-    else:
-        await peer.respond(call.stream, payload)
 
 
-async def _run(handler: Handler, call: Call) -> bytes:
+async def _run(call: Call, handler: Callable[[], Awaitable[_Result]]) -> _Result:
     """The handler's result. Whatever else it ends with, RpcError is all that comes out of here."""
     try:
         with trio.move_on_after(math.inf if call.timeout is None else max(call.timeout, 0.0)):
-            return await handler.run(call.payload)
+            return await handler()
     except Exception as error:
         cause = _innermost(error)
         if isinstance(cause, RpcError):
@@ -164,10 +200,19 @@ class _Peer:
     async def respond(self, stream: int, payload: bytes) -> None:
         await self._send(self._protocol.respond(stream, payload))
 
+    async def data(self, stream: int, payload: bytes) -> None:
+        if not await self._send(self._protocol.data(stream, payload)):
+            await trio.sleep_forever()  # the end of the connection cancels the handler
+        await trio.lowlevel.checkpoint()
+
+    async def end(self, stream: int) -> None:
+        await self._send(self._protocol.end(stream))
+
     async def refuse(self, stream: int, error: RpcError) -> None:
         await self._send(self._protocol.refuse(stream, error))
 
-    async def _send(self, frame: bytes) -> None:
+    async def _send(self, frame: bytes) -> bool:
+        """Whether the connection has taken the whole frame."""
         # Shielded, because half a frame would spoil the connection, and a handler's last answer may be the
         # one to the call that ended the server. Bounded, because a client that stays but does not read must
         # not keep us here for ever.
@@ -176,8 +221,10 @@ class _Peer:
                 try:
                     with trio.fail_after(SEND_TIMEOUT):
                         await self._stream.send_all(frame)
+                    return True
                 except trio.TooSlowError:
                     log.warning("ttrpc client took no answer for %g s; closing its connection", SEND_TIMEOUT)
                     await trio.aclose_forcefully(self._stream)
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                     log.debug("ttrpc client is gone, its answer is dropped: %s", error)
+        return False

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zeropod.rpc.client import SEND_TIMEOUT, Client, open_client, run_client
-from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Frame, FrameType, encode
+from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Flag, Frame, FrameType, encode
 from zeropod.rpc.messages.task_pb2 import StateRequest, StateResponse
 from zeropod.rpc.messages.ttrpc_pb2 import Request, Response, Status
 from zeropod.rpc.status import Code, RpcError
@@ -216,3 +216,54 @@ async def test_a_socket_that_nobody_listens_on_is_unavailable_and_named(tmp_path
 async def test_a_server_that_sends_random_bytes_fails_calls_with_an_rpc_error(pieces: list[bytes]) -> None:
     error = await failure_after(lambda _: b"".join(pieces))
     assert error.code in {Code.UNAVAILABLE, Code.INTERNAL, Code.RESOURCE_EXHAUSTED, Code.UNKNOWN}
+
+
+# Streams
+
+
+def data(stream: int, name: str, flags: int = 0) -> bytes:
+    return encode(Frame(stream, FrameType.DATA, StateResponse(id=name).SerializeToString(), flags))
+
+
+@pytest.mark.parametrize(
+    ("frames", "names"),
+    [
+        ([("a", 0), ("b", 0), ("", Flag.REMOTE_CLOSED | Flag.NO_DATA)], ["a", "b"]),
+        ([("a", 0), ("b", Flag.REMOTE_CLOSED)], ["a", "b"]),  # the last message may say that it is
+        ([("", 0), ("", Flag.REMOTE_CLOSED)], ["", ""]),  # a message of nothing but defaults is one
+    ],
+)
+async def test_both_ways_to_end_a_stream_are_understood(frames: list[tuple[str, int]], names: list[str]) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    found = []
+    async with run_client(ours) as client:
+        async with client.stream("Task", "Watch", StateRequest(), StateResponse) as receive:
+            (frame,) = Decoder().feed(bytes(await theirs.receive_some()))
+            assert isinstance(frame, Frame)
+            assert (frame.type, frame.flags) == (FrameType.REQUEST, Flag.REMOTE_CLOSED)
+            for name, flags in frames:
+                await theirs.send_all(data(frame.stream, name, flags))
+            while (message := await receive()) is not None:
+                found.append(message.id)
+    assert found == names
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (b"", Code.UNAVAILABLE),
+        (encode(Frame(1, 9, b"")), Code.INTERNAL),
+        (encode(Frame(1, FrameType.DATA, b"\xff")), Code.INTERNAL),
+        (encode(Frame(1, FrameType.RESPONSE, b"\xff")), Code.INTERNAL),
+        (b"\xff" * 10, Code.UNAVAILABLE),
+    ],
+)
+async def test_what_is_no_stream_is_an_error_and_no_end(reply: bytes, code: Code) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with run_client(ours) as client:
+        async with client.stream("Task", "Watch", StateRequest(), StateResponse) as receive:
+            await theirs.send_all(reply)
+            await theirs.aclose()
+            with pytest.raises(RpcError) as raised:
+                await receive()
+    assert raised.value.code == code

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.rpc.connection import MAX_CALLS, Call, Refusal, ServerConnection
-from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Frame, FrameType, ProtocolError, encode
+from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Flag, Frame, FrameType, ProtocolError, encode
 from zeropod.rpc.messages.ttrpc_pb2 import Request, Response
 from zeropod.rpc.status import Code, RpcError
 
@@ -137,3 +137,33 @@ def test_any_single_frame_is_a_call_a_refusal_or_nothing(stream: int, kind: int,
     events = ServerConnection().receive(encode(Frame(stream, kind, payload)))
     assert all(event.stream == stream for event in events)
     assert len(events) <= 1
+
+
+def frames(data: bytes) -> list[tuple[int, int, bytes, int]]:
+    found = Decoder().feed(data)
+    return [(frame.stream, frame.type, frame.payload, frame.flags) for frame in found if isinstance(frame, Frame)]
+
+
+def test_a_stream_is_data_frames_and_one_that_says_it_was_the_last() -> None:
+    connection = ServerConnection()
+    connection.receive(request(1))
+    assert frames(connection.data(1, b"message")) == [(1, FrameType.DATA, b"message", 0)]
+    assert frames(connection.data(1, b"")) == [(1, FrameType.DATA, b"", 0)]
+    assert frames(connection.end(1)) == [(1, FrameType.DATA, b"", Flag.REMOTE_CLOSED | Flag.NO_DATA)]
+
+
+def test_a_stream_counts_as_a_call_until_its_end() -> None:
+    connection = ServerConnection()
+    for stream in range(1, 2 * MAX_CALLS, 2):
+        connection.receive(request(stream))
+    assert refusal(connection, request(2 * MAX_CALLS + 1))[1] == Code.RESOURCE_EXHAUSTED
+    connection.data(1, b"message")
+    assert refusal(connection, request(2 * MAX_CALLS + 3))[1] == Code.RESOURCE_EXHAUSTED
+    connection.end(1)
+    (call,) = connection.receive(request(2 * MAX_CALLS + 5))
+    assert isinstance(call, Call)
+
+
+def test_a_message_that_is_too_long_is_refused() -> None:
+    with pytest.raises(RpcError, match="RESOURCE_EXHAUSTED"):
+        ServerConnection().data(1, bytes(MAX_MESSAGE + 1))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from zeropod.rpc.client import Client, open_client, run_client
 from zeropod.rpc.frames import MAX_MESSAGE, Decoder, Frame, FrameType, encode
 from zeropod.rpc.messages.task_pb2 import KillRequest, StateRequest, StateResponse, WaitRequest
 from zeropod.rpc.messages.ttrpc_pb2 import Request, Response
-from zeropod.rpc.server import SEND_TIMEOUT, Handler, Services, serve, serve_connection, unary
+from zeropod.rpc.server import SEND_TIMEOUT, Handler, Services, serve, serve_connection, streaming, unary
 from zeropod.rpc.status import Code, RpcError
 
 Function = Callable[[StateRequest], Awaitable[StateResponse]]
@@ -344,3 +345,106 @@ async def test_serve_goes_on_after_broken_connections(tmp_path: Path) -> None:
             async with open_client(path) as client:
                 assert await state(client, "alive") == "alive"
             nursery.cancel_scope.cancel()
+
+
+# Streams
+
+
+async def count(request: StateRequest, send: Callable[[Message], Awaitable[None]]) -> None:
+    for number in range(int(request.id)):
+        await send(StateResponse(id=str(number)))
+
+
+def streams(function: Callable[[StateRequest, Callable[[Message], Awaitable[None]]], Awaitable[None]]) -> Services:
+    return {"Task": {"Count": streaming(StateRequest, function), "State": unary(StateRequest, echo)}}
+
+
+async def counted(client: Client, name: str) -> list[str]:
+    """Everything that comes on the stream, as far as it has an end."""
+    found = []
+    async with client.stream("Task", "Count", StateRequest(id=name), StateResponse) as receive:
+        while (message := await receive()) is not None:
+            found.append(message.id)
+    return found
+
+
+@pytest.mark.parametrize("number", [0, 1, 1000])
+async def test_a_stream_has_all_of_its_messages_in_order_and_then_ends(number: int) -> None:
+    async with serving(streams(count)) as client:
+        assert await counted(client, str(number)) == [str(index) for index in range(number)]
+        assert await state(client, "still there") == "still there"
+
+
+async def test_a_stream_that_fails_half_way_has_delivered_what_came_before() -> None:
+    async def fail(request: StateRequest, send: Callable[[Message], Awaitable[None]]) -> None:
+        await count(request, send)
+        raise RpcError(Code.DATA_LOSS, "lost it")
+
+    found = []
+    async with serving(streams(fail)) as client:
+        async with client.stream("Task", "Count", StateRequest(id="2"), StateResponse) as receive:
+            with pytest.raises(RpcError, match="DATA_LOSS: lost it"):
+                while message := await receive():
+                    found.append(message.id)
+    assert found == ["0", "1"]
+
+
+async def test_a_message_that_is_too_long_ends_the_stream_with_an_error() -> None:
+    async def boast(request: StateRequest, send: Callable[[Message], Awaitable[None]]) -> None:
+        await send(StateResponse(id="x" * (MAX_MESSAGE + 1)))
+
+    async with serving(streams(boast)) as client:
+        with pytest.raises(RpcError, match="RESOURCE_EXHAUSTED"):
+            await counted(client, "0")
+        assert await state(client, "still there") == "still there"
+
+
+async def test_a_stream_ends_with_its_client() -> None:
+    over = trio.Event()
+
+    async def watch(request: StateRequest, send: Callable[[Message], Awaitable[None]]) -> None:
+        try:
+            await send(StateResponse(id="first"))
+            await trio.sleep_forever()
+        finally:
+            over.set()
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_connection, theirs, streams(watch))
+        async with run_client(ours) as client:
+            async with client.stream("Task", "Count", StateRequest(), StateResponse) as receive:
+                first = await receive()
+                assert first is not None
+                assert first.id == "first"
+        with trio.fail_after(1):
+            await over.wait()
+
+
+async def test_who_reads_no_messages_holds_the_sender_up_until_its_connection_is_closed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    sent = 0
+
+    async def pour(request: StateRequest, send: Callable[[Message], Awaitable[None]]) -> None:
+        nonlocal sent
+        while True:
+            await send(StateResponse(id="x" * 1000))
+            sent += 1
+
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_connection, theirs, streams(pour))
+        async with run_client(ours) as client:
+            async with client.stream("Task", "Count", StateRequest(), StateResponse):
+                await trio.sleep(SEND_TIMEOUT / 2)
+                assert 0 < sent < 20
+                await trio.sleep(SEND_TIMEOUT)
+                assert nursery.child_tasks == frozenset()
+
+
+async def test_a_method_without_a_stream_refuses_to_be_streamed_in_words() -> None:
+    async with serving(streams(count)) as client:
+        async with client.stream("Task", "Nothing", StateRequest(), StateResponse) as receive:
+            with pytest.raises(RpcError, match="UNIMPLEMENTED"):
+                await receive()
