@@ -83,6 +83,8 @@ class Inspector:
         self._examiner = examiner
         self.answered = 0
         """Probes so far, without the application."""
+        self.on_answer: Callable[[], None] = lambda: None
+        """Called after each."""
 
     async def inspect(self, stream: trio.SocketStream, *, answers: bool = True) -> Finding:
         """Leaves the connection open unless it wants nothing. Without `answers` all is for the application."""
@@ -90,7 +92,7 @@ class Inspector:
             ends = stream.socket.getpeername()[:2], stream.socket.getsockname()[:2]
         except OSError:
             # Reset before it was accepted: a TCP probe in a hurry.
-            self.answered += 1
+            self._count()
             await trio.aclose_forcefully(stream)
             return _NOTHING
         flow = Flow(ends[0], ends[1][1])
@@ -127,7 +129,7 @@ class Inspector:
             outcome = self._examiner.outcome(_examination(stream, asked))
         if outcome is None:
             return Finding(Wants.PROBE, asked=asked)
-        self.answered += 1
+        self._count()
         await _tell(stream, asked, outcome)
         return _NOTHING
 
@@ -142,6 +144,10 @@ class Inspector:
         else:
             await _tell(stream, asked, outcome)
         return outcome is not None and outcome.well
+
+    def _count(self) -> None:
+        self.answered += 1
+        self.on_answer()
 
     def announced(self, wants: Wants, port: int) -> Announce:
         """For forward(): that our connection to the application stands for one that wants this of the port."""

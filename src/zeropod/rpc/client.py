@@ -81,7 +81,6 @@ class _Pending:
             self.result = result
             self.done.set()
 
-
     async def take(self, frame: Frame | Oversized) -> None:
         if isinstance(frame, Oversized):
             self.finish(_oversized(frame))

@@ -35,6 +35,7 @@ from zeropod.shim.pace import Pace
 from zeropod.shim.probes import Probes
 from zeropod.shim.restorer import Restorer
 from zeropod.shim.stages import Stages
+from zeropod.shim.room import room
 from zeropod.shim.standby import FREEZE, Standby
 from zeropod.shim.traffic import Traffic
 from zeropod.shim.turns import Turn, Turns
@@ -73,6 +74,10 @@ class Checkpointed:
     def answered(self) -> int:
         return self._probes.answered
 
+    @property
+    def image_bytes(self) -> int:
+        return sum(file.size for file in self._inventory.values())
+
     # Falling asleep
 
     async def ready(self) -> None:
@@ -80,6 +85,7 @@ class Checkpointed:
             await self._restorer.complete()
         except CriuError as error:
             await self._lose(str(error))
+        self._inventory = {}
 
     async def _lose(self, why: str) -> NoReturn:
         """Ends what cannot get all of its memory back any more. Raises Lost."""
@@ -96,8 +102,9 @@ class Checkpointed:
     async def sleep(self) -> State:
         self._stages, pace = Stages(), Pace(self._nursery)
         try:
-            await self._checkpoint(pace)
-            state = await self._stand_by(pace)
+            async with room(self._container):
+                await self._checkpoint(pace)
+                state = await self._stand_by(pace)
         finally:
             await pace.end()
             if self._turn:

@@ -26,7 +26,7 @@ from zeropod.runtime.command import Started
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.images import ImageStore
 from zeropod.runtime.runc import Runc
-from zeropod.runtime.spec import Spec
+from zeropod.runtime.spec import CONTAINER_NAME, Spec
 from zeropod.shim import places
 from zeropod.shim.errors import FINISHED, kill_error, refused, reported
 from zeropod.shim.execs import Execs
@@ -64,6 +64,7 @@ class Container:
         self.init = init
         self.host = host
         self.life = Life()
+        self.tally = host.tally_of(self.name)
         self.log = logging.LoggerAdapter(log, {"container": id})
         self.execs = Execs(self)
         self.store = ImageStore.of(id)
@@ -87,9 +88,24 @@ class Container:
         self.host.publisher.publish(event)
 
     @property
+    def name(self) -> str:
+        """Its name in the pod; empty without a pod."""
+        return self.spec.annotations.get(CONTAINER_NAME, "")
+
+    @property
+    def probes_answered(self) -> int:
+        """Probes that were answered in its stead, and in that of those before it."""
+        return self.tally.probes_answered + (self.sleeper.probes_answered if self.sleeper else 0)
+
+    @property
     def group(self) -> str:
         """What the containers of this shim have in common: the pod's sandbox, or what ctr calls a group."""
         return group_of(self.id, self.spec.annotations)
+
+    @property
+    def quiet_wanted(self) -> float:
+        """Seconds without activity that it takes to put it to sleep; none if somebody wants it to sleep now."""
+        return 0.0 if self.life.sleep_wanted.is_set() else self.settings.scaledown
 
     @property
     def pid_file(self) -> Path:
@@ -108,6 +124,8 @@ class Container:
                 if answer is Answer.DOZE:
                     self.life.doze_wanted.set()
                 await self.life.changed()
+            if self.life.pretended and decide(self.life.pretended, request) is Answer.WAKE:
+                self.life.wake_wanted.set()
             if answer is Answer.GONE:
                 raise RpcError(Code.NOT_FOUND, FINISHED)
             if answer is Answer.REFUSE:
@@ -349,4 +367,4 @@ class Container:
         (pod / self.id).unlink(missing_ok=True)
         with suppress(OSError):  # the pod has other containers
             pod.rmdir()
-        self.host.containers.pop(self.id, None)
+        self.host.remove(self)

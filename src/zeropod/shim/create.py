@@ -70,7 +70,7 @@ async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
     except BaseException:
         container.remove()
         raise
-    host.containers[container.id] = container
+    host.add(container)
     return container
 
 

@@ -1,14 +1,20 @@
-"""What the containers of one shim share: the nursery they live in, the way to containerd, their pod's networks."""
+"""What the containers of one shim share: the nursery they live in, the way to containerd, their pod's networks, and
+who wants to hear of their changes.
+"""
 
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from zeropod.activator.network import PodNetwork
+from zeropod.shim.changes import Changes
 from zeropod.shim.publisher import Publisher
+from zeropod.shim.tally import Tally
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
@@ -21,7 +27,38 @@ class Host:
     nursery: trio.Nursery
     publisher: Publisher
     containers: "dict[str, Container]" = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
+    _tallies: dict[str, Tally] = field(default_factory=dict)
+    """Those of containers that are gone, by their names in the pod."""
+    _complaints: set[str] = field(default_factory=set)
     _networks: dict[str, tuple[PodNetwork, int]] = field(default_factory=dict)
+
+    def add(self, container: "Container") -> None:
+        """The container exists from now on."""
+        self.containers[container.id] = container
+        container.life.tell = partial(self.changes.note, container.id)
+        self.changes.note(container.id)
+
+    def remove(self, container: "Container") -> None:
+        """It does not exist any more; its successor in the pod, if there will be one, goes on counting."""
+        if self.containers.pop(container.id, None) is None:
+            return
+        container.life.tell = lambda: None
+        self.changes.forget(container.id)
+        if name := container.name:
+            container.tally.probes_answered = container.probes_answered
+            self._tallies[name] = container.tally
+
+    def tally_of(self, name: str) -> Tally:
+        """That of the last container of this name in the pod; a new one for a new name, or none."""
+        return self._tallies.pop(name, None) or Tally()
+
+    def complain(self, complaints: Iterable[str], log: "logging.LoggerAdapter[logging.Logger]") -> None:
+        """Says what is wrong with the node, each thing once."""
+        for words in complaints:
+            if words not in self._complaints:
+                self._complaints.add(words)
+                log.warning("%s", words)
 
     @contextmanager
     def network(self, path: str, probers: Collection[str] = (), *, own: bool = True) -> Iterator[PodNetwork]:

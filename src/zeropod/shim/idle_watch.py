@@ -51,7 +51,7 @@ class IdleWatch:
                 rests = False
                 await life.changed()
                 continue
-            ports = self._container.settings.ports or self._listening_ports()
+            ports = self._ports()
             if not ports:
                 life.why = "nothing in it listens on a TCP port"
                 await trio.sleep(LISTENING[min(looks, len(LISTENING) - 1)])
@@ -76,6 +76,18 @@ class IdleWatch:
             life.why = f"last active at {clock:%H:%M:%S} UTC, sleeps {duration:g} s after that"
             quiet = self._quiet_from_now()
             await trio.sleep(remaining)
+
+    async def used(self, since: int) -> None:
+        """Returns when its ports have seen activity after `since` (CLOCK_MONOTONIC), at the next look at the latest."""
+        while True:
+            await trio.sleep(max(self._container.settings.scaledown, SHORTEST))
+            ports = self._ports()
+            now, connections = time.monotonic_ns(), self._network.counting()
+            if last_activity(ports, self._network.activity(ports), connections, now) > since:
+                return
+
+    def _ports(self) -> frozenset[int]:
+        return self._container.settings.ports or self._listening_ports()
 
     def _quiet_from_now(self) -> tuple[float, float]:
         """The time, and the CPU time that the container has used so far, both in seconds."""

@@ -47,6 +47,8 @@ class Request(Enum):
     """An exec that nobody types into: a probe, a script."""
     SESSION = auto()
     """An exec with input or a terminal: somebody works in the container."""
+    WAKE = auto()
+    """`zeropod wake`."""
     SIGNAL = auto()
     """Any signal but the next two."""
     STOP = auto()
@@ -144,6 +146,7 @@ _ANSWERS = {
     Request.START: (_P, _NO, _NO, _NO, _NO, _NO, _NO, _NO, _NO),
     Request.EXEC: (_P, _P, _WAIT, _DOZE, _P, _WAKE, _WAIT, _NO, _NO),
     Request.SESSION: (_P, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _NO, _NO),
+    Request.WAKE: (_NO, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _NO, _GONE),
     Request.SIGNAL: (_P, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _P, _GONE),
     Request.STOP: (_P, _P, _WAIT, _WAKE, _WAKE, _END, _WAIT, _P, _GONE),
     Request.STOP_IN_ORDER: (_P, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _P, _GONE),

@@ -50,6 +50,7 @@ class Probes:
             self.inspector = Inspector(
                 network.lookup, settings.probe_buffer_size, network.probers.is_probers, self._examiner
             )
+            self.inspector.on_answer = lambda: container.life.tell()
             self._gate = Gate(
                 network.path,
                 network.lookup,

@@ -34,6 +34,7 @@ FIRST_LOOK, LAST_LOOK = 0.002, 0.1
 class Restarted:
     why_cold = ""
     still_since = 0.0
+    image_bytes = 0
 
     def __init__(self, container: "Container", network: PodNetwork, nursery: trio.Nursery) -> None:
         self._container = container
@@ -92,7 +93,7 @@ class Restarted:
         except OSError as error:
             raise SleepFailed(f"its connections cannot be redirected: {error}") from error
         last_moment = quiet_for(self._ports, network.activity(self._ports), network.counting())
-        if network.activity(self._ports) != before or last_moment < container.settings.scaledown:
+        if network.activity(self._ports) != before or last_moment < container.quiet_wanted:
             redirect.ready()
             raise StillBusy("a connection came at the last moment")
         self._redirect = redirect

@@ -4,7 +4,6 @@ Annotations are the same for all containers of a pod; `container-names` and `por
 by container name (Kubernetes) or id (ctr).
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from fractions import Fraction
 from typing import TypeVar
 
 from zeropod.activator import probers
+from zeropod.runtime.quantity import quantity
 
 PREFIX = "zeropod.ctrox.dev/"
 
@@ -30,14 +30,6 @@ _UNITS = {
 _DURATION = re.compile(r"([0-9]{1,19}(?:\.[0-9]{0,19})?|\.[0-9]{1,19})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
 _LONGEST = Fraction(2**63 - 1, 10**9)  # in Go, a duration is an int64 of nanoseconds
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-
-_QUANTITY = re.compile(
-    r"\+?([0-9]{1,19}(?:\.[0-9]{0,19})?|\.[0-9]{1,19})(?:[eE]([+-]?[0-9]{1,2})|([kMGTPE]|[KMGTPE]i)?)", re.ASCII
-)
-_FACTORS = {"": 1}
-_FACTORS |= {suffix: 1000**power for power, suffix in enumerate("kMGTPE", 1)}
-_FACTORS |= {suffix + "i": 1024**power for power, suffix in enumerate("KMGTPE", 1)}
-_MOST = 2**63 - 1  # of what Kubernetes keeps in a quantity
 
 
 SCALEDOWN = 60.0
@@ -71,22 +63,6 @@ def duration(text: str) -> float:
     if not text or end != len(text) or total > _LONGEST:
         raise ValueError("a duration such as 30s, 5m or 1h30m")
     return float(total)
-
-
-def quantity(text: str) -> int:
-    """Bytes of a Kubernetes quantity such as 64Mi, 1.5G or 5e6; a part of a byte counts as one.
-
-    Kubernetes' thousandths (m) and below are not for bytes. Raises ValueError for anything else, negative ones too.
-    """
-    found = _QUANTITY.fullmatch(text)
-    if found is None:
-        raise ValueError("a number of bytes such as 64Mi, 100M or 0")
-    number, exponent, suffix = found.groups()
-    factor = Fraction(10) ** int(exponent) if exponent else Fraction(_FACTORS[suffix or ""])
-    result = math.ceil(Fraction(number) * factor)
-    if result > _MOST:
-        raise ValueError("a number of bytes such as 64Mi, 100M or 0, below 8Ei")
-    return result
 
 
 def probe_buffer(text: str) -> int:
@@ -159,6 +135,8 @@ class Settings:
     """The names of the processes on the node whose connections may be probes."""
     localhost_traffic: bool | None = None
     """Connections from within the pod count; None: only where there are no others, without a pod."""
+    dry_run: bool = False
+    """Only count when it would sleep and wake."""
 
 
 def parse(annotations: Mapping[str, str], container: str) -> Settings:
@@ -192,6 +170,7 @@ def parse(annotations: Mapping[str, str], container: str) -> Settings:
         probe_buffer_size=value("probe-buffer-size", probe_buffer, PROBE_BUFFER),
         probe_processes=value("probe-processes", names, probers.NAMES),
         localhost_traffic=value("localhost-traffic", boolean, None),
+        dry_run=value("dry-run", boolean, False),
     )
 
 
@@ -213,6 +192,7 @@ KNOWN = frozenset(
         "probe-buffer-size",
         "probe-processes",
         "localhost-traffic",
+        "dry-run",
     }
 )
 

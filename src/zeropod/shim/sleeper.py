@@ -14,8 +14,10 @@ import trio
 
 from zeropod.activator.first import first_of
 from zeropod.activator.network import PodNetwork
+from zeropod.shim.dry_run import pretend
 from zeropod.shim.idle_watch import IdleWatch
 from zeropod.shim.lifecycle import ASLEEP, Event, Reaction, State, react
+from zeropod.shim.room import NoRoom
 from zeropod.shim.way import Lost, SleepFailed, StillBusy, Way, WayToSleep, killed
 
 if TYPE_CHECKING:
@@ -42,23 +44,25 @@ class Sleeper:
         self._way = way
         self._scope = trio.CancelScope()
         self._working: WayToSleep | None = None
+        self.network: PodNetwork | None = None
+        """Of its pod, while it runs."""
         self.settled = trio.Event()
         """Set while nothing of a wake is going on any more, such as filling the memory."""
         self._failures = 0
-        """Checkpoints that failed in a row."""
-        self.checkpoints = 0
-        self.restores = 0
-        self.dozes = 0
-        self.checkpoint_errors = 0
-        self.restore_errors = 0
-        self.last_checkpoint = 0.0
-        """Seconds that the last one took, from the freeze to the end; 0 before the first."""
-        self.last_restore = 0.0
+        """Attempts that failed in a row."""
+        self.next_attempt_ns = 0
+        """When it is tried again after a failure, at the earliest, in nanoseconds since 1970; 0 without one."""
+        self.tally = container.tally
 
     @property
     def probes_answered(self) -> int:
         """While it slept, so far."""
         return self._working.answered if self._working else 0
+
+    @property
+    def image_bytes(self) -> int:
+        """What its image takes on disk; 0 if there is none."""
+        return self._working.image_bytes if self._working else 0
 
     def stop(self) -> None:
         """The container has ended; returns at once, the rest is let go of in the sleeper's own task."""
@@ -76,11 +80,14 @@ class Sleeper:
                     () if settings.disable_probe_detection else settings.probe_processes,
                     own=bool(container.pinned_network) if own is None else own,
                 ) as network:
+                    self.network = network
                     for limit in network.limits:
                         container.log.warning("%s", limit)
                     lost = await self._live(network)
             except OSError as error:
                 self._give_up(error)
+            finally:
+                self.network = None
         if lost:
             container.life.message = str(lost)
             container.log.error("is lost, reporting its exit: %s", lost)
@@ -116,38 +123,62 @@ class Sleeper:
         life = self._container.life
         await way.ready()
         self.settled.set()
+        life.tell()
         try:
-            await self._until_idle(watch, way)
+            await first_of(watch.idle, self._sleep_wanted)
+            if self._container.settings.dry_run:
+                await pretend(self._container, watch)
+                return
+            await self._until_turn(watch, way)
             await self._sleep(way)
         except StillBusy as busy:
             life.why = str(busy)
-            await trio.sleep(BUSY)
+            await self._pause(BUSY)
         except SleepFailed as error:
-            self.checkpoint_errors += 1
+            self._count(error)
             self._failures += 1
             pause = RECHECK[min(self._failures, len(RECHECK)) - 1]
+            self.next_attempt_ns = time.time_ns() + round(pause * 1e9)
             life.why = life.message = str(error)
             self._container.log.error("stays awake, next attempt in %g s at the earliest: %s", pause, life.why)
-            await trio.sleep(pause)
+            await self._pause(pause)
+            self.next_attempt_ns = 0
         else:
             self._failures = 0
             await self._asleep(way)
             watch.awake_since = time.monotonic_ns()
 
-    async def _until_idle(self, watch: IdleWatch, way: WayToSleep) -> None:
-        """Until it may fall asleep, and it is its turn. It runs while it waits for that, so nobody waits with it.
+    async def _until_turn(self, watch: IdleWatch, way: WayToSleep) -> None:
+        """Until it is its turn to fall asleep. It runs while it waits for that, so nobody waits with it.
 
         Raises StillBusy; never after it has got its turn, which would then not end.
         """
         life = self._container.life
-        await watch.idle()
         await way.pass_probes()
         if life.state is not State.RUNNING or life.held_by:
             raise StillBusy(life.held_by or life.state.name.lower())
         while not way.may_begin():
             life.why = "others of this node are falling asleep: it waits for its turn"
             await way.turn()
-            await watch.idle()
+            await first_of(watch.idle, self._sleep_wanted)
+
+    def _count(self, error: SleepFailed) -> None:
+        if isinstance(error, NoRoom):
+            self.tally.refused_sleeps += 1
+        else:
+            self.tally.checkpoint_errors += 1
+
+    async def _pause(self, seconds: float) -> None:
+        """Until the next attempt may be made, or somebody wants one."""
+        self._container.life.sleep_wanted = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._container.life.sleep_wanted.wait()
+
+    async def _sleep_wanted(self) -> None:
+        life = self._container.life
+        await life.sleep_wanted.wait()
+        while life.state is not State.RUNNING or life.held_by:
+            await life.changed()
 
     async def _asleep(self, way: WayToSleep) -> None:
         """Until it runs again. Raises Lost."""
@@ -172,7 +203,8 @@ class Sleeper:
     async def _doze(self, way: WayToSleep) -> None:
         """From standby and back, unless more comes of it. Raises Lost."""
         life, state = self._container.life, State.DOZING
-        started, self.dozes = trio.current_time(), self.dozes + 1
+        started = trio.current_time()
+        self.tally.dozes += 1
         with trio.move_on_at(started + LONGEST_DOZE):
             while state is State.DOZING:
                 life.enter(State.DOZING)
@@ -209,10 +241,11 @@ class Sleeper:
         except (StillBusy, SleepFailed):
             life.enter(State.RUNNING)
             raise
-        self.last_checkpoint = time.monotonic() - max(started, way.still_since)
-        self.checkpoints += 1
+        self.tally.slept(time.monotonic() - max(started, way.still_since), time.time_ns())
+        self.tally.standby_sleeps += state is State.STANDBY
+        life.sleep_wanted = trio.Event()
         self._enter(state, way)
-        self._container.log.info("sleeps (%s), after %.0f ms", state.name, self.last_checkpoint * 1000)
+        self._container.log.info("sleeps (%s), after %.0f ms", state.name, self.tally.last_checkpoint * 1000)
 
     async def _cool(self, way: WayToSleep) -> None:
         life = self._container.life
@@ -226,21 +259,22 @@ class Sleeper:
 
     def _enter(self, state: State, way: WayToSleep) -> None:
         life = self._container.life
+        if state is State.COLD:
+            self.tally.cold_sleeps += 1
         life.enter(state)
         if state is State.COLD:
             life.why = way.why_cold
 
     async def _wake(self, way: WayToSleep) -> None:
         life = self._container.life
-        started = time.monotonic()
+        started, cold = time.monotonic(), life.state is State.COLD
         life.enter(State.RESTORING)
         self.settled = trio.Event()
         try:
             await way.wake()
         except Lost:
-            self.restore_errors += 1
+            self.tally.restore_errors += 1
             raise
-        self.last_restore = time.monotonic() - started
-        self.restores += 1
+        self.tally.woke(time.monotonic() - started, time.time_ns(), cold=cold)
         life.enter(State.RUNNING)
-        self._container.log.info("is awake after %.0f ms", self.last_restore * 1000)
+        self._container.log.info("is awake after %.0f ms", self.tally.last_restore * 1000)

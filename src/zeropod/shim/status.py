@@ -1,35 +1,52 @@
-"""What the shim says about its containers to `zeropod ps` and the manager: a second socket with a service of our own.
+"""What the shim says about its containers to `zeropod` and the manager, and does for them: a second socket, with a
+service of our own.
 
 containerd's socket is containerd's; this one lies in a directory where every shim of the node can be found.
 """
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from google.protobuf.message import Message
+
 from zeropod.rpc.messages import status_pb2
-from zeropod.rpc.server import Services, unary
+from zeropod.rpc.server import Services, streaming, unary
+from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import spec
 from zeropod.shim import places
 from zeropod.shim.bootstrap import Flags
 from zeropod.shim.container import Container
 from zeropod.shim.host import Host
+from zeropod.shim.lifecycle import Request, State
+from zeropod.shim.why import explain
 
 SERVICE = "zeropod.v1.Status"
+
+BACKLOG = 16
+"""Connections that wait to be accepted."""
+
+SLEEPS = (State.STANDBY, State.COLD)
+ON_THE_WAY = (State.CHECKPOINTING, State.RESTORING, State.DOZING)
 
 
 @contextmanager
 def status_listener(flags: Flags) -> Iterator[socket.socket]:
-    """Listens at the shim's place in the directory, for root alone, as long as the block lasts."""
+    """Listens at the shim's place in the directory, for root alone, as long as the block lasts.
+
+    Whoever sees the socket there can connect to it: it gets its name when it listens, and takes a dead shim's place.
+    """
     os.makedirs(places.STATUS_SOCKETS, mode=0o700, exist_ok=True)
     path = places.status_socket(flags.namespace, flags.id)
+    nameless = f"{path}.new"
     with suppress(FileNotFoundError):
-        os.unlink(path)
+        os.unlink(nameless)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        os.chmod(path, 0o600)
-        listener.listen(16)
+        listener.bind(nameless)
+        os.chmod(nameless, 0o600)
+        listener.listen(BACKLOG)
+        os.rename(nameless, path)
         try:
             yield listener
         finally:
@@ -42,12 +59,85 @@ class StatusService:
         self._host = host
 
     def services(self) -> Services:
-        return {SERVICE: {"List": unary(status_pb2.ListRequest, self.list)}}
+        return {
+            SERVICE: {
+                "List": unary(status_pb2.ListRequest, self.list),
+                "Watch": streaming(status_pb2.WatchRequest, self.watch),
+                "Why": unary(status_pb2.WhyRequest, self.why),
+                "Sleep": unary(status_pb2.SleepRequest, self.sleep, cancel_on_disconnect=True),
+                "Wake": unary(status_pb2.WakeRequest, self.wake, cancel_on_disconnect=True),
+            }
+        }
 
     async def list(self, request: status_pb2.ListRequest) -> status_pb2.ListResponse:
         containers = self._host.containers.values()
         wanted = [entry for entry in containers if request.id in ("", entry.id)]
         return status_pb2.ListResponse(containers=[describe(container) for container in wanted])
+
+    async def watch(self, _request: status_pb2.WatchRequest, send: Callable[[Message], Awaitable[None]]) -> None:
+        changes, containers = self._host.changes, self._host.containers
+        heard, known = 0, set(containers)
+        update = status_pb2.Update(sequence=changes.last, snapshot=True, containers=map(describe, containers.values()))
+        while True:
+            heard = update.sequence
+            await send(update)
+            await changes.beyond(heard)
+            changed = [containers[name] for name in changes.since(heard)]
+            update = status_pb2.Update(
+                sequence=changes.last,
+                after=heard,
+                containers=map(describe, changed),
+                removed=sorted(known - set(containers)),
+            )
+            known = set(containers)
+
+    async def why(self, request: status_pb2.WhyRequest) -> status_pb2.WhyResponse:
+        container = self._find(request.id)
+        reasons = [
+            status_pb2.Reason(kind=reason.kind, text=reason.text, remedy=reason.remedy) for reason in explain(container)
+        ]
+        return status_pb2.WhyResponse(status=describe(container), reasons=reasons)
+
+    async def sleep(self, request: status_pb2.SleepRequest) -> status_pb2.ContainerStatus:
+        container = self._find(request.id)
+        life = container.life
+        while life.state in ON_THE_WAY:
+            await life.changed()
+        if life.state in SLEEPS:
+            return describe(container)
+        if refusal := cannot_sleep(container):
+            raise RpcError(Code.FAILED_PRECONDITION, f"cannot put {container.id} to sleep: {refusal}")
+        before, wanted = container.tally.checkpoints, life.sleep_wanted
+        wanted.set()
+        while life.sleep_wanted is wanted and life.state in (State.RUNNING, State.CHECKPOINTING):
+            await life.changed()
+        if container.tally.checkpoints == before:
+            why = life.why or f"it is {life.state.name.lower()}"
+            raise RpcError(Code.FAILED_PRECONDITION, f"could not put {container.id} to sleep: {why}")
+        return describe(container)
+
+    async def wake(self, request: status_pb2.WakeRequest) -> status_pb2.ContainerStatus:
+        container = self._find(request.id)
+        async with container.allowed(Request.WAKE):
+            return describe(container)
+
+    def _find(self, id: str) -> Container:
+        try:
+            return self._host.containers[id]
+        except KeyError:
+            raise RpcError(Code.NOT_FOUND, f"there is no container {id} here") from None
+
+
+def cannot_sleep(container: Container) -> str:
+    """Why it makes no sense to try; empty if it does."""
+    life, sleeper = container.life, container.sleeper
+    if container.settings.dry_run:
+        return "it is in a dry run, by its annotation dry-run"
+    if not sleeper or (not sleeper.network and life.state is State.RUNNING):
+        return life.why or "it never sleeps"
+    if life.state is not State.RUNNING:
+        return f"it is {life.state.name.lower()}"
+    return life.held_by
 
 
 def describe(container: Container) -> status_pb2.ContainerStatus:
@@ -57,21 +147,18 @@ def describe(container: Container) -> status_pb2.ContainerStatus:
         namespace=container.runc.namespace,
         pod_namespace=annotations.get(spec.SANDBOX_NAMESPACE, ""),
         pod=annotations.get(spec.SANDBOX_NAME, ""),
-        container=annotations.get(spec.CONTAINER_NAME, ""),
+        container=container.name,
         sandbox=annotations.get(spec.SANDBOX_ID, ""),
         state=life.state.name,
         pid=container.init.pid if container.pids() else 0,
         why=life.why,
         message=life.message,
+        may_sleep=sleeper is not None,
+        dry_run=container.settings.dry_run,
+        dry_run_asleep=life.pretended is not None,
+        image_bytes=sleeper.image_bytes if sleeper else 0,
     )
     status.since.FromNanoseconds(life.since_ns)
-    if sleeper:
-        status.last_checkpoint_ms = sleeper.last_checkpoint * 1000
-        status.last_restore_ms = sleeper.last_restore * 1000
-        status.checkpoints = sleeper.checkpoints
-        status.restores = sleeper.restores
-        status.checkpoint_errors = sleeper.checkpoint_errors
-        status.probes_answered = sleeper.probes_answered
-        status.dozes = sleeper.dozes
-        status.restore_errors = sleeper.restore_errors
+    container.tally.describe(status)
+    status.probes_answered = container.probes_answered
     return status

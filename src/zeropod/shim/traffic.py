@@ -65,10 +65,9 @@ class Traffic:
             raise StillBusy("it has not yet read what a connection has sent")
         if any(sock.send_queue for sock in mine if sock.state is not TcpState.SYN_SENT):
             raise StillBusy("a peer has not yet taken what it has sent")
-        settings = self._container.settings
-        counted = settings.ports or ports
+        counted = self._container.settings.ports or ports
         quiet = quiet_for(counted, self._network.activity(counted), self._network.that_count(connections))
-        if quiet < settings.scaledown:
+        if quiet < self._container.quiet_wanted:
             raise StillBusy("a request came at the last moment")
         self._ended = frozenset(_connection(sock) for sock in mine if sock.state is TcpState.CLOSE_WAIT)
 

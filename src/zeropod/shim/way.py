@@ -49,6 +49,10 @@ class WayToSleep(Protocol):
     def answered(self) -> int:
         """Probes that were answered in its stead, so far."""
 
+    @property
+    def image_bytes(self) -> int:
+        """What its image takes on disk; 0 if there is none."""
+
     async def ready(self) -> None:
         """Returns when the last wake is entirely over, so that the container may sleep again."""
 

@@ -171,5 +171,5 @@ class World:
         runc = FakeRunc("k8s.io", bundle)
         process = Process("web", ProcessIO(Stdio()))
         container = Container("web", spec(bundle, **content), settings or Settings(), runc, process, host)
-        host.containers["web"] = container
+        host.add(container)
         return cls(host, events, runc, container)

@@ -41,6 +41,7 @@ async def test_the_shutdown_can_wait_for_calls_that_are_under_way_but_for_those_
 async def test_a_call_that_was_refused_is_not_under_way_any_more(nursery: trio.Nursery) -> None:
     service = TaskService(Host("k8s.io", nursery, Events()))
     pause = service.services()[NAMES[0]]["Pause"]
+    assert isinstance(pause, Handler)
     with pytest.raises(RpcError):
         await pause.run(task_pb2.PauseRequest(id="nobody").SerializeToString())
     with trio.fail_after(1):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zeropod.runtime.quantity import quantity
 from zeropod.shim.settings import (
     KNOWN,
     PREFIX,
@@ -18,7 +19,6 @@ from zeropod.shim.settings import (
     names,
     parse,
     ports_map,
-    quantity,
 )
 from zeropod.shim.settings import unknown as unknown_annotations
 
@@ -204,6 +204,7 @@ def test_every_annotation_has_its_setting() -> None:
         probe_buffer_size="4Ki",
         probe_processes="kubelet,my-prober",
         localhost_traffic="true",
+        dry_run="true",
     )
     assert set(given) == {PREFIX + key for key in KNOWN}
     assert parse(given, "web") == Settings(
@@ -223,6 +224,7 @@ def test_every_annotation_has_its_setting() -> None:
         probe_buffer_size=4096,
         probe_processes=frozenset({"kubelet", "my-prober"}),
         localhost_traffic=True,
+        dry_run=True,
     )
 
 

@@ -1,5 +1,6 @@
 """When a container sleeps and wakes, in virtual time; how it does so is a fake's."""
 
+import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ class FakeWay:
     why_cold = ""
     still_since = 0.0
     answered = 0
+    image_bytes = 0
 
     def __init__(self) -> None:
         self.lies_down = [State.STANDBY]
@@ -160,7 +162,9 @@ async def sleeping(tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.Mo
     network = FakeNetwork("/proc/self/ns/net")
     monkeypatch.setattr("zeropod.shim.host.PodNetwork", lambda *_, **__: network)
     virtual = SimpleNamespace(monotonic=trio.current_time, monotonic_ns=now, time_ns=lambda: 1, time=lambda: 43200.0)
-    for module in ("sleeper", "idle_watch", "way"):
+    # It looks at the disk in a thread, which virtual time does not wait for.
+    monkeypatch.setattr("zeropod.shim.sleeper.room", lambda _: contextlib.nullcontext())
+    for module in ("sleeper", "idle_watch", "way", "dry_run"):
         monkeypatch.setattr(f"zeropod.shim.{module}.time", virtual)
     settings = Settings(scaledown=SCALEDOWN, ports=frozenset({PORT}))
     return Sleeping(World.make(tmp_path, nursery, settings), network)
@@ -175,7 +179,7 @@ async def test_without_activity_it_sleeps_after_the_scaledown_duration(
     sleeping.start()
     await sleeping.asleep()
     assert sleeping.way.times("sleep") == [SCALEDOWN]
-    assert sleeping.sleeper.checkpoints == 1
+    assert sleeping.sleeper.tally.checkpoints == 1
 
 
 async def test_a_connection_postpones_the_sleep_by_the_whole_duration(
@@ -410,7 +414,7 @@ async def test_one_that_is_busy_after_all_goes_on_and_is_tried_again(
     assert (sleeping.life.state, sleeping.life.why) == (State.RUNNING, "a connection came at the last moment")
     await sleeping.asleep()
     assert sleeping.way.times("sleep") == pytest.approx([SCALEDOWN, 2 * SCALEDOWN], abs=0.1)
-    assert sleeping.sleeper.checkpoint_errors == 0
+    assert sleeping.sleeper.tally.checkpoint_errors == 0
     assert sleeping.life.message == ""
 
 
@@ -420,7 +424,7 @@ async def test_while_it_falls_asleep_its_state_says_so(sleeping: Sleeping, autoj
     await trio.sleep(SCALEDOWN + 1.0)
     assert sleeping.life.state is State.CHECKPOINTING
     await sleeping.asleep()
-    assert sleeping.sleeper.last_checkpoint == pytest.approx(2.0)
+    assert sleeping.sleeper.tally.last_checkpoint == pytest.approx(2.0)
 
 
 # Failed attempts
@@ -432,7 +436,7 @@ async def test_after_a_failed_checkpoint_it_goes_on_and_says_why(sleeping: Sleep
     await trio.sleep(SCALEDOWN + 0.5)
     life = sleeping.life
     assert (life.state, life.why, life.message) == (State.RUNNING, *["its checkpoint failed: no space"] * 2)
-    assert sleeping.sleeper.checkpoint_errors == 1
+    assert sleeping.sleeper.tally.checkpoint_errors == 1
 
 
 async def test_failed_checkpoints_are_tried_again_after_longer_and_longer_pauses(
@@ -445,7 +449,7 @@ async def test_failed_checkpoints_are_tried_again_after_longer_and_longer_pauses
     times = sleeping.way.times("sleep")
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert pauses == pytest.approx([*RECHECK, RECHECK[-1], RECHECK[-1]], abs=0.02)
-    assert (sleeping.sleeper.checkpoint_errors, sleeping.sleeper.checkpoints) == (8, 1)
+    assert (sleeping.sleeper.tally.checkpoint_errors, sleeping.sleeper.tally.checkpoints) == (8, 1)
 
 
 async def test_a_checkpoint_that_works_ends_the_pauses(sleeping: Sleeping, autojump_clock: MockClock) -> None:
@@ -474,8 +478,8 @@ async def test_a_connection_wakes_it(sleeping: Sleeping, autojump_clock: MockClo
     assert sleeping.life.state is State.RESTORING
     await sleeping.awake()
     assert sleeping.way.times("wake") == [SCALEDOWN + 1000.0]
-    assert sleeping.sleeper.last_restore == pytest.approx(0.25)
-    assert sleeping.sleeper.restores == 1
+    assert sleeping.sleeper.tally.last_restore == pytest.approx(0.25)
+    assert sleeping.sleeper.tally.restores == 1
 
 
 async def test_a_request_wakes_it(sleeping: Sleeping, autojump_clock: MockClock) -> None:
@@ -506,7 +510,7 @@ async def test_a_container_in_standby_is_woken_the_same_way(sleeping: Sleeping, 
     sleeping.way.happens = Event.DATA
     sleeping.way.wanted.set()
     await sleeping.awake()
-    assert sleeping.sleeper.restores == 1
+    assert sleeping.sleeper.tally.restores == 1
 
 
 @pytest.mark.parametrize("event", [Event.STANDBY_OVER, Event.PAGER_LOST])
@@ -541,7 +545,7 @@ async def test_what_wants_it_while_it_leaves_standby_wakes_it_from_the_disk(
     sleeping.way.wanted.set()
     await sleeping.awake()
     assert [name for name, _ in sleeping.way.steps][-1] != "cool"
-    assert sleeping.sleeper.restores == 1
+    assert sleeping.sleeper.tally.restores == 1
 
 
 async def test_one_that_can_not_leave_standby_is_awake_and_says_why(
@@ -608,7 +612,7 @@ async def test_one_that_cannot_be_woken_is_reported_as_killed(sleeping: Sleeping
     assert sleeping.life.message == "the image is damaged"
     assert (the_exit(sleeping).pid, the_exit(sleeping).exit_status) == (4711, 137)
     assert sleeping.container.init.exited.is_set()
-    assert (sleeping.way.abandoned, sleeping.sleeper.restore_errors) == (1, 1)
+    assert (sleeping.way.abandoned, sleeping.sleeper.tally.restore_errors) == (1, 1)
 
 
 @pytest.mark.parametrize("step", ["ready", "sleep", "event"])
@@ -769,7 +773,7 @@ async def test_a_probe_makes_it_doze_and_is_no_wake(standing_by: Sleeping, autoj
         standing_by.way.wanted.set()
         await standing_by.become(State.DOZING)
         await standing_by.become(State.STANDBY)
-    assert (standing_by.sleeper.dozes, standing_by.sleeper.restores) == (2, 0)
+    assert (standing_by.sleeper.tally.dozes, standing_by.sleeper.tally.restores) == (2, 0)
     assert standing_by.way.times("wake") == []
 
 
@@ -779,7 +783,7 @@ async def test_an_exec_keeps_it_dozing_until_it_has_ended(standing_by: Sleeping,
         await trio.sleep(5)
         assert standing_by.life.state is State.DOZING
     await standing_by.become(State.STANDBY)
-    assert standing_by.sleeper.restores == 0
+    assert standing_by.sleeper.tally.restores == 0
 
 
 @pytest.mark.parametrize("later", range(6))
@@ -824,7 +828,7 @@ async def test_a_doze_that_lasts_becomes_a_wake(standing_by: Sleeping, autojump_
     dozing_since = trio.current_time()
     await standing_by.awake()
     assert trio.current_time() - dozing_since == pytest.approx(LONGEST_DOZE)
-    assert standing_by.sleeper.restores == 1
+    assert standing_by.sleeper.tally.restores == 1
 
 
 @pytest.mark.parametrize(("where", "step"), [(State.RUNNING, "wake"), (State.COLD, "cool")])
@@ -845,7 +849,7 @@ async def test_a_probe_that_comes_while_it_lies_down_has_it_doze_on(
     await standing_by.become(State.DOZING)
     await standing_by.become(State.STANDBY)
     assert len(standing_by.way.times("doze")) == 2
-    assert standing_by.sleeper.dozes == 1
+    assert standing_by.sleeper.tally.dozes == 1
 
 
 # Together with the container

@@ -64,11 +64,14 @@ async def test_times_are_in_milliseconds(world: World) -> None:
         raise AssertionError
 
     world.container.sleeper = sleeper = Sleeper(world.container, "/proc/self/ns/net", never)  # type: ignore[arg-type]
-    sleeper.last_checkpoint, sleeper.last_restore = 0.125, 0.0625
-    sleeper.checkpoints, sleeper.restore_errors = 3, 1
+    sleeper.tally.slept(0.5, 1)
+    sleeper.tally.slept(0.125, 2)
+    sleeper.tally.woke(0.0625, 3, cold=True)
+    sleeper.tally.restore_errors = 1
     found = describe(world.container)
     assert (found.last_checkpoint_ms, found.last_restore_ms) == (125.0, 62.5)
-    assert (found.checkpoints, found.restore_errors) == (3, 1)
+    assert (found.checkpoints, found.restores, found.restore_errors) == (2, 1, 1)
+    assert (found.last_checkpoint.ToNanoseconds(), found.last_restore.ToNanoseconds()) == (2, 3)
 
 
 async def test_one_or_all_containers_are_listed(world: World) -> None:
@@ -78,9 +81,10 @@ async def test_one_or_all_containers_are_listed(world: World) -> None:
 
 
 def test_the_socket_is_roots_alone_and_goes_with_the_shim(sockets: str) -> None:
-    with status_listener(FLAGS) as listener:
-        path = listener.getsockname()
-        assert os.path.dirname(path) == sockets
+    with status_listener(FLAGS):
+        (name,) = os.listdir(sockets)
+        path = os.path.join(sockets, name)
+        assert path.endswith(".sock")
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
         assert stat.S_IMODE(os.stat(sockets).st_mode) == 0o700
         with socket.socket(socket.AF_UNIX) as client:
@@ -89,8 +93,8 @@ def test_the_socket_is_roots_alone_and_goes_with_the_shim(sockets: str) -> None:
 
 
 def test_the_socket_of_a_dead_shim_is_replaced(sockets: str) -> None:
-    with status_listener(FLAGS) as listener:
-        path = listener.getsockname()
-    Path(path).touch()
+    with status_listener(FLAGS):
+        (path,) = Path(sockets).iterdir()
+    path.touch()
     with status_listener(FLAGS), socket.socket(socket.AF_UNIX) as client:
-        client.connect(path)
+        client.connect(str(path))

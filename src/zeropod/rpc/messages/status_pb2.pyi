@@ -34,7 +34,7 @@ STOPPED: State
 DOZING: State
 
 class ContainerStatus(_message.Message):
-    __slots__ = ("id", "namespace", "pod_namespace", "pod", "container", "sandbox", "state", "pid", "since", "last_checkpoint_ms", "last_restore_ms", "checkpoints", "restores", "checkpoint_errors", "restore_errors", "why", "message", "probes_answered", "dozes")
+    __slots__ = ("id", "namespace", "pod_namespace", "pod", "container", "sandbox", "state", "pid", "since", "last_checkpoint_ms", "last_restore_ms", "checkpoints", "restores", "checkpoint_errors", "restore_errors", "why", "message", "probes_answered", "dozes", "may_sleep", "dry_run", "checkpoint_seconds", "standby_wake_seconds", "cold_wake_seconds", "last_checkpoint", "last_restore", "standby_sleeps", "cold_sleeps", "refused_sleeps", "image_bytes", "dry_run_sleeps", "dry_run_wakes", "dry_run_asleep")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,20 @@ class ContainerStatus(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PROBES_ANSWERED_FIELD_NUMBER: _ClassVar[int]
     DOZES_FIELD_NUMBER: _ClassVar[int]
+    MAY_SLEEP_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_WAKE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    COLD_WAKE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LAST_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    LAST_RESTORE_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_SLEEPS_FIELD_NUMBER: _ClassVar[int]
+    COLD_SLEEPS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_SLEEPS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_SLEEPS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_WAKES_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_ASLEEP_FIELD_NUMBER: _ClassVar[int]
     id: str
     namespace: str
     pod_namespace: str
@@ -73,7 +87,31 @@ class ContainerStatus(_message.Message):
     message: str
     probes_answered: int
     dozes: int
-    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., pod: _Optional[str] = ..., container: _Optional[str] = ..., sandbox: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., pid: _Optional[int] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., last_checkpoint_ms: _Optional[float] = ..., last_restore_ms: _Optional[float] = ..., checkpoints: _Optional[int] = ..., restores: _Optional[int] = ..., checkpoint_errors: _Optional[int] = ..., restore_errors: _Optional[int] = ..., why: _Optional[str] = ..., message: _Optional[str] = ..., probes_answered: _Optional[int] = ..., dozes: _Optional[int] = ...) -> None: ...
+    may_sleep: bool
+    dry_run: bool
+    checkpoint_seconds: Histogram
+    standby_wake_seconds: Histogram
+    cold_wake_seconds: Histogram
+    last_checkpoint: _timestamp_pb2.Timestamp
+    last_restore: _timestamp_pb2.Timestamp
+    standby_sleeps: int
+    cold_sleeps: int
+    refused_sleeps: int
+    image_bytes: int
+    dry_run_sleeps: int
+    dry_run_wakes: int
+    dry_run_asleep: bool
+    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., pod: _Optional[str] = ..., container: _Optional[str] = ..., sandbox: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., pid: _Optional[int] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., last_checkpoint_ms: _Optional[float] = ..., last_restore_ms: _Optional[float] = ..., checkpoints: _Optional[int] = ..., restores: _Optional[int] = ..., checkpoint_errors: _Optional[int] = ..., restore_errors: _Optional[int] = ..., why: _Optional[str] = ..., message: _Optional[str] = ..., probes_answered: _Optional[int] = ..., dozes: _Optional[int] = ..., may_sleep: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., checkpoint_seconds: _Optional[_Union[Histogram, _Mapping[str, object]]] = ..., standby_wake_seconds: _Optional[_Union[Histogram, _Mapping[str, object]]] = ..., cold_wake_seconds: _Optional[_Union[Histogram, _Mapping[str, object]]] = ..., last_checkpoint: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., last_restore: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., standby_sleeps: _Optional[int] = ..., cold_sleeps: _Optional[int] = ..., refused_sleeps: _Optional[int] = ..., image_bytes: _Optional[int] = ..., dry_run_sleeps: _Optional[int] = ..., dry_run_wakes: _Optional[int] = ..., dry_run_asleep: _Optional[bool] = ...) -> None: ...
+
+class Histogram(_message.Message):
+    __slots__ = ("bounds", "counts", "sum")
+    BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    bounds: _containers.RepeatedScalarFieldContainer[float]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    sum: float
+    def __init__(self, bounds: _Optional[_Iterable[float]] = ..., counts: _Optional[_Iterable[int]] = ..., sum: _Optional[float] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("id",)
@@ -86,3 +124,57 @@ class ListResponse(_message.Message):
     CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     containers: _containers.RepeatedCompositeFieldContainer[ContainerStatus]
     def __init__(self, containers: _Optional[_Iterable[_Union[ContainerStatus, _Mapping[str, object]]]] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Update(_message.Message):
+    __slots__ = ("sequence", "after", "snapshot", "containers", "removed")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    after: int
+    snapshot: bool
+    containers: _containers.RepeatedCompositeFieldContainer[ContainerStatus]
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sequence: _Optional[int] = ..., after: _Optional[int] = ..., snapshot: _Optional[bool] = ..., containers: _Optional[_Iterable[_Union[ContainerStatus, _Mapping[str, object]]]] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WhyRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class WhyResponse(_message.Message):
+    __slots__ = ("status", "reasons")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    status: ContainerStatus
+    reasons: _containers.RepeatedCompositeFieldContainer[Reason]
+    def __init__(self, status: _Optional[_Union[ContainerStatus, _Mapping[str, object]]] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping[str, object]]]] = ...) -> None: ...
+
+class Reason(_message.Message):
+    __slots__ = ("kind", "text", "remedy")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    text: str
+    remedy: str
+    def __init__(self, kind: _Optional[str] = ..., text: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
+
+class SleepRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class WakeRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...

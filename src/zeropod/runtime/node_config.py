@@ -1,0 +1,85 @@
+"""What holds for all containers of this node: a file of the administrator's, read when a decision needs it.
+
+So a change is in force at once, and a shim that never needs to decide never reads it. What is wrong in the file never
+keeps a container from starting: the default is taken for it, and the complaint is told in words.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zeropod.runtime.quantity import quantity
+
+FILE = Path("/opt/zeropod/etc/zeropod.toml")
+
+OVERRIDES = Path("/run/zeropod/zeropod.toml")
+"""What the node's manager was told on its command line; gone after a reboot."""
+
+MIN_FREE_BYTES = 256 << 20
+"""A node without any space left loses more than the memory of one idle container."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    max_checkpoint_bytes: int = 0
+    """What the images of all containers may take on disk together; 0 is no limit."""
+    min_free_bytes: int = MIN_FREE_BYTES
+    """What has to stay free on their file system."""
+
+
+KEYS: Mapping[str, Callable[[str], int]] = {"max-checkpoint-bytes": quantity, "min-free-bytes": quantity}
+
+
+def read(*files: Path) -> tuple[NodeConfig, list[str]]:
+    """The configuration of this node, and what is wrong with it; of two files the later one wins (FILE, OVERRIDES)."""
+    values: dict[str, int] = {}
+    complaints: list[str] = []
+    for file in files or (FILE, OVERRIDES):
+        try:
+            text = file.read_text()
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            complaints.append(f"{file} cannot be read and is ignored: {error}")
+            continue
+        found, wrong = parse(text)
+        values |= found
+        complaints += [f"{file}: {words}" for words in wrong]
+    return NodeConfig(**{key.replace("-", "_"): value for key, value in values.items()}), complaints
+
+
+def parse(text: str) -> tuple[dict[str, int], list[str]]:
+    """The good values by key, and complaints about the others."""
+    import tomllib  # most shims never see such a file
+
+    try:
+        table: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        return {}, [f"is no TOML and is ignored: {error}"]
+    values: dict[str, int] = {}
+    complaints: list[str] = []
+    for key, value in table.items():
+        if key not in KEYS:
+            complaints.append(f"{key} is unknown to this version and has no effect; known are {', '.join(KEYS)}")
+            continue
+        try:
+            if not isinstance(value, str | int) or isinstance(value, bool):
+                raise ValueError("a number of bytes such as 20Gi")
+            values[key] = KEYS[key](str(value))
+        except ValueError as error:
+            complaints.append(f"{key}: {value!r} is not {error}; the default is taken")
+    return values, complaints
+
+
+def override(values: Mapping[str, int]) -> None:
+    """Puts values above those of the administrator's file, until the next call or reboot. Raises OSError."""
+    if not values:
+        OVERRIDES.unlink(missing_ok=True)
+        return
+    OVERRIDES.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = OVERRIDES.with_suffix(".new")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{key} = {value}\n" for key, value in values.items())
+    temporary.replace(OVERRIDES)

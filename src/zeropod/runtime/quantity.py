@@ -1,0 +1,29 @@
+"""Numbers of bytes as Kubernetes writes them."""
+
+import math
+import re
+from fractions import Fraction
+
+_QUANTITY = re.compile(
+    r"\+?([0-9]{1,19}(?:\.[0-9]{0,19})?|\.[0-9]{1,19})(?:[eE]([+-]?[0-9]{1,2})|([kMGTPE]|[KMGTPE]i)?)", re.ASCII
+)
+_FACTORS = {"": 1}
+_FACTORS |= {suffix: 1000**power for power, suffix in enumerate("kMGTPE", 1)}
+_FACTORS |= {suffix + "i": 1024**power for power, suffix in enumerate("KMGTPE", 1)}
+_MOST = 2**63 - 1  # of what Kubernetes keeps in a quantity
+
+
+def quantity(text: str) -> int:
+    """Bytes of a Kubernetes quantity such as 64Mi, 1.5G or 5e6; a part of a byte counts as one.
+
+    Kubernetes' thousandths (m) and below are not for bytes. Raises ValueError for anything else, negative ones too.
+    """
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        raise ValueError("a number of bytes such as 64Mi, 100M or 0")
+    number, exponent, suffix = found.groups()
+    factor = Fraction(10) ** int(exponent) if exponent else Fraction(_FACTORS[suffix or ""])
+    result = math.ceil(Fraction(number) * factor)
+    if result > _MOST:
+        raise ValueError("a number of bytes such as 64Mi, 100M or 0, below 8Ei")
+    return result

@@ -1,0 +1,241 @@
+"""Why a container is not asleep, in full: what is seen of it now, and what to do about each thing.
+
+What is asked of the kernel is gathered first; what it means is decided by a pure function and a table.
+"""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zeropod.activator.network import PodNetwork
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.runtime.node_config import FILE
+from zeropod.shim.idle import quiet_ms
+from zeropod.shim.lifecycle import ASLEEP, State
+
+if TYPE_CHECKING:
+    from zeropod.shim.container import Container
+
+MOST = 20
+"""Connections that are listed one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that has a part in it. `text` is a sentence; `remedy` is what to do, empty if nothing needs to be."""
+
+    kind: str
+    text: str
+    remedy: str = ""
+
+
+class Part(Enum):
+    """What a connection means for the container's sleep."""
+
+    COUNTS = "counts"
+    PROBE = "is a health probe's, and does not count"
+    OWN = "comes from within the pod, and does not count"
+    OTHER = "is on none of its ports, and does not count; data on it wakes all the same"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One connection of the container; `idle` in seconds."""
+
+    local: str
+    remote: str
+    idle: float
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one container at one moment."""
+
+    state: State
+    why: str
+    since: str
+    scaledown: float
+    """Seconds."""
+    may_sleep: bool = True
+    dry_run: bool = False
+    holds: Sequence[str] = ()
+    ports: Collection[int] = ()
+    quiet: float | None = None
+    """Seconds since the last new connection to the ports; None before the first."""
+    links: Sequence[Link] = ()
+    message: str = ""
+    """The last failure."""
+    next_attempt: str = ""
+    log: str = ""
+    """The path of CRIU's log of the last attempt; empty if there is none."""
+    limits: Sequence[str] = ()
+    """What the kernel lacks."""
+
+
+REMEDIES = (
+    ("container-names", "Add its name to the annotation, or remove the annotation, and create the pod anew."),
+    ("scaledown-duration is 0", "Set the annotation to a duration such as 10m, and create the pod anew."),
+    ("has a terminal", "Set `tty: false` in the pod, and create it anew."),
+    ("host's network", "Give the pod a network of its own: remove `hostNetwork: true`."),
+    ("user namespace", "Run it in a pod, whose network namespace it joins."),
+    ("listens on a TCP port", "If it is still starting, wait. A container that nobody can connect to never sleeps."),
+    ("dry run", "Remove the annotation zeropod.ctrox.dev/dry-run, and create the pod anew."),
+    ("exec ", "End it, or let it end: it may be a shell that somebody has left open, or a probe that hangs."),
+    ("answer to a request", "Wait for the answer. If none is due, look at what uses the CPU in it."),
+    ("not yet read", "The application leaves data unread: it may be stuck. It is tried again every second."),
+    ("not yet taken", "A client reads slowly or is gone; TCP gives up on it after 15 minutes."),
+    ("Can't get rlimit", "Give containerd CAP_SYS_RESOURCE; `zeropod doctor` says whether it has it."),
+    ("executable file not found", "Install CRIU 4.2 or newer on the node; `zeropod doctor` looks for it."),
+    ("max-checkpoint-bytes", f"Raise it in {FILE}, or let fewer containers sleep on this node."),
+    ("min-free-bytes", f"Make room on the disk of /var/lib/zeropod, or lower it in {FILE}."),
+    (
+        "checkpoint failed",
+        "Look into CRIU's log. What CRIU cannot dump may be ended instead: disable-checkpointing.",
+    ),
+    ("sleep cannot be managed", "Run `zeropod doctor` on the node."),
+    ("paused", "Somebody paused it through containerd: resume it."),
+)
+"""Words in a reason, and what to do about it; the first that fit."""
+
+
+def remedy(words: str) -> str:
+    return next((text for part, text in REMEDIES if part in words), "")
+
+
+def reasons(facts: Facts) -> list[Reason]:
+    """The weightiest first; what does not keep it awake, but was seen, comes last."""
+    found: list[Reason] = []
+    if facts.state in ASLEEP:
+        found.append(Reason("asleep", f"It sleeps, {facts.state.name} since {facts.since}."))
+        if facts.why:
+            found.append(Reason("depth", _sentence(facts.why), remedy(facts.why)))
+    elif facts.why:
+        found.append(Reason(_kind(facts), _sentence(facts.why), remedy(facts.why)))
+    if facts.may_sleep:
+        found += [Reason("exec", _sentence(hold), remedy(hold)) for hold in facts.holds if hold != facts.why]
+        if facts.state is State.RUNNING:
+            found += _traffic(facts)
+        found += _failure(facts)
+        found += [Reason("kernel", _sentence(limit), "Run `zeropod doctor` on the node.") for limit in facts.limits]
+    return found or [Reason("state", f"It is {facts.state.name} since {facts.since}.")]
+
+
+def _kind(facts: Facts) -> str:
+    if not facts.may_sleep:
+        return "setting"
+    if facts.dry_run and facts.why.startswith("dry run"):
+        return "dry-run"
+    if facts.why in facts.holds:
+        return "exec"
+    if "-bytes" in facts.why:
+        return "disk"
+    return "error" if facts.why == facts.message else "now"
+
+
+def _traffic(facts: Facts) -> list[Reason]:
+    found = []
+    if facts.ports:
+        ports = ", ".join(map(str, sorted(facts.ports)))
+        last = "nobody has connected yet" if facts.quiet is None else f"somebody connected {_ago(facts.quiet)}"
+        text = f"Its ports are {ports}; {last}; it sleeps {facts.scaledown:g} s after the last activity."
+        found.append(Reason("ports", text))
+    ordered = sorted(facts.links, key=lambda link: (link.part is not Part.COUNTS, link.idle))
+    for link in ordered[:MOST]:
+        what = link.part.value
+        if link.part is Part.COUNTS:
+            keeps = link.idle < facts.scaledown
+            what = "keeps it awake" if keeps else "is open, and idle long enough for it to sleep"
+        text = f"Connection {link.remote} to {link.local}, last data {_ago(link.idle)}: {what}."
+        found.append(Reason("probe" if link.part is Part.PROBE else "connection", text))
+    if len(ordered) > MOST:
+        found.append(Reason("connection", f"{len(ordered) - MOST} more connections."))
+    return found
+
+
+def _failure(facts: Facts) -> list[Reason]:
+    found = []
+    if facts.message:
+        when = f" It is tried again at {facts.next_attempt}, at the earliest." if facts.next_attempt else ""
+        if facts.message != facts.why:
+            found.append(Reason("error", f"The last failure: {facts.message}.{when}", remedy(facts.message)))
+        elif when:
+            found.append(Reason("error", when.strip()))
+        if facts.log:
+            found.append(Reason("log", f"CRIU's log of the last attempt is {facts.log}."))
+    return found
+
+
+def explain(container: "Container") -> list[Reason]:
+    """All that can be said of it now."""
+    return reasons(gather(container))
+
+
+def gather(container: "Container") -> Facts:
+    life, sleeper, settings = container.life, container.sleeper, container.settings
+    network = sleeper.network if sleeper else None
+    ports, quiet, links = _look(container, network) if network and life.state is State.RUNNING else ((), None, ())
+    return Facts(
+        state=life.state,
+        why=life.why,
+        since=clock(life.since_ns),
+        scaledown=settings.scaledown,
+        may_sleep=sleeper is not None,
+        dry_run=settings.dry_run,
+        holds=life.holds,
+        ports=ports,
+        quiet=quiet,
+        links=links,
+        message=life.message,
+        next_attempt=clock(sleeper.next_attempt_ns) if sleeper and sleeper.next_attempt_ns else "",
+        log=_log(container.store.work),
+        limits=network.limits if network else (),
+    )
+
+
+def _look(container: "Container", network: PodNetwork) -> tuple[Collection[int], float | None, Sequence[Link]]:
+    own = container.incarnation.socket_inodes() if container.incarnation else ()
+    ports = container.settings.ports or network.listening_ports(own)
+    last = network.activity(ports).last_ns
+    quiet = (time.monotonic_ns() - last) / 1e9 if last else None
+    counting = set(network.counting())
+    mine = [sock for sock in network.connections() if sock.local[1] in ports or sock.inode in own]
+    return ports, quiet, [_link(sock, ports, sock in counting, network) for sock in mine]
+
+
+def _link(sock: TcpSocket, ports: Collection[int], counts: bool, network: PodNetwork) -> Link:
+    if sock.local[1] not in ports:
+        part = Part.OTHER
+    elif counts:
+        part = Part.COUNTS
+    else:
+        part = Part.PROBE if network.probers and network.probers.made(sock) else Part.OWN
+    idle = 0.0 if sock.state is TcpState.SYN_SENT else quiet_ms(sock) / 1000
+    return Link(_address(sock.local), _address(sock.remote), idle, part)
+
+
+def _address(end: tuple[str, int]) -> str:
+    host, port = end
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _log(work: Path) -> str:
+    """The newest of CRIU's logs."""
+    logs = [path for name in ("dump.log", "restore.log") if (path := work / name).exists()]
+    return str(max(logs, key=lambda path: path.stat().st_mtime_ns)) if logs else ""
+
+
+def clock(at_ns: int) -> str:
+    return f"{datetime.fromtimestamp(at_ns / 1e9, UTC):%H:%M:%S} UTC"
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds:.1f} s ago"
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")
