@@ -16,8 +16,13 @@ SHIM_BINARY = "containerd-shim-zeropod-v2"
 # Mode: the module whose `main(arguments) -> status` it is, and what it does. A new mode is a new line.
 MODES: dict[str, tuple[str, str]] = {
     "shim": ("zeropod.shim.bootstrap", f"what containerd runs, by the name {SHIM_BINARY}"),
+    "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
     "ps": ("zeropod.manager.ps", "show this node's containers: awake or asleep, since when, and why"),
     "installer": ("zeropod.installer.main", "bring zeropod to this node, or --uninstall it"),
+    "why": ("zeropod.manager.why", "explain what keeps a container awake, and what to do about it"),
+    "sleep": ("zeropod.manager.sleep", "put a container to sleep now"),
+    "wake": ("zeropod.manager.wake", "wake a container"),
+    "doctor": ("zeropod.manager.doctor", "say whether this node can do all that zeropod needs, and what is missing"),
     "unpack": ("zeropod.unpack", "unpack now what the first use would, so that it starts quickly too"),
 }
 

@@ -25,6 +25,7 @@ LOOKED_AROUND_WITH = (
     "curl",
     "ca-certificates",
     "kmod",
+    "prometheus",
 )
 RUN_IN_CONTAINERS = ("redis-server", "redis-tools", "nginx-light", "python3", "busybox-static")
 COMPILES_BPF = ("python3-bpfcc", "linux-headers-cloud-amd64")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -10,10 +11,14 @@ from typing import Any
 import trio
 
 from zeropod.manager import shims
+from zeropod.manager.node import Node
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
-REFRESH = 0.5
-"""Seconds between two looks of `--watch`."""
+REFRESH = 1.0
+"""Seconds after which `--watch` shows again for how long each container has been in its state."""
+
+GATHER = 0.1
+"""Seconds in which changes are gathered, to be shown together."""
 
 _COLUMNS = ("ID", "NAMESPACE", "POD", "CONTAINER", "STATE", "PID", "FOR", "SLEPT IN", "WOKE IN", "WHY")
 _CLEAR = "\x1b[H\x1b[J"
@@ -27,7 +32,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--watch", action="store_true", help="go on until interrupted")
     options = parser.parse_args(arguments)
     try:
-        return trio.run(_run, options.json, options.watch)
+        return trio.run(_watch if options.watch else _look, options.json)
     except KeyboardInterrupt:
         return 0
     except PermissionError:
@@ -35,18 +40,40 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-async def _run(as_json: bool, watch: bool) -> int:
-    while True:
-        containers, silent = await shims.containers()
-        if as_json:
-            print(json.dumps([as_dict(status) for status in containers]), flush=True)
-        else:
-            print((_CLEAR if watch else "") + table(containers, time.time()), end="", flush=True)
-        for complaint in silent:
-            sys.stderr.write(f"zeropod ps: a shim did not answer, is it dead? {complaint}\n")
-        if not watch:
-            return 1 if silent else 0
-        await trio.sleep(REFRESH)
+async def _look(as_json: bool) -> int:
+    containers, silent = await shims.containers()
+    _show(containers, as_json, before="")
+    _complain(silent)
+    return 1 if silent else 0
+
+
+async def _watch(as_json: bool) -> int:
+    """Shows every change, told by the shims themselves."""
+    shims.sockets()  # who may not look hears of it here, outside of the nursery
+    node, complained = Node(), set[str]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.run)
+        while True:
+            with trio.move_on_after(math.inf if as_json else REFRESH):
+                await node.changed()
+            await trio.sleep(GATHER)
+            if not node.ready:
+                continue
+            _show(node.containers, as_json, before=_CLEAR)
+            _complain([complaint for complaint in node.silent if complaint not in complained])
+            complained = set(node.silent)
+
+
+def _show(containers: list[ContainerStatus], as_json: bool, before: str) -> None:
+    if as_json:
+        print(json.dumps([as_dict(status) for status in containers]), flush=True)
+    else:
+        print(before + table(containers, time.time()), end="", flush=True)
+
+
+def _complain(silent: Iterable[str]) -> None:
+    for complaint in silent:
+        sys.stderr.write(f"zeropod ps: a shim did not answer, is it dead? {complaint}\n")
 
 
 def as_dict(status: ContainerStatus) -> dict[str, Any]:
@@ -56,7 +83,7 @@ def as_dict(status: ContainerStatus) -> dict[str, Any]:
         "namespace": status.pod_namespace or status.namespace,
         "pod": status.pod or None,
         "container": status.container or None,
-        "state": State.Name(status.state),
+        "state": state_of(status),
         "pid": status.pid or None,
         "since": status.since.ToNanoseconds() / 1e9,
         "last_checkpoint_ms": round(status.last_checkpoint_ms, 3) or None,
@@ -67,9 +94,21 @@ def as_dict(status: ContainerStatus) -> dict[str, Any]:
         "restore_errors": status.restore_errors,
         "probes_answered": status.probes_answered,
         "dozes": status.dozes,
+        "may_sleep": status.may_sleep,
+        "image_bytes": status.image_bytes,
+        "refused_sleeps": status.refused_sleeps,
+        "dry_run": status.dry_run,
+        "dry_run_asleep": status.dry_run_asleep,
+        "dry_run_sleeps": status.dry_run_sleeps,
+        "dry_run_wakes": status.dry_run_wakes,
         "why": status.why or None,
         "message": status.message or None,
     }
+
+
+def state_of(status: ContainerStatus) -> str:
+    """The name of the state; its number if it is a newer shim's, and has no name here."""
+    return State.Name(status.state) if status.state in State.values() else str(status.state)
 
 
 def table(containers: Iterable[ContainerStatus], now: float) -> str:
@@ -86,7 +125,7 @@ def _row(status: ContainerStatus, now: float) -> tuple[str, ...]:
         status.pod_namespace or status.namespace,
         status.pod or "-",
         status.container or "-",
-        State.Name(status.state),
+        state_of(status),
         str(status.pid or "-"),
         span(now - status.since.ToNanoseconds() / 1e9),
         _milliseconds(status.last_checkpoint_ms),

@@ -1,0 +1,156 @@
+"""What a node needs, one line each: what is looked at, how badly it is needed, and what to do where it is missing.
+
+The looking itself is in `looks`; here are only words, so that all of them can be read in one place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from zeropod.manager import looks
+from zeropod.manager.looks import Missing
+from zeropod.runtime.node_config import FILE
+
+
+class Need(Enum):
+    REQUIRED = "required"
+    """Without it no container sleeps, or none runs."""
+    WANTED = "wanted"
+    """Without it something is slower, or less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    need: Need
+    look: Callable[[], str]
+    """What was found, in words. Raises Missing, or OSError."""
+    without: str
+    """What happens where it is missing."""
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    check: Check
+    found: str
+    missing: bool = False
+
+    @property
+    def verdict(self) -> str:
+        if not self.missing:
+            return "ok"
+        return "FAILS" if self.check.need is Need.REQUIRED else "lacks"
+
+
+CHECKS = (
+    Check("root", Need.REQUIRED, looks.root, "nothing else can be looked at", "Run it with sudo."),
+    Check(
+        "kernel",
+        Need.REQUIRED,
+        looks.kernel,
+        "connections cannot be handed over to a container that wakes; they are proxied at best",
+        "Use a node image with Linux 5.14 or newer.",
+    ),
+    Check(
+        "userfaultfd",
+        Need.WANTED,
+        looks.userfaultfd,
+        "there is no STANDBY: every sleep is COLD, and all memory is read before a wake",
+        "Use a kernel with CONFIG_USERFAULTFD=y.",
+    ),
+    Check(
+        "tcp_migrate_req",
+        Need.WANTED,
+        looks.migrate,
+        "the first connections of a wake are proxied, and there is no STANDBY",
+        "Use Linux 5.14 or newer; in a container, let it write to /proc/sys/net of pods' network namespaces.",
+    ),
+    Check(
+        "sk_lookup",
+        Need.WANTED,
+        looks.sk_lookup,
+        "new connections are only counted for a whole pod, and health probes wake",
+        "Use a kernel with CONFIG_BPF_SYSCALL=y and CONFIG_INET, and give containerd CAP_BPF and CAP_NET_ADMIN.",
+    ),
+    Check(
+        "nf_tables",
+        Need.WANTED,
+        looks.connection_lock,
+        "containers with open connections do not fall asleep",
+        "Load the modules nf_tables and nfnetlink_queue: modprobe nfnetlink_queue.",
+    ),
+    Check(
+        "cgroups",
+        Need.REQUIRED,
+        looks.freezer,
+        "nothing can be frozen",
+        "Mount cgroup v2, or the freezer of v1, at /sys/fs/cgroup.",
+    ),
+    Check(
+        "runc",
+        Need.REQUIRED,
+        looks.runc,
+        "no container starts",
+        "Put runc into /opt/zeropod/bin or on containerd's PATH.",
+    ),
+    Check(
+        "CRIU",
+        Need.REQUIRED,
+        looks.criu_version,
+        "nothing can be checkpointed",
+        "Put CRIU 4.2 or newer into /opt/zeropod/bin.",
+    ),
+    Check(
+        "criu check",
+        Need.REQUIRED,
+        looks.criu_check,
+        "checkpoints fail",
+        "What CRIU names is missing in the kernel, or forbidden to containerd.",
+    ),
+    Check(
+        "capabilities",
+        Need.WANTED,
+        looks.capabilities,
+        "checkpoints fail of processes that do not run as root",
+        "Give containerd CAP_SYS_RESOURCE, which systemd's unit of it has: it may run in a restricted container.",
+    ),
+    Check(
+        "disk",
+        Need.REQUIRED,
+        looks.disk,
+        "containers stay awake to keep the disk from filling up",
+        "Make room on the disk of /var/lib/zeropod, or put a larger one there.",
+    ),
+    Check(
+        "configuration",
+        Need.WANTED,
+        looks.configuration,
+        "the defaults are taken in place of what is wrong",
+        f"Mend {FILE}.",
+    ),
+    Check(
+        "shim",
+        Need.REQUIRED,
+        looks.shim,
+        "containerd cannot start a container of this runtime",
+        "Link zeropod to containerd-shim-zeropod-v2 in a directory on the PATH of containerd, /usr/local/bin say.",
+    ),
+    Check(
+        "containerd",
+        Need.WANTED,
+        looks.handler,
+        "pods with the RuntimeClass zeropod do not start, or their annotations have no effect",
+        "Add the runtime zeropod with its pod_annotations to containerd's configuration, and restart containerd.",
+    ),
+)
+
+
+def carry_out(check: Check) -> Finding:
+    """Whatever goes wrong in a look is a finding, too."""
+    try:
+        return Finding(check, check.look())
+    except Missing as reason:
+        return Finding(check, str(reason), missing=True)
+    except OSError as error:
+        return Finding(check, f"cannot be looked at: {error}", missing=True)

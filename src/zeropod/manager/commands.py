@@ -1,0 +1,54 @@
+"""What `zeropod sleep`, `wake` and `why` have in common: containers are named, and each one's own shim is asked."""
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from zeropod.manager import shims
+from zeropod.manager.find import NotFound, find
+from zeropod.manager.shims import Found
+from zeropod.rpc.status import RpcError
+
+DEADLINE = 150.0
+"""Seconds for a shim to put to sleep or wake: longer than the longest dump and the longest restore take."""
+
+Ask = Callable[[Found], Awaitable[str]]
+"""Asks the shim of one container; what to print. Raises RpcError."""
+
+
+def parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=f"zeropod {command}", description=description)
+    made.add_argument(
+        "id", nargs="+", metavar="ID", help="a container's id, the beginning of it, or namespace/pod/container"
+    )
+    return made
+
+
+def run(command: str, wanted: list[str], ask: Ask) -> int:
+    """Asks about each of the containers; returns the exit status, with the failures on stderr."""
+    try:
+        return trio.run(_run, command, wanted, ask)
+    except KeyboardInterrupt:
+        return 130
+    except PermissionError:
+        sys.stderr.write(f"zeropod {command}: only root may ask the shims in {shims.SOCKETS}: run it with sudo\n")
+        return 1
+
+
+async def _run(command: str, wanted: list[str], ask: Ask) -> int:
+    containers, silent = await shims.look()
+    status = 0
+    for one in wanted:
+        try:
+            print(await ask(find(one, containers)), flush=True)
+        except NotFound as error:
+            status = 1
+            sys.stderr.write(f"zeropod {command}: {error}\n")
+            for complaint in silent:
+                sys.stderr.write(f"zeropod {command}: it may be one of a shim that did not answer: {complaint}\n")
+        except RpcError as error:
+            status = 1
+            sys.stderr.write(f"zeropod {command}: {error.message}\n")
+    return status

@@ -1,0 +1,96 @@
+"""`zeropod manager`: runs once on each node, watches all shims, serves their metrics and cleans up after dead ones."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from functools import partial
+
+import trio
+from hypercorn.trio import serve
+
+from zeropod.manager import orphans, shims
+from zeropod.manager.node import Node
+from zeropod.manager.web import PATHS, application, configuration
+from zeropod.runtime import node_config
+from zeropod.runtime.quantity import quantity
+
+log = logging.getLogger(__name__)
+
+LISTEN = "0.0.0.0:8080"
+
+
+def main(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    given = {key: getattr(options, key.replace("-", "_")) for key in node_config.KEYS}
+    addresses, failure = options.listen or [LISTEN], None
+    try:
+        node_config.override({key: value for key, value in given.items() if value is not None})
+        trio.run(run, addresses)
+    except* OSError as errors:
+        failure = _first(errors)
+    if failure:
+        hint = ": run it as root" if isinstance(failure, PermissionError) else ""
+        where = failure.filename or f"serving on {', '.join(addresses)}, watching {shims.SOCKETS}"
+        sys.stderr.write(f"zeropod manager: {where}: {failure.strerror or failure}{hint}\n")
+    return 1 if failure else 0
+
+
+async def run(addresses: list[str]) -> None:
+    """Until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
+    node = Node()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_signal, nursery.cancel_scope)
+        nursery.start_soon(node.run)
+        nursery.start_soon(orphans.collect)
+        bound = await nursery.start(partial(serve, application(node), configuration(addresses), mode="asgi"))
+        log.info("serves %s on %s, pid %d", PATHS, ", ".join(bound), os.getpid())
+
+
+def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
+    """One of them: when there are several, the others followed from it, or say the same."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, OSError)
+    return error
+
+
+async def _until_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("ends on signal %d; the containers sleep and wake without it", number)
+            scope.cancel()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="zeropod manager", description=__doc__)
+    parser.add_argument(
+        "--listen",
+        action="append",
+        metavar="ADDRESS:PORT",
+        help=f"where to serve {PATHS}; may be given more than once (default: {LISTEN})",
+    )
+    parser.add_argument(
+        "--max-checkpoint-bytes",
+        type=_quantity,
+        metavar="QUANTITY",
+        help="what all images of this node may take on disk together, such as 20Gi; "
+        f"in force above {node_config.FILE} until the manager is started without it, or the node anew",
+    )
+    parser.add_argument(
+        "--min-free-bytes",
+        type=_quantity,
+        metavar="QUANTITY",
+        help="what has to stay free on their disk (default: 256Mi); likewise",
+    )
+    return parser
+
+
+def _quantity(text: str) -> int:
+    try:
+        return quantity(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from None

@@ -1,0 +1,43 @@
+"""`zeropod doctor`: whether this node can do all that zeropod needs, what is missing, and what to do about it."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from zeropod.manager.checks import CHECKS, Finding, Need, carry_out
+
+
+def main(arguments: list[str]) -> int:
+    """0: all that is required is there. 1: something required is missing."""
+    parser = argparse.ArgumentParser(
+        prog="zeropod doctor", description=__doc__, epilog="Exit status 1 if something required is missing."
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON array")
+    options = parser.parse_args(arguments)
+    findings = [carry_out(check) for check in CHECKS]
+    print(json.dumps([as_dict(finding) for finding in findings]) if options.json else report(findings))
+    return int(any(finding.missing and finding.check.need is Need.REQUIRED for finding in findings))
+
+
+def report(findings: Sequence[Finding]) -> str:
+    width = max(len(finding.check.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        check = finding.check
+        lines.append(f"{finding.verdict:<5}  {check.name:<{width}}  {finding.found}")
+        if finding.missing:
+            lines += [f"{'':<{width + 9}}so {check.without}", f"{'':<{width + 9}}> {check.remedy}"]
+    return "\n".join(lines)
+
+
+def as_dict(finding: Finding) -> dict[str, Any]:
+    check = finding.check
+    return {
+        "name": check.name,
+        "ok": not finding.missing,
+        "need": check.need.value,
+        "found": finding.found,
+        "without": check.without if finding.missing else None,
+        "remedy": check.remedy if finding.missing else None,
+    }

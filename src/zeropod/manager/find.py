@@ -1,0 +1,41 @@
+"""Which container somebody means: by the beginning of its id, or by its names."""
+
+from collections.abc import Sequence
+
+from zeropod.manager.shims import Found
+from zeropod.rpc.messages.status_pb2 import ContainerStatus
+
+
+class NotFound(Exception):  # noqa: N818 - what a user is told
+    """Nobody is meant, or more than one; the text says so."""
+
+
+def find(wanted: str, among: Sequence[Found]) -> Found:
+    """The container with this id, the only one whose id begins so, or that has this name. Raises NotFound.
+
+    A name is namespace/pod/container; the container may be left out where the pod has only one.
+    """
+    exact = [entry for entry in among if entry.status.id == wanted]
+    found = exact or [entry for entry in among if _is(wanted, entry.status)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        there = "zeropod ps lists them" if among else "there is none on this node"
+        raise NotFound(f"no container {wanted}; {there}")
+    names = ", ".join(name(entry.status) for entry in found)
+    raise NotFound(f"{wanted} may be any of {len(found)} containers: {names}")
+
+
+def name(status: ContainerStatus) -> str:
+    """How it is called in messages."""
+    if not status.pod:
+        return status.id
+    return f"{status.pod_namespace}/{status.pod}/{status.container or '(sandbox)'} ({status.id[:13]})"
+
+
+def _is(wanted: str, status: ContainerStatus) -> bool:
+    parts = wanted.split("/")
+    if len(parts) == 1:
+        return bool(wanted) and status.id.startswith(wanted)
+    is_sandbox = status.id == status.sandbox
+    return not is_sandbox and parts == [status.pod_namespace, status.pod, status.container][: len(parts)]

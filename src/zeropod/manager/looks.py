@@ -1,0 +1,260 @@
+"""How a node is looked at: each function says in words what it has found, or raises what is missing.
+
+Nothing is changed by it: what has to be tried out is tried in a network namespace that is made for it and thrown away.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zeropod.kernel import namespace, userfault
+from zeropod.kernel.connection_lock import ConnectionLock
+from zeropod.kernel.lookup import Lookup, LookupUnavailable
+from zeropod.runtime import budget, node_config
+from zeropod.runtime.programs import INSTALLED, environment
+
+OLDEST_KERNEL = (5, 14)
+OLDEST_CRIU = (4, 2)
+CAP_SYS_RESOURCE = 24
+RUNTIME_TYPE = "io.containerd.zeropod.v2"
+SHIM = "containerd-shim-zeropod-v2"
+ANNOTATIONS = "zeropod.ctrox.dev/"
+QUICK = 30.0
+"""Seconds for a program that is asked for something."""
+
+
+class Missing(Exception):  # noqa: N818 - a state of the node
+    """It is not there; the text says what is."""
+
+
+def root() -> str:
+    if os.geteuid():
+        raise Missing(f"this is uid {os.geteuid()}")
+    return "yes"
+
+
+def kernel() -> str:
+    release = platform.release()
+    found = _version(release)
+    if found < OLDEST_KERNEL:
+        raise Missing(f"Linux {release}, and 5.14 is the oldest that will do")
+    return f"Linux {release}"
+
+
+def userfaultfd() -> str:
+    try:
+        os.close(userfault.open())
+    except OSError as error:
+        raise Missing(str(error)) from error
+    return "yes"
+
+
+def migrate() -> str:
+    with _scratch() as path:
+        try:
+            namespace.set_sysctl(path, "net/ipv4/tcp_migrate_req", "1")
+        except OSError as error:
+            raise Missing(f"cannot be set: {error.strerror}") from error
+    return "yes"
+
+
+def sk_lookup() -> str:
+    with _scratch() as path:
+        try:
+            Lookup.attach(path).close()
+        except LookupUnavailable as reason:
+            raise Missing(str(reason)) from reason
+    return "loads and attaches"
+
+
+def connection_lock() -> str:
+    with _scratch() as path:
+        try:
+            ConnectionLock(path, "zeropod-doctor").close()
+        except OSError as error:
+            raise Missing(str(error)) from error
+    return "tables and queues can be made"
+
+
+def freezer() -> str:
+    mounts = Path("/proc/mounts").read_text()
+    if re.search(r"^\S+ \S+ cgroup2 ", mounts, re.MULTILINE) and "freezer" not in mounts:
+        return "v2"
+    if re.search(r"^\S+ \S+ cgroup \S*\bfreezer\b", mounts, re.MULTILINE):
+        return "v1, with a freezer"
+    if " cgroup2 " in mounts:
+        return "v2"
+    raise Missing("neither cgroup v2 nor a v1 freezer is mounted")
+
+
+def runc() -> str:
+    return _first_line(_ask("runc", "--version"))
+
+
+def criu_version() -> str:
+    answer = _ask("criu", "--version")
+    found = re.search(r"Version:\s*(\S+)", answer)
+    text = found[1] if found else answer.strip()
+    if _version(text) < OLDEST_CRIU:
+        raise Missing(f"{text}, and 4.2 is the oldest that will do")
+    return text
+
+
+def criu_check() -> str:
+    return _first_line(_ask("criu", "check"))
+
+
+def capabilities() -> str:
+    daemon = _containerd()
+    status = Path(f"/proc/{daemon.pid if daemon else 'self'}/status").read_text()
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+    whose = f"containerd (pid {daemon.pid})" if daemon else "this process; containerd does not run"
+    if not found or not int(found[1], 16) >> CAP_SYS_RESOURCE & 1:
+        raise Missing(f"{whose} has no CAP_SYS_RESOURCE")
+    return f"{whose} has CAP_SYS_RESOURCE"
+
+
+def disk() -> str:
+    config, _ = node_config.read()
+    taken = budget.usage()
+    text = f"{taken.free / 1e9:.1f} GB are free, images take {taken.images / 1e6:.0f} MB"
+    if words := budget.refusal(0, taken, config):
+        raise Missing(f"{text}; {words}")
+    return text
+
+
+def configuration() -> str:
+    config, complaints = node_config.read()
+    if complaints:
+        raise Missing("; ".join(complaints))
+    there = [str(file) for file in (node_config.FILE, node_config.OVERRIDES) if file.exists()]
+    most = f"{config.max_checkpoint_bytes / 1e6:.0f} MB" if config.max_checkpoint_bytes else "no limit"
+    return (
+        f"{' and '.join(there) or 'defaults'}: images may take {most}, {config.min_free_bytes / 1e6:.0f} MB stay free"
+    )
+
+
+def shim() -> str:
+    daemon = _containerd()
+    if found := shutil.which(SHIM, path=daemon.path if daemon else None):
+        return found
+    whose = f"containerd's PATH, {daemon.path}" if daemon else "PATH"
+    raise Missing(f"{SHIM} is not on {whose}")
+
+
+def handler() -> str:
+    daemon = _containerd()
+    if daemon is None:
+        raise Missing("containerd does not run")
+    try:
+        dumped = _run([daemon.program, *daemon.options, "config", "dump"])
+        config = tomllib.loads(dumped)
+    except tomllib.TOMLDecodeError as error:
+        raise Missing(f"what `containerd config dump` says is no TOML: {error}") from error
+    return configured(config)
+
+
+def configured(config: Mapping[str, Any]) -> str:
+    """What containerd's configuration says of the runtime. Raises Missing."""
+    for plugin, settings in (config.get("plugins") or {}).items():
+        runtimes = ((settings.get("containerd") or {}).get("runtimes") or {}) if isinstance(settings, dict) else {}
+        for name, runtime in runtimes.items():
+            if runtime.get("runtime_type") == RUNTIME_TYPE:
+                passed = runtime.get("pod_annotations") or []
+                if not any(pattern.startswith(ANNOTATIONS) or pattern == "*" for pattern in passed):
+                    raise Missing(f"the handler {name} passes no annotations on: pod_annotations lacks {ANNOTATIONS}*")
+                return f"the handler {name} is configured ({plugin})"
+    raise Missing(f"no runtime with runtime_type {RUNTIME_TYPE} is configured; without Kubernetes none is needed")
+
+
+@dataclass(frozen=True, slots=True)
+class Containerd:
+    """The containerd that runs."""
+
+    pid: int
+    program: str
+    options: list[str]
+    """Those that say which configuration it has."""
+    path: str
+    """Its PATH."""
+
+
+def _containerd() -> Containerd | None:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                line = (entry / "cmdline").read_bytes().split(b"\0")
+                if os.path.basename(line[0]) == b"containerd":
+                    return _describe(entry, [os.fsdecode(word) for word in line[1:]])
+    return None
+
+
+def _describe(process: Path, arguments: list[str]) -> Containerd:
+    options = []
+    for index, word in enumerate(arguments):
+        if word in ("-c", "--config"):
+            options = arguments[index : index + 2]
+        elif word.startswith("--config="):
+            options = [word]
+    variables = os.fsdecode((process / "environ").read_bytes()).split("\0")
+    path = next((one.partition("=")[2] for one in variables if one.startswith("PATH=")), os.defpath)
+    return Containerd(int(process.name), os.readlink(process / "exe"), options, path)
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """The path of a network namespace with nobody in it. Raises Missing where none can be made."""
+    with tempfile.TemporaryDirectory(prefix="zeropod-doctor-") as directory:
+        path = f"{directory}/netns"
+        try:
+            namespace.create_pinned(path)
+        except OSError as error:
+            raise Missing(f"no network namespace can be made: {error}") from error
+        try:
+            yield path
+        finally:
+            namespace.unpin(path)
+
+
+def _ask(program: str, *arguments: str) -> str:
+    """What one of our programs answers, found as the shim finds it. Raises Missing."""
+    found = shutil.which(program, path=environment()["PATH"])
+    if not found:
+        raise Missing(f"{program} is neither in {INSTALLED} nor on PATH")
+    return _run([found, *arguments])
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=QUICK,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Missing(f"{' '.join(command)} has not ended within {QUICK:g} s") from None
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()
+        raise Missing(f"{' '.join(command)} failed with status {done.returncode}: {'; '.join(said[-3:])}")
+    return done.stdout or done.stderr
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])

@@ -1,0 +1,216 @@
+"""What the shims have counted, as Prometheus wants it.
+
+Nothing is counted here, so nothing is lost when this process ends, and all who look see the same. A container is known
+to Prometheus by container, pod and namespace: what has the same three is one, and its counts are added up.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import inf, isinf
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from zeropod.manager.node import Node
+from zeropod.rpc.messages.status_pb2 import RUNNING, ContainerStatus, Histogram
+
+LABELS = ("container", "pod", "namespace")
+
+Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """`labels`: more than the three, with their values for this part of the counter."""
+
+    name: str
+    help: str
+    value: Callable[[ContainerStatus], int]
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+COUNTERS = (
+    Counter(
+        "zeropod_checkpoint_errors",
+        "Checkpoints that failed; the container stayed awake.",
+        lambda status: status.checkpoint_errors,
+    ),
+    Counter(
+        "zeropod_restore_errors",
+        "Containers that could not be woken, and ended.",
+        lambda status: status.restore_errors,
+    ),
+    Counter(
+        "zeropod_sleeps",
+        "Times that a container got into this depth of sleep.",
+        lambda status: status.standby_sleeps,
+        {"depth": "standby"},
+    ),
+    Counter("zeropod_sleeps", "", lambda status: status.cold_sleeps, {"depth": "cold"}),
+    Counter(
+        "zeropod_wakes",
+        "Times that a container was woken from this depth of sleep.",
+        lambda status: sum(status.standby_wake_seconds.counts),
+        {"depth": "standby"},
+    ),
+    Counter("zeropod_wakes", "", lambda status: sum(status.cold_wake_seconds.counts), {"depth": "cold"}),
+    Counter(
+        "zeropod_dozes",
+        "Times that a container in standby ran for a probe or an exec, and lay down again.",
+        lambda status: status.dozes,
+    ),
+    Counter(
+        "zeropod_probes_answered",
+        "Health probes that were answered in the place of a sleeping container.",
+        lambda status: status.probes_answered,
+    ),
+    Counter(
+        "zeropod_refused_sleeps",
+        "Times that a container stayed awake to keep the disk from filling up.",
+        lambda status: status.refused_sleeps,
+    ),
+    Counter(
+        "zeropod_dry_run_sleeps",
+        "Times that a container would have fallen asleep, were it not for dry-run.",
+        lambda status: status.dry_run_sleeps,
+    ),
+    Counter(
+        "zeropod_dry_run_wakes",
+        "Times that a container would have been woken, were it not for dry-run.",
+        lambda status: status.dry_run_wakes,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    name: str
+    help: str
+    value: Callable[[ContainerStatus], int]
+    merge: Callable[[int, int], int]
+    """Of two containers with the same labels."""
+
+
+GAUGES = (
+    Gauge(
+        "zeropod_running",
+        "1 while the container runs, 0 while it sleeps or has ended.",
+        lambda status: int(status.state == RUNNING),
+        max,
+    ),
+    Gauge(
+        "zeropod_last_checkpoint_time",
+        "When the last checkpoint was done, in nanoseconds since 1970; 0 before the first.",
+        lambda status: status.last_checkpoint.ToNanoseconds(),
+        max,
+    ),
+    Gauge(
+        "zeropod_last_restore_time",
+        "When the container was woken last, in nanoseconds since 1970; 0 before the first time.",
+        lambda status: status.last_restore.ToNanoseconds(),
+        max,
+    ),
+    Gauge(
+        "zeropod_image_bytes",
+        "What the image of the container takes on disk now.",
+        lambda status: status.image_bytes,
+        lambda one, other: one + other,
+    ),
+)
+
+HISTOGRAMS: dict[str, tuple[str, Callable[[ContainerStatus], tuple[Histogram, ...]]]] = {
+    "zeropod_checkpoint_duration_seconds": (
+        "How long checkpoints took, from the freeze to the end.",
+        lambda status: (status.checkpoint_seconds,),
+    ),
+    "zeropod_restore_duration_seconds": (
+        "How long it took until a container ran again that was woken, from any depth of sleep.",
+        lambda status: (status.standby_wake_seconds, status.cold_wake_seconds),
+    ),
+}
+
+
+def labels(status: ContainerStatus) -> Labels:
+    """Without a pod, a container is known by its id, in containerd's namespace."""
+    return (status.container or status.id, status.pod, status.pod_namespace or status.namespace)
+
+
+def counted(statuses: Iterable[ContainerStatus]) -> dict[Labels, list[ContainerStatus]]:
+    """The containers by their labels; the sandboxes of pods, which only hold namespaces, are none."""
+    found: dict[Labels, list[ContainerStatus]] = {}
+    for status in statuses:
+        if status.id != status.sandbox:
+            found.setdefault(labels(status), []).append(status)
+    return found
+
+
+def families(statuses: Iterable[ContainerStatus]) -> Iterator[Metric]:
+    """All metrics of these containers. Those that never sleep only say that they run."""
+    containers = counted(statuses)
+    sleepers = {key: group for key, group in containers.items() if any(status.may_sleep for status in group)}
+    for name, (text, select) in HISTOGRAMS.items():
+        histogram = HistogramMetricFamily(name, text, labels=LABELS)
+        for key, group in sleepers.items():
+            buckets, total = merged([part for status in group for part in select(status)])
+            histogram.add_metric(key, buckets, total)
+        yield histogram
+    for gauge in GAUGES:
+        family = GaugeMetricFamily(gauge.name, gauge.help, labels=LABELS)
+        for key, group in (containers if gauge.name == "zeropod_running" else sleepers).items():
+            first, *others = map(gauge.value, group)
+            for other in others:
+                first = gauge.merge(first, other)
+            family.add_metric(key, first)
+        yield family
+    counters: dict[str, CounterMetricFamily] = {}
+    for counter in COUNTERS:
+        if counter.name not in counters:
+            names = (*LABELS, *counter.labels)
+            counters[counter.name] = CounterMetricFamily(counter.name, counter.help, labels=names)
+        for key, group in sleepers.items():
+            value = sum(map(counter.value, group))
+            counters[counter.name].add_metric((*key, *counter.labels.values()), value)
+    yield from counters.values()
+
+
+def merged(parts: Iterable[Histogram]) -> tuple[list[tuple[str, float]], float]:
+    """One histogram out of several: cumulated buckets by their bounds, and the sum of all observations in seconds.
+
+    Shims of different versions may have different bounds; then those of either are there, which is right for a
+    cumulated histogram only up to what lies between them.
+    """
+    counts: dict[float, int] = {}
+    total = 0.0
+    for part in parts:
+        for bound, count in zip((*part.bounds, inf), part.counts, strict=False):
+            counts[bound] = counts.get(bound, 0) + count
+        total += part.sum
+    counts.setdefault(inf, 0)
+    bounds = sorted(counts)
+    cumulated = accumulate(counts[bound] for bound in bounds)
+    return [
+        ("+Inf" if isinf(bound) else str(bound), count) for bound, count in zip(bounds, cumulated, strict=True)
+    ], total
+
+
+class NodeCollector(Collector):
+    """Looks at the node anew at each scrape."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        yield from families(self._node.containers)
+        yield GaugeMetricFamily("zeropod_shims", "Shims that tell of their containers.", self._node.answering)
+        silent = len(self._node.silent)
+        yield GaugeMetricFamily("zeropod_silent_shims", "Shims that are dead or do not answer.", silent)
+
+
+def registry(node: Node) -> CollectorRegistry:
+    """Of the node's containers, and of this process itself."""
+    made = CollectorRegistry(auto_describe=False)
+    made.register(NodeCollector(node))
+    ProcessCollector(registry=made)
+    return made

@@ -1,0 +1,167 @@
+"""What all shims of the node say, kept up to date: each is watched on a stream of its own, and nobody is asked twice.
+
+New shims are found by their sockets as these appear. A shim that is dead, hangs or talks nonsense is a shim without
+containers here; it holds up nobody, and is tried again: when its socket is made anew, and a hanging one now and then.
+Only the latest status of each container is kept.
+"""
+
+import logging
+import os
+from dataclasses import dataclass, field
+
+import trio
+
+from zeropod.kernel.inotify import Change, DirectoryWatch
+from zeropod.manager import shims
+from zeropod.rpc.client import open_client
+from zeropod.rpc.messages.status_pb2 import ContainerStatus, Update, WatchRequest
+from zeropod.rpc.status import Code, RpcError
+
+log = logging.getLogger(__name__)
+
+RETRY = (0.1, 1.0, 5.0, 15.0, 60.0)
+"""Seconds until the next attempt at a shim that hangs or breaks off; the last one for all further ones."""
+
+
+@dataclass(slots=True)
+class Shim:
+    """One shim as it was heard of last."""
+
+    path: str
+    containers: dict[str, ContainerStatus] = field(default_factory=dict)
+    problem: str = ""
+    """Why nothing is heard of it, in words; empty while it is watched."""
+    heard: bool = False
+    """Whether it has answered, or failed to."""
+    appeared: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Node:
+    def __init__(self) -> None:
+        self._shims: dict[str, Shim] = {}
+        self._changed = trio.Event()
+        self._watching = False
+
+    @property
+    def containers(self) -> list[ContainerStatus]:
+        """All containers, in the order of their names."""
+        found = (status for shim in self._shims.values() for status in shim.containers.values())
+        return sorted(found, key=shims.in_order)
+
+    @property
+    def answering(self) -> int:
+        """How many shims are watched."""
+        return sum(not shim.problem and shim.heard for shim in self._shims.values())
+
+    @property
+    def silent(self) -> list[str]:
+        """What is wrong with each of the others."""
+        return [f"{shim.path}: {shim.problem}" for shim in self._shims.values() if shim.problem]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every shim that is there has been heard of, or given up for now."""
+        return self._watching and all(shim.heard for shim in self._shims.values())
+
+    async def changed(self) -> None:
+        """Returns when something has changed."""
+        await self._changed.wait()
+
+    async def run(self) -> None:
+        """Watches until it is cancelled. Raises OSError where the sockets' directory cannot be watched."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                os.makedirs(shims.SOCKETS, mode=0o700, exist_ok=True)
+                with DirectoryWatch(shims.SOCKETS) as watch:
+                    self._look(nursery)
+                    await self._follow_directory(watch, nursery)
+
+    async def _follow_directory(self, watch: DirectoryWatch, nursery: trio.Nursery) -> None:
+        """Until the directory itself is gone."""
+        while True:
+            for event in await watch.events():
+                path = os.path.join(shims.SOCKETS, event.name)
+                match event.change:
+                    case Change.APPEARED if shims.is_socket(event.name):
+                        self._appeared(path, nursery)
+                    case Change.VANISHED if path in self._shims:
+                        self._forget(path)
+                    case Change.LOST_TRACK:
+                        self._look(nursery)
+                    case Change.DIRECTORY_GONE:
+                        return
+
+    def _look(self, nursery: trio.Nursery) -> None:
+        """Compares what is known with what is there."""
+        there = shims.sockets()
+        for path in self._shims.keys() - set(there):
+            self._forget(path)
+        for path in there:
+            self._appeared(path, nursery)
+        self._watching = True
+        self._tell()
+
+    def _appeared(self, path: str, nursery: trio.Nursery) -> None:
+        if shim := self._shims.get(path):
+            shim.appeared.set()
+        else:
+            shim = self._shims[path] = Shim(path)
+            nursery.start_soon(self._follow, shim)
+
+    def _forget(self, path: str) -> None:
+        self._shims.pop(path).scope.cancel()
+        self._tell()
+
+    async def _follow(self, shim: Shim) -> None:
+        failures = 0
+        with shim.scope:
+            while True:
+                shim.appeared = trio.Event()
+                error = await self._watch(shim)
+                failures = 0 if shim.containers else failures
+                shim.containers = {}
+                shim.problem, shim.heard = str(error), True
+                self._tell()
+                # Nobody will ever listen again at a socket that refuses; one that is made anew appears.
+                final = isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError)
+                log.log(logging.INFO if failures else logging.WARNING, "%s: %s", shim.path, error)
+                pause = RETRY[min(failures, len(RETRY) - 1)]
+                failures += 1
+                with trio.CancelScope() if final else trio.move_on_after(pause):
+                    await shim.appeared.wait()
+
+    async def _watch(self, shim: Shim) -> RpcError:
+        """Follows the shim for as long as that goes well; what has ended it."""
+        try:
+            async with open_client(shim.path) as client:
+                async with client.stream(shims.SERVICE, "Watch", WatchRequest(), Update) as receive:
+                    known = 0
+                    with trio.move_on_after(shims.PATIENCE) as patience:
+                        update = await receive()
+                    if patience.cancelled_caught:
+                        text = f"it has not answered within {shims.PATIENCE:g} s"
+                        return RpcError(Code.DEADLINE_EXCEEDED, text)
+                    while update:
+                        known = self._apply(shim, update, known)
+                        update = await receive()
+        except RpcError as error:
+            return error
+        return RpcError(Code.UNAVAILABLE, "it has ended the stream")
+
+    def _apply(self, shim: Shim, update: Update, known: int) -> int:
+        """The number of the last change that is known now. Raises RpcError DATA_LOSS if one before it is not."""
+        if update.snapshot:
+            shim.containers = {}
+        elif update.after != known:
+            raise RpcError(Code.DATA_LOSS, f"changes {known + 1} to {update.after} were missed")
+        for name in update.removed:
+            shim.containers.pop(name, None)
+        shim.containers |= {status.id: status for status in update.containers}
+        shim.problem, shim.heard = "", True
+        self._tell()
+        return update.sequence
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
