@@ -138,9 +138,8 @@ def configuration() -> str:
         raise Missing("; ".join(complaints))
     there = [str(file) for file in (node_config.FILE, node_config.OVERRIDES) if file.exists()]
     most = f"{config.max_checkpoint_bytes / 1e6:.0f} MB" if config.max_checkpoint_bytes else "no limit"
-    return (
-        f"{' and '.join(there) or 'defaults'}: images may take {most}, {config.min_free_bytes / 1e6:.0f} MB stay free"
-    )
+    least = f"{config.min_free_bytes / 1e6:.0f} MB"
+    return f"{' and '.join(there) or 'defaults'}: images may take {most}, {least} stay free"
 
 
 def shim() -> str:

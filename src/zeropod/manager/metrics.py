@@ -88,9 +88,10 @@ COUNTERS = (
 class Gauge:
     name: str
     help: str
-    value: Callable[[ContainerStatus], int]
-    merge: Callable[[int, int], int]
-    """Of two containers with the same labels."""
+    value: Callable[[ContainerStatus], int | None]
+    """None where there is nothing to say yet."""
+    merge: Callable[[Iterable[int]], int] = max
+    """Of containers with the same labels."""
 
 
 GAUGES = (
@@ -98,25 +99,22 @@ GAUGES = (
         "zeropod_running",
         "1 while the container runs, 0 while it sleeps or has ended.",
         lambda status: int(status.state == RUNNING),
-        max,
     ),
     Gauge(
         "zeropod_last_checkpoint_time",
-        "When the last checkpoint was done, in nanoseconds since 1970; 0 before the first.",
-        lambda status: status.last_checkpoint.ToNanoseconds(),
-        max,
+        "When the last checkpoint was done, in nanoseconds since 1970.",
+        lambda status: status.last_checkpoint.ToNanoseconds() or None,
     ),
     Gauge(
         "zeropod_last_restore_time",
-        "When the container was woken last, in nanoseconds since 1970; 0 before the first time.",
-        lambda status: status.last_restore.ToNanoseconds(),
-        max,
+        "When the container was woken last, in nanoseconds since 1970.",
+        lambda status: status.last_restore.ToNanoseconds() or None,
     ),
     Gauge(
         "zeropod_image_bytes",
         "What the image of the container takes on disk now.",
         lambda status: status.image_bytes,
-        lambda one, other: one + other,
+        sum,
     ),
 )
 
@@ -159,10 +157,9 @@ def families(statuses: Iterable[ContainerStatus]) -> Iterator[Metric]:
     for gauge in GAUGES:
         family = GaugeMetricFamily(gauge.name, gauge.help, labels=LABELS)
         for key, group in (containers if gauge.name == "zeropod_running" else sleepers).items():
-            first, *others = map(gauge.value, group)
-            for other in others:
-                first = gauge.merge(first, other)
-            family.add_metric(key, first)
+            values = [value for status in group if (value := gauge.value(status)) is not None]
+            if values:
+                family.add_metric(key, gauge.merge(values))
         yield family
     counters: dict[str, CounterMetricFamily] = {}
     for counter in COUNTERS:
@@ -190,9 +187,8 @@ def merged(parts: Iterable[Histogram]) -> tuple[list[tuple[str, float]], float]:
     counts.setdefault(inf, 0)
     bounds = sorted(counts)
     cumulated = accumulate(counts[bound] for bound in bounds)
-    return [
-        ("+Inf" if isinf(bound) else str(bound), count) for bound, count in zip(bounds, cumulated, strict=True)
-    ], total
+    names = ("+Inf" if isinf(bound) else str(bound) for bound in bounds)
+    return list(zip(names, cumulated, strict=True)), total
 
 
 class NodeCollector(Collector):

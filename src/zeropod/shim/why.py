@@ -149,8 +149,8 @@ def _traffic(facts: Facts) -> list[Reason]:
         what = link.part.value
         if link.part is Part.COUNTS:
             keeps = link.idle < facts.scaledown
-            what = "keeps it awake" if keeps else "is open, and idle long enough for it to sleep"
-        text = f"Connection {link.remote} to {link.local}, last data {_ago(link.idle)}: {what}."
+            what = "keeps it awake" if keeps else "has been idle for long enough"
+        text = f"The connection from {link.remote} to {link.local}, last data {_ago(link.idle)}, {what}."
         found.append(Reason("probe" if link.part is Part.PROBE else "connection", text))
     if len(ordered) > MOST:
         found.append(Reason("connection", f"{len(ordered) - MOST} more connections."))
