@@ -12,13 +12,13 @@ from hypercorn.trio import serve
 
 from zeropod.manager import orphans, shims
 from zeropod.manager.node import Node
-from zeropod.manager.web import PATHS, application, configuration
+from zeropod.manager.web import PATHS, Address, address, application, bind, configuration
 from zeropod.runtime import node_config
 from zeropod.runtime.quantity import quantity
 
 log = logging.getLogger(__name__)
 
-LISTEN = "0.0.0.0:8080"
+LISTEN = ("0.0.0.0", 8080)
 
 
 def main(arguments: list[str]) -> int:
@@ -33,19 +33,19 @@ def main(arguments: list[str]) -> int:
         failure = _first(errors)
     if failure:
         hint = ": run it as root" if isinstance(failure, PermissionError) else ""
-        where = failure.filename or f"serving on {', '.join(addresses)}, watching {shims.SOCKETS}"
+        where = failure.filename or shims.SOCKETS
         sys.stderr.write(f"zeropod manager: {where}: {failure.strerror or failure}{hint}\n")
     return 1 if failure else 0
 
 
-async def run(addresses: list[str]) -> None:
+async def run(addresses: list[Address]) -> None:
     """Until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
-    node = Node()
+    node, config = Node(), configuration(bind(addresses))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_signal, nursery.cancel_scope)
         nursery.start_soon(node.run)
         nursery.start_soon(orphans.collect)
-        bound = await nursery.start(partial(serve, application(node), configuration(addresses), mode="asgi"))
+        bound = await nursery.start(partial(serve, application(node), config, mode="asgi"))
         log.info("serves %s on %s, pid %d", PATHS, ", ".join(bound), os.getpid())
 
 
@@ -70,8 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--listen",
         action="append",
+        type=_address,
         metavar="ADDRESS:PORT",
-        help=f"where to serve {PATHS}; may be given more than once (default: {LISTEN})",
+        help=f"where to serve {PATHS}; may be given more than once (default: 0.0.0.0:8080)",
     )
     parser.add_argument(
         "--max-checkpoint-bytes",
@@ -87,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
         help="what has to stay free on their disk (default: 256Mi); likewise",
     )
     return parser
+
+
+def _address(text: str) -> Address:
+    try:
+        return address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from None
 
 
 def _quantity(text: str) -> int:

@@ -1,6 +1,7 @@
 """What the manager serves over HTTP: metrics for Prometheus, and whether it is alive and ready for the kubelet."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from hypercorn.config import Config
@@ -15,10 +16,41 @@ Application = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Awaitable
 PATHS = "/metrics, /healthz and /readyz"
 
 
-def configuration(addresses: Sequence[str]) -> Config:
-    """Of the server that listens on these addresses, such as 0.0.0.0:8080."""
+Address = tuple[str, int]
+
+
+def address(text: str) -> Address:
+    """Host and port of 0.0.0.0:8080, [::]:8080 or :8080. Raises ValueError for anything else."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("an address and a port such as 0.0.0.0:8080 or [::]:8080")
+    return host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port)
+
+
+def bind(addresses: Iterable[Address]) -> list[socket.socket]:
+    """Sockets at these addresses. Raises OSError that names the one that cannot be had; then there are none."""
+    bound: list[socket.socket] = []
+    try:
+        for host, port in addresses:
+            made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            bound.append(made)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                made.bind((host, port))
+            except OSError as error:
+                raise OSError(error.errno, error.strerror or str(error), f"{host}:{port}") from error
+    except BaseException:
+        for made in bound:
+            made.close()
+        raise
+    return bound
+
+
+def configuration(sockets: Sequence[socket.socket]) -> Config:
+    """Of the server that listens at these sockets, which are its own from now on."""
     config = Config()
-    config.bind = list(addresses)
+    # Hypercorn would bind itself, and forget to close the socket where that fails.
+    config.bind = [f"fd://{one.detach()}" for one in sockets]
     config.loglevel = "WARNING"
     config.graceful_timeout = 1.0
     config.read_timeout = 30  # seconds for a client to ask; the next question of a scraper comes on a new connection

@@ -46,6 +46,8 @@ class Sleeper:
         self._working: WayToSleep | None = None
         self.network: PodNetwork | None = None
         """Of its pod, while it runs."""
+        self.gave_up = False
+        """It cannot be put to sleep, and will not be."""
         self.settled = trio.Event()
         """Set while nothing of a wake is going on any more, such as filling the memory."""
         self._failures = 0
@@ -114,7 +116,7 @@ class Sleeper:
         return lost
 
     def _give_up(self, error: OSError) -> None:
-        life = self._container.life
+        life, self.gave_up = self._container.life, True
         life.why = life.message = f"its sleep cannot be managed: {error}"
         self._container.log.error("never sleeps from now on: %s", life.why)
 

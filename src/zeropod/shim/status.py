@@ -112,7 +112,7 @@ class StatusService:
         while life.sleep_wanted is wanted and life.state in (State.RUNNING, State.CHECKPOINTING):
             await life.changed()
         if container.tally.checkpoints == before:
-            why = life.why or f"it is {life.state.name.lower()}"
+            why = life.why if life.state is State.RUNNING else f"it is {life.state.name.lower()}"
             raise RpcError(Code.FAILED_PRECONDITION, f"could not put {container.id} to sleep: {why}")
         return describe(container)
 
@@ -133,7 +133,7 @@ def cannot_sleep(container: Container) -> str:
     life, sleeper = container.life, container.sleeper
     if container.settings.dry_run:
         return "it is in a dry run, by its annotation dry-run"
-    if not sleeper or (not sleeper.network and life.state is State.RUNNING):
+    if not sleeper or sleeper.gave_up:
         return life.why or "it never sleeps"
     if life.state is not State.RUNNING:
         return f"it is {life.state.name.lower()}"

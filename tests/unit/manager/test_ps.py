@@ -2,12 +2,16 @@
 
 import json
 import re
+import socket
 import time
+from pathlib import Path
 
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.manager.fakes import FakeShim, listen
+from trio.testing import MockClock
 
 from zeropod.manager import ps, shims
 from zeropod.manager.ps import as_dict, main, span, table
@@ -92,46 +96,61 @@ def test_the_json_has_everything_and_null_where_there_is_nothing() -> None:
     assert as_dict(AWAKE)["pod"] is as_dict(AWAKE)["last_restore_ms"] is None
 
 
-def show(monkeypatch: pytest.MonkeyPatch, *looks: tuple[list[ContainerStatus], list[str]]) -> None:
-    """What the node's shims answer, one look after the other; then the user interrupts."""
+def show(monkeypatch: pytest.MonkeyPatch, containers: list[ContainerStatus], silent: list[str]) -> None:
+    """What the node's shims answer."""
 
-    rest = iter(looks)
-
-    async def containers() -> tuple[list[ContainerStatus], list[str]]:
+    async def look() -> tuple[list[ContainerStatus], list[str]]:
         await trio.lowlevel.checkpoint()
-        for look in rest:
-            return look
-        raise KeyboardInterrupt
+        return containers, silent
 
-    monkeypatch.setattr(shims, "containers", containers)
-    monkeypatch.setattr(ps, "REFRESH", 0.0)
+    monkeypatch.setattr(shims, "containers", look)
     monkeypatch.setattr(time, "time", lambda: NOW)
 
 
 def test_it_looks_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    show(monkeypatch, ([AWAKE], []), ([AWAKE, ASLEEP], []))
+    show(monkeypatch, [AWAKE], [])
     assert main([]) == 0
     assert capsys.readouterr().out == table([AWAKE], NOW)
 
 
 def test_json_is_one_array(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    show(monkeypatch, ([AWAKE, ASLEEP], []))
+    show(monkeypatch, [AWAKE, ASLEEP], [])
     assert main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [as_dict(AWAKE), as_dict(ASLEEP)]
 
 
-def test_watching_goes_on_until_it_is_interrupted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+async def test_watching_shows_every_change_as_it_happens(
+    place: Path, nursery: trio.Nursery, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
 ) -> None:
-    show(monkeypatch, ([AWAKE], []), ([], []))
-    assert main(["--watch", "--json"]) == 0
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [[as_dict(AWAKE)], []]
+    shim = FakeShim(AWAKE)
+    await listen(place / "1.sock", nursery, shim.services())
+    nursery.start_soon(ps._watch, True)
+    await trio.sleep(1000)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == [as_dict(AWAKE)]
+    shim.change(ASLEEP)
+    await trio.sleep(1000)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == [as_dict(AWAKE), as_dict(ASLEEP)]
+
+
+async def test_the_table_is_shown_again_for_the_times_in_it(
+    place: Path, nursery: trio.Nursery, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
+) -> None:
+    await listen(place / "1.sock", nursery, FakeShim(AWAKE).services())
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(place / "2.sock"))
+    nursery.start_soon(ps._watch, False)
+    await trio.sleep(20 * (ps.REFRESH + ps.GATHER))
+    said = capsys.readouterr()
+    assert said.out.count("RUNNING") >= 19
+    assert said.err.count("Connection refused") == 1, "told once"
 
 
 def test_a_shim_that_does_not_answer_is_named_and_the_others_are_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(monkeypatch, ([AWAKE], ["/run/zeropod/s/x.sock: UNAVAILABLE: Connection refused"]))
+    show(monkeypatch, [AWAKE], ["/run/zeropod/s/x.sock: UNAVAILABLE: Connection refused"])
     assert main([]) == 1
     said = capsys.readouterr()
     assert "r1" in said.out

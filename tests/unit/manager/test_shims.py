@@ -2,8 +2,7 @@
 
 import os
 import socket
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,6 @@ from zeropod.rpc.messages.status_pb2 import ContainerStatus, ListRequest, ListRe
 from zeropod.rpc.server import serve, unary
 from zeropod.shim import places
 from zeropod.shim import status as shim_status
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    # What the path of a socket has room for is less than pytest's directories take.
-    with tempfile.TemporaryDirectory() as directory:
-        monkeypatch.setattr(shims, "SOCKETS", directory)
-        yield Path(directory)
 
 
 async def shim(

@@ -2,21 +2,28 @@
 
 import contextlib
 import itertools
+import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.unit.shim.fakes import FakeNetwork, World, now
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.rpc.messages import events_pb2
+from zeropod.rpc.messages import events_pb2, status_pb2
+from zeropod.rpc.status import RpcError
 from zeropod.shim.idle_watch import LISTENING, LOOK, WORKING
 from zeropod.shim.lifecycle import Event, Request, State
+from zeropod.shim.room import NoRoom
 from zeropod.shim.settings import Settings
 from zeropod.shim.sleeper import LONGEST_DOZE, RECHECK, Sleeper
+from zeropod.shim.status import StatusService
 from zeropod.shim.way import Lost, SleepFailed, StillBusy, killed
 
 PORT = 8080
@@ -159,15 +166,19 @@ class Sleeping:
 
 @pytest.fixture
 async def sleeping(tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Sleeping:
-    network = FakeNetwork("/proc/self/ns/net")
+    settings = Settings(scaledown=SCALEDOWN, ports=frozenset({PORT}))
+    return stage(monkeypatch, World.make(tmp_path, nursery, settings), FakeNetwork("/proc/self/ns/net"))
+
+
+def stage(monkeypatch: pytest.MonkeyPatch, world: World, network: FakeNetwork) -> Sleeping:
+    """In virtual time."""
     monkeypatch.setattr("zeropod.shim.host.PodNetwork", lambda *_, **__: network)
     virtual = SimpleNamespace(monotonic=trio.current_time, monotonic_ns=now, time_ns=lambda: 1, time=lambda: 43200.0)
     # It looks at the disk in a thread, which virtual time does not wait for.
     monkeypatch.setattr("zeropod.shim.sleeper.room", lambda _: contextlib.nullcontext())
     for module in ("sleeper", "idle_watch", "way", "dry_run"):
         monkeypatch.setattr(f"zeropod.shim.{module}.time", virtual)
-    settings = Settings(scaledown=SCALEDOWN, ports=frozenset({PORT}))
-    return Sleeping(World.make(tmp_path, nursery, settings), network)
+    return Sleeping(world, network)
 
 
 # Falling asleep
@@ -904,3 +915,159 @@ async def test_a_pause_wakes_a_sleeping_container_which_then_stays_awake(
     assert sleeping.life.state is State.PAUSED
     await sleeping.container.resume()
     await sleeping.asleep()
+
+
+# On request, and without a disk or for show only
+
+
+async def asked(sleeping: Sleeping) -> str:
+    """What `zeropod sleep` answers: a state, or why not."""
+    try:
+        status = await StatusService(sleeping.world.host).sleep(status_pb2.SleepRequest(id=sleeping.container.id))
+    except RpcError as error:
+        return error.message
+    return status_pb2.State.Name(status.state)
+
+
+async def test_somebody_may_want_it_to_sleep_at_once(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.start()
+    await trio.sleep(5.0)
+    sleeping.network.connect(PORT)
+    assert await asked(sleeping) == "COLD"
+    assert sleeping.way.times("sleep") == [5.0]
+    assert await asked(sleeping) == "COLD", "it sleeps already"
+    assert sleeping.container.quiet_wanted == SCALEDOWN
+
+
+async def test_it_asks_for_no_idle_time_then(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    wanted: list[float] = []
+
+    async def note() -> None:
+        wanted.append(sleeping.container.quiet_wanted)
+
+    sleeping.way.script["sleep"] = [note]
+    sleeping.start()
+    await asked(sleeping)
+    assert wanted == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("error", "errors"), [(StillBusy("a connection came"), 0), (SleepFailed("no"), 1), (NoRoom("max-"), 0)]
+)
+async def test_who_asked_hears_why_it_does_not_sleep(
+    sleeping: Sleeping, autojump_clock: MockClock, error: Exception, errors: int
+) -> None:
+    sleeping.way.script["sleep"] = [failing(error)]
+    sleeping.start()
+    assert await asked(sleeping) == f"could not put web to sleep: {error}"
+    assert sleeping.life.state is State.RUNNING
+    assert sleeping.sleeper.tally.checkpoint_errors == errors
+    assert sleeping.sleeper.tally.refused_sleeps == isinstance(error, NoRoom)
+
+
+async def test_a_request_does_not_wait_for_the_next_attempt(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.way.script["sleep"] = [failing(SleepFailed("no"))] * 6
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + sum(RECHECK[:5]) + 1.0)
+    assert sleeping.sleeper.tally.checkpoint_errors == 6
+    began = trio.current_time()
+    assert await asked(sleeping) == "COLD"
+    assert trio.current_time() - began < 1.0
+
+
+async def test_one_that_is_held_awake_is_not_put_to_sleep(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.start()
+    await trio.sleep(1.0)
+    with sleeping.life.kept_awake("exec 7 is running"):
+        assert await asked(sleeping) == "cannot put web to sleep: exec 7 is running"
+
+
+async def test_one_that_ends_meanwhile_is_not_waited_for(sleeping: Sleeping, autojump_clock: MockClock) -> None:
+    sleeping.way.script["sleep"] = [trio.sleep_forever]
+    sleeping.start()
+
+    async def end() -> None:
+        await trio.sleep(5.0)
+        sleeping.life.enter(State.STOPPED)
+        sleeping.sleeper.stop()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        assert await asked(sleeping) == "could not put web to sleep: it is stopped"
+
+
+async def test_without_room_it_stays_awake_and_tries_again_with_pauses(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.way.script["sleep"] = [failing(NoRoom("stays awake to keep the disk from filling up"))] * 3
+    sleeping.start()
+    await sleeping.asleep()
+    tally = sleeping.sleeper.tally
+    assert (tally.refused_sleeps, tally.checkpoint_errors, tally.checkpoints) == (3, 0, 1)
+    assert sleeping.way.times("sleep") == [60.0, 61.0, 63.0, 68.0]
+
+
+@pytest.fixture
+def dry(sleeping: Sleeping) -> Sleeping:
+    sleeping.container.settings = replace(sleeping.container.settings, dry_run=True)
+    return sleeping
+
+
+async def test_a_dry_run_counts_and_does_nothing(dry: Sleeping, autojump_clock: MockClock) -> None:
+    dry.start()
+    tally = dry.sleeper.tally
+    await trio.sleep(SCALEDOWN - 1)
+    assert (tally.dry_run_sleeps, dry.life.pretended) == (0, None)
+    await trio.sleep(2)
+    assert (tally.dry_run_sleeps, tally.dry_run_wakes, dry.life.pretended) == (1, 0, State.STANDBY)
+    assert "dry run: it would sleep since" in dry.life.why
+    await trio.sleep(10 * SCALEDOWN)
+    assert (tally.dry_run_sleeps, tally.dry_run_wakes) == (1, 0)
+    assert (dry.life.state, dry.way.times("sleep"), tally.checkpoints) == (State.RUNNING, [], 0)
+
+
+# At no moment that is a multiple of the scale-down duration: who comes first is then anybody's guess.
+@given(st.lists(st.integers(0, 300).map(lambda seconds: seconds + 0.37), max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_a_dry_run_counts_what_would_have_been(pauses: list[float]) -> None:
+    """Real sleeps and wakes are those of the same connections at the same times, without a dry run."""
+
+    async def counts(directory: str, dry_run: bool) -> tuple[int, int]:
+        with pytest.MonkeyPatch.context() as patch:
+            async with trio.open_nursery() as nursery:
+                network = FakeNetwork("/proc/self/ns/net")
+                given = Settings(scaledown=SCALEDOWN, ports=frozenset({PORT}), dry_run=dry_run)
+                made = stage(patch, World.make(Path(directory), nursery, given), network)
+                made.start()
+                for pause in pauses:
+                    await trio.sleep(pause)
+                    network.connect(PORT)
+                    if made.life.state is State.COLD:
+                        made.way.wanted.set()
+                await trio.sleep(0.005)
+                # A dry run hears of it at its next look.
+                await trio.sleep(SCALEDOWN - 0.01)
+                tally = made.sleeper.tally
+                nursery.cancel_scope.cancel()
+        return (tally.dry_run_sleeps, tally.dry_run_wakes) if dry_run else (tally.checkpoints, tally.restores)
+
+    with tempfile.TemporaryDirectory() as directory:
+        real = trio.run(counts, directory, False, clock=MockClock(autojump_threshold=0))
+        dry = trio.run(counts, directory, True, clock=MockClock(autojump_threshold=0))
+    assert dry == real
+
+
+async def test_what_would_wake_it_does_so_in_a_dry_run_at_once(dry: Sleeping, autojump_clock: MockClock) -> None:
+    dry.start()
+    await trio.sleep(SCALEDOWN + 1)
+    for request, wakes in ((Request.EXEC, 0), (Request.STATS, 0), (Request.SESSION, 1)):
+        async with dry.container.allowed(request):
+            pass
+        await wait_all_tasks_blocked()
+        assert dry.sleeper.tally.dry_run_wakes == wakes, request
+    assert dry.life.pretended is None
+
+
+async def test_a_dry_run_cannot_be_told_to_sleep(dry: Sleeping, autojump_clock: MockClock) -> None:
+    dry.start()
+    assert "dry run" in await asked(dry)

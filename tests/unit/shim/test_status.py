@@ -4,13 +4,17 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
+from google.protobuf.message import Message
 from tests.unit.shim.fakes import World
+from trio.testing import wait_all_tasks_blocked
 
 from zeropod.rpc.messages import status_pb2
+from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import spec
 from zeropod.shim import places
 from zeropod.shim.bootstrap import Flags
@@ -98,3 +102,139 @@ def test_the_socket_of_a_dead_shim_is_replaced(sockets: str) -> None:
     path.touch()
     with status_listener(FLAGS), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
+
+
+# Every change, told as it happens
+
+
+class Watcher:
+    """Somebody who watches the shim, over a channel that takes one message at a time."""
+
+    def __init__(self, world: World, nursery: trio.Nursery) -> None:
+        self._send, self._receive = trio.open_memory_channel[status_pb2.Update](0)
+        nursery.start_soon(StatusService(world.host).watch, status_pb2.WatchRequest(), self._take)
+
+    async def _take(self, update: Message) -> None:
+        assert isinstance(update, status_pb2.Update)
+        await self._send.send(update)
+
+    async def next(self) -> status_pb2.Update:
+        with trio.fail_after(1):
+            return await self._receive.receive()
+
+    async def quiet(self) -> bool:
+        """Whether there is nothing to hear."""
+        await wait_all_tasks_blocked()
+        try:
+            self._receive.receive_nowait()
+        except trio.WouldBlock:
+            return True
+        return False
+
+
+async def test_a_watcher_gets_everything_first_and_then_each_change(world: World, nursery: trio.Nursery) -> None:
+    watcher = Watcher(world, nursery)
+    first = await watcher.next()
+    assert (first.snapshot, [entry.id for entry in first.containers]) == (True, ["web"])
+    assert await watcher.quiet()
+    world.container.life.enter(State.RUNNING)
+    second = await watcher.next()
+    assert (second.snapshot, second.after) == (False, first.sequence)
+    assert [entry.state for entry in second.containers] == [status_pb2.RUNNING]
+    world.container.life.why = "exec 7 is running"
+    assert [entry.why for entry in (await watcher.next()).containers] == ["exec 7 is running"]
+    world.container.life.why = "exec 7 is running"
+    assert await watcher.quiet(), "nothing has changed"
+
+
+async def test_who_is_slow_gets_the_newest_state_and_is_told_that_it_missed_some(
+    world: World, nursery: trio.Nursery
+) -> None:
+    watcher = Watcher(world, nursery)
+    first = await watcher.next()
+    for state in (State.RUNNING, State.CHECKPOINTING, State.COLD):
+        world.container.life.enter(state)
+        await wait_all_tasks_blocked()
+    one, other = await watcher.next(), await watcher.next()
+    assert (one.after, other.after) == (first.sequence, one.sequence)
+    assert [entry.state for entry in other.containers] == [status_pb2.COLD]
+    assert await watcher.quiet()
+
+
+async def test_a_container_that_is_gone_is_told_once(world: World, nursery: trio.Nursery) -> None:
+    watcher = Watcher(world, nursery)
+    await watcher.next()
+    world.host.remove(world.container)
+    update = await watcher.next()
+    assert (list(update.removed), list(update.containers)) == (["web"], [])
+    world.host.add(world.container)
+    update = await watcher.next()
+    assert (list(update.removed), [entry.id for entry in update.containers]) == ([], ["web"])
+
+
+async def test_what_a_container_that_is_gone_does_is_not_told(world: World, nursery: trio.Nursery) -> None:
+    watcher = Watcher(world, nursery)
+    await watcher.next()
+    world.host.remove(world.container)
+    await watcher.next()
+    world.container.life.enter(State.STOPPED)
+    assert await watcher.quiet()
+
+
+# Asked for
+
+
+async def refused(call: Awaitable[object]) -> tuple[Code, str]:
+    with pytest.raises(RpcError) as raised:
+        await call
+    return raised.value.code, raised.value.message
+
+
+async def test_a_container_that_is_not_here_is_not_found(world: World) -> None:
+    service = StatusService(world.host)
+    for call in (
+        service.sleep(status_pb2.SleepRequest(id="other")),
+        service.wake(status_pb2.WakeRequest(id="other")),
+        service.why(status_pb2.WhyRequest(id="other")),
+    ):
+        assert (await refused(call))[0] == Code.NOT_FOUND
+
+
+async def test_a_container_that_never_sleeps_is_not_put_to_sleep_and_says_why(world: World) -> None:
+    world.container.life.enter(State.RUNNING)
+    world.container.life.why = "it has a terminal"
+    code, words = await refused(StatusService(world.host).sleep(status_pb2.SleepRequest(id="web")))
+    assert (code, words) == (Code.FAILED_PRECONDITION, "cannot put web to sleep: it has a terminal")
+
+
+async def test_a_wake_waits_until_it_is_awake(world: World, nursery: trio.Nursery) -> None:
+    life, done = world.container.life, trio.Event()
+    life.enter(State.COLD)
+
+    async def wake() -> None:
+        status = await StatusService(world.host).wake(status_pb2.WakeRequest(id="web"))
+        assert status.state == status_pb2.RUNNING
+        done.set()
+
+    nursery.start_soon(wake)
+    await wait_all_tasks_blocked()
+    assert life.wake_wanted.is_set()
+    life.enter(State.RESTORING)
+    await wait_all_tasks_blocked()
+    assert not done.is_set()
+    life.enter(State.RUNNING)
+    with trio.fail_after(1):
+        await done.wait()
+
+
+async def test_who_is_dead_is_not_woken(world: World) -> None:
+    world.container.life.enter(State.STOPPED)
+    assert (await refused(StatusService(world.host).wake(status_pb2.WakeRequest(id="web"))))[0] == Code.NOT_FOUND
+
+
+async def test_why_has_the_words_and_what_to_do(world: World) -> None:
+    world.container.life.why = "it has a terminal"
+    answer = await StatusService(world.host).why(status_pb2.WhyRequest(id="web"))
+    assert answer.status.id == "web"
+    assert [(reason.kind, reason.text) for reason in answer.reasons] == [("setting", "It has a terminal.")]
+    assert "tty: false" in answer.reasons[0].remedy

@@ -1,0 +1,115 @@
+"""The HTTP side, over real TCP."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import h11
+import pytest
+import trio
+from hypercorn.trio import serve
+from tests.unit.manager.fakes import FakeShim, listen
+
+from zeropod.manager.node import Node
+from zeropod.manager.web import address, answer, application, bind, configuration
+from zeropod.rpc.messages.status_pb2 import ContainerStatus
+
+
+class Server:
+    def __init__(self, node: Node, port: int) -> None:
+        self.node = node
+        self.port = port
+
+    async def ask(self, path: str, method: str = "GET", *headers: tuple[str, str]) -> tuple[int, dict[str, str], str]:
+        """Status, headers and body."""
+        connection = h11.Connection(h11.CLIENT)
+        head = h11.Request(method=method, target=path, headers=[("host", "localhost"), *headers])
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        status, found, body = 0, dict[str, str](), b""
+        with trio.fail_after(60):
+            async with stream:
+                await stream.send_all((connection.send(head) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+                while True:
+                    event = connection.next_event()
+                    if event is h11.NEED_DATA:
+                        connection.receive_data(bytes(await stream.receive_some()))
+                    elif isinstance(event, h11.Response):
+                        status = event.status_code
+                        found = {name.decode(): value.decode() for name, value in event.headers}
+                    elif isinstance(event, h11.Data):
+                        body += event.data
+                    elif isinstance(event, h11.EndOfMessage):
+                        return status, found, body.decode()
+
+
+@pytest.fixture
+async def server(place: Path) -> AsyncIterator[Server]:
+    node = Node()
+    async with trio.open_nursery() as serving:
+        bound = await serving.start(
+            partial(serve, application(node), configuration(bind([("127.0.0.1", 0)])), mode="asgi")
+        )
+        yield Server(node, int(bound[0].rpartition(":")[2]))
+        serving.cancel_scope.cancel()
+
+
+async def test_it_is_alive_at_once_and_ready_when_it_knows_the_node(server: Server, nursery: trio.Nursery) -> None:
+    assert (await server.ask("/healthz"))[0] == 200
+    status, _, text = await server.ask("/readyz")
+    assert (status, "not all shims" in text) == (503, True)
+    nursery.start_soon(server.node.run)
+    with trio.fail_after(60):
+        while not server.node.ready:
+            await server.node.changed()
+    assert (await server.ask("/readyz"))[0] == 200
+
+
+async def test_metrics_are_what_the_shims_say(server: Server, nursery: trio.Nursery, place: Path) -> None:
+    nursery.start_soon(server.node.run)
+    shim = FakeShim(ContainerStatus(id="web", namespace="default", may_sleep=True, dozes=1))
+    await listen(place / "1.sock", nursery, shim.services())
+    with trio.fail_after(60):
+        while not server.node.containers:
+            await server.node.changed()
+    status, headers, text = await server.ask("/metrics")
+    assert (status, headers["content-type"].startswith("text/plain; version=")) == (200, True)
+    assert 'zeropod_dozes_total{container="web",namespace="default",pod=""} 1.0' in text
+    again = (await server.ask("/metrics"))[2]
+    one, other = ([line for line in page.splitlines() if line.startswith("zeropod")] for page in (text, again))
+    assert one == other
+
+
+async def test_openmetrics_is_spoken_to_who_asks_for_it(server: Server) -> None:
+    _, headers, text = await server.ask("/metrics", "GET", ("accept", "application/openmetrics-text; version=1.0.0"))
+    assert headers["content-type"].startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/", 404), ("POST", "/healthz", 405), ("PUT", "/metrics", 405)]
+)
+async def test_what_is_not_there_is_said(server: Server, method: str, path: str, status: int) -> None:
+    found, _, text = await server.ask(path, method)
+    assert (found, answer(method, path, server.node)) == (status, (status, text))
+    assert text
+
+
+async def test_a_hundred_clients_that_say_nothing_hold_up_nobody(server: Server) -> None:
+    silent = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(100)]
+    assert (await server.ask("/healthz"))[0] == 200
+    for stream in silent:
+        await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0.0.0.0:8080", ("0.0.0.0", 8080)), ("[::]:1", ("::", 1)), (":8080", ("0.0.0.0", 8080)), ("::1:80", ("::1", 80))],
+)
+def test_an_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
+    assert address(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "8080", "localhost", "localhost:", "a:99999", "a:-1", "a:x"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="an address and a port"):
+        address(text)

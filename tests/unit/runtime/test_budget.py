@@ -1,0 +1,123 @@
+"""Whether there is room for one more image."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zeropod.runtime import budget, images
+from zeropod.runtime.budget import Usage, collect_orphans, refusal, release, reserve, usage
+from zeropod.runtime.node_config import NodeConfig
+
+SIZES = st.integers(0, 2**45)
+UNLIMITED = NodeConfig(0, 0)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(images, "ROOT", tmp_path / "i")
+    return tmp_path / "i"
+
+
+def image(root: Path, name: str, size: int = 1 << 20) -> Path:
+    directory = root / name / "images"
+    directory.mkdir(parents=True)
+    (directory / "pages-1.img").write_bytes(os.urandom(size))
+    return directory
+
+
+@given(SIZES, SIZES, SIZES, SIZES, SIZES, SIZES)
+def test_what_is_let_through_fits(need: int, taken: int, outstanding: int, free: int, most: int, least: int) -> None:
+    seen, config = Usage(taken, outstanding, free), NodeConfig(most, least)
+    if refusal(need, seen, config):
+        assert (most and taken + need > most) or free - outstanding - need < least
+    else:
+        assert not most or taken + need <= most
+        assert free - outstanding - need >= least
+
+
+def test_a_refusal_has_all_numbers_and_the_name_of_the_setting() -> None:
+    words = refusal(30 << 20, Usage(50 << 20, 0, 1 << 40), NodeConfig(64 << 20, 0))
+    assert all(part in words for part in ("30 MiB", "50 MiB", "64 MiB", "max-checkpoint-bytes"))
+    words = refusal(30 << 20, Usage(0, 0, 40 << 20), NodeConfig(0, 20 << 20))
+    assert all(part in words for part in ("30 MiB", "10 MiB", "20 MiB", "min-free-bytes"))
+
+
+def test_images_of_all_containers_count_but_for_ones_own(root: Path) -> None:
+    image(root, "a")
+    image(root, "b")
+    assert usage().images == pytest.approx(2 << 20, rel=0.1)
+    assert usage(without="a").images == pytest.approx(1 << 20, rel=0.1)
+
+
+def test_a_node_on_which_nothing_ever_slept_has_all_of_its_disk(root: Path) -> None:
+    assert (usage().images, usage().outstanding) == (0, 0)
+    assert usage().free > 0
+
+
+def test_two_that_fall_asleep_at_once_do_not_get_the_same_room(root: Path) -> None:
+    config = NodeConfig(10 << 20, 0)
+    assert reserve("a", 6 << 20, config) == ""
+    assert "max-checkpoint-bytes" in reserve("b", 6 << 20, config)
+    assert reserve("c", 4 << 20, config) == ""
+    release("a")
+    assert reserve("b", 6 << 20, config) == ""
+
+
+def test_what_is_reserved_and_not_written_yet_counts_as_taken_from_the_disk(root: Path) -> None:
+    reserve("a", 10 << 20, UNLIMITED)
+    image(root, "a", 4 << 20)
+    seen = usage()
+    assert seen.images == 10 << 20
+    assert seen.outstanding == pytest.approx(6 << 20, rel=0.01)
+
+
+def test_an_image_that_is_larger_than_expected_counts_as_it_is(root: Path) -> None:
+    reserve("a", 1 << 20, UNLIMITED)
+    image(root, "a", 4 << 20)
+    assert (usage().images >= 4 << 20, usage().outstanding) == (True, 0)
+
+
+def test_who_holds_the_lock_for_ever_holds_up_nobody_for_long(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "PATIENCE", 0.02)
+    root.mkdir()
+    with open(root / budget.LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert reserve("a", 1, UNLIMITED) == ""
+
+
+def test_a_broken_reservation_is_none(root: Path) -> None:
+    image(root, "a", 4096)
+    (root / "a" / budget.RESERVED).write_text("much")
+    assert usage().outstanding == 0
+
+
+def test_orphans_are_removed_and_nothing_else(root: Path) -> None:
+    image(root, "alive")
+    image(root, "orphan")
+    reserve("alive", 1, UNLIMITED)  # makes the lock
+    removed = collect_orphans(lambda: {"alive"})
+    assert [name for name, _ in removed] == ["orphan"]
+    assert removed[0][1] >= 1 << 20
+    assert sorted(entry.name for entry in root.iterdir()) == [budget.LOCK, "alive"]
+
+
+def test_a_container_that_is_created_meanwhile_keeps_its_image(root: Path) -> None:
+    image(root, "old")
+
+    def existing() -> set[str]:
+        image(root, "new")
+        return {"old"}
+
+    assert collect_orphans(existing) == []
+    assert (root / "new").exists()
+
+
+def test_who_cannot_be_looked_at_is_no_orphan(root: Path) -> None:
+    root.mkdir()
+    (root / "elsewhere").symlink_to("/etc")
+    assert collect_orphans(set) == []
+    assert Path("/etc").exists()

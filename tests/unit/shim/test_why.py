@@ -1,0 +1,115 @@
+"""What is said about a container that is not asleep."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zeropod.shim.lifecycle import State
+from zeropod.shim.why import MOST, REMEDIES, Facts, Link, Part, Reason, reasons, remedy
+
+AWAKE = Facts(State.RUNNING, "", "12:00:00 UTC", 60.0)
+
+
+def link(idle: float, part: Part = Part.COUNTS, port: int = 5) -> Link:
+    return Link("10.0.0.1:80", f"10.0.0.2:{port}", idle, part)
+
+
+def kinds(facts: Facts) -> list[str]:
+    return [reason.kind for reason in reasons(facts)]
+
+
+def test_a_connection_is_named_with_both_ends_and_since_when_it_is_idle() -> None:
+    (reason,) = reasons(replace(AWAKE, links=[link(3.25)]))
+    expected = "The connection from 10.0.0.2:5 to 10.0.0.1:80, last data 3.2 s ago, keeps it awake."
+    assert reason == Reason("connection", expected)
+
+
+def test_an_idle_one_does_not_keep_it_awake() -> None:
+    assert "idle for long enough" in reasons(replace(AWAKE, links=[link(61.0)]))[0].text
+
+
+def test_what_counts_comes_first_and_the_youngest_of_it() -> None:
+    links = [link(1.0, Part.PROBE, 1), link(9.0, port=2), link(2.0, port=3), link(5.0, Part.OTHER, 4)]
+    texts = [reason.text for reason in reasons(replace(AWAKE, links=links))]
+    assert [text.split(":")[1].split()[0] for text in texts] == ["3", "2", "1", "4"]
+    assert kinds(replace(AWAKE, links=links)) == ["connection", "connection", "probe", "connection"]
+
+
+def test_of_thousands_of_connections_the_weightiest_are_listed() -> None:
+    found = reasons(replace(AWAKE, links=[link(float(index)) for index in range(3000)]))
+    assert len(found) == MOST + 1
+    assert found[-1].text == f"{3000 - MOST} more connections."
+
+
+def test_an_exec_is_a_reason_with_something_to_do() -> None:
+    (reason,) = reasons(replace(AWAKE, why="exec 7 is running", holds=["exec 7 is running"]))
+    assert (reason.kind, reason.text) == ("exec", "Exec 7 is running.")
+    assert reason.remedy
+
+
+def test_several_execs_are_all_named() -> None:
+    holds = ["exec 7 is running", "exec 8 is running"]
+    assert kinds(replace(AWAKE, why=holds[0], holds=holds)) == ["exec", "exec"]
+
+
+def test_a_failure_has_crius_words_the_time_of_the_next_attempt_and_the_log() -> None:
+    words = "its checkpoint failed: runc failed; CRIU said: Error (x.c:1): no"
+    facts = replace(AWAKE, why=words, message=words, next_attempt="12:00:30 UTC", log="/var/x/dump.log")
+    found = reasons(facts)
+    assert [reason.kind for reason in found] == ["error", "error", "log"]
+    assert "Error (x.c:1): no" in found[0].text
+    assert "CRIU's log" in found[0].remedy
+    assert "12:00:30 UTC" in found[1].text
+    assert "/var/x/dump.log" in found[2].text
+
+
+def test_an_older_failure_is_told_beside_what_keeps_it_awake_now() -> None:
+    facts = replace(AWAKE, why="exec 7 is running", holds=["exec 7 is running"], message="its checkpoint failed: no")
+    assert kinds(facts) == ["exec", "error"]
+
+
+def test_a_full_disk_is_one_and_is_not_taken_for_an_error() -> None:
+    words = "stays awake to keep the disk from filling up: … and min-free-bytes is 1 MiB"
+    assert kinds(replace(AWAKE, why=words, message=words)) == ["disk"]
+    assert "Make room" in reasons(replace(AWAKE, why=words))[0].remedy
+
+
+def test_what_never_sleeps_says_so_and_nothing_else() -> None:
+    facts = replace(AWAKE, may_sleep=False, why="it has a terminal", links=[link(1.0)], message="old")
+    assert kinds(facts) == ["setting"]
+
+
+@pytest.mark.parametrize("state", [State.STANDBY, State.COLD])
+def test_what_sleeps_says_since_when_and_why_no_deeper(state: State) -> None:
+    found = reasons(replace(AWAKE, state=state, why="standby is switched off"))
+    assert found[0].text == f"It sleeps, {state.name} since 12:00:00 UTC."
+    assert found[1].text == "Standby is switched off."
+
+
+@given(
+    st.builds(
+        Facts,
+        state=st.sampled_from(State),
+        why=st.text(),
+        since=st.text(),
+        scaledown=st.floats(0, 1e9),
+        may_sleep=st.booleans(),
+        dry_run=st.booleans(),
+        holds=st.lists(st.text()),
+        ports=st.frozensets(st.integers(1, 65535)),
+        quiet=st.none() | st.floats(0, 1e9),
+        links=st.lists(st.builds(Link, st.text(), st.text(), st.floats(0, 1e9), st.sampled_from(Part))),
+        message=st.text(),
+        next_attempt=st.text(),
+        log=st.text(),
+        limits=st.lists(st.text()),
+    )
+)
+def test_there_is_always_something_to_say(facts: Facts) -> None:
+    assert reasons(facts)
+
+
+def test_every_remedy_is_reached_by_words_of_its_own() -> None:
+    assert [remedy(part) for part, _ in REMEDIES] == [text for _, text in REMEDIES]
