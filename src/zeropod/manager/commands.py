@@ -28,13 +28,15 @@ def parser(command: str, description: str | None) -> argparse.ArgumentParser:
 
 def run(command: str, wanted: list[str], ask: Ask) -> int:
     """Asks about each of the containers; returns the exit status, with the failures on stderr."""
+    status = 130
     try:
-        return trio.run(_run, command, wanted, ask)
-    except KeyboardInterrupt:
-        return 130
-    except PermissionError:
+        status = trio.run(_run, command, wanted, ask)
+    except* KeyboardInterrupt:
+        pass
+    except* PermissionError:
         sys.stderr.write(f"zeropod {command}: only root may ask the shims in {shims.SOCKETS}: run it with sudo\n")
-        return 1
+        status = 1
+    return status
 
 
 async def _run(command: str, wanted: list[str], ask: Ask) -> int:

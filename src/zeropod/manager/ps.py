@@ -31,13 +31,15 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--watch", action="store_true", help="go on until interrupted")
     options = parser.parse_args(arguments)
+    status = 0
     try:
-        return trio.run(_watch if options.watch else _look, options.json)
-    except KeyboardInterrupt:
-        return 0
-    except PermissionError:
+        status = trio.run(_watch if options.watch else _look, options.json)
+    except* KeyboardInterrupt:
+        pass
+    except* PermissionError:
         sys.stderr.write(f"zeropod ps: only root may look into {shims.SOCKETS}: run it with sudo\n")
-        return 1
+        status = 1
+    return status
 
 
 async def _look(as_json: bool) -> int:
@@ -49,7 +51,6 @@ async def _look(as_json: bool) -> int:
 
 async def _watch(as_json: bool) -> int:
     """Shows every change, told by the shims themselves."""
-    shims.sockets()  # who may not look hears of it here, outside of the nursery
     node, complained = Node(), set[str]()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)

@@ -25,7 +25,6 @@ PATIENCE = 2.0
 """Seconds after which a lock that somebody holds is ignored: looking takes milliseconds."""
 
 _BLOCK = 512  # of st_blocks
-_MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +44,14 @@ def refusal(need: int, usage: Usage, config: NodeConfig) -> str:
     most, least = config.max_checkpoint_bytes, config.min_free_bytes
     if most and usage.images + need > most:
         return (
-            f"its image would take about {_mebibytes(need)}, all others take {_mebibytes(usage.images)}, "
-            f"and max-checkpoint-bytes is {_mebibytes(most)}"
+            f"its image would take about {_size(need)}, all others take {_size(usage.images)}, "
+            f"and max-checkpoint-bytes is {_size(most)}"
         )
     left = usage.free - usage.outstanding - need
     if left < least:
         return (
-            f"its image would take about {_mebibytes(need)} and leave {_mebibytes(max(left, 0))} free on the disk, "
-            f"and min-free-bytes is {_mebibytes(least)}"
+            f"its image would take about {_size(need)} and leave {_size(max(left, 0))} free on the disk, "
+            f"and min-free-bytes is {_size(least)}"
         )
     return ""
 
@@ -142,5 +141,10 @@ def _alone() -> Iterator[None]:
         os.close(descriptor)
 
 
-def _mebibytes(bytes: int) -> str:
-    return f"{bytes / _MEBIBYTE:.0f} MiB"
+def _size(count: float) -> str:
+    """Bytes in words."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -26,7 +26,7 @@ async def room(container: "Container") -> AsyncIterator[None]:
     words, complaints = await trio.to_thread.run_sync(_reserve, container.id, need)
     container.host.complain(complaints, container.log)
     if words:
-        raise NoRoom(f"stays awake to keep the disk from filling up: {words}")
+        raise NoRoom(f"the disk has no room for it: {words}")
     try:
         yield
     finally:

@@ -142,7 +142,8 @@ class Sleeper:
             pause = RECHECK[min(self._failures, len(RECHECK)) - 1]
             self.next_attempt_ns = time.time_ns() + round(pause * 1e9)
             life.why = life.message = str(error)
-            self._container.log.error("stays awake, next attempt in %g s at the earliest: %s", pause, life.why)
+            level = logging.WARNING if isinstance(error, NoRoom) else logging.ERROR
+            self._container.log.log(level, "stays awake, next attempt in %g s at the earliest: %s", pause, life.why)
             await self._pause(pause)
             self.next_attempt_ns = 0
         else:

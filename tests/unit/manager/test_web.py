@@ -46,9 +46,8 @@ class Server:
 async def server(place: Path) -> AsyncIterator[Server]:
     node = Node()
     async with trio.open_nursery() as serving:
-        bound = await serving.start(
-            partial(serve, application(node), configuration(bind([("127.0.0.1", 0)])), mode="asgi")
-        )
+        config = configuration(bind([("127.0.0.1", 0)]))
+        bound = await serving.start(partial(serve, application(node), config, mode="asgi"))
         yield Server(node, int(bound[0].rpartition(":")[2]))
         serving.cancel_scope.cancel()
 
