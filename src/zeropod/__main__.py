@@ -16,12 +16,12 @@ SHIM_BINARY = "containerd-shim-zeropod-v2"
 # Mode: the module whose `main(arguments) -> status` it is, and what it does. A new mode is a new line.
 MODES: dict[str, tuple[str, str]] = {
     "shim": ("zeropod.shim.bootstrap", f"what containerd runs, by the name {SHIM_BINARY}"),
-    "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
     "ps": ("zeropod.manager.ps", "show this node's containers: awake or asleep, since when, and why"),
     "installer": ("zeropod.installer.main", "bring zeropod to this node, or --uninstall it"),
     "why": ("zeropod.manager.why", "explain what keeps a container awake, and what to do about it"),
     "sleep": ("zeropod.manager.sleep", "put a container to sleep now"),
     "wake": ("zeropod.manager.wake", "wake a container"),
+    "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
     "doctor": ("zeropod.manager.doctor", "say whether this node can do all that zeropod needs, and what is missing"),
     "unpack": ("zeropod.unpack", "unpack now what the first use would, so that it starts quickly too"),
 }
@@ -32,6 +32,10 @@ examples:
   zeropod ps --watch                 the same, live
   zeropod ps --json                  the same, for programs
   zeropod installer --dry-run        what installing would change on this node
+  zeropod why default/web-0/nginx    what keeps this container awake
+  zeropod doctor                     what this node can do, and what it lacks
+  zeropod manager --listen 0.0.0.0:8080
+                                     metrics for Prometheus
   ln -s /opt/zeropod/bin/zeropod /usr/local/bin/containerd-shim-zeropod-v2
                                      let containerd find the shim
   ctr run --runtime io.containerd.zeropod.v2 ...

@@ -87,7 +87,8 @@ class TestBuilding:
         carried = {requirement.name for requirement in read_lock((INSTALLER / "requirements.lock").read_text())}
         with zipfile.ZipFile(pyz) as opened:
             licences = {name.split("/")[1] for name in opened.namelist() if name.startswith("licenses/")}
-        assert {name.rpartition("-")[0] or name for name in licences} == carried | {"zeropod"}
+        names = {(name.rpartition("-")[0] or name).replace("_", "-") for name in licences}
+        assert names == carried | {"zeropod"}
 
     @pytest.mark.parametrize(
         "name", ["trio/_tests/test_run.py", "trio/__pycache__/abc.pyc", "trio/py.typed", "zeropod/a_pb2.pyi"]
