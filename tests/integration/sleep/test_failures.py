@@ -108,13 +108,14 @@ def test_a_disk_that_is_full_keeps_the_container_awake_until_there_is_room(stage
         app = stage.task(REDIS)
         with app.connect() as session:
             session.redis("SET", "a", "b")
-            node.until(lambda: app.status.checkpoint_errors > 0, "a checkpoint failed")
+            node.until(lambda: app.status.refused_sleeps > 0, "a checkpoint was not even tried")
             assert session.redis("GET", "a") == b"b"
         app.awake()  # between two attempts
-        assert "its checkpoint failed" in shims.row(app.id)["message"]
-        assert faults.logged(app, "stays awake", "No space left")
+        row = shims.row(app.id)
+        assert (row["checkpoint_errors"], "the disk has no room for it" in row["message"]) == (0, True)
+        assert faults.logged(app, "stays awake", "min-free-bytes")
         assert app.running()
-        faults.resize_disk("100m")
+        faults.resize_disk("500m")
         app.asleep(10)
         with app.connect() as session:
             assert session.redis("GET", "a") == b"b"
