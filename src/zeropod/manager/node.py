@@ -119,6 +119,11 @@ class Node:
             while True:
                 shim.appeared = trio.Event()
                 error = await self._watch(shim)
+                if error.code is Code.DATA_LOSS and shim.containers:
+                    # What is known stays as it is until the next snapshot, or those who look would see a gap.
+                    log.warning("%s: %s; asking anew", shim.path, error)
+                    await trio.sleep(RETRY[0])
+                    continue
                 failures = 0 if shim.containers else failures
                 shim.containers = {}
                 shim.problem, shim.heard = str(error), True
