@@ -5,6 +5,7 @@ What is asked of the kernel is gathered first; what it means is decided by a pur
 
 import time
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zeropod.activator.network import PodNetwork
+from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.runtime.node_config import FILE
 from zeropod.shim.idle import quiet_ms
@@ -50,6 +52,8 @@ class Link:
     remote: str
     idle: float
     part: Part
+    from_node: bool = False
+    """Its other end is on this node, as a kubelet's is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class Facts:
     quiet: float | None = None
     """Seconds since the last new connection to the ports; None before the first."""
     links: Sequence[Link] = ()
+    probes: int = 0
+    """Health probes that were answered in its stead so far."""
     message: str = ""
     """The last failure."""
     next_attempt: str = ""
@@ -102,6 +108,8 @@ REMEDIES = (
 )
 """Words in a reason, and what to do about it; the first that fit."""
 
+PERHAPS_A_PROBE = "It comes from this node: if it is a health probe, name its sender in the annotation probe-processes."
+
 
 def remedy(words: str) -> str:
     return next((text for part, text in REMEDIES if part in words), "")
@@ -114,6 +122,8 @@ def reasons(facts: Facts) -> list[Reason]:
         found.append(Reason("asleep", f"It sleeps, {facts.state.name} since {facts.since}."))
         if facts.why:
             found.append(Reason("depth", _sentence(facts.why), remedy(facts.why)))
+        if facts.probes:
+            found.append(Reason("probe", f"{facts.probes} health probes were answered in its stead so far."))
     elif facts.why:
         found.append(Reason(_kind(facts), _sentence(facts.why), remedy(facts.why)))
     if facts.may_sleep:
@@ -146,12 +156,13 @@ def _traffic(facts: Facts) -> list[Reason]:
         found.append(Reason("ports", text))
     ordered = sorted(facts.links, key=lambda link: (link.part is not Part.COUNTS, link.idle))
     for link in ordered[:MOST]:
-        what = link.part.value
+        what, hint = link.part.value, ""
         if link.part is Part.COUNTS:
             keeps = link.idle < facts.scaledown
             what = "keeps it awake" if keeps else "has been idle for long enough"
+            hint = PERHAPS_A_PROBE if keeps and link.from_node else ""
         text = f"The connection from {link.remote} to {link.local}, last data {_ago(link.idle)}, {what}."
-        found.append(Reason("probe" if link.part is Part.PROBE else "connection", text))
+        found.append(Reason("probe" if link.part is Part.PROBE else "connection", text, hint))
     if len(ordered) > MOST:
         found.append(Reason("connection", f"{len(ordered) - MOST} more connections."))
     return found
@@ -190,6 +201,7 @@ def gather(container: "Container") -> Facts:
         ports=ports,
         quiet=quiet,
         links=links,
+        probes=container.probes_answered,
         message=life.message,
         next_attempt=clock(sleeper.next_attempt_ns) if sleeper and sleeper.next_attempt_ns else "",
         log=_log(container.store.work),
@@ -204,10 +216,21 @@ def _look(container: "Container", network: PodNetwork) -> tuple[Collection[int],
     quiet = (time.monotonic_ns() - last) / 1e9 if last else None
     counting = set(network.counting())
     mine = [sock for sock in network.connections() if sock.local[1] in ports or sock.inode in own]
-    return ports, quiet, [_link(sock, ports, sock in counting, network) for sock in mine]
+    here = _node_addresses()
+    return ports, quiet, [_link(sock, ports, sock in counting, network, here) for sock in mine]
 
 
-def _link(sock: TcpSocket, ports: Collection[int], counts: bool, network: PodNetwork) -> Link:
+def _node_addresses() -> Collection[str]:
+    try:
+        with closing(NodeAddresses()) as addresses:
+            return addresses.all()
+    except OSError:
+        return ()
+
+
+def _link(
+    sock: TcpSocket, ports: Collection[int], counts: bool, network: PodNetwork, node_addresses: Collection[str]
+) -> Link:
     if sock.local[1] not in ports:
         part = Part.OTHER
     elif counts:
@@ -215,7 +238,7 @@ def _link(sock: TcpSocket, ports: Collection[int], counts: bool, network: PodNet
     else:
         part = Part.PROBE if network.probers and network.probers.made(sock) else Part.OWN
     idle = 0.0 if sock.state is TcpState.SYN_SENT else quiet_ms(sock) / 1000
-    return Link(_address(sock.local), _address(sock.remote), idle, part)
+    return Link(_address(sock.local), _address(sock.remote), idle, part, sock.remote[0] in node_addresses)
 
 
 def _address(end: tuple[str, int]) -> str:

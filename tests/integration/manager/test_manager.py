@@ -31,6 +31,12 @@ def test_a_container_is_put_to_sleep_and_woken_by_hand_and_counted(stage: Stage,
     with manager(tmp_path) as daemon:
         before = daemon.series("nginx")
         assert (before["zeropod_running"], before["zeropod_checkpoint_duration_seconds_count"]) == (1, 0)
+        with app.connect() as session:
+            assert answers(session, app.kind)
+            told = zeropod("why", name)
+            assert f"to {app.address}:80, last data" in told
+            assert "keeps it awake" in told
+            assert "probe-processes" in told, "we connect from the node, as a kubelet does"
         assert "nginx" in zeropod("sleep", name)
         assert app.state == "STANDBY"
         assert "It sleeps, STANDBY" in zeropod("why", app.id[:12])

@@ -30,6 +30,18 @@ def test_an_idle_one_does_not_keep_it_awake() -> None:
     assert "idle for long enough" in reasons(replace(AWAKE, links=[link(61.0)]))[0].text
 
 
+def test_one_from_the_node_itself_may_be_a_probe_that_is_not_known() -> None:
+    (reason,) = reasons(replace(AWAKE, links=[replace(link(3.0), from_node=True)]))
+    assert "probe-processes" in reason.remedy
+    (reason,) = reasons(replace(AWAKE, links=[replace(link(3.0, Part.PROBE), from_node=True)]))
+    assert reason.remedy == ""
+
+
+def test_probes_that_were_answered_are_told_of_one_that_sleeps() -> None:
+    found = reasons(replace(AWAKE, state=State.STANDBY, probes=12))
+    assert found[1] == Reason("probe", "12 health probes were answered in its stead so far.")
+
+
 def test_what_counts_comes_first_and_the_youngest_of_it() -> None:
     links = [link(1.0, Part.PROBE, 1), link(9.0, port=2), link(2.0, port=3), link(5.0, Part.OTHER, 4)]
     texts = [reason.text for reason in reasons(replace(AWAKE, links=links))]
