@@ -34,8 +34,8 @@ from zeropod.shim.lifecycle import Event, State
 from zeropod.shim.pace import Pace
 from zeropod.shim.probes import Probes
 from zeropod.shim.restorer import Restorer
-from zeropod.shim.stages import Stages
 from zeropod.shim.room import room
+from zeropod.shim.stages import Stages
 from zeropod.shim.standby import FREEZE, Standby
 from zeropod.shim.traffic import Traffic
 from zeropod.shim.turns import Turn, Turns

@@ -214,10 +214,11 @@ def _look(container: "Container", network: PodNetwork) -> tuple[Collection[int],
     ports = container.settings.ports or network.listening_ports(own)
     last = network.activity(ports).last_ns
     quiet = (time.monotonic_ns() - last) / 1e9 if last else None
-    counting = set(network.counting())
+    # By their ends: between two looks the ages of what was last sent have changed.
+    counting = {(sock.local, sock.remote) for sock in network.counting()}
     mine = [sock for sock in network.connections() if sock.local[1] in ports or sock.inode in own]
     here = _node_addresses()
-    return ports, quiet, [_link(sock, ports, sock in counting, network, here) for sock in mine]
+    return ports, quiet, [_link(sock, ports, (sock.local, sock.remote) in counting, network, here) for sock in mine]
 
 
 def _node_addresses() -> Collection[str]:

@@ -1,6 +1,5 @@
 """When a container sleeps and wakes, in virtual time; how it does so is a fake's."""
 
-import contextlib
 import itertools
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -174,8 +173,6 @@ def stage(monkeypatch: pytest.MonkeyPatch, world: World, network: FakeNetwork) -
     """In virtual time."""
     monkeypatch.setattr("zeropod.shim.host.PodNetwork", lambda *_, **__: network)
     virtual = SimpleNamespace(monotonic=trio.current_time, monotonic_ns=now, time_ns=lambda: 1, time=lambda: 43200.0)
-    # It looks at the disk in a thread, which virtual time does not wait for.
-    monkeypatch.setattr("zeropod.shim.sleeper.room", lambda _: contextlib.nullcontext())
     for module in ("sleeper", "idle_watch", "way", "dry_run"):
         monkeypatch.setattr(f"zeropod.shim.{module}.time", virtual)
     return Sleeping(world, network)

@@ -1,13 +1,17 @@
 """What is said about a container that is not asleep."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.shim.fakes import FakeNetwork, World
 
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.shim.lifecycle import State
-from zeropod.shim.why import MOST, REMEDIES, Facts, Link, Part, Reason, reasons, remedy
+from zeropod.shim.sleeper import Sleeper
+from zeropod.shim.why import MOST, REMEDIES, Facts, Link, Part, Reason, gather, reasons, remedy
 
 AWAKE = Facts(State.RUNNING, "", "12:00:00 UTC", 60.0)
 
@@ -125,3 +129,20 @@ def test_there_is_always_something_to_say(facts: Facts) -> None:
 
 def test_every_remedy_is_reached_by_words_of_its_own() -> None:
     assert [remedy(part) for part, _ in REMEDIES] == [text for _, text in REMEDIES]
+
+
+async def test_a_connection_counts_though_it_has_grown_older_between_two_looks(world: World) -> None:
+    end, other = ("10.0.0.1", 80), ("10.0.0.2", 5)
+    ages = itertools.count(1000)
+
+    def connections() -> list[TcpSocket]:
+        return [TcpSocket(2, TcpState.ESTABLISHED, end, other, 1, 0, 0, 0, next(ages), next(ages))]
+
+    network = FakeNetwork()
+    network.connections = network.counting = connections  # type: ignore[method-assign]
+    world.container.settings = replace(world.container.settings, ports=frozenset({80}))
+    world.container.sleeper = sleeper = Sleeper(world.container, "/proc/self/ns/net", lambda *_: None)  # type: ignore[arg-type]
+    sleeper.network = network  # type: ignore[assignment]
+    world.container.life.enter(State.RUNNING)
+    (found,) = gather(world.container).links
+    assert (found.part, found.remote) == (Part.COUNTS, "10.0.0.2:5")
