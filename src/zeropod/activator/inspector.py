@@ -102,7 +102,8 @@ class Inspector:
         try:
             question, greeted = await self._listen(stream, peeker)
             if peeker.ended and not peeker.data:
-                self.answered += answers  # a TCP probe: it was accepted
+                if answers:
+                    self._count()  # a TCP probe: it was accepted
                 await trio.aclose_forcefully(stream)
                 return _NOTHING
             by_prober = self._is_probers(*ends)
