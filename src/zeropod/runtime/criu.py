@@ -16,6 +16,11 @@ CONFIG_ANNOTATION = "org.criu.config"
 DEFAULT_CONFIG = Path("/etc/criu/runc.conf")
 """What runc hands to CRIU when the annotation is not set (runc's `handleCriuConfigurationFile`)."""
 
+WHERE_WATCHED = "/."
+"""Where CRIU looks for what a container watches by inotify: an overlay, unlike other file systems, does not tell it by
+the file's handle (CRIU up to 4.2; https://github.com/checkpoint-restore/criu/pull/3043). It does not leave the overlay.
+As the plain root it would be an empty path."""
+
 _ERROR = re.compile(r"^\([\d.]+\)\s*(?:\d+:\s*)?(Error \(.*)$", re.MULTILINE)
 _ENDING = b"Unfreezing tasks into 2"
 _HARMLESS = "Can't setup RLIMIT_NOFILE"
@@ -45,7 +50,12 @@ def configuration(own: str, *, tcp_established: bool = True, stopped: bool = Fal
     Without `tcp_established`, connections are dumped and restored as closed sockets. `stopped` is for a restore: it
     leaves every process in SIGSTOP, before its first instruction.
     """
-    ours = ["network-lock skip", *([] if tcp_established else ["tcp-close"]), *(["leave-stopped"] if stopped else [])]
+    ours = [
+        "network-lock skip",
+        f"irmap-scan-path {WHERE_WATCHED}",
+        *([] if tcp_established else ["tcp-close"]),
+        *(["leave-stopped"] if stopped else []),
+    ]
     return "\n".join([*filter(None, [own.rstrip()]), *ours, *more, ""])
 
 

@@ -102,12 +102,12 @@ def test_what_a_checkpoint_may_leave_open_a_restore_finds_again() -> None:
 
 
 def test_the_users_own_configuration_comes_first() -> None:
-    assert configuration("# mine\ntcp-close\n\n") == "# mine\ntcp-close\nnetwork-lock skip\n"
+    assert configuration("# mine\ntcp-close\n\n") == "# mine\ntcp-close\nnetwork-lock skip\nirmap-scan-path /.\n"
 
 
 @pytest.mark.parametrize("own", ["", "\n", "  \n"])
 def test_without_a_configuration_of_the_users_ours_is_all(own: str) -> None:
-    assert configuration(own) == "network-lock skip\n"
+    assert configuration(own) == "network-lock skip\nirmap-scan-path /.\n"
 
 
 def test_connections_that_are_not_wanted_back_are_closed_both_ways() -> None:
