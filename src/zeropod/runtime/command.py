@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import trio
@@ -107,12 +108,14 @@ async def run(
     env: Mapping[str, str] | None = None,
     needs_children: bool = False,
     started: Started = nothing,
+    oom_score_adj: int | None = None,
 ) -> Completed:
     """Runs a program to its end, for at most `timeout` seconds.
 
     `input` is fed through an unlinked file, not a pipe: nothing has to be pumped while it runs. One that
     `needs_children` is given up, too, when a child of it has died that it does not notice. `started` is called with its
-    pid, which is its process group's, too; what it raises ends the program.
+    pid, which is its process group's, too; what it raises ends the program. Its own children get `oom_score_adj` from
+    it.
     Raises TimeoutError after killing it, OSError when it cannot be executed.
     """
     captured = os.memfd_create("output") if capture else None
@@ -136,6 +139,8 @@ async def run(
                 scope.cancel()
                 await wait(process)  # which kills it
             raise
+        if oom_score_adj is not None:
+            _score(process.pid, oom_score_adj)
         status = None
         with trio.move_on_after(timeout) as deadline:
             status = await (_wait_with_children(process) if needs_children else wait(process))
@@ -148,6 +153,11 @@ async def run(
         for descriptor in (captured, fed):
             if descriptor is not None:
                 os.close(descriptor)
+
+
+def _score(pid: int, oom_score_adj: int) -> None:
+    with suppress(OSError):  # it has ended; or ours is higher, and we may not lower it
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(oom_score_adj))
 
 
 async def _wait_with_children(process: "subprocess.Popen[bytes]") -> int | None:

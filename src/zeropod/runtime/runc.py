@@ -70,6 +70,8 @@ class Runc:
                 env=environment(),
                 needs_children=by_criu,
                 started=started,
+                # CRIU sets every score but 0, which it takes for what its children have anyway. The shim's is another.
+                oom_score_adj=0 if by_criu else None,
             )
         except (OSError, TimeoutError) as error:
             raise RuncError(f"{self.binary} {arguments[0]}: {error}") from error

@@ -44,6 +44,22 @@ async def test_input_of_any_size_is_fed(tmp_path: Path) -> None:
     assert (await run(["/bin/cat"], timeout=10, input=data, capture=True)).output == data
 
 
+async def test_its_children_are_as_likely_to_be_killed_for_memory_as_it_is_told() -> None:
+    script = sh("read started; cat /proc/self/oom_score_adj")
+    reader, writer = os.pipe()
+
+    async def start() -> None:
+        await trio.sleep(0.05)
+        os.write(writer, b"\n")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start)
+        done = await run(script, timeout=10, stdin=reader, capture=True, oom_score_adj=987)
+    os.close(reader)
+    os.close(writer)
+    assert done.output == b"987\n"
+
+
 async def test_empty_input_is_an_end_of_file() -> None:
     assert await run(["/bin/cat"], timeout=10, input=b"", capture=True) == Completed(0, b"")
 
