@@ -1,4 +1,4 @@
-"""Network namespaces: entering one and coming back, creating one that outlives its creator.
+"""Namespaces: entering one and coming back; of networks, creating one that outlives its creator.
 
 Owns setns(2), unshare(2), the bind mount that pins a namespace, the loopback interface and the
 sysctls in it. Which namespace belongs to which pod is known above.
@@ -17,7 +17,9 @@ from typing import NoReturn
 
 from zeropod.kernel import libc
 
+CLONE_NEWIPC = 0x08000000
 CLONE_NEWNET = 0x40000000
+_NAMES = {CLONE_NEWIPC: "ipc", CLONE_NEWNET: "net"}
 _MS_BIND = 0x1000
 _MNT_DETACH = 2
 _SIOCGIFFLAGS = 0x8913
@@ -36,7 +38,7 @@ def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
     Raises OSError when the namespace cannot be entered. If the way back fails the process ends at
     once: going on would do the next thing to the wrong network.
     """
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open(f"/proc/thread-self/ns/{_NAMES[flags]}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if isinstance(namespace, int):
             libc.call("setns", namespace, flags)
@@ -52,7 +54,7 @@ def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
             try:
                 libc.call("setns", home, flags)
             except OSError as error:
-                _end(f"zeropod: cannot return from network namespace {namespace}: {error}")
+                _end(f"zeropod: cannot return from {_NAMES[flags]} namespace {namespace}: {error}")
     finally:
         os.close(home)
 

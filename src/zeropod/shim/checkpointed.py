@@ -21,7 +21,7 @@ import trio
 
 from zeropod.activator.first import first_of
 from zeropod.activator.network import PodNetwork
-from zeropod.runtime import criu, pagemap
+from zeropod.runtime import criu, ipcns, pagemap
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.errors import CriuError, RuncError
 from zeropod.runtime.images import Inventory
@@ -205,6 +205,8 @@ class Checkpointed:
     async def _dump(self, incarnation: Incarnation, dump: Dump) -> None:
         container, store = self._container, self._container.store
         stats = container.stats_awake()
+        ipc = container.spec.namespaces.get("ipc")
+        segments = ipcns.attached(incarnation.pids(), ipc) if ipc else frozenset()
         try:
             await dump.go()
         except RuncError as error:
@@ -215,6 +217,8 @@ class Checkpointed:
         self._stages.end("dump")
         await incarnation.exited.wait()
         container.slept = stats
+        if ipc:
+            ipcns.sort_out(store.images, ipc, segments)
         self._inventory = store.inventory()
         self._traffic.processes_are_gone()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from zeropod.runtime import criu
+from zeropod.runtime import criu, ipcns
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.command import Started, nothing
 from zeropod.runtime.errors import CriuError, RuncError
@@ -63,6 +63,8 @@ class Restorer:
         try:
             store.prepare_restore()
             container.configure_criu(stopped=stopped, more=self.kept.for_restore())
+            if ipc := container.spec.namespaces.get("ipc"):
+                ipcns.clear(store.images, ipc)
             if lazy:
                 listener = listen(store.work)
             options = criu.restore_options(lazy=lazy, tcp_established=container.settings.tcp_established)
