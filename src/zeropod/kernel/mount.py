@@ -5,11 +5,12 @@ Owns the translation of options to flags and the removal of everything below a d
 
 import errno
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from zeropod.kernel import libc
+from zeropod.kernel import idmap, libc
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -17,6 +18,7 @@ _BIND, _REC, _REMOUNT, _RDONLY = 0x1000, 0x4000, 0x20, 0x1
 _PAGE = 4096
 
 _FLAGS = {
+    "remount": _REMOUNT,
     "ro": _RDONLY,
     "rw": 0,
     "nosuid": 0x2,
@@ -42,8 +44,17 @@ _PROPAGATION = {"private": 0x40000, "rprivate": 0x44000, "shared": 0x100000, "rs
 _PROPAGATION |= {"slave": 0x80000, "rslave": 0x84000}
 
 
-def mount(kind: str, source: str, target: Path, options: Iterable[str]) -> None:
-    """Mounts as containerd's `mount.Mount` does. Raises OSError naming the target."""
+def mount(kind: str, source: str, target: Path, options: Sequence[str]) -> None:
+    """Mounts as containerd's `mount.Mount` does. Raises OSError naming the target, ValueError for a wrong mapping."""
+    maps = dict(option.split("=", 1) for option in options if option.startswith(("uidmap=", "gidmap=")))
+    options = [option for option in options if not option.startswith(("uidmap=", "gidmap="))]
+    if maps:
+        try:
+            with idmap.user_namespace(maps["uidmap"], maps["gidmap"]) as users:
+                _mount_mapped(kind, source, target, options, users)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot mount {kind} with mapped ids on {target}: {error.strerror}") from error
+        return
     flags, propagation, data = 0, 0, []
     for option in options:
         if option in _FLAGS:
@@ -65,6 +76,27 @@ def mount(kind: str, source: str, target: Path, options: Iterable[str]) -> None:
             libc.call("mount", "none", os.fspath(target), "", propagation, None)
     except OSError as error:
         raise OSError(error.errno, f"cannot mount {kind} on {target}: {error.strerror}") from error
+
+
+def _mount_mapped(kind: str, source: str, target: Path, options: Sequence[str], users: int) -> None:
+    """With the owners of the files mapped, as the user namespace `users` does."""
+    if kind != "overlay":
+        idmap.bind(source, target, users)
+        if rest := [option for option in options if option not in ("bind", "rbind")]:
+            mount("none", "none", target, ["remount", "bind", *rest])
+        return
+    # An overlay is mapped by its lower layers; the upper one is made for these users. It keeps the layers that it was
+    # mounted from when the mount that mapped them is gone.
+    lower = next(option for option in options if option.startswith("lowerdir=")).removeprefix("lowerdir=").split(":")
+    common = os.path.commonpath(lower)
+    with tempfile.TemporaryDirectory(prefix="mapped-", dir=target.parent) as mapped:
+        idmap.bind(common, Path(mapped), users)
+        try:
+            layers = ":".join(os.path.normpath(f"{mapped}/{os.path.relpath(layer, common)}") for layer in lower)
+            rest = [option for option in options if not option.startswith("lowerdir=")]
+            mount(kind, source, target, [*rest, f"lowerdir={layers}"])
+        finally:
+            libc.call("umount2", mapped, _MNT_DETACH | _UMOUNT_NOFOLLOW)
 
 
 def _mount_long_overlay(source: str, target: Path, flags: int, data: list[str]) -> None:

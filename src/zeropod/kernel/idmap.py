@@ -1,0 +1,90 @@
+"""Id-mapped mounts, in which files belong to other users than on the disk, as a pod with `hostUsers: false` needs them.
+
+Owns the user namespace that carries a mapping, and the mounts made with it. Source of facts: mount_setattr(2),
+open_tree(2), clone(2); the options `uidmap` and `gidmap` are containerd's (core/mount/mount_idmapped_linux.go).
+"""
+
+import ctypes
+import mmap
+import os
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from zeropod.kernel import libc
+
+# The same number on every architecture.
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOUNT_ATTR_IDMAP = 0x100000
+_MS_PRIVATE = 0x40000
+_ATTRIBUTES = struct.Struct("=QQQQ")
+"""What to set, what to clear, the propagation, the user namespace."""
+
+_CLONE_VM = 0x100
+_CLONE_NEWUSER = 0x10000000
+_STACK = 1 << 16
+_LONGEST = 60
+"""Seconds after which the process with the namespace ends by itself."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+
+
+@contextmanager
+def user_namespace(uids: str, gids: str) -> Iterator[int]:
+    """A user namespace with these mappings, as a descriptor: `0:131072:65536`, from the container's first id to the
+    node's, so many; more after commas. Raises ValueError for what is no mapping, OSError when the kernel refuses it.
+    """
+    maps = {"uid_map": _lines(uids), "gid_map": _lines(gids)}
+    stack = mmap.mmap(-1, _STACK)
+    held = ctypes.c_char.from_buffer(stack)
+    # A process that does nothing but have it: it sleeps in the C library, without running a line of Python.
+    sleep = ctypes.cast(_libc.sleep, ctypes.c_void_p)
+    flags = _CLONE_VM | _CLONE_NEWUSER | signal.SIGCHLD
+    pid = _libc.clone(sleep, ctypes.addressof(held) + _STACK, flags, _LONGEST)
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), "clone: no user namespace")
+    try:
+        for name, lines in maps.items():
+            Path(f"/proc/{pid}/{name}").write_text(lines)
+        descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        del held
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lines(mappings: str) -> str:
+    """As the kernel wants them."""
+    lines = []
+    for mapping in mappings.split(","):
+        numbers = [int(number) for number in mapping.split(":")]
+        if len(numbers) != 3:
+            raise ValueError(f"{mapping!r} is no mapping of ids: it has the form CONTAINER:NODE:COUNT")
+        lines.append("{} {} {}\n".format(*numbers))
+    return "".join(lines)
+
+
+def bind(source: str, target: Path, namespace: int) -> None:
+    """Mounts `source` on `target`, with its files' owners mapped. Raises OSError."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    tree = libc.syscall("open_tree", _OPEN_TREE, _AT_FDCWD, source, flags)
+    try:
+        attributes = ctypes.create_string_buffer(
+            _ATTRIBUTES.pack(_MOUNT_ATTR_IDMAP, 0, _MS_PRIVATE, namespace), _ATTRIBUTES.size
+        )
+        libc.syscall("mount_setattr", _MOUNT_SETATTR, tree, "", _AT_EMPTY_PATH, attributes, _ATTRIBUTES.size)
+        libc.syscall("move_mount", _MOVE_MOUNT, tree, "", _AT_FDCWD, target, _MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)
