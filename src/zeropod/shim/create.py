@@ -100,8 +100,8 @@ def why_never(spec: Spec, wanted: Settings, *, terminal: bool) -> str:
     path = namespaces.get("network")
     if path is None or (path and namespace.same(path, HOST_NETWORK)):
         return "it uses the host's network"
-    if not path and "user" in namespaces:
-        return "its network namespace belongs to its own user namespace"
+    if "user" in namespaces:
+        return "it has a user namespace, in which CRIU cannot restore it"
     return ""
 
 
@@ -116,6 +116,8 @@ def _prepare_for_sleep(container: Container) -> None:
         network = str(container.pinned_network)
         spec = spec.with_network(network)
     avoid_multipath(network)
+    if not container.settings.disable_checkpointing and not container.settings.io_uring:
+        spec = spec.without_io_uring()
     store.prepare()
     own = Path(spec.annotations.get(criu.CONFIG_ANNOTATION, criu.DEFAULT_CONFIG))
     container.criu_configuration = own.read_text() if own.exists() else ""

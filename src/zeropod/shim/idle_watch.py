@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from zeropod.activator.network import PodNetwork
+from zeropod.runtime import undumpable
 from zeropod.shim.idle import last_activity, unanswered
 from zeropod.shim.lifecycle import State
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 LISTENING = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Seconds between looks for listening sockets; the last one for all further ones."""
+
+UNDUMPABLE = 10.0
+"""Seconds between looks at a container that uses what cannot be dumped."""
 
 LOOK = 0.25
 """Seconds between looks at the CPU time of a container that owes an answer."""
@@ -62,6 +66,10 @@ class IdleWatch:
             last = max(self.awake_since, last_activity(ports, self._network.activity(ports), connections, now))
             remaining = duration - (now - last) / 1e9
             if remaining <= 0:
+                if kind := self._undumpable():
+                    life.why = f"it uses {kind}, which CRIU cannot dump"
+                    await trio.sleep(UNDUMPABLE)
+                    continue
                 if rests or not unanswered(ports, connections):
                     return
                 rests = not self._worked_since(quiet) and not await self._is_busy()
@@ -88,6 +96,13 @@ class IdleWatch:
 
     def _ports(self) -> frozenset[int]:
         return self._container.settings.ports or self._listening_ports()
+
+    def _undumpable(self) -> str:
+        """What the container uses that no checkpoint can have, in words."""
+        container = self._container
+        if container.settings.disable_checkpointing or container.incarnation is None:
+            return ""
+        return undumpable.found(container.incarnation.pids())
 
     def _quiet_from_now(self) -> tuple[float, float]:
         """The time, and the CPU time that the container has used so far, both in seconds."""

@@ -133,6 +133,8 @@ class Settings:
     """Bytes of a request beyond which it is no probe that can be answered while the container sleeps."""
     probe_processes: frozenset[str] = probers.NAMES
     """The names of the processes on the node whose connections may be probes."""
+    io_uring: bool = False
+    """Leave io_uring to the container, which then stays awake for as long as it uses it."""
     localhost_traffic: bool | None = None
     """Connections from within the pod count; None: only where there are no others, without a pod."""
     dry_run: bool = False
@@ -169,6 +171,7 @@ def parse(annotations: Mapping[str, str], container: str) -> Settings:
         disable_probe_detection=value("disable-probe-detection", boolean, False),
         probe_buffer_size=value("probe-buffer-size", probe_buffer, PROBE_BUFFER),
         probe_processes=value("probe-processes", names, probers.NAMES),
+        io_uring=value("io-uring", boolean, False),
         localhost_traffic=value("localhost-traffic", boolean, None),
         dry_run=value("dry-run", boolean, False),
     )
@@ -191,6 +194,7 @@ KNOWN = frozenset(
         "disable-probe-detection",
         "probe-buffer-size",
         "probe-processes",
+        "io-uring",
         "localhost-traffic",
         "dry-run",
     }

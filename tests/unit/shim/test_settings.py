@@ -203,6 +203,7 @@ def test_every_annotation_has_its_setting() -> None:
         disable_probe_detection="true",
         probe_buffer_size="4Ki",
         probe_processes="kubelet,my-prober",
+        io_uring="true",
         localhost_traffic="true",
         dry_run="true",
     )
@@ -223,6 +224,7 @@ def test_every_annotation_has_its_setting() -> None:
         disable_probe_detection=True,
         probe_buffer_size=4096,
         probe_processes=frozenset({"kubelet", "my-prober"}),
+        io_uring=True,
         localhost_traffic=True,
         dry_run=True,
     )

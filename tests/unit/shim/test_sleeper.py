@@ -266,6 +266,9 @@ class Work:
     def socket_inodes(self) -> frozenset[int]:
         return frozenset()
 
+    def pids(self) -> list[int]:
+        return []
+
 
 REQUEST = connected(received_ms=61_000, sent_ms=70_000)
 
@@ -406,6 +409,19 @@ async def test_why_it_is_awake_is_said_in_words(sleeping: Sleeping, autojump_clo
     sleeping.start()
     await trio.sleep(1.0)
     assert sleeping.life.why == "last active at 12:00:00 UTC, sleeps 60 s after that"
+
+
+async def test_one_that_uses_what_cannot_be_dumped_stays_awake_until_it_does_not(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ["io_uring", "io_uring"]
+    monkeypatch.setattr(sleeping.container, "incarnation", Work(share=0.0))
+    monkeypatch.setattr("zeropod.shim.idle_watch.undumpable.found", lambda pids: kinds.pop() if kinds else "")
+    sleeping.start()
+    await trio.sleep(SCALEDOWN + 1)
+    assert (sleeping.life.state, sleeping.life.why) == (State.RUNNING, "it uses io_uring, which CRIU cannot dump")
+    await sleeping.asleep()
+    assert sleeping.way.times("sleep") == [SCALEDOWN + 20]
 
 
 async def test_one_that_is_busy_after_all_goes_on_and_is_tried_again(
