@@ -49,6 +49,23 @@ test-vm-short: build
     tests/node/enter --vm --timeout 1800 python3 -m pytest --timeout 1200 --durations 0 @/src/tests/node/vm/short || status=$?
     exit "$status"
 
+# What applications sleep and wake in the test node, and the table of docs/compatibility.md from it; ARGS go to pytest (root)
+compat *ARGS: build
+    #!/usr/bin/env bash
+    set -uo pipefail
+    status=0
+    tests/node/enter --applications python3 -m pytest /src/tests/integration/compat "$@" || status=$?
+    python docs/compatibility.py && exit "$status"
+
+# The same in a virtual machine, for all applications (root)
+compat-vm *ARGS: build
+    #!/usr/bin/env bash
+    set -uo pipefail
+    status=0
+    tests/node/enter --vm --timeout {{ env("VM_TIMEOUT", "14400") }} \
+        python3 -m pytest /src/tests/integration/compat --timeout 1200 "$@" || status=$?
+    python docs/compatibility.py && exit "$status"
+
 # Unit tests alone; ARGS go to pytest
 unit *ARGS:
     python -m pytest "$@"

@@ -27,6 +27,9 @@ from tests.integration.endpoint import ADDRESS, TIMEOUT, Endpoint, Refused
 from tests.integration.patience import patient
 from tests.integration.protos import cri_v1_pb2 as v1
 
+MAPPED = 1 << 17
+"""The id on the node that root has in a pod with a user namespace of its own (`hostUsers: false`)."""
+
 LOGS = "/var/log/pods"
 
 _M = TypeVar("_M", bound=Message)
@@ -146,13 +149,14 @@ class Cri:
         annotations: Mapping[str, str] | None = None,
         host_network: bool = False,
         shared_pid: bool = False,
+        user_namespace: bool = False,
         cgroup_parent: str = "",
         sysctls: Mapping[str, str] | None = None,
     ) -> Iterator["Pod"]:
         """A pod on this runtime handler; it and its containers are gone afterwards."""
         uid = str(uuid.uuid4())
         name = name or f"pod-{uid[:8]}"
-        namespaces = _namespaces(host_network, shared_pid)
+        namespaces = _namespaces(host_network, shared_pid, user_namespace)
         config = v1.PodSandboxConfig(
             metadata=v1.PodSandboxMetadata(name=name, uid=uid, namespace=namespace),
             hostname="" if host_network else name,
@@ -237,8 +241,10 @@ class Pod:
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         mounts: Mapping[str, str] | None = None,
+        read_only_mounts: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
         resources: v1.LinuxContainerResources | None = None,
+        security: v1.LinuxContainerSecurityContext | None = None,
         working_dir: str = "",
         stdin: bool = False,
         tty: bool = False,
@@ -247,7 +253,11 @@ class Pod:
         start: bool = True,
     ) -> "Container":
         """Create a container in the pod and start it. `mounts` are node paths by their path in the container."""
-        security = self.config.linux.security_context.namespace_options
+        context = v1.LinuxContainerSecurityContext(
+            namespace_options=self.config.linux.security_context.namespace_options, privileged=privileged
+        )
+        if security is not None:
+            context.MergeFrom(security)
         config = v1.ContainerConfig(
             metadata=v1.ContainerMetadata(name=name, attempt=attempt),
             image=v1.ImageSpec(image=image),
@@ -255,16 +265,17 @@ class Pod:
             args=args,
             working_dir=working_dir,
             envs=[v1.KeyValue(key=key, value=value) for key, value in (env or {}).items()],
-            mounts=[v1.Mount(container_path=inner, host_path=outer) for inner, outer in (mounts or {}).items()],
+            mounts=[
+                v1.Mount(container_path=inner, host_path=outer, readonly=readonly)
+                for places, readonly in ((mounts, False), (read_only_mounts, True))
+                for inner, outer in (places or {}).items()
+            ],
             labels={**self.config.labels, "io.kubernetes.container.name": name},
             annotations=annotations or {},
             log_path=f"{name}/{attempt}.log",
             stdin=stdin,
             tty=tty,
-            linux=v1.LinuxContainerConfig(
-                resources=resources,
-                security_context=v1.LinuxContainerSecurityContext(namespace_options=security, privileged=privileged),
-            ),
+            linux=v1.LinuxContainerConfig(resources=resources, security_context=context),
         )
         os.makedirs(os.path.join(self.config.log_directory, name), exist_ok=True)
         created = self.cri.create_container(self.id, config, self.config)
@@ -366,8 +377,11 @@ class suppress_not_found(suppress):  # noqa: N801
         return isinstance(error, Refused) and error.code == "NOT_FOUND"
 
 
-def _namespaces(host_network: bool, shared_pid: bool) -> v1.NamespaceOption:
+def _namespaces(host_network: bool, shared_pid: bool, user_namespace: bool) -> v1.NamespaceOption:
+    mapping = v1.IDMapping(host_id=MAPPED, container_id=0, length=65536)
+    user = v1.UserNamespace(mode=v1.POD, uids=[mapping], gids=[mapping])
     return v1.NamespaceOption(
+        userns_options=user if user_namespace else None,
         network=v1.NODE if host_network else v1.POD,
         pid=v1.POD if shared_pid else v1.CONTAINER,
         ipc=v1.POD,

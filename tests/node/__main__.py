@@ -1,4 +1,5 @@
-"""``tests/node/enter [--vm [--timeout SECONDS]] [CMD...]``: run a command (a shell if none) in a fresh test node.
+"""``tests/node/enter [--applications | --vm [--timeout SECONDS]] [CMD...]``: run a command (a shell if none) in a fresh
+test node. ``--applications`` adds the images of the compatibility suite, which a machine always has.
 
 The exit status is the command's; 125 when there was no node to run it in; 128 + N when signal N ended it.
 """
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> int:
                 return run_in_machine(command or ["bash"], float(seconds))
             case ["--vm", *command]:
                 return run_in_machine(command or ["bash"], LONGEST)
+            case ["--applications", *command]:
+                return run_in_node(command or ["bash"], with_applications=True)
             case command:
                 return run_in_node(command or ["bash"])
     except NodeError as error:

@@ -2,9 +2,9 @@
 # The node's first half: runs in fresh namespaces (mount, pid, ipc, uts, net, cgroup), makes the node's file
 # systems, and goes on as init.sh in them. All mounts are this mount namespace's: they end with it.
 #
-#   boot.sh ROOTFS RUN CHECKOUT SITE IMAGES STATUS_FD CMD...
+#   boot.sh ROOTFS RUN CHECKOUT SITE ARCHIVE[:ARCHIVE...] STATUS_FD CMD...
 set -eu
-rootfs=$1 run=$2 checkout=$3 site=$4 images=$5
+rootfs=$1 run=$2 checkout=$3 site=$4 archives=$5
 shift 5
 
 # One tmpfs for all that is thrown away. containerd's overlayfs snapshotter cannot stand on an overlay, so its
@@ -47,14 +47,18 @@ for stream in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${stream%:*}" "
 
 mount -t tmpfs -o mode=755 run "$root/run"
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
-mkdir -p "$root/src" "$root/node/site" "$root/var/lib/containerd" "$root/var/lib/zeropod"
-touch "$root/node/images.tar"
+mkdir -p "$root/src" "$root/node/site" "$root/node/images" "$root/var/lib/containerd" "$root/var/lib/zeropod"
 mount --bind "$scratch/containerd" "$root/var/lib/containerd"
 mount --bind "$run/zeropod" "$root/var/lib/zeropod"
 mount --bind "$checkout" "$root/src"
 mount -t tmpfs -o ro hidden "$root/src/build/node"
 mount --bind -o ro "$site" "$root/node/site"
-mount --bind -o ro "$images" "$root/node/images.tar"
+IFS=:
+for archive in $archives; do
+  touch "$root/node/images/${archive##*/}"
+  mount --bind -o ro "$archive" "$root/node/images/${archive##*/}"
+done
+unset IFS
 
 cd "$root"
 mkdir .host

@@ -7,7 +7,7 @@ shell. The format is the OCI image layout; containerd imports an image under the
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,10 @@ APPLETS = (
 )
 # fmt: on
 
+ACCOUNTS = {
+    "/etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "/etc/group": b"root:x:0:\nnogroup:x:65534:\n",
+}
 REDIS = ("redis-server", "--save", "", "--protected-mode", "no", "--port", "6379")
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -62,6 +66,10 @@ class Image:
     name: str
     entrypoint: tuple[str, ...]
     programs: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+    """Files of the tree that are no programs."""
+    trees: Mapping[str, int] = field(default_factory=dict)
+    """Directories of the tree with all that is in them, and whose they are."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     directories: tuple[str, ...] = ()
     python: bool = False
@@ -73,6 +81,10 @@ class Image:
             layer.directory(directory)
         for program in self.programs:
             layer.copy_program(program)
+        for name in self.copies:
+            layer.copy(name)
+        for name, owner in self.trees.items():
+            layer.copy_tree(name, owner)
         for name, data in self.files.items():
             layer.file(name, data)
         if self.python:
@@ -103,14 +115,14 @@ def archive(rootfs: Path) -> Path:
 
     def build(target: Path) -> None:
         say("the container images")
-        (target / "images.tar").write_bytes(oci_archive(rootfs))
+        (target / "images.tar").write_bytes(oci_archive(rootfs, IMAGES))
 
     sources = [Path(module).read_bytes() for module in (__file__, layers.__file__)]
     return cached("images", digest(rootfs.name, *sources), build) / "images.tar"
 
 
-def oci_archive(tree: Path) -> bytes:
-    """An OCI archive with all of IMAGES, from the files of ``tree``."""
+def oci_archive(tree: Path, images: Iterable[Image]) -> bytes:
+    """An OCI archive with these images, from the files of ``tree``."""
     blobs: dict[str, bytes] = {}
 
     def blob(kind: str, data: bytes) -> dict[str, object]:
@@ -121,7 +133,7 @@ def oci_archive(tree: Path) -> bytes:
 
     shell = _shell(tree)
     manifests = []
-    for image in IMAGES:
+    for image in images:
         stack = [blob("layer.v1.tar", layer) for layer in (shell, image.layer(tree))]
         config = {
             "architecture": "amd64",
@@ -156,8 +168,8 @@ def _shell(tree: Path) -> bytes:
     layer.copy("/usr/bin/busybox")
     for applet in APPLETS:
         layer.link(f"/usr/bin/{applet}", "busybox")
-    layer.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
-    layer.file("/etc/group", b"root:x:0:\nnogroup:x:65534:\n")
+    for name, data in ACCOUNTS.items():
+        layer.file(name, data)
     return layer.archive()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.node.chroot import output_inside
 
+ELF = b"\x7fELF"
 LOADER = "/lib64/ld-linux-x86-64.so.2"
 MERGED = {"bin", "lib", "lib64", "sbin"}  # links into /usr, in the tree and in the images
 
@@ -60,9 +61,9 @@ class Layer:
         self._members.setdefault(name, (info, b""))
 
     def file(self, name: str, data: bytes) -> None:
-        """Add a file; a script is executable."""
+        """Add a file; a program is executable."""
         self.directory(str(Path(name).parent))
-        self._members[name] = member(name, data, 0o755 if data.startswith(b"#!") else 0o644)
+        self._members[name] = member(name, data, 0o755 if data.startswith((b"#!", ELF)) else 0o644)
 
     def copy(self, name: str) -> None:
         """Add a file of the tree, and if that is a link what it leads to.
@@ -92,6 +93,27 @@ class Layer:
             library = line.split("=>")[-1].split("(")[0].strip()
             if library.startswith("/"):
                 self.copy(library)
+
+    def copy_tree(self, name: str, owner: int = 0) -> None:
+        """Add a directory of the tree with all that is in it, which is this user's; what it needs is not looked for."""
+        self.directory(name)
+        top = self._tree / name.lstrip("/")
+        for source in (top, *sorted(top.rglob("*"))):
+            inner = "/" + str(source.relative_to(self._tree))
+            if (
+                source.is_symlink()
+                and not (self._tree / os.path.join(inner, "..", source.readlink()).lstrip("/")).is_file()
+            ):
+                self.link(inner, str(source.readlink()))
+            elif source.is_symlink():
+                self.copy(inner)
+            elif source.is_dir():
+                self.directory(inner)
+                self._members[inner][0].mode = stat.S_IMODE(source.stat().st_mode)
+            else:
+                self.copy(inner)
+            info, _ = self._members[inner]
+            info.uid = info.gid = owner
 
     def copy_python(self) -> None:
         """Add Python's standard library with its extensions, without its caches and what is not installed."""

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tests.node import cgroups, images, older, rootfs, site
+from tests.node.applications import images as applications
 from tests.node.cache import CACHE, CHECKOUT, HERE, NodeError, forget_others, locked
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,23 +54,31 @@ def signals_raise() -> None:
         signal.signal(number, end)
 
 
-def run_in_node(command: list[str]) -> int:
+def run_in_node(command: list[str], *, with_applications: bool = False) -> int:
     """Run ``command`` in a fresh node, take the node away again, return the command's status."""
     with ExitStack() as alive:
         with locked(CACHE / "lock"):
             nobody_else = collect()
             tree = rootfs.debian()
-            packages, archive = site.packages(tree), images.archive(tree)
+            packages, archives = site.packages(tree), [images.archive(tree)]
             older.containerd(tree)
+            if with_applications:
+                archives.append(applications.archive(tree))
             if nobody_else:
-                for kept in (tree, packages, archive.parent):
+                for kept in (tree, packages, *(archive.parent for archive in archives)):
                     forget_others(kept)
-            directory = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
-            alive.enter_context(lock_run(directory))
+            directory = new_run(alive)
         try:
-            return _enter(directory, [tree, directory, CHECKOUT, packages, archive], command)
+            return enter(directory, [tree, directory, CHECKOUT, packages], archives, command)
         finally:
             remove(directory)
+
+
+def new_run(alive: ExitStack) -> Path:
+    """The directory of a run, which is locked as long as it is `alive`. Under the cache's lock."""
+    directory = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+    alive.enter_context(lock_run(directory))
+    return directory
 
 
 def collect() -> bool:
@@ -113,7 +122,8 @@ def lock_run(directory: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _enter(directory: Path, places: list[Path], command: list[str]) -> int:
+def enter(directory: Path, places: list[Path], archives: list[Path], command: list[str]) -> int:
+    """Run the command in a node made of these places; what is alive has ended when it returns."""
     for name in ("scratch", "root", "zeropod"):
         (directory / name).mkdir(mode=0o700)
     corners = cgroups.corners(f"zeropod-node-{directory.name.removeprefix('run-')}")
@@ -122,7 +132,7 @@ def _enter(directory: Path, places: list[Path], command: list[str]) -> int:
     cgroups.create(corners)
 
     reader, writer = os.pipe()
-    boot = ["bash", str(HERE / "boot.sh"), *map(str, places), str(writer), *command]
+    boot = ["bash", str(HERE / "boot.sh"), *map(str, places), ":".join(map(str, archives)), str(writer), *command]
     node = subprocess.Popen(
         ["unshare", *NAMESPACES, "--fork", "--propagation", "private", *boot],
         pass_fds=[writer],

@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.node import images, rootfs, site
+from tests.node.applications import images as applications
 from tests.node.cache import CACHE, CHECKOUT, forget_others, locked, say
 from tests.node.run import Signalled, collect, lock_run, remove
-from tests.node.vm import checkout, product, state, tree
+from tests.node.vm import checkout, product, results, state, tree
 from tests.node.vm.qemu import Machine
 from tests.node.vm.talk import Conversation
 
@@ -44,11 +45,11 @@ def run_in_machine(command: list[str], timeout: float) -> int:
         with locked(CACHE / "lock"):
             nobody_else = collect()
             base = rootfs.debian()
-            packages, archive = site.packages(base), images.archive(base)
+            packages, archives = site.packages(base), [images.archive(base), applications.archive(base)]
             debian = tree.debian(base)
-            kept = state.kept(debian, packages, archive)
+            kept = state.kept(base, debian, packages, archives)
             if nobody_else:
-                for each in (base, packages, archive.parent, debian, kept):
+                for each in (base, packages, *(archive.parent for archive in archives), debian, kept):
                     forget_others(each)
             directory = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
             alive.enter_context(lock_run(directory))
@@ -71,7 +72,9 @@ def _run(debian: Path, kept: Path, directory: Path, command: list[str], timeout:
         say(f"the machine is up after {time.monotonic() - began:.1f} s, under {how.name}")
         try:
             environment = {**ENVIRONMENT, "ZEROPOD_TEST_PATIENCE": str(how.patience)}
-            return agent.run(command, environment, directory="/src", timeout=timeout, attached=True)
+            status = agent.run(command, environment, directory="/src", timeout=timeout, attached=True)
+            results.bring(agent, directory)
+            return status
         except Signalled as ended:
             if ended.number == signal.SIGINT:
                 return agent.interrupt(signal.SIGINT, GRACE)

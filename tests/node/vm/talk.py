@@ -41,8 +41,9 @@ class Conversation:
         directory: str = "/",
         timeout: float,
         attached: bool = False,
+        output: int = 1,
     ) -> int:
-        """Run a command, print what it prints, return its exit status.
+        """Run a command, print what it prints (its output to the descriptor `output`), return its exit status.
 
         `attached` gives it our standard input, and a terminal if we have one. Raises NodeError after `timeout` seconds
         and when the machine ends; a signal's exception passes through, the command going on (see `interrupt`).
@@ -60,14 +61,14 @@ class Conversation:
         if not attached:
             self._send(Kind.INPUT)
         with raw_terminal() if terminal else _nothing():
-            return self._until_it_ends(command, time.monotonic() + timeout, attached)
+            return self._until_it_ends(command, time.monotonic() + timeout, attached, output)
 
     def interrupt(self, number: signal.Signals, timeout: float) -> int:
         """Send a signal to the command that runs and go on with it for at most `timeout` seconds more."""
         self._send(Kind.SIGNAL, b"%d" % number)
         return self._until_it_ends(["the command"], time.monotonic() + timeout, False)
 
-    def _until_it_ends(self, command: Sequence[str], deadline: float, attached: bool) -> int:
+    def _until_it_ends(self, command: Sequence[str], deadline: float, attached: bool, output: int = 1) -> int:
         with selectors.DefaultSelector() as selector:
             selector.register(self._port, selectors.EVENT_READ)
             if attached:
@@ -81,7 +82,7 @@ class Conversation:
                         for frame in self._receive(deadline):
                             if frame.kind is Kind.STATUS:
                                 return int(frame.data)
-                            _show(frame)
+                            _show(frame, output)
                     else:
                         data = os.read(key.fd, CHUNK)
                         self._send(Kind.INPUT, data)
@@ -113,8 +114,8 @@ def _register_input(selector: selectors.BaseSelector) -> None:
         selector.register(0, selectors.EVENT_READ)
 
 
-def _show(frame: Frame) -> None:
-    descriptor = {Kind.OUTPUT: 1, Kind.ERRORS: 2}.get(frame.kind)
+def _show(frame: Frame, output: int) -> None:
+    descriptor = {Kind.OUTPUT: output, Kind.ERRORS: 2}.get(frame.kind)
     rest = memoryview(frame.data)
     while descriptor and rest:
         rest = rest[os.write(descriptor, rest) :]

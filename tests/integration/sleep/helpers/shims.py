@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -32,14 +33,21 @@ def state(id: str) -> str:
 def until_state(id: str, wanted: str | tuple[str, ...], timeout: float = 15.0) -> ContainerStatus:
     """The status once the container is in that state, or one of those. Raises TimeoutError with the last one."""
     names = (wanted,) if isinstance(wanted, str) else wanted
+    return until(id, lambda status: State.Name(status.state) in names, " or ".join(names), timeout)
+
+
+def until(
+    id: str, holds: Callable[[ContainerStatus], object], what: str = "as wanted", timeout: float = 15.0
+) -> ContainerStatus:
+    """The status once this holds for it. Raises TimeoutError with the last one."""
     timeout = patient(timeout)
     deadline = time.monotonic() + timeout
     while True:
         found = statuses().get(id)
-        if found and State.Name(found.state) in names:
+        if found and holds(found):
             return found
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{id[:12]} is not {' or '.join(names)} after {timeout} s but {found}")
+            raise TimeoutError(f"{id[:12]} is not {what} after {timeout} s but {found}")
         time.sleep(0.01)
 
 
