@@ -168,7 +168,7 @@ class Cri:
             },
             annotations=annotations or {},
             linux=v1.LinuxPodSandboxConfig(
-                cgroup_parent=node.pods_parent(cgroup_parent),
+                cgroup_parent=node.pods_parent(cgroup_parent, handler),
                 security_context=v1.LinuxSandboxSecurityContext(namespace_options=namespaces),
                 sysctls=sysctls or {},
             ),

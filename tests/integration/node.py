@@ -26,8 +26,10 @@ PODS_CGROUP = "/kubepods.slice" if SYSTEMD else ""
 """The parent of pods' cgroups; empty is containerd's default, which the systemd driver does not accept."""
 
 
-def pods_parent(wanted: str) -> str:
+def pods_parent(wanted: str, handler: str = "") -> str:
     """What a kubelet would say for this parent of a pod's cgroup; the systemd driver accepts slices alone."""
+    if handler.endswith("-cgroupfs"):
+        return wanted
     if not wanted:
         return PODS_CGROUP
     return f"{wanted}.slice" if SYSTEMD and not wanted.endswith(".slice") else wanted

@@ -29,6 +29,8 @@ class Application:
     talk: Talk = field(default_factory=http_counter)
     other_users: bool = False
     """Not all of its processes are root's, so that CRIU needs CAP_SYS_RESOURCE, which not every node has."""
+    machine: bool = False
+    """Only a machine of its own has what it needs."""
     pod: Mapping[str, Any] = field(default_factory=dict)
     container: Mapping[str, Any] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +61,10 @@ def uses(title: str, feature: str, **more: Any) -> Application:
 def _security(**settings: Any) -> dict[str, Any]:
     return {"security": v1.LinuxContainerSecurityContext(**settings)}
 
+
+LIMITS = v1.LinuxContainerResources(
+    memory_limit_in_bytes=128 << 20, cpu_period=100_000, cpu_quota=80_000, cpu_shares=512
+)
 
 APPLICATIONS = (
     Application(
@@ -138,12 +144,18 @@ APPLICATIONS = (
     uses(
         "limits of memory and CPU",
         programs.NOTHING,
-        container={
-            "resources": v1.LinuxContainerResources(
-                memory_limit_in_bytes=128 << 20, cpu_period=100_000, cpu_quota=80_000, cpu_shares=512
-            )
-        },
+        container={"resources": LIMITS},
         shows={"memory": str(128 << 20), "cpu": "80000 100000"},
+        note="in the same scope of systemd's, with the systemd driver",
+    ),
+    uses(
+        "limits, cgroupfs driver",
+        programs.NOTHING,
+        machine=True,
+        pod={"handler": "zeropod-cgroupfs", "cgroup_parent": "/kubepods/pod-of-cgroupfs"},
+        container={"resources": LIMITS},
+        shows={"memory": str(128 << 20), "cpu": "80000 100000"},
+        note="in the same cgroup v2, without systemd",
     ),
     uses(
         "seccomp, RuntimeDefault",

@@ -13,11 +13,13 @@ from tests.integration.compat import programs
 from tests.integration.compat.applications import Application
 from tests.integration.compat.talk import Session
 from tests.integration.cri import Container, Cri
-from tests.integration.patience import patient_duration
+from tests.integration.patience import FACTOR, patient_duration
 from tests.integration.sleep.helpers import shims
 
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
+# Long enough to look at it between two sleeps. An emulated machine is not as much slower in that as in all else.
+SCALEDOWN = "500ms" if FACTOR == 1 else "250ms"
 PREFIX = "zeropod.ctrox.dev/"
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -99,7 +101,7 @@ def _limits(cgroups: str) -> dict[str, str]:
 def running(cri: Cri, application: Application, depth: str) -> Iterator[Running]:
     """The application in a pod that sleeps this deep, once it answers; all of it is gone afterwards."""
     with ExitStack() as stack:
-        annotations = {"scaledown-duration": "500ms", "standby-max-resident": "256Mi", **application.annotations}
+        annotations = {"scaledown-duration": SCALEDOWN, "standby-max-resident": "256Mi", **application.annotations}
         if depth == "COLD":
             annotations["standby"] = "false"
         pod = stack.enter_context(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.integration import node
 from tests.integration.compat.applications import APPLICATIONS, Application
 from tests.integration.compat.record import Seen, size
 from tests.integration.compat.running import Running, running
@@ -31,6 +32,8 @@ def has_apparmor() -> bool:
 def test_it_sleeps_and_wakes(application: Application, depth: str, cri: Cri) -> None:
     if application.other_users and not has_sys_resource():
         pytest.skip("CRIU needs CAP_SYS_RESOURCE for processes of other users")
+    if application.machine and not node.SYSTEMD:
+        pytest.skip("this node is no machine of its own")
     if "profile" in application.shows and not has_apparmor():
         pytest.skip("this kernel has no AppArmor")
     seen = Seen.of(application, depth)

@@ -74,6 +74,7 @@ def _run(debian: Path, kept: Path, directory: Path, command: list[str], timeout:
             environment = {**ENVIRONMENT, "ZEROPOD_TEST_PATIENCE": str(how.patience)}
             status = agent.run(command, environment, directory="/src", timeout=timeout, attached=True)
             results.bring(agent, directory)
+            say(f"the machine ends after {time.monotonic() - began:.0f} s, {machine.cpu_seconds():.0f} s of a CPU")
             return status
         except Signalled as ended:
             if ended.number == signal.SIGINT:
