@@ -54,11 +54,12 @@ def row(title: str, every: list[Seen]) -> str:
 
 
 def time(every: list[Seen]) -> str:
-    """The shortest time, of real hardware if there is one."""
+    """The time, of real hardware if there is one."""
     times = {each["emulated"]: each["wake_ms"] for each in every if each["wakes"]}
     if not times:
         return "-"
-    text = f"{times[min(times)]:.0f} ms"
+    shortest = times[min(times)]
+    text = f"{shortest:.0f} ms" if shortest >= 10 else f"{shortest:.1f} ms"
     return f"*{text}*" if min(times) else text
 
 

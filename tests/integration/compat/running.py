@@ -39,7 +39,7 @@ class Running:
             try:
                 with self.talk() as session:
                     session.ask()
-            except (OSError, EOFError):
+            except (OSError, EOFError, RuntimeError):  # PostgreSQL says that it is starting
                 return False
             return True
 

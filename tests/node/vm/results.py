@@ -6,7 +6,7 @@ Files alone, at most a few MB: of figures and rows, not of logs.
 import tarfile
 from pathlib import Path
 
-from tests.node.cache import CHECKOUT, say
+from tests.node.cache import CHECKOUT, NodeError, say
 from tests.node.vm.talk import Conversation
 
 NAME = "results"
@@ -18,8 +18,12 @@ PACK = f"cd /src/build && {{ [ ! -d {NAME} ] || tar -cf - {NAME}; }}"
 def bring(agent: Conversation, directory: Path) -> None:
     """Copy them; `directory` is the run's own."""
     archive = directory / "results.tar"
-    with archive.open("wb") as file:
-        status = agent.run(["sh", "-c", PACK], timeout=WITHIN, output=file.fileno())
+    try:
+        with archive.open("wb") as file:
+            status = agent.run(["sh", "-c", PACK], timeout=WITHIN, output=file.fileno())
+    except NodeError as error:
+        say(f"what the machine has left in build/{NAME} cannot be brought: {error}")
+        return
     if status:
         say(f"what the machine has left in build/{NAME} cannot be brought: status {status}")
     elif archive.stat().st_size:

@@ -19,7 +19,7 @@ from tests.node.vm.talk import Conversation
 
 PREPARED_WITHIN = 120.0
 
-GRACE = 20.0
+GRACE = 60.0
 """Seconds that the command has to end by itself after Ctrl-C."""
 
 # The disk was there before, with other contents, and its beginning may have been read.
@@ -73,10 +73,10 @@ def _run(debian: Path, kept: Path, directory: Path, command: list[str], timeout:
         try:
             environment = {**ENVIRONMENT, "ZEROPOD_TEST_PATIENCE": str(how.patience)}
             status = agent.run(command, environment, directory="/src", timeout=timeout, attached=True)
-            results.bring(agent, directory)
-            say(f"the machine ends after {time.monotonic() - began:.0f} s, {machine.cpu_seconds():.0f} s of a CPU")
-            return status
         except Signalled as ended:
-            if ended.number == signal.SIGINT:
-                return agent.interrupt(signal.SIGINT, GRACE)
-            raise
+            if ended.number != signal.SIGINT:
+                raise
+            status = agent.interrupt(signal.SIGINT, GRACE)
+        results.bring(agent, directory)
+        say(f"the machine ends after {time.monotonic() - began:.0f} s, {machine.cpu_seconds():.0f} s of a CPU")
+        return status
