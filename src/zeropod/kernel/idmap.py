@@ -1,7 +1,7 @@
 """Id-mapped mounts, in which files belong to other users than on the disk, as a pod with `hostUsers: false` needs them.
 
 Owns the user namespace that carries a mapping, and the mounts made with it. Source of facts: mount_setattr(2),
-open_tree(2), clone(2); the options `uidmap` and `gidmap` are containerd's (core/mount/mount_idmapped_linux.go).
+clone(2); the options `uidmap` and `gidmap` are containerd's (core/mount/mount_idmapped_linux.go).
 """
 
 import ctypes
@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from zeropod.kernel import libc
+from zeropod.kernel import detached_mount, libc
 
 # The same number on every architecture.
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
-_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
-_OPEN_TREE_CLONE = 1
-_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOUNT_SETATTR = 442
+_AT_EMPTY_PATH = 0x1000
 _MOUNT_ATTR_IDMAP = 0x100000
 _MS_PRIVATE = 0x40000
 _ATTRIBUTES = struct.Struct("=QQQQ")
@@ -78,13 +76,12 @@ def _lines(mappings: str) -> str:
 
 def bind(source: str, target: Path, namespace: int) -> None:
     """Mounts `source` on `target`, with its files' owners mapped. Raises OSError."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
-    tree = libc.syscall("open_tree", _OPEN_TREE, _AT_FDCWD, source, flags)
+    tree = detached_mount.copy(source)
     try:
         attributes = ctypes.create_string_buffer(
             _ATTRIBUTES.pack(_MOUNT_ATTR_IDMAP, 0, _MS_PRIVATE, namespace), _ATTRIBUTES.size
         )
         libc.syscall("mount_setattr", _MOUNT_SETATTR, tree, "", _AT_EMPTY_PATH, attributes, _ATTRIBUTES.size)
-        libc.syscall("move_mount", _MOVE_MOUNT, tree, "", _AT_FDCWD, target, _MOVE_MOUNT_F_EMPTY_PATH)
+        detached_mount.attach(tree, target)
     finally:
         os.close(tree)
