@@ -266,8 +266,10 @@ IPC_CREAT, IPC_PRIVATE = 0o1000, 0
 libc.shmat.restype = ctypes.c_void_p
 
 def set_up():
-    global segment, address, anonymous, posix, memfd, semaphores
+    global address, anonymous, posix, memfd, semaphores
+    must(libc.shmget(0x5A44, 1 << 12, IPC_CREAT | 0o600))
     segment = must(libc.shmget(0x5A45, 1 << 20, IPC_CREAT | 0o600))
+    expect(segment > 0, True)
     address = libc.shmat(segment, None, 0)
     ctypes.memmove(address, b"segment", 7)
     anonymous = mmap.mmap(-1, 1 << 20)
@@ -283,7 +285,8 @@ def set_up():
 
 def check():
     expect(ctypes.string_at(address, 7), b"segment")
-    expect(must(libc.shmget(0x5A45, 1 << 20, 0)) >= 0, True)
+    must(libc.shmget(0x5A44, 1 << 12, 0))
+    must(libc.shmget(0x5A45, 1 << 20, 0))
     expect(anonymous[:9], b"anonymous")
     expect(posix[:5], b"posix")
     expect(os.pread(memfd, 5, 0), b"memfd")

@@ -128,10 +128,14 @@ class Postgres:
         self._stream = self._socket.makefile("rb")
         self._mine = 0
         start = b"\0\3\0\0user\0postgres\0\0"
-        self._socket.sendall(struct.pack(">I", len(start) + 4) + start)
-        self._rows()
-        self._query("CREATE SEQUENCE IF NOT EXISTS everybody")
-        self._query("CREATE TEMPORARY SEQUENCE mine")
+        try:
+            self._socket.sendall(struct.pack(">I", len(start) + 4) + start)
+            self._rows()
+            self._query("CREATE SEQUENCE IF NOT EXISTS everybody")
+            self._query("CREATE TEMPORARY SEQUENCE mine")
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self

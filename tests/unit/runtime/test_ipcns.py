@@ -51,6 +51,14 @@ def test_only_what_the_container_had_attached_stays_in_its_image(
     assert cleared == [tmp_path]
 
 
+def test_a_segment_is_known_by_its_id_as_criu_writes_it() -> None:
+    # Key, uid, gid, cuid, cgid, mode and id; the size; and that the contents are elsewhere.
+    description = bytes([0x08, 1, 0x10, 2, 0x18, 3, 0x20, 4, 0x28, 5, 0x30, 6, 0x38, 7])
+    record = bytes([0x0A, len(description), *description, 0x10, 56, 0x18, 1])
+    image = MAGIC + struct.pack("<I", len(record)) + record
+    assert [segment.id for segment in ipcns.records(image)] == [7]
+
+
 @pytest.mark.parametrize("strange", [image(1, in_pagemaps=False), image(1) + b"\xff", image(1)[:-1]])
 def test_an_image_that_is_not_understood_is_an_error(strange: bytes) -> None:
     with pytest.raises(CriuError, match="cannot be read"):

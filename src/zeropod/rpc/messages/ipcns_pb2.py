@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x63riu/ipcns.proto\x12\x04\x63riu\"\x15\n\x07IpcDesc\x12\n\n\x02id\x18\x05 \x01(\r\":\n\x06IpcShm\x12\x1b\n\x04\x64\x65sc\x18\x01 \x01(\x0b\x32\r.criu.IpcDesc\x12\x13\n\x0bin_pagemaps\x18\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x63riu/ipcns.proto\x12\x04\x63riu\"\x15\n\x07IpcDesc\x12\n\n\x02id\x18\x07 \x01(\r\":\n\x06IpcShm\x12\x1b\n\x04\x64\x65sc\x18\x01 \x01(\x0b\x32\r.criu.IpcDesc\x12\x13\n\x0bin_pagemaps\x18\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
