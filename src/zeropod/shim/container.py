@@ -48,6 +48,9 @@ first. Nothing is missed, since the start itself counts as activity."""
 LAST_EXECS = 10.0
 """Seconds that the exit of the init process waits for those of its execs, which the kernel has killed by then."""
 
+LAST_KILLS = 10.0
+"""Seconds that the exit of the init process waits for signals that runc is delivering."""
+
 RESTORE = 120.0
 """Seconds for the restore of a checkpoint that containerd brings."""
 
@@ -83,6 +86,8 @@ class Container:
         """The network namespace that was made for it and goes with it."""
         self._starting = trio.Lock()
         """Held from before the program starts until that is announced, so that no exit is announced before."""
+        self._killing = trio.Lock()
+        """Held while runc delivers a signal: containerd forgets who waits for that as soon as it hears of the exit."""
 
     def publish(self, event: Message) -> None:
         self.host.publisher.publish(event)
@@ -243,6 +248,9 @@ class Container:
                 self.sleeper.stop()
             with trio.move_on_after(LAST_EXECS):
                 await self.execs.all_exited()
+            with trio.move_on_after(LAST_KILLS):
+                async with self._killing:
+                    pass
             self.life.enter(State.STOPPED)
             self.init.ended(status)
             self.announce_exit(self.id, status)
@@ -268,10 +276,11 @@ class Container:
             if answer is Answer.END:
                 await self.finish(ExitStatus(self.init.pid, 128 + number, time.time_ns()))
                 return
-            try:
-                await self.runc.kill(self.id, number, everyone)
-            except RuncError as error:
-                raise kill_error(error) from error
+            async with self._killing:
+                try:
+                    await self.runc.kill(self.id, number, everyone)
+                except RuncError as error:
+                    raise kill_error(error) from error
 
     def _request_of(self, number: int) -> Request:
         if number == signal.SIGKILL:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LAST_EVENTS = 5.0
 """Seconds that a shim which is told to end waits for containerd to take its last events."""
 
-LAST_CALLS = 2.0
+LAST_CALLS = 10.0
 """Seconds that it waits for calls that are under way to be answered."""
 
 ORPHANS = 2.0

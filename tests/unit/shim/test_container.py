@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,36 @@ async def test_a_failed_start_announces_nothing(world: World) -> None:
         await world.container.start()
     assert world.events.events == []
     assert world.container.life.state is State.CREATED
+
+
+async def test_an_exit_is_announced_after_the_answer_to_the_signal_that_brought_it(
+    world: World, nursery: trio.Nursery
+) -> None:
+    container, delivered = await running(world), trio.Event()
+
+    async def kills_and_takes_its_time() -> None:
+        os.kill(container.init.pid, signal.SIGKILL)
+        await delivered.wait()
+        world.runc.fails["kill"] = ""  # the process is gone: nothing more to do for the stand-in
+
+    world.runc.hooks["kill"] = kills_and_takes_its_time
+    answered = trio.Event()
+
+    async def kill() -> None:
+        with suppress(RpcError):
+            await container.kill(signal.SIGKILL, everyone=False)
+        assert exits(world) == []
+        answered.set()
+
+    nursery.start_soon(kill)
+    assert container.incarnation is not None
+    await container.incarnation.exited.wait()
+    await wait_all_tasks_blocked()
+    assert not container.init.exited.is_set()
+    delivered.set()
+    await container.init.exited.wait()
+    assert answered.is_set()
+    assert exits(world) == [("web", 137)]
 
 
 @pytest.mark.parametrize(("namespaces", "killed"), [([{"type": "pid"}], False), ([], True)])
