@@ -1,12 +1,13 @@
-"""The zygote's own process: has one fork ready for the next order, and ends with the last of its shims.
+"""The zygote's own process: has one fork ready for the next order, and ends soon after the last of its shims.
 
 It runs no event loop, has no thread and does nothing between two orders. The fork that waits, the spare, takes an
 order, says so, and is a shim from then on; the zygote makes the next spare. Neither is a child of the zygote's: nobody
 here has to wait for its end, and a shim lives on when the zygote dies.
 
 Three pipes tell who is there, by their ends alone. `taken`: the spare has the write end, and writes when it takes an
-order. `shims`: each shim has the write end; when nobody has, the last one is gone. `zygote`: the zygote has the write
-end; when it is gone, so is the spare.
+order. `shims`: each shim has the write end; when nobody has, the last one is gone, and if no other is asked for within
+`LINGER` seconds, so is the zygote: pods that are run one after the other all find it warm. `zygote`: the zygote has the
+write end; when it is gone, so is the spare.
 """
 
 import gc
@@ -28,6 +29,9 @@ NAME = "zeropod-zygote"
 
 FIRST = 60.0
 """Seconds for the first order to come: who has begun this process may have been killed before it could ask."""
+
+LINGER = 10.0
+"""Seconds for the next order to come when no shim is left."""
 
 ORDER = 10.0
 """Seconds for who has connected to say what it wants."""
@@ -73,7 +77,7 @@ class Ends:
 
 
 def run(listener: socket.socket) -> None:
-    """Has a spare ready until no shim is left, or one dies before its time. Raises OSError."""
+    """Has a spare ready until no shim is left for a while, or a spare dies before its time. Raises OSError."""
     shims, writer = os.pipe()
     alive, own = os.pipe()
     patience: float | None = FIRST * 1000
@@ -86,6 +90,9 @@ def run(listener: socket.socket) -> None:
             poll.register(taken, select.POLLIN)
             poll.register(shims, 0)  # its end is reported all the same
             ready = dict(poll.poll(patience))
+            if shims in ready and taken not in ready:
+                poll.unregister(shims)
+                ready = dict(poll.poll(LINGER * 1000))
             if taken not in ready or not os.read(taken, 1):
                 return
         finally:
@@ -98,7 +105,10 @@ def run(listener: socket.socket) -> None:
 
 def retire(path: str, own: int) -> None:
     """Leaves no socket behind. Those that are asking right now find out, and begin another zygote."""
-    lock = zygote.locked()
+    try:
+        lock = zygote.locked()
+    except FileNotFoundError:
+        return  # uninstalled meanwhile
     with suppress(FileNotFoundError):
         if lock is not None and os.lstat(path).st_ino == own:
             os.unlink(path)

@@ -47,6 +47,8 @@ def test_liveness_and_readiness_probes_every_second_leave_it_asleep(
     apps: Apps, state: str, probes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = apps[state]
+    # What nobody has asked before it fell asleep, only the application can answer.
+    assert failures(probe(app.address, *probes)) == []
     started = time.monotonic()
     kubelet = Kubelet.start(app.address, (*probes, *probes), 1, SECONDS, timeout=KUBELETS_TIMEOUT)
     execs = [ExecProber(app, 1, SECONDS) for _ in range(2)] if state == "STANDBY" else []

@@ -40,6 +40,7 @@ def shim(flags, listener):
             return 0
 serve.shim = shim
 forking.warm = lambda: None
+forking.LINGER = float(sys.argv[2])
 zygote.DIRECTORY = sys.argv[1]
 forking.main(None)
 """
@@ -59,10 +60,11 @@ class Node:
         self.bundle = bundle
         self.zygotes: list[subprocess.Popen[bytes]] = []
         self.shims: list[str] = []
+        self.linger = 0.0
 
     def begin(self, listener: int) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", PROGRAM, zygote.DIRECTORY]
+        command = [sys.executable, "-c", PROGRAM, zygote.DIRECTORY, str(self.linger)]
         # The number that it is found at may be anybody's here.
         move = f"os.dup2({listener}, {SOCKET_FD}); os.set_inheritable({listener}, {listener} == {SOCKET_FD})"
         handed = f"import os; {move}; os.execv({command[0]!r}, {command!r})"
@@ -161,6 +163,15 @@ def test_shims_are_forks_of_one_process_and_it_ends_with_the_last(node: Node, bu
     assert node.zygotes[0].wait(SECONDS) == 0
     assert [path.name for path in (bundle / "zygotes").iterdir()] == ["lock"]
     until(lambda: not children_of_nobody(zygote.DIRECTORY))
+
+
+def test_shims_one_after_the_other_are_forks_of_the_same_zygote(node: Node) -> None:
+    node.linger = SECONDS
+    for name in ("first", "second", "third"):
+        node.shim(name)
+        node.report(name, end=True)
+    assert len(node.zygotes) == 1
+    node.zygotes[0].terminate()
 
 
 def test_a_shim_outlives_its_zygote_and_the_next_one_gets_another(node: Node) -> None:
