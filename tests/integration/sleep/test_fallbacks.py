@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.integration import node
 from tests.integration.sleep.helpers import faults
 from tests.integration.sleep.helpers.stage import NGINX, REDIS, App, Stage, answers, python
 
@@ -45,10 +46,12 @@ def without_hand_over() -> Iterator[None]:
     assert MIGRATE in content
     away = [path.rename(path.with_suffix(".away")) for path in compiled]
     module.write_text(content.replace(MIGRATE, "net/ipv4/there_is_none"))
+    node.end_zygotes()  # which have imported the real one
     try:
         yield
     finally:
         module.write_text(content)
+        node.end_zygotes()
         for path in module.parent.glob("__pycache__/network.*.pyc"):
             path.unlink()
         for path in away:
