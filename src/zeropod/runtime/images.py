@@ -9,6 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from zeropod.kernel import mount
+
 ROOT = Path("/var/lib/zeropod/i")
 
 
@@ -66,8 +68,9 @@ class ImageStore:
 
     def prepare_restore(self) -> None:
         """A fresh work directory: the last pager's socket would be taken for the next one's."""
+        mount.unmount_below(self.work)  # a CRIU that was killed leaves its cgroup mounts there
         shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir(mode=0o700)
+        self.work.mkdir(mode=0o700, exist_ok=True)
 
     def inventory(self) -> Inventory:
         """The files and how to recognise them."""
