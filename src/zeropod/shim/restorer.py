@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from zeropod.activator.first import first_of
 from zeropod.runtime import criu, ipcns
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.command import Started, nothing
@@ -50,8 +49,8 @@ class Restorer:
         """Raises CriuError, and then nothing is left of it but the image. `stopped`: without letting it run."""
         container, store = self._container, self._container.store
         pager: Pager | None = None
+        restored: Incarnation | None = None
         listener: socket.socket | None = None
-        before, served = container.incarnation, trio.Event()
 
         def has_started(pid: int) -> None:
             nonlocal pager
@@ -60,12 +59,6 @@ class Restorer:
             if listener:
                 with listener:  # which is the pager's alone: where it has died, CRIU shall not wait
                     pager = Pager.at(listener, store.images, self._working_set, say=container.log.warning)
-                served.set()
-
-        async def unserved() -> None:
-            await served.wait()
-            assert pager is not None
-            await pager.died()
 
         try:
             store.prepare_restore()
@@ -75,17 +68,13 @@ class Restorer:
             if lazy:
                 listener = listen(store.work)
             options = criu.restore_options(lazy=lazy, tcp_established=container.settings.tcp_established)
-            restored = await first_of(
-                lambda: container.restore(store.images, store.work, options, RESTORE, has_started), unserved
-            )
-            if restored is None:  # CRIU would wait, for ever, for a process that waits for its memory
-                raise CriuError("the pager died while CRIU restored")
+            restored = await container.restore(store.images, store.work, options, RESTORE, has_started)
             container.configure_criu()  # what is for this restore alone must not get into anybody's next dump
             if pager:
                 await pager.guarded()
         except BaseException as error:
-            if container.incarnation is not None and container.incarnation is not before:
-                container.incarnation.exit_expected = True
+            if restored:
+                restored.exit_expected = True
             self.kept.has_failed()
             with trio.CancelScope(shield=True):
                 if pager:
