@@ -47,16 +47,20 @@ while True:
 """
 
 # Nobody serves this page: the kernel waits for it on the program's behalf, in the middle of a system call. It
-# does the same in a lazily restored process whose page server is stopped.
+# does the same in a lazily restored process whose page server is stopped. With an argument it has only the page, once
+# somebody else has the descriptor.
 MISSING_PAGE = f"""
-import ctypes, fcntl, mmap, os, struct
+import ctypes, fcntl, mmap, os, struct, sys
 descriptor = ctypes.CDLL(None).syscall({USERFAULTFD}, os.O_CLOEXEC)
 UFFDIO_API, UFFDIO_REGISTER, MISSING = 0xC018AA3F, 0xC020AA00, 1
 fcntl.ioctl(descriptor, UFFDIO_API, struct.pack("QQQ", 0xAA, 0, 0))
 page = mmap.mmap(-1, mmap.PAGESIZE)
 address = ctypes.addressof(ctypes.c_char.from_buffer(page))
 fcntl.ioctl(descriptor, UFFDIO_REGISTER, struct.pack("QQQQ", address, mmap.PAGESIZE, MISSING, 0))
-print("ready", flush=True)
+print(descriptor if sys.argv[1:] else "ready", flush=True)
+if sys.argv[1:]:
+    input()
+    os.close(descriptor)
 os.write(os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR), page)
 """
 

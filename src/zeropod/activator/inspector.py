@@ -1,8 +1,8 @@
 """Finds out what a connection is that may be a prober's, and answers it if it is a probe.
 
 The connection was accepted to be looked at, in the place of an application that sleeps. What it says is only peeked at,
-so that the application can still be given all of it. Nobody is waited for longer than `PATIENCE`: where the server
-speaks first, the client waits for us.
+so that the application can still be given all of it. Only a prober's process is waited for longer than `PATIENCE`:
+where the server speaks first, the client waits for us.
 
 What it says is not enough: only a prober's process is answered. And what is no probe may still be the prober's: HTTPS,
 a request that is too large, one that does not say whose it is.
@@ -27,7 +27,10 @@ from zeropod.kernel.lookup import Flow, Lookup, Said
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.5
-"""Seconds in which a prober has to say what it wants. The kubelet does so at once, and waits a second for an answer."""
+"""Seconds in which a client has to say what it wants. The kubelet does so at once, and waits a second for an answer."""
+
+PROBERS_PATIENCE = 10.0
+"""Further seconds for a prober's process: it speaks first in all that it does, but may not get to it on a busy node."""
 
 LAST_WORDS = 1.0
 """Seconds for the prober to take its answer and close the connection."""
@@ -100,7 +103,7 @@ class Inspector:
             return Finding(Wants.APPLICATION)
         peeker, head, by_prober = Peeker(stream), None, False
         try:
-            question, greeted = await self._listen(stream, peeker)
+            question, greeted = await self._listen(stream, peeker, lambda: self._is_probers(*ends))
             if peeker.ended and not peeker.data:
                 if answers:
                     self._count()  # a TCP probe: it was accepted
@@ -154,16 +157,21 @@ class Inspector:
         """For forward(): that our connection to the application stands for one that wants this of the port."""
         return announced(self._lookup, Said.A_PROBES if wants is Wants.PROBE else Said.SOMEBODYS, port)
 
-    async def _listen(self, stream: trio.SocketStream, peeker: Peeker) -> tuple[Question | None, bool]:
+    async def _listen(
+        self, stream: trio.SocketStream, peeker: Peeker, is_probers: Callable[[], bool]
+    ) -> tuple[Question | None, bool]:
         """What it asks, if it is a probe that says so in time, and whether it was sent our SETTINGS."""
         opening, greeted = judge(b"", self._limit), False
-        with trio.move_on_after(PATIENCE):
-            while not peeker.ended and opening.kind in (Kind.UNDECIDED, Kind.AWAITS_SETTINGS):
-                await peeker.more(self._limit + 1)
-                opening = judge(peeker.data, self._limit)
-                if opening.kind is Kind.AWAITS_SETTINGS and not greeted:
-                    greeted = True  # even if only a part of it gets sent in time
-                    await stream.send_all(SETTINGS)
+        for patience in (PATIENCE, PROBERS_PATIENCE):
+            with trio.move_on_after(patience) as scope:
+                while not peeker.ended and opening.kind in (Kind.UNDECIDED, Kind.AWAITS_SETTINGS):
+                    await peeker.more(self._limit + 1)
+                    opening = judge(peeker.data, self._limit)
+                    if opening.kind is Kind.AWAITS_SETTINGS and not greeted:
+                        greeted = True  # even if only a part of it gets sent in time
+                        await stream.send_all(SETTINGS)
+            if not scope.cancelled_caught or not is_probers():
+                break
         return opening.question, greeted
 
 

@@ -33,6 +33,10 @@ class Runc:
     def log(self) -> Path:
         return self.bundle / "log.json"
 
+    def state_of(self, id: str) -> Path:
+        """The directory in which it remembers a container."""
+        return Path(self.root or RUNC_ROOT) / self.namespace / id
+
     def _argv(self, *arguments: str) -> list[str]:
         options = [
             "--root",

@@ -1,18 +1,26 @@
-"""Ends a container's processes on purpose, frozen or not, so that the container can live on without them."""
+"""Ends a container's processes on purpose, frozen or not, so that the container can live on without them.
+
+Also those of a restore that has failed: they are known by their cgroup only, since runc has moved CRIU itself there.
+"""
 
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
+from zeropod.kernel import mount
+from zeropod.runtime.cgroups import Cgroup
 from zeropod.runtime.errors import RuncError
 from zeropod.shim.incarnation import Incarnation
 from zeropod.shim.way import Lost, killed
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
+
+AGAIN = 0.005
+"""Seconds until the next look whether killed processes are gone. One that was forking may have left another."""
 
 DEATH = 10.0
 """Seconds for killed processes to be gone; they take milliseconds, with gigabytes of memory some more."""
@@ -21,14 +29,46 @@ DEATH = 10.0
 async def end(container: "Container", incarnation: Incarnation) -> None:
     """Nobody is told of the exit. Raises Lost when they do not die."""
     incarnation.exit_expected = True
-    for pid in incarnation.pids():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    # What a v1 freezer holds does not die; with SIGKILL pending it does not run either.
-    incarnation.cgroup.thaw()
+    _kill(incarnation.cgroup)
     with trio.move_on_after(DEATH) as patience:
         await incarnation.exited.wait()
     if patience.cancelled_caught:
         raise Lost(f"its processes do not die within {DEATH:g} s of SIGKILL", killed(incarnation.pid))
     with suppress(RuncError):
         await container.runc.delete(container.id, force=True)
+
+
+async def keep_ending(container: "Container") -> NoReturn:
+    """Ends whatever appears in its cgroup, until cancelled."""
+    while True:
+        if container.incarnation:
+            _kill(container.incarnation.cgroup)
+        await trio.sleep(AGAIN)
+
+
+async def clear_away(container: "Container") -> None:
+    """Ends what a failed restore has left, and has runc forget the container. What is left after all is logged."""
+    if container.incarnation:
+        cgroup = container.incarnation.cgroup
+        with trio.move_on_after(DEATH) as patience:
+            while _kill(cgroup):  # noqa: ASYNC110 - the kernel has no event for it
+                await trio.sleep(AGAIN)
+        if patience.cancelled_caught:
+            container.log.error("of a failed restore, processes %s do not die", cgroup.pids())
+    try:
+        # A runc that was killed leaves the container's root mounted there. It would be emptied with the rest.
+        mount.unmount_below(container.runc.state_of(container.id))
+        await container.runc.delete(container.id, force=True)
+    except (OSError, RuncError) as error:
+        container.log.error("runc does not forget a failed restore: %s", error)
+
+
+def _kill(cgroup: Cgroup) -> bool:
+    """Whether there was somebody to be killed."""
+    pids = cgroup.pids()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    # What a v1 freezer holds does not die; with SIGKILL pending it does not run either.
+    cgroup.thaw()
+    return bool(pids)

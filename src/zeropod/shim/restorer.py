@@ -4,7 +4,6 @@ Lazily first: the processes exist at once, and a pager brings a page when it is 
 page is in. What was touched first after a wake is remembered, for the next pager to bring beforehand.
 """
 
-import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,11 @@ from zeropod.runtime.errors import CriuError, RuncError
 from zeropod.runtime.pager import Pager, PagerLost, WorkingSet, listen
 from zeropod.runtime.tmpfs import KeptMounts
 from zeropod.shim import places
+from zeropod.shim.attempt import Attempt
 from zeropod.shim.incarnation import Incarnation
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
-
-RESTORE = 60.0
-"""Seconds for one attempt to restore."""
 
 FORGET = 60.0
 """Seconds after which an image that nobody will read is taken out of the page cache: by then the kernel has written it
@@ -48,18 +45,7 @@ class Restorer:
     async def restore(self, *, lazy: bool, stopped: bool = False, started: Started = nothing) -> Incarnation:
         """Raises CriuError, and then nothing is left of it but the image. `stopped`: without letting it run."""
         container, store = self._container, self._container.store
-        pager: Pager | None = None
-        restored: Incarnation | None = None
-        listener: socket.socket | None = None
-
-        def has_started(pid: int) -> None:
-            nonlocal pager
-            started(pid)
-            # runc takes longer to get to the point where CRIU asks for the pager than the pager takes to be there.
-            if listener:
-                with listener:  # which is the pager's alone: where it has died, CRIU shall not wait
-                    pager = Pager.at(listener, store.images, self._working_set, say=container.log.warning)
-
+        attempt, listener = Attempt(container, self._working_set, started), None
         try:
             store.prepare_restore()
             container.configure_criu(stopped=stopped, more=self.kept.for_restore())
@@ -68,25 +54,18 @@ class Restorer:
             if lazy:
                 listener = listen(store.work)
             options = criu.restore_options(lazy=lazy, tcp_established=container.settings.tcp_established)
-            restored = await container.restore(store.images, store.work, options, RESTORE, has_started)
+            restored = await attempt.run(options, listener)
             container.configure_criu()  # what is for this restore alone must not get into anybody's next dump
-            if pager:
-                await pager.guarded()
         except BaseException as error:
-            if restored:
-                restored.exit_expected = True
             self.kept.has_failed()
-            with trio.CancelScope(shield=True):
-                if pager:
-                    await pager.kill()
-                with suppress(RuncError):
-                    await container.runc.delete(container.id, force=True)
-            if isinstance(error, RuncError | OSError | CgroupError | CriuError):
+            await attempt.undo()
+            if isinstance(error, RuncError | OSError | CgroupError):
                 raise criu.explain(store.work / "restore.log", error) from error
             raise
         finally:
             if listener:
                 listener.close()
+        pager = attempt.pager
         self._pager, self._lost, self._done, self._stay = pager, "", trio.Event(), trio.CancelScope()
         if pager:
             self._nursery.start_soon(self._bring, pager, self._done)

@@ -31,6 +31,15 @@ RECHECK = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 LONGEST_DOZE = 10.0
 """Seconds beyond which what a container in standby was let run for is no probe: then it is awake."""
 
+CAUSES = {
+    Event.CONNECTION: "somebody has connected",
+    Event.DATA: "data came on a connection",
+    Event.PROBE: "a health probe came that only it can answer",
+    Event.WANTED: "it was asked for",
+    Event.WANTED_SHORTLY: "it was asked for",
+}
+"""What has woken it, in words for the log."""
+
 BUSY = 1.0
 """Seconds until the next look at a container that was busy after all."""
 
@@ -187,9 +196,10 @@ class Sleeper:
         """Until it runs again. Raises Lost."""
         life = self._container.life
         while life.state is not State.RUNNING:
-            match react(life.state, await first_of(self._wanted, self._wanted_shortly, *way.events())):
+            event = await first_of(self._wanted, self._wanted_shortly, *way.events())
+            match react(life.state, event):
                 case Reaction.WAKE:
-                    await self._wake(way)
+                    await self._wake(way, CAUSES[event])
                 case Reaction.DOZE:
                     await self._doze(way)
                 case Reaction.COOL:
@@ -225,7 +235,7 @@ class Sleeper:
             case State.COLD:
                 await self._cool(way)
             case _:
-                await self._wake(way)
+                await self._wake(way, "a short awakening was not enough")
 
     async def _over(self, way: WayToSleep) -> Event:
         life = self._container.life
@@ -268,8 +278,10 @@ class Sleeper:
         if state is State.COLD:
             life.why = way.why_cold
 
-    async def _wake(self, way: WayToSleep) -> None:
+    async def _wake(self, way: WayToSleep, cause: str) -> None:
         life = self._container.life
+        if life.held_by:
+            cause += f" ({life.held_by})"
         started, cold = time.monotonic(), life.state is State.COLD
         life.enter(State.RESTORING)
         self.settled = trio.Event()
@@ -280,4 +292,4 @@ class Sleeper:
             raise
         self.tally.woke(time.monotonic() - started, time.time_ns(), cold=cold)
         life.enter(State.RUNNING)
-        self._container.log.info("is awake after %.0f ms", self.tally.last_restore * 1000)
+        self._container.log.info("is awake after %.0f ms: %s", self.tally.last_restore * 1000, cause)

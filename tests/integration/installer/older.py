@@ -75,7 +75,8 @@ class Older:
 
     def ctr(self, *arguments: str) -> None:
         line = [str(PROGRAMS / "ctr"), "--address", str(self.socket), *arguments]
-        subprocess.run(line, capture_output=True, timeout=patient(60), check=True)
+        run = subprocess.run(line, capture_output=True, text=True, timeout=patient(60), check=False)
+        assert run.returncode == 0, f"{' '.join(line)}: {run.stderr}\n{LOG}:\n{LOG.read_text()[-5000:]}"
 
 
 @contextmanager

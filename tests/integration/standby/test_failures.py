@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.integration import node
 from tests.integration.containerd import Events
+from tests.integration.patience import patient
 from tests.integration.sleep.helpers import faults, server, shims
 from tests.integration.sleep.helpers.faults import CHECKPOINT, RESTORE
 from tests.integration.sleep.helpers.stage import ASLEEP, REDIS, App, Stage, python
@@ -71,6 +72,33 @@ def test_a_pager_that_is_killed_while_it_brings_in_memory_loses_nothing(stage: S
     app.standby()
     memory_is_right(app, 2)
     assert app.running()
+
+
+@pytest.mark.parametrize("standby", [True, False], ids=["STANDBY", "COLD"])
+def test_a_pager_that_is_killed_while_criu_restores_loses_nothing(stage: Stage, standby: bool) -> None:
+    """What CRIU restores touches its memory before it runs. CRIU would wait for it, and we for CRIU."""
+    app = stage.app("cri", python(8000, MEGABYTES), annotations={} if standby else {"standby": "false"})
+    cgroup = faults.freezer(app.status.pid)
+    with app.connect() as session:
+        if not standby:
+            app.cold()
+            session.send(b"count\n")
+        kill_a_pager_that_has_just_been_handed_a_process(app, cgroup)
+        if standby:
+            session.send(b"count\n")
+        assert session.line() == "1 1"
+    app.asleep()
+    memory_is_right(app, 2)
+    assert app.running()
+
+
+def kill_a_pager_that_has_just_been_handed_a_process(app: App, cgroup: Path) -> None:
+    deadline = time.monotonic() + patient(20)
+    while not (pids := [pid for pid in faults.pagers(app) if faults.serves(pid)]):  # no sleep: it takes milliseconds
+        assert time.monotonic() < deadline, "no pager has been handed a process"
+    os.kill(pids[0], signal.SIGSTOP)
+    node.until(lambda: faults.waits_for_memory(cgroup), "a process waits for its memory")
+    os.kill(pids[0], signal.SIGKILL)
 
 
 def test_a_pager_that_is_stopped_and_killed_during_the_wake_is_replaced(stage: Stage) -> None:

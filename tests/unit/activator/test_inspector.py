@@ -167,6 +167,18 @@ async def test_nobody_is_waited_for_for_long(meeting: Meeting, data: bytes) -> N
     assert await meeting.rest() == data
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_a_prober_that_does_not_get_to_speak_is_waited_for(meeting: Meeting) -> None:
+    meeting.is_probers = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meeting.inspect)
+        await trio.sleep(2 * inspector.PATIENCE)
+        await meeting.client.send_all(HTTP_PROBE)
+        assert (await meeting.client.receive_some()).startswith(b"HTTP/1.1 200 OK\r\n")
+        await meeting.client.aclose()
+    assert meeting.inspector.answered == 1
+
+
 async def test_half_a_request_and_the_end_are_the_applications_to_judge(meeting: Meeting) -> None:
     await meeting.client.send_all(b"GET /")
     await meeting.client.send_eof()

@@ -126,6 +126,10 @@ class Pager:
         reason = self._lost or ("it died" if self._dead else f"CRIU did not finish within {HANDOVER:g} s")
         raise CriuError(f"the pager has not got the container's memory: {reason}")
 
+    async def died(self) -> None:
+        """During the restore: returns when it is dead, and can have no successor since not everything is guarded."""
+        await self._until(lambda: False)
+
     async def fill(self) -> int:
         """The container is frozen: brings in the working set, and returns the number of pages.
 

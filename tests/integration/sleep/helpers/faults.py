@@ -13,6 +13,8 @@ from tests.integration.shimsocket import ShimSocket, address
 from tests.integration.sleep.helpers.stage import App
 from tests.integration.test_cgroups import MISSING_PAGE
 
+from zeropod.kernel import pidfd
+
 OWN = Path("/opt/zeropod/bin/criu")
 """Found before the node's own by runc and by the shim."""
 
@@ -70,6 +72,24 @@ def pagers(app: App) -> list[int]:
     return found
 
 
+def serves(pager: int) -> bool:
+    """Whether it has the memory of a process already."""
+    with suppress(OSError):
+        return any(
+            os.readlink(f"/proc/{pager}/fd/{name}") == "anon_inode:[userfaultfd]"
+            for name in os.listdir(f"/proc/{pager}/fd")
+        )
+    return False
+
+
+def waits_for_memory(cgroup: Path) -> bool:
+    """Whether a thread in it waits for a page that a pager is to bring."""
+    threads = cgroup / ("tasks" if (cgroup / "tasks").exists() else "cgroup.threads")
+    with suppress(OSError):
+        return any(_read(f"/proc/{tid}/wchan") == "handle_userfault" for tid in _read(str(threads)).split())
+    return False
+
+
 def _read(path: str) -> str:
     with open(path, errors="replace") as file:
         return file.read()
@@ -79,19 +99,38 @@ def _read(path: str) -> str:
 def unfreezable(app: App) -> Iterator[None]:
     """A process in its cgroup that cannot freeze, as one that waits for a file server that is gone.
 
-    It is in a system call that needs a page which nobody brings. It can be killed.
+    It is in a system call that needs a page which nobody brings. It can be killed. Of the page it has nothing open,
+    since a container with a userfaultfd is not even tried.
     """
-    freezer = _freezer(app.status.pid)
-    with subprocess.Popen([sys.executable, "-c", MISSING_PAGE], stdout=subprocess.DEVNULL) as stuck:
+    cgroup = freezer(app.status.pid)
+    with subprocess.Popen(
+        [sys.executable, "-c", MISSING_PAGE, "elsewhere"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as stuck:
+        held = -1
         try:
+            assert stuck.stdin
+            assert stuck.stdout
+            held = _descriptor_of(stuck.pid, int(stuck.stdout.readline()))
+            stuck.stdin.write("\n")
+            stuck.stdin.close()
             node.until(lambda: _read(f"/proc/{stuck.pid}/wchan") == "handle_userfault", "a process waits for a page")
-            (freezer / "cgroup.procs").write_text(str(stuck.pid))
+            (cgroup / "cgroup.procs").write_text(str(stuck.pid))
             yield
         finally:
             stuck.kill()
+            if held >= 0:
+                os.close(held)
 
 
-def _freezer(pid: int) -> Path:
+def _descriptor_of(pid: int, number: int) -> int:
+    process = pidfd.open(pid)
+    try:
+        return pidfd.getfd(process, number)
+    finally:
+        os.close(process)
+
+
+def freezer(pid: int) -> Path:
     """The cgroup that is frozen when this process is: of the v1 hierarchy `freezer`, or of the only one."""
     lines = [line.split(":", 2) for line in _read(f"/proc/{pid}/cgroup").splitlines()]
     paths = {controllers: path for _, controllers, path in lines}
