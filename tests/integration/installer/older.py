@@ -92,7 +92,7 @@ def older() -> Iterator[Older]:
     try:
         run(str(made.restart))
         node.until(made.socket.exists, f"containerd 1.7 listens, see {LOG}", 30)
-        made.ctr("--namespace", "k8s.io", "images", "import", "/node/images.tar")
+        made.ctr("--namespace", "k8s.io", "images", "import", "/node/images/images.tar")
         yield made
     finally:
         pid = int(PID.read_text())

@@ -12,8 +12,7 @@ from tests.unit.shim.fakes import World, alive
 
 from zeropod.runtime.command import Started, nothing
 from zeropod.runtime.errors import CriuError, RuncError
-from zeropod.runtime.pager import listen
-from zeropod.shim import attempt
+from zeropod.runtime.pager import Pager, listen
 from zeropod.shim.attempt import Attempt
 from zeropod.shim.incarnation import Incarnation
 
@@ -39,7 +38,7 @@ class FakePager:
 @pytest.fixture
 def pager(monkeypatch: pytest.MonkeyPatch) -> FakePager:
     pager = FakePager()
-    monkeypatch.setattr(attempt.Pager, "at", lambda *_, **__: pager)
+    monkeypatch.setattr(Pager, "at", lambda *_, **__: pager)
     return pager
 
 
@@ -49,7 +48,9 @@ Restore = Callable[[], Awaitable[None]]
 def begin(world: World, criu: Restore, work: Path) -> Callable[[], Awaitable[Incarnation]]:
     """An attempt in which runc does what CRIU does, and then has a new init process."""
 
-    async def restore(_1: Path, _2: Path, _3: Sequence[str], _4: float, started: Started) -> Incarnation:
+    async def restore(
+        images: Path, work: Path, options: Sequence[str], timeout: float, started: Started
+    ) -> Incarnation:
         started(os.getpid())
         await criu()
         await world.runc._run("restore", "--pid-file", str(world.container.pid_file))
