@@ -1,8 +1,8 @@
 """To sleep by checkpoint: memory to disk, traffic held, processes frozen beside their image or gone; and back.
 
-The order matters, and each step up to the dump's end can be undone:
+The order matters:
 
-    freeze ▶ hold the listeners ▶ lock established connections ▶ look again ▶ dump
+    either:  checkpoint (see `Checkpointer`), which leaves the image and what is held for the container
     STANDBY: restore without running ▶ freeze ▶ hand over what waits ▶ unlock ▶ watch the sockets
              thaw ▶ the pager fills memory ▶ drop the image
             or, for a probe: thaw ▶ freeze ▶ look whether anybody came ▶ watch the sockets
@@ -12,31 +12,26 @@ Somebody who has come during the dump is not kept waiting for a standby that wou
 """
 
 import math
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from zeropod.activator.first import first_of
 from zeropod.activator.network import PodNetwork
-from zeropod.runtime import criu, ipcns, pagemap
+from zeropod.runtime import pagemap
 from zeropod.runtime.cgroups import CgroupError
-from zeropod.runtime.errors import CriuError, RuncError
+from zeropod.runtime.errors import CriuError
 from zeropod.runtime.images import Inventory
-from zeropod.runtime.tmpfs import KeptMounts
+from zeropod.shim.checkpointer import Checkpointer
 from zeropod.shim.doze import Doze
-from zeropod.shim.dump import DUMP, Dump
 from zeropod.shim.ending import end
-from zeropod.shim.incarnation import Incarnation
 from zeropod.shim.lifecycle import Event, State
 from zeropod.shim.pace import Pace
 from zeropod.shim.probes import Probes
 from zeropod.shim.restorer import Restorer
 from zeropod.shim.room import room
 from zeropod.shim.stages import Stages
-from zeropod.shim.standby import FREEZE, Standby
+from zeropod.shim.standby import Standby
 from zeropod.shim.traffic import Traffic
 from zeropod.shim.turns import Turn, Turns
 from zeropod.shim.way import Lost, SleepFailed, StillBusy, killed
@@ -58,6 +53,7 @@ class Checkpointed:
         self._traffic = Traffic(container, network, nursery)
         self._restorer = Restorer(container, nursery)
         self._probes = Probes(container, network, nursery)
+        self._checkpointer = Checkpointer(container, network, nursery, self._traffic, self._probes, self._restorer.kept)
         self._turns = Turns()
         self._turn: Turn | None = None
         self._standby: Standby | None = None
@@ -67,12 +63,15 @@ class Checkpointed:
         """It has run in standby: it is not what its image says any more."""
         self._inventory: Inventory = {}
         self.why_cold = ""
-        self.still_since = 0.0
         self._stages = Stages()
 
     @property
     def answered(self) -> int:
         return self._probes.answered
+
+    @property
+    def still_since(self) -> float:
+        return self._checkpointer.still_since
 
     @property
     def image_bytes(self) -> int:
@@ -103,7 +102,7 @@ class Checkpointed:
         self._stages, pace = Stages(), Pace(self._nursery)
         try:
             async with room(self._container):
-                await self._checkpoint(pace)
+                self._inventory = await self._checkpointer.checkpoint(pace, self._stages)
                 state = await self._stand_by(pace)
         finally:
             await pace.end()
@@ -118,109 +117,6 @@ class Checkpointed:
 
     async def turn(self) -> None:
         await self._turns.free()
-
-    async def _checkpoint(self, pace: Pace) -> None:
-        container, incarnation = self._container, self._container.incarnation
-        assert incarnation is not None
-        dump: Dump | None = None
-        ports = self._network.listening_ports(incarnation.socket_inodes())
-        before = self._network.activity(ports)
-        try:
-            container.store.prepare()
-            container.configure_criu()
-            options = criu.checkpoint_options(tcp_established=container.settings.tcp_established)
-            options += await self._pre_dump(pace)
-            kept = self._keep_mounts(incarnation)
-            dump = Dump(container, options, container.criu_options(more=kept.for_dump()), pace.dumps)
-            self._nursery.start_soon(dump.run)
-            await self._begun(dump)
-            await self._probes.shut(incarnation, ports)
-            self.still_since = time.monotonic()
-            self._stages.end("prepare")
-            await incarnation.cgroup.freeze(trio.current_time() + FREEZE)
-            self._stages.end("freeze")
-            await self._traffic.hold(incarnation, ports, before)
-            if kept.changed(incarnation.pids()):
-                raise StillBusy("it has just mounted or unmounted something")
-            life = container.life
-            pace.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.held)
-            incarnation.exit_expected = True
-            self._stages.end("hold")
-            await self._dump(incarnation, dump)
-            self._stages.end("inventory")
-        except BaseException as error:
-            if dump:
-                await dump.stop()
-                with suppress(OSError):  # what was for this dump alone must not get into anybody else's
-                    container.configure_criu()
-            await pace.end()
-            if incarnation.exit_expected:
-                self._traffic.leave_repair(incarnation)
-            self._traffic.hand_over()
-            self._probes.open()
-            container.store.drop_images()
-            incarnation.exit_expected = False
-            if incarnation.exit:
-                raise Lost(f"died in a checkpoint that failed: {error}", incarnation.exit) from error
-            if isinstance(error, OSError | CgroupError | CriuError):
-                raise SleepFailed(f"its checkpoint failed: {error}") from error
-            raise
-        finally:
-            # However it went, cancelled too: nothing may stay frozen.
-            incarnation.cgroup.thaw()
-
-    def _keep_mounts(self, incarnation: Incarnation) -> KeptMounts:
-        container, kept = self._container, self._restorer.kept
-        try:
-            if "user" not in container.spec.namespaces:
-                kept.keep(incarnation.pids(), container.spec.bind_mounts)
-        except OSError as error:
-            container.log.warning("its tmpfs mounts go to the image, since they cannot be kept: %s", error)
-            kept.close()
-        return kept
-
-    async def _begun(self, dump: Dump) -> None:
-        """Until CRIU waits for the freeze, or somebody waits for the container, which still runs."""
-        life = self._container.life
-        try:
-            await first_of(dump.ready, life.held, life.wake_wanted.wait)
-        except RuncError as error:
-            raise criu.explain(self._container.store.work / "dump.log", error) from error
-        if not dump.is_ready:
-            raise StillBusy("a request came at the last moment")
-
-    async def _pre_dump(self, pace: Pace) -> list[str]:
-        """Writes most of the memory while the container still runs, where that is wanted and possible."""
-        container, store = self._container, self._container.store
-        if not container.settings.pre_dump:
-            return []
-        try:
-            await container.runc.checkpoint(container.id, store.predump, store.work, ["--pre-dump"], DUMP, pace.dumps)
-        except RuncError as error:
-            failure = criu.explain(store.work / "dump.log", error)
-            container.log.warning("the pre-dump failed, the checkpoint is taken without it: %s", failure)
-            return []
-        return ["--parent-path", "../predump"]
-
-    async def _dump(self, incarnation: Incarnation, dump: Dump) -> None:
-        container, store = self._container, self._container.store
-        stats = container.stats_awake()
-        ipc = container.spec.namespaces.get("ipc")
-        segments = ipcns.attached(incarnation.pids(), ipc) if ipc else frozenset()
-        try:
-            await dump.go()
-        except RuncError as error:
-            if not criu.has_dumped(store.work / "dump.log"):
-                raise criu.explain(store.work / "dump.log", error) from error
-            container.log.warning("CRIU did not live to end what it had dumped: %s", error)
-            await end(container, incarnation)
-        self._stages.end("dump")
-        await incarnation.exited.wait()
-        container.slept = stats
-        if ipc:
-            ipcns.sort_out(store.images, ipc, segments)
-        self._inventory = store.inventory()
-        self._traffic.processes_are_gone()
 
     # Standby
 
@@ -300,7 +196,7 @@ class Checkpointed:
         self._rise()
         try:
             await self.ready()
-            await self._checkpoint(pace)
+            self._inventory = await self._checkpointer.checkpoint(pace, self._stages)
         except StillBusy as busy:
             raise SleepFailed(f"it cannot leave standby for the disk: {busy}") from busy
         finally:
