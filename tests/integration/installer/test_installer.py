@@ -6,17 +6,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
-from tests.integration import node
-from tests.integration.cri import Container, Cri, Pod
+from tests.integration import manifest, node
+from tests.integration.cri import Container, Cri
 from tests.integration.installer import plain
 from tests.integration.installer.older import Older, older
 from tests.integration.installer.plain import Installer
-from tests.integration.protos import cri_v1_pb2 as v1
 
 IMAGE = "localhost/redis:test"
 SHORT = {"zeropod.ctrox.dev/scaledown-duration": "300ms"}
-MANIFEST = Path("/src/installer/manifests/base/daemon-set.yaml")
 CONFIG = Path("/etc/containerd/config.toml")
 TABLE = re.compile(r"^ *\[plugins\.\S+\.containerd\.runtimes\.zeropod(?:\.options)?\]\n(?: +\w+ = .*\n)+", re.MULTILINE)
 
@@ -104,7 +101,7 @@ def test_as_the_daemon_set_runs_it(installer: Installer, bundle: Path, restart: 
     waits = f"touch {wanted}; while [ -e {wanted} ]; do sleep 0.1; done"
     with Cri() as cri, cri.pod(handler="runc") as pod:
         for arguments in (["--restart-command", waits], ["--uninstall", "--restart-command", waits]):
-            made = as_in_the_manifest(pod, bundle, arguments)
+            made = manifest.container(pod, "installer", bundle, arguments)
             # Until it has ended somebody on the node restarts containerd for it.
             node.until(partial(wants_a_restart, wanted, made), "it wants a restart", 120)
             plain.run(str(restart))
@@ -117,41 +114,6 @@ def test_as_the_daemon_set_runs_it(installer: Installer, bundle: Path, restart: 
 def wants_a_restart(wanted: Path, installer: Container) -> bool:
     """Or it has ended without."""
     return wanted.exists() or installer.state == "EXITED"
-
-
-def as_in_the_manifest(pod: Pod, bundle: Path, arguments: list[str]) -> Container:
-    (manifest,) = yaml.safe_load_all(MANIFEST.read_text())
-    (init,) = manifest["spec"]["template"]["spec"]["initContainers"]
-    context = init["securityContext"]
-    name = f"installer-{len(pod.containers)}"
-    config = v1.ContainerConfig(
-        metadata=v1.ContainerMetadata(name=name),
-        image=v1.ImageSpec(image="localhost/python:test"),
-        command=init["command"],
-        args=[*init["args"], *arguments],
-        mounts=[
-            v1.Mount(container_path="/zeropod", host_path=str(bundle), readonly=True),
-            v1.Mount(container_path="/host", host_path="/"),
-        ],
-        log_path=f"{name}.log",
-        linux=v1.LinuxContainerConfig(
-            security_context=v1.LinuxContainerSecurityContext(
-                namespace_options=pod.config.linux.security_context.namespace_options,
-                capabilities=v1.Capability(
-                    add_capabilities=context["capabilities"]["add"], drop_capabilities=context["capabilities"]["drop"]
-                ),
-                run_as_user=v1.Int64Value(value=context["runAsUser"]),
-                readonly_rootfs=context["readOnlyRootFilesystem"],
-                no_new_privs=not context["allowPrivilegeEscalation"],
-                seccomp=v1.SecurityProfile(profile_type=v1.SecurityProfile.ProfileType.RuntimeDefault),
-            )
-        ),
-    )
-    created = pod.cri.create_container(pod.id, config, pod.config)
-    made = Container(pod, name, created, f"{pod.config.log_directory}/{config.log_path}")
-    pod.containers.append(made)
-    made.start()
-    return made
 
 
 @pytest.mark.skipif(node.SYSTEMD, reason="its programs are not brought to the machine")

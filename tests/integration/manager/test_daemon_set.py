@@ -1,0 +1,56 @@
+"""The manager with the privileges and the host paths that its manifest grants, and nothing else of the node."""
+
+import urllib.request
+from pathlib import Path
+
+import pytest
+from tests.integration import manifest, node
+from tests.integration.cri import Cri
+from tests.integration.sleep.helpers.stage import REDIS, Stage
+
+pytestmark = pytest.mark.timeout(120)
+
+IMAGES = Path("/var/lib/zeropod/i")
+OVERRIDES = Path("/run/zeropod/zeropod.toml")
+
+
+def get(address: str, path: str) -> str:
+    with urllib.request.urlopen(f"http://{address}:8080{path}", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def test_it_sees_the_nodes_shims_and_collects_what_is_left_of_others(stage: Stage, cri: Cri, tmp_path: Path) -> None:
+    asleep = stage.app("cri", REDIS)
+    asleep.standby()
+    orphan = IMAGES / "of-a-container-that-is-gone"
+    (orphan / "images").mkdir(mode=0o700, parents=True)
+    (orphan / "images/pages-1.img").write_bytes(bytes(4096))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/zeropod.pyz").write_bytes(Path("/src/build/zeropod.pyz").read_bytes())
+    (tmp_path / "bin/zeropod.pyz").chmod(0o755)
+    with cri.pod(handler="runc") as pod:
+        manager = manifest.container(pod, "manager", tmp_path, ["--max-checkpoint-bytes", "3Gi"])
+
+        def is_ready() -> bool:
+            try:
+                return get(pod.ip, "/readyz") != ""
+            except OSError:
+                assert manager.state != "EXITED", manager.logs()
+                return False
+
+        node.until(is_ready, "it is ready", 30)
+        assert get(pod.ip, "/healthz")
+        (line,) = (
+            line
+            for line in get(pod.ip, "/metrics").splitlines()
+            if line.startswith("zeropod_running{") and asleep.container.pod.name in line  # type: ignore[union-attr]
+            if 'container="redis"' in line
+        )
+        assert line.endswith(" 0.0")
+        node.until(lambda: not orphan.exists(), "the orphan is gone")
+        assert (IMAGES / asleep.id).exists()
+        assert "3221225472" in OVERRIDES.read_text()
+        assert manager.state == "RUNNING"
+    OVERRIDES.unlink()
+    with asleep.connect() as session:
+        assert session.redis("PING") == b"PONG"
