@@ -14,7 +14,7 @@ from zeropod.activator.first import first_of
 from zeropod.runtime.command import Started
 from zeropod.runtime.errors import CriuError, RuncError
 from zeropod.runtime.pager import Pager, WorkingSet
-from zeropod.shim.ending import clear_away, keep_ending
+from zeropod.shim.ending import Silence, clear_away, keep_ending
 from zeropod.shim.incarnation import Incarnation
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ RESTORE = 60.0
 
 
 class Attempt:
-    def __init__(self, container: "Container", wanted: WorkingSet, started: Started) -> None:
-        """`wanted` is for the pager; `started` is told of runc."""
+    def __init__(self, container: "Container", wanted: WorkingSet, silence: Silence, started: Started) -> None:
+        """`wanted` is for the pager; `silence` for what has to be undone; `started` is told of runc."""
         self._container = container
         self._wanted = wanted
+        self._silence = silence
         self._started = started
         self._incarnation: Incarnation | None = None
         self._has_pager = trio.Event()
@@ -71,13 +72,13 @@ class Attempt:
         assert self.pager is not None
         await self.pager.died()
         self._unserved = True
-        await keep_ending(self._container)
+        await keep_ending(self._container, self._silence)
 
     async def undo(self) -> None:
         """Leaves nothing of it but the image."""
         if self._incarnation:
             self._incarnation.exit_expected = True
         with trio.CancelScope(shield=True):
-            await clear_away(self._container)
+            await clear_away(self._container, self._silence)
             if self.pager:  # not before: what waits for it would read zeroes
                 await self.pager.kill()

@@ -51,7 +51,7 @@ class Checkpointed:
         self._network = network
         self._nursery = nursery
         self._traffic = Traffic(container, network, nursery)
-        self._restorer = Restorer(container, nursery)
+        self._restorer = Restorer(container, nursery, self._traffic.silence)
         self._probes = Probes(container, network, nursery)
         self._checkpointer = Checkpointer(container, network, nursery, self._traffic, self._probes, self._restorer.kept)
         self._turns = Turns()
@@ -138,6 +138,7 @@ class Checkpointed:
             self._standby.watch()
             self._stages.end("watch")
         except (CgroupError, OSError) as error:
+            self._traffic.silence(incarnation.pids())
             await end(container, incarnation)
             await self._leave_standby()
             self._traffic.processes_are_gone()

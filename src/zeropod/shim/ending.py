@@ -5,6 +5,7 @@ Also those of a restore that has failed: they are known by their cgroup only, si
 
 import os
 import signal
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,6 +19,9 @@ from zeropod.shim.way import Lost, killed
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
+
+Silence = Callable[[Collection[int]], None]
+"""Sees to it that the connections of these processes end without a word to their peers."""
 
 AGAIN = 0.005
 """Seconds until the next look whether killed processes are gone. One that was forking may have left another."""
@@ -38,20 +42,20 @@ async def end(container: "Container", incarnation: Incarnation) -> None:
         await container.runc.delete(container.id, force=True)
 
 
-async def keep_ending(container: "Container") -> NoReturn:
+async def keep_ending(container: "Container", silence: Silence) -> NoReturn:
     """Ends whatever appears in its cgroup, until cancelled."""
     while True:
         if container.incarnation:
-            _kill(container.incarnation.cgroup)
+            _silence_and_kill(container.incarnation.cgroup, silence)
         await trio.sleep(AGAIN)
 
 
-async def clear_away(container: "Container") -> None:
+async def clear_away(container: "Container", silence: Silence) -> None:
     """Ends what a failed restore has left, and has runc forget the container. What is left after all is logged."""
     if container.incarnation:
         cgroup = container.incarnation.cgroup
         with trio.move_on_after(DEATH) as patience:
-            while _kill(cgroup):  # noqa: ASYNC110 - the kernel has no event for it
+            while _silence_and_kill(cgroup, silence):  # noqa: ASYNC110 - the kernel has no event for it
                 await trio.sleep(AGAIN)
         if patience.cancelled_caught:
             container.log.error("of a failed restore, processes %s do not die", cgroup.pids())
@@ -61,6 +65,16 @@ async def clear_away(container: "Container") -> None:
         await container.runc.delete(container.id, force=True)
     except (OSError, RuncError) as error:
         container.log.error("runc does not forget a failed restore: %s", error)
+
+
+def _silence_and_kill(cgroup: Cgroup, silence: Silence) -> bool:
+    pids = cgroup.pids()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)  # or CRIU's part in it would end the silence, as the last step of a restore
+    if pids:
+        silence(pids)
+    return _kill(cgroup)
 
 
 def _kill(cgroup: Cgroup) -> bool:

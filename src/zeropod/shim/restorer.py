@@ -17,6 +17,7 @@ from zeropod.runtime.pager import Pager, PagerLost, WorkingSet, listen
 from zeropod.runtime.tmpfs import KeptMounts
 from zeropod.shim import places
 from zeropod.shim.attempt import Attempt
+from zeropod.shim.ending import Silence
 from zeropod.shim.incarnation import Incarnation
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ to the disk by itself, and one of a container that has woken sooner need not be 
 
 
 class Restorer:
-    def __init__(self, container: "Container", nursery: trio.Nursery) -> None:
+    def __init__(self, container: "Container", nursery: trio.Nursery, silence: Silence) -> None:
         self._container = container
+        self._silence = silence
         self._nursery = nursery
         self._pager: Pager | None = None
         self._done = trio.Event()
@@ -45,7 +47,7 @@ class Restorer:
     async def restore(self, *, lazy: bool, stopped: bool = False, started: Started = nothing) -> Incarnation:
         """Raises CriuError, and then nothing is left of it but the image. `stopped`: without letting it run."""
         container, store = self._container, self._container.store
-        attempt, listener = Attempt(container, self._working_set, started), None
+        attempt, listener = Attempt(container, self._working_set, self._silence, started), None
         try:
             store.prepare_restore()
             container.configure_criu(stopped=stopped, more=self.kept.for_restore())

@@ -4,6 +4,7 @@ From the freeze until its processes are back, new connections complete their han
 packets of its established connections wait in the pod's lock. `hand_over` gives both to the restored sockets.
 """
 
+import socket
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
@@ -152,16 +153,31 @@ class Traffic:
         ended = (sock for sock in self._network.connections() if sock.state is TcpState.CLOSE_WAIT)
         return any(sock.inode in own and _connection(sock) not in self._ended for sock in ended)
 
+    def silence(self, pids: Collection[int]) -> None:
+        """Their connections vanish without a word to the peers when they are killed. To be restored they have to."""
+        if not self._container.settings.tcp_established:
+            return
+        try:
+            for connection in self._connections_of(pids):
+                with connection:
+                    sockets.enter_repair(connection)
+        except OSError as error:
+            self._container.log.warning("its connections may be lost: %s", error)
+
     def leave_repair(self, incarnation: Incarnation) -> None:
         """A CRIU that was killed leaves connections behind on which the application can not even read."""
-        own = incarnation.socket_inodes()
         try:
-            connected = {sock.inode for sock in self._network.connections() if sock.inode in own}
-            for connection in sockets.duplicate(incarnation.pids(), connected).values():
+            for connection in self._connections_of(incarnation.pids()):
                 with connection:
                     sockets.leave_repair(connection)
         except OSError as error:
             self._container.log.warning("its connections may be unusable after the failed checkpoint: %s", error)
+
+    def _connections_of(self, pids: Collection[int]) -> Iterable[socket.socket]:
+        """Duplicates of their sockets. Raises OSError."""
+        own = {inode for pid in pids for _, inode in sockets.sockets_of(pid)}
+        connected = {sock.inode for sock in self._network.connections() if sock.inode in own}
+        return sockets.duplicate(pids, connected).values()
 
 
 def _connection(sock: TcpSocket) -> Connection:

@@ -57,7 +57,7 @@ def begin(world: World, criu: Restore, work: Path) -> Callable[[], Awaitable[Inc
         return world.container.live()
 
     world.container.restore = restore  # type: ignore[method-assign]
-    one = Attempt(world.container, (), nothing)
+    one = Attempt(world.container, (), lambda _: None, nothing)
 
     async def run() -> Incarnation:
         try:
