@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +61,8 @@ def bare(program: str, *arguments: str) -> list[str]:
     folder = zeropod.__file__.removesuffix("/zeropod/__init__.py")
     program = f"import sys; sys.path.insert(0, sys.argv.pop(1)); {program}; print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-c", program, folder, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=True)
+    return done.stdout.split()
 
 
 def test_asking_for_the_version_imports_next_to_nothing() -> None:
@@ -73,3 +75,11 @@ def test_asking_for_the_version_imports_next_to_nothing() -> None:
 def test_what_containerd_waits_for_imports_only_the_standard_library(module: str) -> None:
     imported = {name.partition(".")[0] for name in bare(f"import {module}")}
     assert imported <= sys.stdlib_module_names | {"zeropod", "__main__"}
+
+
+def test_deleting_what_the_shim_has_removed_imports_next_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "removed").touch()
+    program = "from zeropod.shim.bootstrap import main; main(sys.argv[1:])"
+    imported = bare(program, "-namespace", "k8s.io", "-id", "web", "-bundle", str(tmp_path), "delete")
+    assert "zeropod.shim.delete" in imported
+    assert not {"os", "json", "pathlib", "subprocess", "zeropod.shim.clean"} & set(imported)

@@ -28,6 +28,7 @@ from zeropod.runtime.images import ImageStore
 from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import CONTAINER_NAME, Spec
 from zeropod.shim import places
+from zeropod.shim.delete import REMOVED
 from zeropod.shim.errors import FINISHED, kill_error, refused, reported
 from zeropod.shim.execs import Execs
 from zeropod.shim.host import Host
@@ -376,4 +377,6 @@ class Container:
         (pod / self.id).unlink(missing_ok=True)
         with suppress(OSError):  # the pod has other containers
             pod.rmdir()
+        if self.id != self.group or not pod.exists():
+            (self.runc.bundle / REMOVED).touch()
         self.host.remove(self)

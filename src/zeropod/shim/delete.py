@@ -1,29 +1,18 @@
-"""`delete`: what containerd runs after every container, and when a shim is dead: nothing may be left on the node.
+"""`delete`: what containerd runs after every container, and when a shim is dead.
 
-Everything is found by the container's id and bundle, and nothing is asked of the shim. After an ordinary end there is
-next to nothing left to do, so this module needs little: protobuf alone would take longer to import than all of it.
+After an ordinary end nothing is left to do, which the shim notes in the bundle. containerd waits for that answer before
+a pod is gone, so it needs, like `start`, only modules that are built into the interpreter.
 """
 
-import json
-import os
-import shutil
-import signal
-import subprocess
+import posix
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
 
-from zeropod.kernel import mount, namespace
-from zeropod.runtime import images
-from zeropod.runtime.programs import QUICK, RUNC_ROOT, UNFINISHED, environment
-from zeropod.runtime.tmpfs import release
-from zeropod.shim import places, start
 from zeropod.shim.bootstrap import Flags
+from zeropod.shim.zygote import read
 
-PAGER = b"zeropod-pager\n"
-"""What `runtime.pager` calls its processes."""
+REMOVED = "removed"
+"""The name of the note, in the bundle: its container has left nothing on the node, nor its pod with the last."""
 
 EXIT_STATUS = 128 + 9
 """As if SIGKILL had ended it, which containerd assumes too."""
@@ -31,63 +20,23 @@ EXIT_STATUS = 128 + 9
 
 def main(flags: Flags) -> int:
     """Prints containerd's DeleteResponse; what could not be removed is said on stderr."""
-    bundle = Path(flags.bundle) if flags.bundle else Path.cwd().parent / flags.id
+    bundle = flags.bundle or f"{posix.getcwd().rpartition('/')[0]}/{flags.id}"
     pid = _pid(bundle)
-    complaints = clean(flags.namespace, flags.id, _options(bundle / "options.json") or {"bundle": str(bundle)})
-    with suppress(OSError, ValueError):  # no bundle that was ever started
-        group = start.group(flags.id, str(bundle))
-        address = start.socket_path(flags, group)
-        if not start.answers(address):
-            Path(address).unlink(missing_ok=True)
-            complaints += clean_pod(flags.namespace, group)
-    for complaint in complaints:
-        print(f"containerd-shim-zeropod-v2: {complaint}", file=sys.stderr)
+    try:
+        posix.stat(f"{bundle}/{REMOVED}")
+    except OSError:
+        _clean_up(flags, bundle)
     sys.stdout.buffer.write(response(pid, time.time_ns()))
     return 0
 
 
-def clean_pod(containerd_namespace: str, group: str) -> list[str]:
-    """The same for all containers whose shim is dead with it: containerd asks for the pod's sandbox alone."""
-    pod, complaints = places.pod(containerd_namespace, group), []
-    for member in sorted(pod.iterdir()) if pod.exists() else ():
-        complaints += clean(containerd_namespace, member.name, _options(member))
-        _kill_pagers(member.name)
-        member.unlink(missing_ok=True)
-    with suppress(OSError):
-        pod.rmdir()
-    return complaints
+def _clean_up(flags: Flags, bundle: str) -> None:
+    from pathlib import Path
 
+    from zeropod.shim import clean
 
-def clean(containerd_namespace: str, id: str, options: Mapping[str, str]) -> list[str]:
-    """Ends and removes everything of one container; returns what went wrong, in words.
-
-    `options`: what its shim has kept of the request that created it.
-    """
-    store = images.ImageStore.of(id)
-    _end_dump(store.config)
-    complaints = [f"{id}: {words}"] if (words := _delete_in_runc(containerd_namespace, id, options)) else []
-    removals: dict[str, Callable[[], None]] = {
-        "its mounts": lambda: mount.unmount_below(Path(options["bundle"]) / "rootfs") if "bundle" in options else None,
-        "its network namespace": lambda: namespace.unpin(places.network(containerd_namespace, id)),
-        "its tmpfs mounts": lambda: release(places.tmpfs(containerd_namespace, id)),
-        "its image": lambda: shutil.rmtree(store.directory) if store.directory.exists() else None,
-        "its status socket": lambda: Path(places.status_socket(containerd_namespace, id)).unlink(missing_ok=True),
-    }
-    for what, remove in removals.items():
-        try:
-            remove()
-        except OSError as error:
-            complaints.append(f"{id}: {what} could not be removed: {error}")
-    return complaints
-
-
-def _options(path: Path) -> dict[str, str]:
-    """What was kept in a file; nothing if it was never written whole."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    for complaint in clean.up(flags, Path(bundle)):
+        sys.stderr.write(f"containerd-shim-zeropod-v2: {complaint}\n")
 
 
 def response(pid: int, at_ns: int) -> bytes:
@@ -105,45 +54,8 @@ def _varint(value: int) -> bytes:
     return bytes([*groups, value])
 
 
-def _delete_in_runc(containerd_namespace: str, id: str, options: Mapping[str, str]) -> str:
-    root = Path(options.get("root") or RUNC_ROOT) / containerd_namespace
-    # It also thaws what a v1 freezer holds; such a task could not be killed otherwise.
-    command = [options.get("binary_name") or "runc", "--root", str(root), "delete", "--force", id]
+def _pid(bundle: str) -> int:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=QUICK, env=environment(), check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"runc delete failed: {error}"
-    return f"runc delete failed: {done.stderr.strip()}" if done.returncode else ""
-
-
-def _end_dump(configuration: Path) -> None:
-    """A CRIU that waits for its shim would do so for ever: it gets the end of what it waits for, and fails."""
-    with suppress(OSError):
-        if configuration.is_fifo():
-            # Open at both ends: whoever waits for a writer goes on, and whoever comes before it is gone need not wait.
-            fifo = os.open(configuration, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                os.write(fifo, UNFINISHED.encode())
-                configuration.unlink()
-            finally:
-                os.close(fifo)
-
-
-def _kill_pagers(id: str) -> None:
-    """Ends pagers that have outlived their shim, and by now what they served: one that is stopped would stay.
-
-    They have the image mapped, whose files may be gone.
-    """
-    served = os.fsencode(images.ImageStore.of(id).images)
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                if (entry / "comm").read_bytes() == PAGER and served in (entry / "maps").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
-
-
-def _pid(bundle: Path) -> int:
-    try:
-        return int((bundle / "init.pid").read_text())
+        return int(read(f"{bundle}/init.pid"))
     except (OSError, ValueError):
         return 0

@@ -16,6 +16,7 @@ from zeropod.kernel.pidfd import ExitStatus
 from zeropod.rpc.messages import cgroups_v2_pb2, events_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.shim.container import Container
+from zeropod.shim.delete import REMOVED
 from zeropod.shim.lifecycle import ASLEEP, Answer, Request, State
 
 
@@ -463,6 +464,18 @@ async def test_a_stopped_container_leaves_nothing_behind(world: World) -> None:
     assert world.runc.calls[-1] == "delete"
     assert world.host.containers == {}
     assert not container.store.directory.exists()
+
+
+async def test_a_deleted_container_leaves_a_note_that_nothing_is_left(world: World) -> None:
+    container = await stopped(world)
+    note = container.runc.bundle / REMOVED
+    world.runc.fails["delete"] = "device or resource busy"
+    with pytest.raises(RpcError):
+        await container.delete()
+    assert not note.exists()
+    del world.runc.fails["delete"]
+    await container.delete()
+    assert note.exists()
 
 
 async def test_one_that_runc_has_forgotten_is_deleted_all_the_same(world: World) -> None:

@@ -1,8 +1,10 @@
 """How `start` asks a zygote for a shim, and how it knows in every case whether there is one."""
 
+import multiprocessing
 import os
 import socket
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -187,19 +189,34 @@ def test_who_does_not_answer_cannot_do_so_later(listener: socket.socket, monkeyp
 
 
 def test_two_at_once_begin_one(listener: socket.socket) -> None:
-    zygotes = Zygotes((obey,) * 8)
-    answers: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(ask("build", listener.fileno(), ORDER, zygotes.begin)))
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(SECONDS)
-    zygotes.join()
-    assert answers == [4711] * 8
-    assert len(zygotes.threads) == 1
+    """Processes, as every `start` is one: the lock is a process's."""
+    begun, says = os.pipe()
+
+    def start() -> int:
+        zygotes = Zygotes((obey,) * 8)
+
+        def begin(listener: int) -> None:
+            os.write(says, b"x")
+            zygotes.begin(listener)
+
+        answer = ask("build", listener.fileno(), ORDER, begin)
+        zygotes.join()
+        return 0 if answer == 4711 else 1
+
+    context = multiprocessing.get_context("fork")
+    starts = [context.Process(target=lambda: sys.exit(start())) for _ in range(8)]
+    for process in starts:
+        process.start()
+    os.close(says)
+    try:
+        for process in starts:
+            process.join(SECONDS)
+        assert [process.exitcode for process in starts] == [0] * 8
+        assert os.read(begun, 8) == b"x"
+    finally:
+        os.close(begun)
+        for process in starts:
+            process.kill()
 
 
 def test_one_that_cannot_be_begun_leaves_no_socket(listener: socket.socket, directory: Path) -> None:

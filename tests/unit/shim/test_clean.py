@@ -17,7 +17,8 @@ from zeropod.runtime import images
 from zeropod.runtime.images import ImageStore
 from zeropod.shim import places
 from zeropod.shim.bootstrap import Flags
-from zeropod.shim.delete import clean, clean_pod, main, response
+from zeropod.shim.clean import clean, clean_pod
+from zeropod.shim.delete import REMOVED, main, response
 from zeropod.shim.start import GROUPS
 
 
@@ -103,6 +104,14 @@ def test_a_node_without_runc_is_cleaned_all_the_same(node: Path) -> None:
     [complaint] = clean("k8s.io", "web", {"binary_name": "/nonexistent/runc"})
     assert complaint.startswith("web: runc delete failed: ")
     assert not ImageStore.of("web").directory.exists()
+
+
+def test_what_the_shim_has_removed_is_not_looked_for(node: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    (node / REMOVED).touch()
+    (node / "init.pid").write_text("4194305")
+    assert main(Flags(namespace="k8s.io", id="web", bundle=str(node))) == 0
+    assert task_pb2.DeleteResponse.FromString(capsysbinary.readouterr().out).pid == 4194305
+    assert not (node / "runc.calls").exists()
 
 
 def pod(node: Path, *ids: str) -> None:
