@@ -268,9 +268,13 @@ class Checkpointed:
 
     # Waking
 
+    def hurry(self) -> None:
+        if self._standby and not self._restorer.broken():
+            self._standby.thaw()
+
     async def wake(self) -> None:
         if self._standby:
-            broken = self._restorer.broken()
+            broken = "" if self._standby.runs else self._restorer.broken()
             if not broken:
                 self._rise()
                 return

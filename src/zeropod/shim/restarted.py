@@ -137,6 +137,9 @@ class Restarted:
     async def lie_down(self) -> State:
         raise AssertionError("there is no standby")
 
+    def hurry(self) -> None:
+        pass
+
     async def wake(self) -> None:
         try:
             await self._container.start_afresh()

@@ -196,7 +196,7 @@ class Sleeper:
         """Until it runs again. Raises Lost."""
         life = self._container.life
         while life.state is not State.RUNNING:
-            event = await first_of(self._wanted, self._wanted_shortly, *way.events())
+            event = await first_of(self._wanted, self._wanted_shortly, *way.events(), then=partial(self._hurry, way))
             match react(life.state, event):
                 case Reaction.WAKE:
                     await self._wake(way, CAUSES[event])
@@ -204,6 +204,10 @@ class Sleeper:
                     await self._doze(way)
                 case Reaction.COOL:
                     await self._cool(way)
+
+    def _hurry(self, way: WayToSleep, event: Event) -> None:
+        if react(self._container.life.state, event) is Reaction.WAKE:
+            way.hurry()
 
     async def _wanted(self) -> Event:
         await self._container.life.wake_wanted.wait()

@@ -36,6 +36,7 @@ class Standby:
         self._incarnation = incarnation
         self._traffic = traffic
         self._live = LiveSockets()
+        self.runs = False
 
     async def lie_down(self) -> None:
         """Freezes the processes that CRIU has left stopped. Raises CgroupError."""
@@ -47,6 +48,7 @@ class Standby:
     async def lie_down_again(self) -> None:
         """Freezes the processes after a doze. Raises CgroupError."""
         await self._incarnation.cgroup.freeze(trio.current_time() + FREEZE)
+        self.runs = False
 
     def watch(self) -> None:
         """Begins to look at its sockets, while what may come for them is still held. Raises OSError."""
@@ -55,9 +57,15 @@ class Standby:
     async def event(self) -> Event:
         return _EVENTS[await self._live.event(self._container.settings.ports)]
 
-    def rise(self) -> None:
-        """Lets it run."""
+    def thaw(self) -> None:
+        """Lets it run, from where on it is not what the image says; to be followed by `rise`."""
         self._incarnation.cgroup.thaw()
+        self.runs = True
+
+    def rise(self) -> None:
+        """Lets it run, and looks at its sockets no more."""
+        if not self.runs:
+            self.thaw()
         self._live.close()
 
     async def vanish(self, *, whatever_comes: bool = False) -> bool:

@@ -84,6 +84,9 @@ class WayToSleep(Protocol):
     async def lie_down(self) -> State:
         """Back to STANDBY. Or where it has to go instead: DOZING; RUNNING, by wake; COLD, by cool."""
 
+    def hurry(self) -> None:
+        """Before `wake`, which follows at once: lets it run already, if that is all that it takes."""
+
     async def wake(self) -> None:
         """Brings the processes back. Raises Lost when that is not possible in any way."""
 

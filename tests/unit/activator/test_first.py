@@ -52,3 +52,18 @@ async def test_who_gives_up_cancels_all_waits(autojump_clock: MockClock) -> None
     with trio.move_on_after(1.0):
         await first_of(*waits)
     assert all(wait.cancelled for wait in waits)
+
+
+async def test_something_may_be_done_before_the_others_end(autojump_clock: MockClock) -> None:
+    waits = [Wait(3.0), Wait(1.0), Wait(1.0)]
+    done: list[list[bool]] = []
+    await first_of(*waits, then=lambda _: done.append([wait.cancelled for wait in waits]))
+    assert done == [[False, False, False]], "once, for the first"
+
+
+async def test_what_fails_there_comes_out_too(autojump_clock: MockClock) -> None:
+    def fail(_: None) -> None:
+        raise OSError("no such cgroup")
+
+    with pytest.raises(OSError, match="no such cgroup"):
+        await first_of(Wait(1.0), Wait(2.0), then=fail)

@@ -103,6 +103,9 @@ class FakeWay:
         await self._step("lie_down")
         return self.lies_down.pop(0) if len(self.lies_down) > 1 else self.lies_down[0]
 
+    def hurry(self) -> None:
+        self.steps.append(("hurry", trio.current_time()))
+
     async def wake(self) -> None:
         self.wanted = trio.Event()
         await self._step("wake")
@@ -537,6 +540,28 @@ async def test_a_container_in_standby_is_woken_the_same_way(sleeping: Sleeping, 
     assert sleeping.sleeper.tally.restores == 1
 
 
+@pytest.mark.parametrize(
+    ("event", "steps"),
+    [
+        (Event.CONNECTION, ["hurry", "wake"]),
+        (Event.DATA, ["hurry", "wake"]),
+        (Event.PROBE, ["doze"]),
+        (Event.STANDBY_OVER, ["cool"]),
+        (Event.PAGER_LOST, ["cool"]),
+    ],
+)
+async def test_it_runs_before_anything_else_is_done_about_who_has_come_and_only_then(
+    sleeping: Sleeping, autojump_clock: MockClock, event: Event, steps: list[str]
+) -> None:
+    sleeping.way.depth, sleeping.way.happens = State.STANDBY, event
+    sleeping.start()
+    await sleeping.become(State.STANDBY)
+    seen = len(sleeping.way.steps)
+    sleeping.way.wanted.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert [step for step, _ in sleeping.way.steps[seen:] if step in ("hurry", "wake", "doze", "cool")] == steps
+
+
 @pytest.mark.parametrize("event", [Event.STANDBY_OVER, Event.PAGER_LOST])
 async def test_from_standby_it_goes_to_the_disk_and_wakes_from_there(
     sleeping: Sleeping, autojump_clock: MockClock, event: Event
@@ -551,7 +576,7 @@ async def test_from_standby_it_goes_to_the_disk_and_wakes_from_there(
     sleeping.way.wanted.set()
     await sleeping.awake()
     steps = [name for name, _ in sleeping.way.steps if name != "event"]
-    assert steps[:5] == ["ready", "pass_probes", "sleep", "cool", "wake"]
+    assert steps[:6] == ["ready", "pass_probes", "sleep", "cool", "hurry", "wake"]
 
 
 async def test_what_wants_it_while_it_leaves_standby_wakes_it_from_the_disk(
