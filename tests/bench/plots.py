@@ -99,6 +99,7 @@ def many(rows: list[Row]) -> None:
         bottom = [below + height for below, height in zip(bottom, heights, strict=True)]
     axes.set_xticks(range(len(numbers)), [f"{number} pods" for number in numbers])
     axes.set_ylabel("MiB a pod")
+    axes.set_ylim(0, 1.5 * max(bottom))  # room for the legend
     _save(figure, axes, "many.png")
 
 
