@@ -1,5 +1,6 @@
 """The manager with the privileges and the host paths that its manifest grants, and nothing else of the node."""
 
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -34,6 +35,9 @@ def test_it_sees_the_nodes_shims_and_collects_what_is_left_of_others(stage: Stag
         def is_ready() -> bool:
             try:
                 return get(pod.ip, "/readyz") != ""
+            except urllib.error.HTTPError as error:
+                error.close()
+                return False
             except OSError:
                 assert manager.state != "EXITED", manager.logs()
                 return False
