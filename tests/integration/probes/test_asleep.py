@@ -99,7 +99,8 @@ def test_probes_do_not_start_a_container_that_was_ended(stage: Stage, tmp_path: 
     app = server.listening(server.start(stage, tmp_path, "3s", disable_checkpointing="true"))
     for _ in range(2):  # as above
         assert failures(probe(app.address, *ANSWERED, count=3, seconds=0.5)) == []
-        before = app.cold()
+        app.cold()
+    before = app.status
     assert failures(probe(app.address, *ANSWERED, count=3)) == []
     assert (app.state, app.status.restores) == ("COLD", before.restores)
     assert get(app, "/real") == []
