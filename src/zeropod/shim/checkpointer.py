@@ -109,9 +109,12 @@ class Checkpointer:
 
     def _keep_mounts(self, incarnation: Incarnation) -> None:
         container, kept = self._container, self._kept
+        pids = incarnation.pids()
+        if not pids:
+            raise StillBusy("it is about to end")
         try:
             if "user" not in container.spec.namespaces:
-                kept.keep(incarnation.pids(), container.spec.bind_mounts)
+                kept.keep(pids, container.spec.bind_mounts)
         except OSError as error:
             container.log.warning("its tmpfs mounts go to the image, since they cannot be kept: %s", error)
             kept.close()
