@@ -44,16 +44,17 @@ class Dump:
     async def run(self) -> None:
         """In the background, until `stop` or the end."""
         container = self._container
-        with self._scope:
-            try:
+        try:
+            with self._scope:
                 if self._gate is None:
                     await self._go.wait()
                 await container.runc.checkpoint(
                     container.id, container.store.images, container.store.work, self._options, DUMP, self._started
                 )
-            except RuncError as error:
-                self._failure = error
-        self._ended.set()
+        except RuncError as error:
+            self._failure = error
+        finally:  # also when all that the container has is cancelled: `stop` waits for this, come what may
+            self._ended.set()
 
     async def ready(self) -> None:
         """Returns when CRIU waits for `go`. Raises RuncError when it has not come that far."""
