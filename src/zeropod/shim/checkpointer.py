@@ -85,7 +85,7 @@ class Checkpointer:
             stages.end("hold")
             inventory = await self._dump(incarnation, dump, stages)
             stages.end("inventory")
-        except BaseException as error:
+        except BaseException as error:  # cancelled, too: whatever is held is let go of
             if dump:
                 await dump.stop()
                 with suppress(OSError):  # what was for this dump alone must not get into anybody else's

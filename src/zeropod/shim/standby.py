@@ -37,6 +37,7 @@ class Standby:
         self._traffic = traffic
         self._live = LiveSockets()
         self.runs = False
+        """Whether it was thawed, and so is not what the image says any more."""
 
     async def lie_down(self) -> None:
         """Freezes the processes that CRIU has left stopped. Raises CgroupError."""

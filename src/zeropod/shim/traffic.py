@@ -6,6 +6,7 @@ packets of its established connections wait in the pod's lock. `hand_over` gives
 
 import socket
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -159,7 +160,7 @@ class Traffic:
             return
         try:
             for connection in self._connections_of(pids):
-                with connection:
+                with connection, suppress(OSError):  # one that CRIU has not connected yet has nothing to say
                     sockets.enter_repair(connection)
         except OSError as error:
             self._container.log.warning("its connections may be lost: %s", error)

@@ -56,6 +56,7 @@ def begin(world: World, criu: Restore, work: Path) -> Callable[[], Awaitable[Inc
         await world.runc._run("restore", "--pid-file", str(world.container.pid_file))
         return world.container.live()
 
+    # It stands in for runc and CRIU alone; the container is the real one.
     world.container.restore = restore  # type: ignore[method-assign]
     one = Attempt(world.container, (), lambda _: None, nothing)
 
@@ -63,7 +64,7 @@ def begin(world: World, criu: Restore, work: Path) -> Callable[[], Awaitable[Inc
         try:
             with trio.fail_after(10):
                 return await one.run((), listen(work))
-        except BaseException:
+        except BaseException:  # as the restorer does, cancelled too
             await one.undo()
             raise
 
@@ -88,7 +89,8 @@ async def test_a_restore_without_a_pager_is_ended_with_all_that_waits_for_it(
         (cgroup / "cgroup.procs").write_text("")
         raise RuncError("criu failed: it was killed")
 
-    world.container.incarnation.exit_expected = True  # type: ignore[union-attr]
+    assert world.container.incarnation is not None
+    world.container.incarnation.exit_expected = True
     with pytest.raises(CriuError, match="the pager died while CRIU restored"):
         await begin(world, criu, tmp_path)()
     assert pager.killed
@@ -99,7 +101,8 @@ async def test_a_restore_that_ends_as_its_pager_does_has_failed_and_is_no_exit(
     world: World, pager: FakePager, cgroup: Path, tmp_path: Path
 ) -> None:
     await world.container.create()
-    world.container.incarnation.exit_expected = True  # type: ignore[union-attr]
+    assert world.container.incarnation is not None
+    world.container.incarnation.exit_expected = True
 
     async def criu() -> None:
         pager.dead.set()
