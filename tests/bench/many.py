@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from tests.bench import usage
 from tests.bench.applications import NGINX
-from tests.bench.containers import STANDBY
+from tests.bench.containers import PREFIX
 from tests.bench.figures import Figure, Goal
 from tests.bench.scale import Scale
 from tests.bench.usage import MIB
@@ -19,6 +19,9 @@ from tests.integration.cri import Container, Cri
 from tests.integration.sleep.helpers.shims import statuses
 
 from zeropod.rpc.messages.status_pb2 import State
+
+SLEEPS = {PREFIX + "scaledown-duration": "3s"}
+"""Long enough for all to have answered before the first one falls asleep again; it is a minute by default."""
 
 LONG = 600.0
 LOOK = 1.0
@@ -40,7 +43,7 @@ def many(client: Containerd, scale: Scale) -> list[Figure]:
 
 
 def _start(stack: ExitStack, cri: Cri) -> Container:
-    pod = stack.enter_context(cri.pod(handler="zeropod", annotations=STANDBY))
+    pod = stack.enter_context(cri.pod(handler="zeropod", annotations=SLEEPS))
     return pod.container("nginx", "localhost/nginx:test")
 
 

@@ -101,6 +101,7 @@ class Checkpointed:
     async def sleep(self) -> State:
         self._stages, pace = Stages(), Pace(self._nursery)
         try:
+            await self._restorer.dropped()
             async with room(self._container):
                 self._inventory = await self._checkpointer.checkpoint(pace, self._stages)
                 state = await self._stand_by(pace)
@@ -150,7 +151,7 @@ class Checkpointed:
         self._stages.end("hand over")
         self._restorer.tidy()
         self._stages.end("tidy")
-        await self._restorer.fill()
+        await self._restorer.fill(self._checkpointer.programs)
         self._stages.end("fill")
         self.why_cold = self._too_large(incarnation.cgroup.resident_bytes())
         if self.why_cold:
@@ -197,6 +198,7 @@ class Checkpointed:
         self._rise()
         try:
             await self.ready()
+            await self._restorer.dropped()
             self._inventory = await self._checkpointer.checkpoint(pace, self._stages)
         except StillBusy as busy:
             raise SleepFailed(f"it cannot leave standby for the disk: {busy}") from busy

@@ -13,6 +13,8 @@ import trio
 
 from zeropod.activator.first import first_of
 from zeropod.activator.network import PodNetwork
+from zeropod.kernel import mapped_files
+from zeropod.kernel.mapped_files import Noted
 from zeropod.runtime import criu, ipcns
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.errors import CriuError, RuncError
@@ -52,6 +54,8 @@ class Checkpointer:
         self._kept = kept
         self.still_since = 0.0
         """When requests began to wait, the last time; of time.monotonic()."""
+        self.programs: Noted = {}
+        """What its processes had used of their programs when they fell asleep."""
 
     async def checkpoint(self, pace: Pace, stages: Stages) -> Inventory:
         """Its processes are gone then, and what comes for them is held. Raises StillBusy or SleepFailed when they run
@@ -67,6 +71,8 @@ class Checkpointer:
             options = criu.checkpoint_options(tcp_established=container.settings.tcp_established)
             options += await self._pre_dump(pace)
             self._keep_mounts(incarnation)
+            if container.settings.standby:
+                self.programs = mapped_files.note(incarnation.pids())
             kept = self._kept
             dump = Dump(container, options, container.criu_options(more=kept.for_dump()), pace.dumps)
             self._nursery.start_soon(dump.run)

@@ -44,6 +44,14 @@ class IdleWatch:
         self.awake_since = time.monotonic_ns()
         """The start, the first look that found it listening, or the last wake, which count as activity; in nanoseconds
         of CLOCK_MONOTONIC."""
+        self._needs_look = True
+        """Whether it listens at all is not known yet."""
+
+    def woke(self) -> None:
+        """The container has just woken up. That it listens is known: the kernel is not asked again in the moment in
+        which others of the node may be waking up, too, and takes some milliseconds of a CPU to answer."""
+        self.awake_since = time.monotonic_ns()
+        self._needs_look = False
 
     async def idle(self) -> None:
         """Returns when there was no activity for the scale-down duration and nothing holds the container awake."""
@@ -54,6 +62,10 @@ class IdleWatch:
                 life.why = life.held_by or life.state.name.lower()
                 rests = False
                 await life.changed()
+                continue
+            if not self._needs_look:
+                self._needs_look = True
+                await self._rest(duration, self.awake_since)
                 continue
             ports = self._ports()
             if not ports:
@@ -80,10 +92,15 @@ class IdleWatch:
                 await trio.sleep(LOOK)
                 continue
             rests = False
-            clock = datetime.fromtimestamp(time.time() - (now - last) / 1e9, UTC)
-            life.why = f"last active at {clock:%H:%M:%S} UTC, sleeps {duration:g} s after that"
             quiet = self._quiet_from_now()
-            await trio.sleep(remaining)
+            await self._rest(duration, last)
+
+    async def _rest(self, duration: float, last: int) -> None:
+        """Until the container could be idle at the earliest, `duration` seconds after its `last` activity."""
+        ago = (time.monotonic_ns() - last) / 1e9
+        clock = datetime.fromtimestamp(time.time() - ago, UTC)
+        self._container.life.why = f"last active at {clock:%H:%M:%S} UTC, sleeps {duration:g} s after that"
+        await trio.sleep(max(0.0, duration - ago))
 
     async def used(self, since: int) -> None:
         """Returns when its ports have seen activity after `since` (CLOCK_MONOTONIC), at the next look at the latest."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from zeropod.kernel import mapped_files
+from zeropod.kernel.mapped_files import Noted
 from zeropod.runtime import criu, ipcns
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.command import Started, nothing
@@ -28,6 +30,10 @@ FORGET = 60.0
 to the disk by itself, and one of a container that has woken sooner need not be written at all."""
 
 
+LATER = 1.0
+"""Seconds after a wake in which its image stays: others of the node may be waking up now, and they come first."""
+
+
 class Restorer:
     def __init__(self, container: "Container", nursery: trio.Nursery, silence: Silence) -> None:
         self._container = container
@@ -41,6 +47,11 @@ class Restorer:
         self._stay = trio.CancelScope()
         """Ends with the present restore's image."""
         self._working_set: WorkingSet = ()
+        self._dump_waits = trio.Event()
+        """Set by who needs the present image gone."""
+        self._dropped = trio.Event()
+        """Set when it is."""
+        self._dropped.set()
         self.kept = KeptMounts(places.tmpfs(container.runc.namespace, container.id))
         """What does not go through the image."""
 
@@ -100,10 +111,13 @@ class Restorer:
             with suppress(OSError):
                 self._container.store.forget_pages()
 
-    async def fill(self) -> None:
-        """The restored container is frozen: brings what it is likely to touch first."""
+    async def fill(self, programs: Noted) -> None:
+        """The restored container is frozen: brings what it is likely to touch first, of its `programs`, too."""
         if self._pager:
             await self._pager.fill()
+        incarnation = self._container.incarnation
+        if incarnation and programs:
+            await trio.to_thread.run_sync(mapped_files.bring_back, incarnation.pids(), programs)
 
     def broken(self) -> str:
         """Why pages that are still to come will not; empty if they will."""
@@ -115,15 +129,28 @@ class Restorer:
             self._pager.drain()
 
     async def complete(self) -> None:
-        """Returns when all memory is there, and the image gone. Raises CriuError when it can not be completed."""
+        """Returns when all memory is there; the image follows later. Raises CriuError when it can not be completed."""
         if self._pager:
             await self._done.wait()
             if self._lost:
                 raise CriuError(self._lost)
             self._pager = None
         self._stay.cancel()
+        if self._dropped.is_set():
+            self._dump_waits, self._dropped = trio.Event(), trio.Event()
+            self._nursery.start_soon(self._drop_image)
+
+    async def _drop_image(self) -> None:
+        with trio.move_on_after(LATER):
+            await self._dump_waits.wait()
         # Some hundred milliseconds for gigabytes, in which other containers of the pod may have to be woken.
         await trio.to_thread.run_sync(self._container.store.drop_images)
+        self._dropped.set()
+
+    async def dropped(self) -> None:
+        """Returns when the last image is gone, which is now: the next one takes its place."""
+        self._dump_waits.set()
+        await self._dropped.wait()
 
     async def lost(self) -> None:
         """Returns when the memory can not be completed any more; for ever if it can."""

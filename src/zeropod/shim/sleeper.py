@@ -158,7 +158,7 @@ class Sleeper:
         else:
             self._failures = 0
             await self._asleep(way)
-            watch.awake_since = time.monotonic_ns()
+            watch.woke()
 
     async def _until_turn(self, watch: IdleWatch, way: WayToSleep) -> None:
         """Until it is its turn to fall asleep. It runs while it waits for that, so nobody waits with it.

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from zeropod.kernel.lookup import Flow, Lookup, LookupUnavailable, Said
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 PORT = 7777
+NOBODYS = 9
+"""A port at which nothing listens."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -231,6 +234,10 @@ def link(request: pytest.FixtureRequest, network: Network) -> Iterator[tuple[str
         with namespace.entered(network.path):
             run(["ip", "addr", "add", pod + prefix, "dev", "eth0", *(["nodad"] if ":" in node else [])])
             run(["ip", "link", "set", "eth0", "up"])
+        # A link that has just come up may drop its first packets. What asks for the neighbour's address is then sent
+        # again by a timer, in the context of whoever runs, and so is the SYN that waits for the answer.
+        with suppress(ConnectionRefusedError):
+            socket.create_connection((pod, NOBODYS), 10).close()
         yield node, pod
     finally:
         os.close(inside)

@@ -55,6 +55,8 @@ class FakeNetwork:
         self.sockets: list[TcpSocket] = []
         self.ports: frozenset[int] = frozenset()
         self.closed = 0
+        self.looks = 0
+        """How often the kernel was asked for its connections."""
         self.limits: list[str] = []
 
     def connect(self, port: int) -> None:
@@ -72,6 +74,7 @@ class FakeNetwork:
         return self.sockets
 
     def counting(self) -> list[TcpSocket]:
+        self.looks += 1
         return self.sockets
 
     def listening_ports(self, inodes: object) -> frozenset[int]:

@@ -252,6 +252,22 @@ async def test_a_stop_ends_the_wait_for_a_turn(sleeping: Sleeping, autojump_cloc
     assert sleeping.way.abandoned == 1
 
 
+async def test_after_a_wake_the_kernel_is_not_asked_before_it_could_sleep_again(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    sleeping.start()
+    await sleeping.asleep()
+    looks = sleeping.network.looks
+    sleeping.way.wanted.set()
+    await sleeping.awake()
+    await trio.sleep(SCALEDOWN - 1.0)
+    assert sleeping.network.looks == looks
+    assert "sleeps 60 s after that" in sleeping.life.why
+    await sleeping.asleep()
+    assert sleeping.network.looks == looks + 1
+    assert sleeping.way.times("sleep") == [SCALEDOWN, SCALEDOWN + SCALEDOWN]
+
+
 class Work:
     """Stands in for a life of the container: uses so much of one CPU, from the beginning of time."""
 
