@@ -72,7 +72,7 @@ class Checkpointer:
             options += await self._pre_dump(pace)
             self._keep_mounts(incarnation)
             if container.settings.standby:
-                self.programs = mapped_files.note(incarnation.pids())
+                self.programs = await trio.to_thread.run_sync(mapped_files.note, incarnation.pids())
             kept = self._kept
             dump = Dump(container, options, container.criu_options(more=kept.for_dump()), pace.dumps)
             self._nursery.start_soon(dump.run)

@@ -30,6 +30,9 @@ FORGET = 60.0
 to the disk by itself, and one of a container that has woken sooner need not be written at all."""
 
 
+PROGRAMS = 0.5
+"""Seconds; it takes one or two thousandths, unless a file is on a file system that does not answer any more."""
+
 LATER = 1.0
 """Seconds after a wake in which its image stays: others of the node may be waking up now, and they come first."""
 
@@ -117,7 +120,9 @@ class Restorer:
             await self._pager.fill()
         incarnation = self._container.incarnation
         if incarnation and programs:
-            await trio.to_thread.run_sync(mapped_files.bring_back, incarnation.pids(), programs)
+            with trio.move_on_after(PROGRAMS):
+                pids = incarnation.pids()
+                await trio.to_thread.run_sync(mapped_files.bring_back, pids, programs, abandon_on_cancel=True)
 
     def broken(self) -> str:
         """Why pages that are still to come will not; empty if they will."""

@@ -3,14 +3,16 @@
 It is woken only where it must be, and a signal is delivered to it.
 """
 
+import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from tests.integration import containerd, cri, node
 from tests.integration.ctr import Ctr
-from tests.integration.sleep.helpers.stage import NGINX, OURS, PREFIX, REDIS, App, Stage, Way, python
+from tests.integration.sleep.helpers.stage import NGINX, OURS, PREFIX, REDIS, App, Stage, Way, answers, python
 from tests.integration.standby.helpers.looks import started
 
 from zeropod.rpc.messages import runc_options_pb2
@@ -289,3 +291,35 @@ def test_a_task_can_be_made_anew_after_it_was_killed_in_standby(stage: Stage) ->
             box.kill(signal.SIGKILL)
             assert box.wait() == 137
             box.delete()
+
+
+@pytest.mark.parametrize("asked", ["exec", "pause", "signal", "stats"])
+def test_what_is_asked_in_the_very_instant_of_a_wake_happens_and_so_does_the_wake(stage: Stage, asked: str) -> None:
+    """The container is thawed before the shim does anything else about a wake: what comes in between finds it running,
+    and in a state that still says STANDBY."""
+    app, chance = stage.task(python()), random.Random(5)
+
+    def come() -> bool:
+        with app.connect() as session:
+            return answers(session, app.kind)
+
+    with ThreadPoolExecutor(1) as somebody:
+        for number in range(1, 16):
+            app.standby()
+            answered = somebody.submit(come)
+            time.sleep(chance.uniform(0, 0.003))
+            match asked:
+                case "exec":
+                    assert task(app).exec(f"more-{number}", "true").run().wait() == 0
+                case "pause":
+                    task(app).pause()
+                    assert task(app).status() == "PAUSED"
+                    task(app).resume()
+                case "signal":
+                    task(app).kill(signal.SIGUSR1)
+                    task(app).streams.stdout.until(b"got SIGUSR1\n" * number)
+                case _:
+                    task(app).metrics()
+            assert answered.result(10)
+            assert app.running()
+    assert app.status.restore_errors == app.status.checkpoint_errors == 0
