@@ -35,6 +35,10 @@ demo *ARGS: build
 test *ARGS: build
     if (($#)); then tests/node/enter python3 -m pytest /src/tests/integration "$@"; else tests/all; fi
 
+# Integration tests on containerd 1.7 instead of 2.x; ARGS go to pytest (root)
+test-older *ARGS: build
+    tests/node/enter --containerd-1.7 python3 -m pytest /src/tests/integration "$@"
+
 # Integration tests in a virtual machine, with systemd, cgroup v2 and all capabilities; ARGS go to pytest (root)
 test-vm *ARGS: build
     tests/node/enter --vm --timeout {{ env("VM_TIMEOUT", "14400") }} \

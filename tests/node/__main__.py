@@ -1,5 +1,8 @@
-"""``tests/node/enter [--applications | --vm [--timeout SECONDS]] [CMD...]``: run a command (a shell if none) in a fresh
-test node. ``--applications`` adds the images of the compatibility suite, which a machine always has.
+"""``tests/node/enter [--applications | --containerd-1.7 | --vm [--timeout SECONDS]] [CMD...]``: run a command (a shell
+if none) in a fresh test node.
+
+``--applications`` adds the images of the compatibility suite, which a machine always has; ``--containerd-1.7`` has the
+node run that one instead of 2.x.
 
 The exit status is the command's; 125 when there was no node to run it in; 128 + N when signal N ended it.
 """
@@ -30,6 +33,9 @@ def main(arguments: list[str]) -> int:
                 return run_in_machine(command or ["bash"], LONGEST)
             case ["--applications", *command]:
                 return run_in_node(command or ["bash"], with_applications=True)
+            case ["--containerd-1.7", *command]:
+                os.environ["ZEROPOD_NODE_CONTAINERD"] = "1.7"
+                return run_in_node(command or ["bash"])
             case command:
                 return run_in_node(command or ["bash"])
     except NodeError as error:

@@ -33,6 +33,13 @@ ln -sfn /usr/src/linux-headers-*-common "$modules/source"
 
 for name in zeropod containerd-shim-zeropod-v2; do ln -s /src/build/zeropod.pyz "/usr/local/bin/$name"; done
 cp -r /src/tests/node/etc/. /etc/
+if [ "${ZEROPOD_NODE_CONTAINERD:-}" = 1.7 ]; then
+  for program in containerd containerd-shim-runc-v2 ctr; do
+    mount --bind "/src/build/containerd-1.7/usr/bin/$program" "/usr/bin/$program" || fail "no containerd 1.7"
+  done
+  cp /src/tests/node/etc/containerd/config-1.7.toml /etc/containerd/config.toml
+fi
+unset ZEROPOD_NODE_CONTAINERD
 
 # The environment of containerd is its shims' too: nothing of the tests' may be in it.
 ulimit -Sn "$(ulimit -Hn)"

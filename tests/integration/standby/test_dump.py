@@ -15,7 +15,7 @@ import pytest
 from tests.integration import node
 from tests.integration.sleep.helpers.stage import KINDS, NGINX, REDIS, App, Stage, answers
 
-from zeropod.kernel import libc
+from zeropod.kernel import libc, mapped_files
 from zeropod.shim import places
 from zeropod.shim.turns import Turns
 
@@ -105,6 +105,20 @@ def test_between_a_connection_and_the_thaw_there_are_few_system_calls(stage: Sta
     # From the last sleep on: what strace has seen before was a look after children, or nothing.
     slept = max(number for number, line in enumerate(lines[:thaw]) if is_long(line))
     assert thaw - slept <= CALLS, "\n".join(lines[slept : thaw + 1])
+
+
+def test_what_it_had_used_of_its_program_is_there_before_it_runs(stage: Stage) -> None:
+    app = stage.task(REDIS, scaledown="1s")
+    with app.connect() as session:
+        assert answers(session, REDIS)
+    before = mapped_files.note([app.status.pid])
+    after = mapped_files.note([app.standby().pid])
+    assert [*before] == [*after] == [1]
+    assert len(before[1]) > 30
+    blocks = [
+        {address // (mapped_files.AROUND * mapped_files.PAGE) for address in noted[1]} for noted in (before, after)
+    ]
+    assert len(blocks[0] - blocks[1]) <= len(blocks[0]) // 10, "what the kernel has taken back meanwhile is not there"
 
 
 def is_long(line: str) -> bool:
