@@ -81,7 +81,8 @@ class Corner:
         self.paths = paths
         self.children: list[subprocess.Popen[str]] = []
         for path in paths.values():
-            path.mkdir()
+            # Nobody else has this name, and still the kernel was seen to make one and to say that it was there already.
+            path.mkdir(exist_ok=True)
 
     def start(self, program: str, *, ready: bool = True) -> subprocess.Popen[str]:
         child = subprocess.Popen(

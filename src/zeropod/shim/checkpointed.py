@@ -63,6 +63,7 @@ class Checkpointed:
         """It has run in standby: it is not what its image says any more."""
         self._inventory: Inventory = {}
         self.why_cold = ""
+        self.why_awake = ""
         self._stages = Stages()
 
     @property
@@ -241,7 +242,7 @@ class Checkpointed:
         assert self._standby is not None
         if self._doze is None:
             self._doze = Doze(self._container, self._network, self._traffic)
-        self._dozed = True
+        self._dozed, self.why_awake = True, ""
         self._standby.rise()
         self._probes.let_through()
 
@@ -249,20 +250,22 @@ class Checkpointed:
         await self._probes.let_all_through()
 
     async def lie_down(self) -> State:
-        container, incarnation = self._container, self._container.incarnation
+        incarnation = self._container.incarnation
         assert self._standby is not None
         assert self._doze is not None
         assert incarnation is not None
         await self._doze.settled()
         if (state := self._probes.keep()) is not State.STANDBY:
+            self.why_awake = "what came like a probe was somebody"
             return state
         try:
             await self._standby.lie_down_again()
-            if self._doze.was_used():
+            self.why_awake = self._doze.use()
+            if self.why_awake:
                 return State.RUNNING
             self._standby.watch()
         except (CgroupError, OSError) as error:
-            container.log.warning("is woken, since it cannot lie down again: %s", error)
+            self.why_awake = f"it cannot lie down again: {error}"
             return State.RUNNING
         self._doze = None
         self.why_cold = self._too_large(incarnation.cgroup.resident_bytes())

@@ -15,11 +15,12 @@ from zeropod.shim.traffic import Traffic
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
 
-SETTLE = 0.25
-"""Seconds for the application to close connections that the other end has closed, as those of a probe are."""
+SETTLE = 2.0
+"""Seconds for the application to close connections that the other end has closed, as those of a probe are. On a machine
+whose CPUs are busy it needs some tenths of one, and until then it could not lie down without being woken by them."""
 
-LOOK = 0.002
-"""Seconds between looks whether it has."""
+LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
+"""Seconds between looks whether it has, which take a millisecond or two each; the last one for all further ones."""
 
 
 class Doze:
@@ -37,16 +38,23 @@ class Doze:
 
     async def settled(self) -> None:
         """Returns when nothing is left of the connections that the doze was for; after a moment in any case."""
+        looks = 0
         with trio.move_on_after(SETTLE):
             # The kernel has no event for it.
-            while self._traffic.ending(self._incarnation):  # noqa: ASYNC110
-                await trio.sleep(LOOK)
+            while self._traffic.ending(self._incarnation):
+                await trio.sleep(LOOKS[min(looks, len(LOOKS) - 1)])
+                looks += 1
 
-    def was_used(self) -> bool:
-        """Whether somebody has used the container, which is frozen again, or is about to."""
+    def use(self) -> str:
+        """How somebody has used the container, which is frozen again, or is about to, in words; empty if nobody has."""
         if self._network.activity(self._ports) != self._before:
-            return True
+            return "somebody has connected while it ran for a probe"
         dozed_ms = (trio.current_time() - self._since) * 1000
         own = self._incarnation.socket_inodes()
-        mine = [sock for sock in self._network.connections() if sock.inode in own]
-        return any(quiet_ms(sock) <= dozed_ms for sock in mine if sock.local[1] in self._ports)
+        for sock in self._network.connections():
+            if sock.inode in own and sock.local[1] in self._ports and quiet_ms(sock) <= dozed_ms:
+                address, port = sock.remote
+                return (
+                    f"the connection from {address} port {port} ({sock.state.name}) was used while it ran for a probe"
+                )
+        return ""

@@ -32,7 +32,7 @@ FIRST_LOOK, LAST_LOOK = 0.002, 0.1
 
 
 class Restarted:
-    why_cold = ""
+    why_cold = why_awake = ""
     still_since = 0.0
     image_bytes = 0
 

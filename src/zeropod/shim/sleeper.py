@@ -239,7 +239,7 @@ class Sleeper:
             case State.COLD:
                 await self._cool(way)
             case _:
-                await self._wake(way, "a short awakening was not enough")
+                await self._wake(way, way.why_awake or "to run for a moment was not enough")
 
     async def _over(self, way: WayToSleep) -> Event:
         life = self._container.life

@@ -42,6 +42,9 @@ class WayToSleep(Protocol):
     why_cold: str
     """Why it sleeps without standby, in words; empty if there is nothing to say."""
 
+    why_awake: str
+    """Why it could not lie down again the last time, in words; empty if it could, or there is nothing to say."""
+
     @property
     def still_since(self) -> float:
         """When it last began to keep requests waiting to fall asleep; of time.monotonic(), 0 if it does not say."""

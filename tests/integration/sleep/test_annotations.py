@@ -41,6 +41,14 @@ def test_a_container_without_a_pod_is_named_by_its_id(stage: Stage) -> None:
 
 def test_only_the_mapped_ports_count_and_wake(stage: Stage) -> None:
     app = stage.add(stage.pod("300ms", {"ports-map": "python=8000;other=1"}), python(8000, 0, 8001))
+
+    def listens() -> bool:
+        # It opens one port after the other, and may have been put to sleep in between.
+        with app.connect() as session:
+            session.ask("count")
+        return "listening" in app.output()
+
+    node.until(listens, "it listens on all of its ports")
     with app.connect(port=8001) as unmapped:
         for _ in range(100):
             if app.state != "RUNNING":

@@ -36,7 +36,7 @@ Phase = Callable[[], Awaitable[None]]
 class FakeWay:
     """Goes to sleep and wakes at once, unless a test has said otherwise for one of its steps."""
 
-    why_cold = ""
+    why_cold = why_awake = ""
     still_since = 0.0
     answered = 0
     image_bytes = 0

@@ -11,6 +11,7 @@ from tests.integration.sleep.helpers.client import TIMEOUT, Session
 from tests.integration.sleep.helpers.stage import App
 
 from zeropod.kernel.namespace import entered
+from zeropod.runtime import cgroups
 
 ESTABLISHED = 1
 
@@ -25,10 +26,8 @@ def run_time(pid: int) -> int:
 
 
 def resident(pid: int) -> int:
-    """Bytes of its memory that are not in files."""
-    with open(f"/proc/{pid}/status") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem")) * 1024
+    """Bytes that its cgroup keeps in memory; its program is not among them, though the node has that in a tmpfs."""
+    return cgroups.of(pid).resident_bytes()
 
 
 def started(pid: int) -> str:

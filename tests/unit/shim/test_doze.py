@@ -1,0 +1,71 @@
+"""Whether a doze may end, in virtual time."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+from tests.unit.shim.fakes import FakeNetwork
+from trio.testing import MockClock
+
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.shim.doze import SETTLE, Doze
+from zeropod.shim.settings import Settings
+
+PORT = 8080
+
+
+class Slow:
+    """An application that closes what its client has closed after so many seconds; stands in for `Traffic`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._closes_at = trio.current_time() + seconds
+
+    def ending(self, _: object) -> bool:
+        return trio.current_time() < self._closes_at
+
+
+def dozing(network: FakeNetwork, seconds: float = 0.0) -> Doze:
+    incarnation = SimpleNamespace(socket_inodes=lambda: frozenset({7}))
+    container: Any = SimpleNamespace(settings=Settings(ports=frozenset({PORT})), incarnation=incarnation)
+    given: Any = network
+    traffic: Any = Slow(seconds)
+    return Doze(container, given, traffic)
+
+
+def connection(inode: int, quiet_ms: int) -> TcpSocket:
+    own, other = ("10.0.0.1", PORT), ("10.0.0.2", 5)
+    return TcpSocket(2, TcpState.ESTABLISHED, own, other, inode, 0, 0, 0, quiet_ms, quiet_ms)
+
+
+async def test_a_busy_application_has_time_to_close_a_probes_connection(autojump_clock: MockClock) -> None:
+    doze = dozing(FakeNetwork(), 0.6)
+    await doze.settled()
+    assert 0.6 <= trio.current_time() < 0.7
+    assert doze.use() == ""
+
+
+async def test_one_that_never_closes_it_is_not_waited_for(autojump_clock: MockClock) -> None:
+    await dozing(FakeNetwork(), 1000.0).settled()
+    assert trio.current_time() == pytest.approx(SETTLE)
+
+
+async def test_a_new_connection_is_use(autojump_clock: MockClock) -> None:
+    network = FakeNetwork()
+    doze = dozing(network)
+    await trio.sleep(1.0)
+    network.connect(PORT)
+    assert "somebody has connected" in doze.use()
+
+
+@pytest.mark.parametrize(("inode", "quiet_ms", "is_use"), [(7, 500, True), (7, 1500, False), (8, 500, False)])
+async def test_data_on_a_connection_of_its_own_is_use(
+    autojump_clock: MockClock, inode: int, quiet_ms: int, is_use: bool
+) -> None:
+    network = FakeNetwork()
+    network.sockets = [connection(inode, quiet_ms)]
+    doze = dozing(network)
+    await trio.sleep(1.0)
+    assert doze.use() == (
+        "the connection from 10.0.0.2 port 5 (ESTABLISHED) was used while it ran for a probe" * is_use
+    )
