@@ -248,13 +248,14 @@ class Checkpointed:
 
     async def dozed(self) -> None:
         await self._probes.let_all_through()
+        if self._doze:
+            await self._doze.settled()
 
     async def lie_down(self) -> State:
         incarnation = self._container.incarnation
         assert self._standby is not None
         assert self._doze is not None
         assert incarnation is not None
-        await self._doze.settled()
         if (state := self._probes.keep()) is not State.STANDBY:
             self.why_awake = "what came like a probe was somebody"
             return state

@@ -82,7 +82,7 @@ class WayToSleep(Protocol):
         """From STANDBY: lets it run, without more than that."""
 
     async def dozed(self) -> None:
-        """Returns when what it was let run for by others than containerd is over."""
+        """Returns when what it was let run for by others than containerd is over, and nothing of it is left."""
 
     async def lie_down(self) -> State:
         """Back to STANDBY. Or where it has to go instead: DOZING; RUNNING, by wake; COLD, by cool."""
