@@ -49,8 +49,9 @@ test-vm-short: build
     #!/usr/bin/env bash
     set -uo pipefail
     status=0
-    ZEROPOD_TEST_VM=1 python -m pytest tests/node/vm || status=$?
     # As in tests/all: what fails is run once more, with nothing beside it.
+    machine=(env ZEROPOD_TEST_VM=1 python -m pytest -o cache_dir=build/cache/pytest-vm tests/node/vm)
+    "${machine[@]}" || "${machine[@]}" --last-failed --last-failed-no-failures none || status=$?
     selected="python3 -m pytest --timeout 1200 --durations 0 @/src/tests/node/vm/short"
     again="echo 'once more, what has failed'; $selected --last-failed --last-failed-no-failures none"
     tests/node/enter --vm --timeout 2400 sh -c "$selected || { [ \$? = 1 ] && { $again; }; }" || status=$?
