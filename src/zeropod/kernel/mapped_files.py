@@ -13,15 +13,17 @@ Source of facts: proc_pid_pagemap(5), process_vm_readv(2), do_fault_around() in 
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from zeropod.kernel import libc
 
-PAGE = os.sysconf("SC_PAGESIZE")
+PAGE = mmap.PAGESIZE
 AROUND = max(1, (64 << 10) // PAGE)
 """Pages that one fault maps, at an address that is a multiple of as many."""
 
@@ -32,7 +34,7 @@ MOST = 4096
 """Places in all processes together; each takes some microseconds to bring back."""
 
 Noted = Mapping[int, Sequence[int]]
-"""Addresses of used pages, one for each `AROUND`, by the pid that the process sees itself."""
+"""Addresses of used pages in ascending order, one for each `AROUND`, by the pid that the process sees itself."""
 
 _PRESENT = bytes(int(top >= 0x80) for top in range(256))
 _TOP = 7 if sys.byteorder == "little" else 0
@@ -48,6 +50,8 @@ def note(pids: Iterable[int]) -> Noted:
     noted: dict[int, list[int]] = {}
     left = MOST
     for pid in pids:
+        if not left:
+            break
         with suppress(OSError):
             noted[_own_pid(pid)] = addresses = _used(pid)[:left]
             left -= len(addresses)
@@ -99,11 +103,11 @@ def _mappings(pid: int) -> Iterator[tuple[int, int]]:
                     yield start, end
 
 
-def _still_mapped(pid: int, addresses: Collection[int]) -> list[int]:
+def _still_mapped(pid: int, addresses: Sequence[int]) -> list[int]:
     found: list[int] = []
     if addresses:
         for start, end in _mappings(pid):
-            found += [address for address in addresses if start <= address < end]
+            found += addresses[bisect_left(addresses, start) : bisect_left(addresses, end)]
     return found
 
 

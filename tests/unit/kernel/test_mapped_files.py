@@ -72,7 +72,7 @@ def test_a_page_beyond_the_end_of_a_file_that_was_cut_does_not_keep_the_others_a
     assert len(addresses) >= 2
     os.truncate(file, PAGE)
     mapping.madvise(mmap.MADV_DONTNEED)
-    assert mapped_files.bring_back([os.getpid()], {_own_pid(): [addresses[-1], addresses[0]]}) == 1
+    assert mapped_files._touch(os.getpid(), [addresses[-1], addresses[0]]) == 1
 
 
 def test_a_process_that_is_gone_is_left_out() -> None:
