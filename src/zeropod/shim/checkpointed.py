@@ -247,9 +247,9 @@ class Checkpointed:
         self._probes.let_through()
 
     async def dozed(self) -> None:
+        assert self._doze is not None
         await self._probes.let_all_through()
-        if self._doze:
-            await self._doze.settled()
+        await self._doze.settled()
 
     async def lie_down(self) -> State:
         incarnation = self._container.incarnation
@@ -267,6 +267,7 @@ class Checkpointed:
             self._standby.watch()
         except (CgroupError, OSError) as error:
             self.why_awake = f"it cannot lie down again: {error}"
+            self._container.log.warning("is woken: %s", self.why_awake)
             return State.RUNNING
         self._doze = None
         self.why_cold = self._too_large(incarnation.cgroup.resident_bytes())

@@ -44,14 +44,14 @@ class IdleWatch:
         self.awake_since = time.monotonic_ns()
         """The start, the first look that found it listening, or the last wake, which count as activity; in nanoseconds
         of CLOCK_MONOTONIC."""
-        self._needs_look = True
-        """Whether it listens at all is not known yet."""
+        self._just_woke = False
+        """So that it listens is known."""
 
     def woke(self) -> None:
-        """The container has just woken up. That it listens is known: the kernel is not asked again in the moment in
+        """The container has just woken up. The kernel is not asked again in the moment in
         which others of the node may be waking up, too, and takes some milliseconds of a CPU to answer."""
         self.awake_since = time.monotonic_ns()
-        self._needs_look = False
+        self._just_woke = True
 
     async def idle(self) -> None:
         """Returns when there was no activity for the scale-down duration and nothing holds the container awake."""
@@ -63,8 +63,8 @@ class IdleWatch:
                 rests = False
                 await life.changed()
                 continue
-            if not self._needs_look:
-                self._needs_look = True
+            if self._just_woke:
+                self._just_woke = False
                 await self._rest(duration, self.awake_since)
                 continue
             ports = self._ports()

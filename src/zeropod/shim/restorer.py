@@ -29,7 +29,6 @@ FORGET = 60.0
 """Seconds after which an image that nobody will read is taken out of the page cache: by then the kernel has written it
 to the disk by itself, and one of a container that has woken sooner need not be written at all."""
 
-
 PROGRAMS = 0.5
 """Seconds; it takes one or two thousandths, unless a file is on a file system that does not answer any more."""
 
