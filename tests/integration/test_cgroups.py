@@ -81,8 +81,7 @@ class Corner:
         self.paths = paths
         self.children: list[subprocess.Popen[str]] = []
         for path in paths.values():
-            # Nobody else has this name, and still the kernel was seen to make one and to say that it was there already.
-            path.mkdir(exist_ok=True)
+            path.mkdir()
 
     def start(self, program: str, *, ready: bool = True) -> subprocess.Popen[str]:
         child = subprocess.Popen(
