@@ -11,7 +11,9 @@
 // where it is sent, within connect(2). That is a hint and no more: what arrives from elsewhere is
 // received in the context of whatever task happens to run. So such a connection is not noted as
 // somebody's, but written down in `flows`, and handed over where `inspect` says so, for the
-// activator to find out what it is.
+// activator to find out what it is. The other way round a busy kernel may put off receiving a prober's
+// packet, and do it in anybody's context: what comes from the node's own addresses like that is noted as
+// somebody's, and written down in `unsure`, where the activator finds it if it has to know better.
 //
 // Whatever goes wrong, the lookup goes on as if the program were not there: no connection is ever
 // dropped here.
@@ -27,6 +29,7 @@ struct activity {
 	u64 connections;
 	u64 own_last_ns;  // the same for connections from within the pod
 	u64 own_connections;
+	u64 unsure;       // how many of `connections` were written down in `unsure`
 };
 
 // IPv6, or IPv4 as ::ffff:a.b.c.d; as in the packet.
@@ -73,7 +76,15 @@ BPF_HASH(tasks, struct task, u8, 32);
 #define FORWARDED 2
 BPF_TABLE("lru_hash", struct flow, u64, flows, 1024);
 
-static inline void note(u16 port, int own)
+struct arrival {
+	u64 ns;  // CLOCK_MONOTONIC
+	struct address local;
+};
+
+// Connections from the node's own addresses that count.
+BPF_TABLE("lru_hash", struct flow, struct arrival, unsure, 256);
+
+static inline struct activity *note(u16 port, int own)
 {
 	u64 now = bpf_ktime_get_ns();
 	struct activity *seen = last_seen.lookup(&port);
@@ -83,7 +94,7 @@ static inline void note(u16 port, int own)
 		last_seen.update(&port, &none);
 		seen = last_seen.lookup(&port);
 		if (!seen)
-			return;
+			return seen;
 	}
 	if (own) {
 		seen->own_last_ns = now;
@@ -92,6 +103,7 @@ static inline void note(u16 port, int own)
 		seen->last_ns = now;
 		lock_xadd(&seen->connections, 1);
 	}
+	return seen;
 }
 
 // The name up to a slash: per-processor threads such as ksoftirqd/0 are one.
@@ -115,24 +127,31 @@ int lookup(struct bpf_sk_lookup *ctx)
 
 	u16 port = ctx->local_port;
 	struct flow flow = { .remote_port = ctx->remote_port, .port = port };
+	struct arrival arrival = {};
 	int own;
 
 	if (ctx->family == AF_INET6) {
 		u32 first = ctx->remote_ip6[0], second = ctx->remote_ip6[1];
 		u32 third = ctx->remote_ip6[2], last = ctx->remote_ip6[3];
 
+		arrival.local.words[0] = ctx->local_ip6[0];
+		arrival.local.words[1] = ctx->local_ip6[1];
+		arrival.local.words[2] = ctx->local_ip6[2];
+		arrival.local.words[3] = ctx->local_ip6[3];
 		flow.remote.words[0] = first;
 		flow.remote.words[1] = second;
 		flow.remote.words[2] = third;
 		flow.remote.words[3] = last;
-		own = first == ctx->local_ip6[0] && second == ctx->local_ip6[1] &&
-		      third == ctx->local_ip6[2] && last == ctx->local_ip6[3];
+		own = first == arrival.local.words[0] && second == arrival.local.words[1] &&
+		      third == arrival.local.words[2] && last == arrival.local.words[3];
 	} else {
 		u32 remote = ctx->remote_ip4;
 
 		flow.remote.words[2] = bpf_htonl(0xffff);
 		flow.remote.words[3] = remote;
-		own = remote == ctx->local_ip4 || (remote & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+		arrival.local.words[2] = bpf_htonl(0xffff);
+		arrival.local.words[3] = ctx->local_ip4;
+		own = remote == arrival.local.words[3] || (remote & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
 	}
 
 	u32 *slot = steer.lookup(&port);
@@ -152,7 +171,10 @@ int lookup(struct bpf_sk_lookup *ctx)
 		} else if (*word == SOMEBODYS) {
 			note(port, 0);
 		}
-	} else if (role && *role != FORWARDS && node_addresses.lookup(&flow.remote)) {
+	} else if (!node_addresses.lookup(&flow.remote)) {
+		flows.delete(&flow);  // an earlier connection's
+		note(port, 0);
+	} else if (role && *role != FORWARDS) {
 		u64 now = bpf_ktime_get_ns();
 
 		flows.update(&flow, &now);
@@ -162,8 +184,14 @@ int lookup(struct bpf_sk_lookup *ctx)
 				slot = 0;
 		}
 	} else {
-		flows.delete(&flow);  // an earlier connection's
-		note(port, 0);
+		flows.delete(&flow);
+		struct activity *seen = note(port, 0);
+
+		if (seen) {
+			arrival.ns = seen->last_ns;
+			unsure.update(&flow, &arrival);
+			lock_xadd(&seen->unsure, 1);
+		}
 	}
 	if (!slot)
 		return SK_PASS;

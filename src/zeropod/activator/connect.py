@@ -8,6 +8,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import trio
@@ -20,6 +21,15 @@ SocketAddress = tuple[Any, ...]
 
 Announce = Callable[[tuple[str, int]], AbstractContextManager[None]]
 """Says what a connection to the application from this address of the pod is, for as long as it exists."""
+
+
+def asked_for(connection: trio.socket.SocketType) -> SocketAddress:
+    """The address that a connection came to. An application's IPv6 listener takes IPv4, too: that is IPv4 here."""
+    address: SocketAddress = connection.getsockname()
+    mapped = ip_address(address[0].partition("%")[0])
+    if isinstance(mapped, IPv6Address) and mapped.ipv4_mapped:
+        return (str(mapped.ipv4_mapped), address[1])
+    return address
 
 
 def unannounced(_: tuple[str, int]) -> AbstractContextManager[None]:

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 
 import trio
 
-from zeropod.activator.connect import Announce, connect, unannounced
+from zeropod.activator.connect import Announce, asked_for, connect, unannounced
 from zeropod.activator.proxy import End, relay
 from zeropod.kernel import namespace
 
@@ -109,7 +109,7 @@ async def _application(
     while not _is_reset(client):
         try:
             with ExitStack() as attempt:
-                stream = await connect(client.getsockname(), netns, announced, attempt)
+                stream = await connect(asked_for(client), netns, announced, attempt)
                 known.push(attempt.pop_all())
                 return stream
         except OSError as error:

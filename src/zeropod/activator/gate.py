@@ -9,6 +9,7 @@ Ajar, it lets everything through, and finds out what probes ask.
 
 import logging
 import os
+import socket
 from collections.abc import Collection
 
 import trio
@@ -39,6 +40,7 @@ class Gate:
         self._connect_timeout = connect_timeout
         self._proxy_timeout = proxy_timeout
         self._listeners: Listeners | None = None
+        self._connections: trio.Nursery | None = None
         self._ports: frozenset[int] = frozenset()
         self._answers = False
         self._up = trio.Event()
@@ -47,15 +49,18 @@ class Gate:
         self._probes: set[trio.SocketStream] = set()
         """Connections of probers that are the application's business."""
         self._over = trio.Event()
+        self.was_probed = False
+        """Whether there has been a probe."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listens until it is cancelled. Raises OSError before it has started."""
         with Listeners(self._netns, ()) as self._listeners:
             task_status.started()
             try:
-                async with trio.open_nursery() as connections:
-                    await self._listeners.accept(connections, self._serve)
+                async with trio.open_nursery() as self._connections:
+                    await self._listeners.accept(self._connections, self._serve)
             finally:
+                self._connections = None
                 self.open()
 
     def shut(self, ports: Collection[int]) -> None:
@@ -92,6 +97,12 @@ class Gate:
         self._up = trio.Event()
         self._somebody, self._probe = trio.Event(), trio.Event()
 
+    def take(self, connection: socket.socket) -> None:
+        """A prober's connection that was led past the gate; while run() runs."""
+        assert self._listeners is not None
+        assert self._connections is not None
+        self._connections.start_soon(self._listeners.adopt, connection, self._serve)
+
     async def somebody(self) -> None:
         """Returns when somebody has come who wants the application."""
         await self._somebody.wait()
@@ -122,6 +133,8 @@ class Gate:
             # Somebody in the pod found our own port. Passing that on would lead back here.
             return
         finding = await self._inspector.inspect(stream, answers=self._answers)
+        if finding.wants is not Wants.APPLICATION:
+            self.was_probed = True
         if finding.wants is Wants.NOTHING:
             return
         if finding.wants is Wants.PROBE:

@@ -8,7 +8,7 @@ queue as any other.
 
 import select
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
 import trio
@@ -42,6 +42,13 @@ class HeldListeners:
         """Returns when a connection to one of the ports (empty: any) has arrived."""
         wanted = [held for held in self._held if not ports or held.getsockname()[1] in ports]
         await first_of(*(partial(trio.lowlevel.wait_readable, listener) for listener in wanted))
+
+    def accept(self, ports: Collection[int] = ()) -> Iterator[socket.socket]:
+        """The connections to these ports (empty: any) that are in an accept queue right now. Raises OSError."""
+        for listener in self._held:
+            if not ports or listener.getsockname()[1] in ports:
+                while HeldListeners([listener]).waiting():
+                    yield listener.accept()[0]
 
     def prepare_hand_over(self) -> None:
         """Lets the restored listeners bind beside these; only once the application's process is gone."""

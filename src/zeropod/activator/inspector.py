@@ -18,7 +18,7 @@ import trio
 
 from zeropod.activator.answer import UNIMPLEMENTED, answer
 from zeropod.activator.asking import Outcome
-from zeropod.activator.connect import Announce, announced
+from zeropod.activator.connect import Announce, announced, asked_for
 from zeropod.activator.examiner import Examination, Examiner
 from zeropod.activator.opening import SETTINGS, Kind, Question, judge, without_acknowledgement
 from zeropod.activator.peeker import Peeker
@@ -176,7 +176,7 @@ class Inspector:
 
 
 def _examination(stream: trio.SocketStream, asked: Asked) -> Examination:
-    return Examination(stream.socket.getsockname(), asked.question)
+    return Examination(asked_for(stream.socket), asked.question)
 
 
 async def _tell(stream: trio.SocketStream, asked: Asked, outcome: Outcome) -> None:

@@ -29,7 +29,8 @@ def combined(seen: Mapping[int, Activity], ports: Collection[int]) -> Activity:
     """What was seen at several ports, as if they were one."""
     wanted = [activity for port, activity in seen.items() if port in ports]
     last = max((activity.last_ns for activity in wanted), default=0)
-    return Activity(last, sum(activity.connections for activity in wanted))
+    connections = sum(activity.connections for activity in wanted)
+    return Activity(last, connections, sum(activity.unsure for activity in wanted))
 
 
 def avoid_multipath(path: str) -> None:
@@ -102,6 +103,19 @@ class PodNetwork:
             self._counted = Activity(time.monotonic_ns(), opens)
         return self._counted
 
+    def only_probers_since(self, ports: Collection[int], before: Activity) -> bool:
+        """Whether all who have connected to these ports since `before` was their activity are probers after all.
+
+        So they were received late, on a busy node; from now on they are taken for what they are. To be asked while
+        nobody answers them, as in Probers.came_late. Raises OSError.
+        """
+        now = self.activity(ports)
+        if not self.lookup or not self.probers or now.unsure == before.unsure or now.sure != before.sure:
+            return False
+        unsure = self.lookup.unsure().items()
+        since = {flow: arrival for flow, arrival in unsure if arrival.ns > before.last_ns and flow.port in ports}
+        return len(since) == now.unsure - before.unsure and self.probers.came_late(since, self._diag)
+
     def _passive_opens(self) -> int:
         """Connections that were accepted in the namespace so far (RFC 1213's tcpPassiveOpens)."""
         with namespace.entered(self.path), open("/proc/thread-self/net/snmp") as file:
@@ -125,6 +139,18 @@ class PodNetwork:
         if sock.remote[0] == sock.local[0] or ip_address(sock.remote[0]).is_loopback:
             return self.probers.for_somebody(sock) or (self._own and not self.probers.made(sock))
         return not self.probers.made(sock)
+
+    def of_probers(self, inodes: Collection[int], ports: Collection[int]) -> list[TcpSocket]:
+        """The connections of probers to these ports that a socket with one of the inodes has, or nobody yet."""
+        if not self.probers:
+            return []
+        return [
+            sock
+            for sock in self.connections()
+            if sock.local[1] in ports
+            and (sock.inode in inodes or (not sock.inode and sock.state is TcpState.ESTABLISHED))  # not accepted yet
+            and self.probers.made(sock)
+        ]
 
     def listeners(self) -> list[TcpSocket]:
         return self._diag.tcp({TcpState.LISTEN})

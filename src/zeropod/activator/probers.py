@@ -6,12 +6,12 @@ that lasts, or carries more than a probe does, is somebody's after all; and who 
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.local_peer import LocalPeers
-from zeropod.kernel.lookup import Flow, Lookup, Said
-from zeropod.kernel.sock_diag import TcpSocket
+from zeropod.kernel.lookup import Arrival, Flow, Lookup, Said
+from zeropod.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,20 @@ class Probers:
             log.warning("whether %s port %d is a prober's is unknown, so it is not: %s", *own, error)
             return False
 
+    def came_late(self, unsure: Mapping[Flow, Arrival], pod: SockDiag) -> bool:
+        """Whether all of these, from Lookup.unsure(), are probers' after all; from now on they are taken for that.
+
+        To be asked while nobody answers in the `pod`: one that was closed without a word wants nothing. Raises OSError.
+        """
+        for flow, arrival in unsure.items():
+            local = (arrival.local, flow.port)
+            end = pod.connection(local, flow.remote)
+            if end and not _was_silent(end) and not self.is_probers(flow.remote, local):
+                return False
+        for flow, arrival in unsure.items():
+            self._lookup.take_for_a_probers(flow, arrival)
+        return True
+
     def made(self, sock: TcpSocket) -> bool:
         """Whether this connection, at its end in the pod, is still to be taken for a prober's."""
         said = self._lookup.flow(Flow(sock.remote, sock.local[1]))
@@ -83,3 +97,8 @@ class Probers:
     def for_somebody(self, sock: TcpSocket) -> bool:
         """Whether this connection from within the pod was made for somebody outside."""
         return self._lookup.flow(Flow(sock.remote, sock.local[1])) in (Said.SOMEBODYS, Said.FORWARDED)
+
+
+def _was_silent(sock: TcpSocket) -> bool:
+    """Its other end has closed it and not said anything: for the kernel its end is a byte of data."""
+    return sock.state is TcpState.CLOSE_WAIT and (sock.bytes_received or 0) <= 1

@@ -24,9 +24,10 @@ from zeropod.kernel import bpf
 _PORT = struct.Struct("=H")
 _SLOT = struct.Struct("=I")
 _SOCKET = struct.Struct("=I")
-_ACTIVITY = struct.Struct("=QQQQ")
+_ACTIVITY = struct.Struct("=QQQQQ")
 _FLOW = struct.Struct("=16s2sH")
 _SAID = struct.Struct("=Q")
+_ARRIVAL = struct.Struct("=Q16s")
 _NAME = struct.Struct("=16s")
 _PRESENT, _PROBES, _FORWARDS, _RECEIVES = b"\1", b"\1", b"\2", b"\3"
 _NAMED = 1 << 16
@@ -50,6 +51,13 @@ class Activity:
 
     last_ns: int
     connections: int
+    unsure: int = 0
+    """How many of them, from the node's own addresses, may be a prober's that the kernel has received too late to tell;
+    see Lookup.unsure()."""
+
+    @property
+    def sure(self) -> int:
+        return self.connections - self.unsure
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,14 @@ class Flow:
 
     remote: tuple[str, int]
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a connection came (CLOCK_MONOTONIC, ns), and the address that it came to."""
+
+    ns: int
+    local: str
 
 
 class Said(IntEnum):
@@ -117,11 +133,11 @@ class Lookup:
         """
         seen = {}
         for port, activity in self._maps["last_seen"].items():
-            last, connections, own_last, own_connections = _ACTIVITY.unpack(activity)
+            last, connections, own_last, own_connections, unsure = _ACTIVITY.unpack(activity)
             if own:
                 last, connections = max(last, own_last), connections + own_connections
             if connections:
-                seen[_PORT.unpack(port)[0]] = Activity(last, connections)
+                seen[_PORT.unpack(port)[0]] = Activity(last, connections, unsure)
         return seen
 
     def steer(self, port: int, listeners: Iterable[socket.socket]) -> None:
@@ -169,6 +185,18 @@ class Lookup:
         The last 1024 or so; those that are over are there, too.
         """
         return {_flow(*_FLOW.unpack(flow)): _SAID.unpack(said)[0] for flow, said in self._maps["flows"].items()}
+
+    def unsure(self) -> dict[Flow, Arrival]:
+        """What came from the node's own addresses and counts: the last 256 or so."""
+        found = {}
+        for flow, arrival in self._maps["unsure"].items():
+            when, local = _ARRIVAL.unpack(arrival)
+            found[_flow(*_FLOW.unpack(flow))] = Arrival(when, _address(local))
+        return found
+
+    def take_for_a_probers(self, flow: Flow, arrival: Arrival) -> None:
+        """One of unsure() turned out to be a prober's."""
+        self._maps["flows"].set(_key(flow), _SAID.pack(arrival.ns))
 
     def flow(self, flow: Flow) -> int | None:
         """The same for one connection; None if nobody takes it for a prober's."""
@@ -231,11 +259,13 @@ def _key(flow: Flow) -> bytes:
 
 
 def _flow(address: bytes, remote_port: bytes, port: int) -> Flow:
-    if address.startswith(_MAPPED):
-        name = socket.inet_ntop(socket.AF_INET, address[12:])
-    else:
-        name = socket.inet_ntop(socket.AF_INET6, address)
-    return Flow((name, int.from_bytes(remote_port, "big")), port)
+    return Flow((_address(address), int.from_bytes(remote_port, "big")), port)
+
+
+def _address(packed: bytes) -> str:
+    if packed.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, packed[12:])
+    return socket.inet_ntop(socket.AF_INET6, packed)
 
 
 def _load(target: int, owned: ExitStack) -> dict[str, bpf.Map]:

@@ -18,11 +18,16 @@ from zeropod.kernel import namespace, netlink
 
 _NETLINK_SOCK_DIAG = 4
 _TCPDIAG_GETSOCK = 18
+_SOCK_DIAG_BY_FAMILY = 20
 _INET_DIAG_INFO = 2
 _MESSAGE = struct.Struct("=BBxx2s2s16s16s16xIIII")  # struct inet_diag_msg
 _REQUEST = struct.Struct("=xxxB48xI4x")  # struct inet_diag_req: extensions, states
+_ONE = struct.Struct("=BBBxI2s2s16s16sIQ")  # struct inet_diag_req_v2
+_ALL_STATES, _ANY_COOKIE = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 _LAST_DATA_SENT, _LAST_DATA_RECEIVED, _BYTES_RECEIVED = 44, 52, 128  # offsets in struct tcp_info
 _ATTEMPTS = 3
+
+Address = tuple[str, int]
 
 
 class TcpState(IntEnum):
@@ -85,6 +90,20 @@ class SockDiag:
 
     def close(self) -> None:
         self._netlink.close()
+
+    def connection(self, own: Address, other: Address) -> TcpSocket | None:
+        """The end at `own` of the connection to `other`, which the kernel finds without a walk (0.03 ms)."""
+        family = socket.AF_INET6 if ":" in own[0] else socket.AF_INET
+        addresses = (address.partition("%")[0] for address, _ in (own, other))
+        source, target = (socket.inet_pton(family, address).ljust(16, b"\0") for address in addresses)
+        ports = own[1].to_bytes(2, "big"), other[1].to_bytes(2, "big")
+        asked = 1 << (_INET_DIAG_INFO - 1)
+        request = _ONE.pack(family, socket.IPPROTO_TCP, asked, _ALL_STATES, *ports, source, target, 0, _ANY_COOKIE)
+        try:
+            kind, body = self._netlink.ask(_SOCK_DIAG_BY_FAMILY, request)
+        except FileNotFoundError:
+            return None
+        return parse(body) if kind == _SOCK_DIAG_BY_FAMILY else None
 
     def tcp(self, states: Iterable[TcpState] = frozenset(TcpState)) -> list[TcpSocket]:
         """All TCP sockets, IPv4 and IPv6, that are in one of `states`.

@@ -218,13 +218,39 @@ class Checkpointed:
     def events(self) -> Sequence[Callable[[], Awaitable[Event]]]:
         if self._standby:
             return (
-                self._standby.event,
+                self._arrival,
                 self._pager_lost,
                 self._standby_over,
                 self._probes.somebody,
                 self._probes.probe,
             )
-        return (self._traffic.connection, self._traffic.data, self._probes.somebody, self._probes.probe)
+        return (self._connection, self._traffic.data, self._probes.somebody, self._probes.probe)
+
+    async def _arrival(self) -> Event:
+        """What has come in standby."""
+        assert self._standby is not None
+        event = await self._standby.event()
+        return Event.PROBE if event is Event.CONNECTION and self._is_late_probe() else event
+
+    async def _connection(self) -> Event:
+        """Returns when somebody has connected to the container, which is COLD."""
+        while True:
+            event = await self._traffic.connection()
+            if not self._is_late_probe():
+                return event
+            try:
+                for connection in self._traffic.accept():
+                    self._probes.take(connection)
+            except OSError as error:
+                self._container.log.warning("is woken for a probe: %s", error)
+                return event
+
+    def _is_late_probe(self) -> bool:
+        """Whether what has come are probes that the kernel did not receive when they were sent.
+
+        Only somebody on this node waits for that, and where there are no probes not even he.
+        """
+        return self._probes.are_known and self._traffic.is_probers_alone()
 
     async def _pager_lost(self) -> Event:
         await self._restorer.lost()

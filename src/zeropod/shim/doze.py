@@ -41,13 +41,18 @@ class Doze:
         looks = 0
         with trio.move_on_after(SETTLE):
             # The kernel has no event for it.
-            while self._traffic.ending(self._incarnation):
+            while self._is_probed() or self._traffic.ending(self._incarnation):
                 await trio.sleep(LOOKS[min(looks, len(LOOKS) - 1)])
                 looks += 1
 
+    def _is_probed(self) -> bool:
+        """A probe that came to the container itself is still with it."""
+        return bool(self._network.of_probers(self._incarnation.socket_inodes(), self._ports))
+
     def use(self) -> str:
         """How somebody has used the container, which is frozen again, or is about to, in words; empty if nobody has."""
-        if self._network.activity(self._ports) != self._before:
+        # Those who may have been probers all the same have been served, or are among the connections.
+        if self._network.activity(self._ports).sure != self._before.sure:
             return "somebody has connected while it ran for a probe"
         dozed_ms = (trio.current_time() - self._since) * 1000
         own = self._incarnation.socket_inodes()

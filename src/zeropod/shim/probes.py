@@ -4,6 +4,7 @@ Owns when it is asked what probes ask, and when its gate is shut and opened. Wit
 want it, there is no gate: probes are then connections like any other.
 """
 
+import socket
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,7 +13,6 @@ from zeropod.activator.examiner import Examiner
 from zeropod.activator.gate import Gate
 from zeropod.activator.inspector import Inspector
 from zeropod.activator.network import PodNetwork
-from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.shim.incarnation import Incarnation
 from zeropod.shim.lesson import Lesson
 from zeropod.shim.lifecycle import Event, State
@@ -65,6 +65,11 @@ class Probes:
         """Probes so far."""
         return self.inspector.answered if self.inspector else 0
 
+    @property
+    def are_known(self) -> bool:
+        """Whether there has been one, as far as that was looked at."""
+        return bool(self._gate and self._gate.was_probed)
+
     async def _start(self) -> None:
         assert self._gate is not None
         async with self._starting:
@@ -107,19 +112,8 @@ class Probes:
         self._gate.shut(ports)
         with trio.move_on_after(UNDER_WAY):
             # The kernel has no event for it.
-            while self._under_way(incarnation, ports):  # noqa: ASYNC110
+            while self._network.of_probers(incarnation.socket_inodes(), ports):  # noqa: ASYNC110
                 await trio.sleep(LOOK)
-
-    def _under_way(self, incarnation: Incarnation, ports: frozenset[int]) -> list[TcpSocket]:
-        assert self._network.probers is not None
-        own = incarnation.socket_inodes()
-        return [
-            sock
-            for sock in self._network.connections()
-            if sock.local[1] in ports
-            and (sock.inode in own or (not sock.inode and sock.state is TcpState.ESTABLISHED))  # not accepted yet
-            and self._network.probers.made(sock)
-        ]
 
     def open(self) -> None:
         """The container runs: probes are its own business again."""
@@ -136,6 +130,11 @@ class Probes:
         """Returns when the container has answered them."""
         if self._gate:
             await self._gate.idle()
+
+    def take(self, connection: socket.socket) -> None:
+        """Answers a prober's connection that has come past the gate, which is shut."""
+        assert self._gate is not None
+        self._gate.take(connection)
 
     def keep(self) -> State:
         """The container is about to lie down again, STANDBY; unless something has come for it: then nothing changes.

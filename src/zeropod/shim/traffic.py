@@ -5,7 +5,7 @@ packets of its established connections wait in the pod's lock. `hand_over` gives
 """
 
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,9 @@ class Traffic:
         self._locked: frozenset[Connection] = frozenset()
         self._locked_at = 0.0
         self._data_came = False
+        self._ports: frozenset[int] = frozenset()
+        self._before = Activity(0, 0)
+        """Who had connected to these ports before it slept, or came as a prober only, the last time that was asked."""
         self._ended: frozenset[Connection] = frozenset()
         """Connections that the peers had ended before, and of which nothing more can come."""
 
@@ -72,6 +75,7 @@ class Traffic:
         if quiet < self._container.quiet_wanted:
             raise StillBusy("a request came at the last moment")
         self._ended = frozenset(_connection(sock) for sock in mine if sock.state is TcpState.CLOSE_WAIT)
+        self._ports, self._before = ports, before
 
     def hold_again(self, incarnation: Incarnation) -> None:
         """The same for a container whose sockets are about to go away once more. Raises OSError."""
@@ -120,6 +124,22 @@ class Traffic:
             await self._held.connection(self._container.settings.ports)
         return Event.CONNECTION
 
+    def is_probers_alone(self) -> bool:
+        """Whether since it fell asleep, or this was so the last time, probers have connected, and nobody else."""
+        try:
+            now = self._network.activity(self._ports)
+            if self._redirect or not self._network.only_probers_since(self._ports, self._before):
+                return False
+        except OSError as error:
+            self._container.log.warning("who has connected is unknown, so it was somebody: %s", error)
+            return False
+        self._before = now
+        return True
+
+    def accept(self) -> Iterator[socket.socket]:
+        """The connections that wait for the container, whose own they are not any more. Raises OSError."""
+        return self._held.accept(self._container.settings.ports)
+
     async def data(self) -> Event:
         """Returns when a packet has come for one of the connections that sleep with the container.
 
@@ -143,7 +163,7 @@ class Traffic:
         self._locked = frozenset()
 
     def live(self, incarnation: Incarnation) -> list[TcpSocket]:
-        """The restored sockets on which something may come that the container has not seen yet."""
+        """The sockets on which something may come that the container, which is frozen, has not seen yet."""
         own = incarnation.socket_inodes()
         found = [sock for sock in (*self._network.listeners(), *self._network.connections()) if sock.inode in own]
         return [sock for sock in found if sock.state is not TcpState.CLOSE_WAIT or _connection(sock) not in self._ended]

@@ -16,6 +16,8 @@ from tests.integration.probes.helpers.probing import HINT, TIMEOUT, ExecProber, 
 from tests.integration.probes.helpers.server import ANSWERED, ECHO, FIRST, PROBED, PROBES, get
 from tests.integration.sleep.helpers.stage import NGINX, App, Stage
 
+from zeropod.rpc.messages.status_pb2 import ContainerStatus
+
 SECONDS = 600 if LONG else 10
 MANY = 100_000 if LONG else 2_000
 KUBELETS_TIMEOUT = 1.0 if LONG else TIMEOUT
@@ -27,6 +29,18 @@ pytestmark = pytest.mark.timeout(120)
 def show(capsys: pytest.CaptureFixture[str], *lines: str) -> None:
     with capsys.disabled():
         print("", *lines, sep="\n  ")
+
+
+def known(app: App, *probes: str) -> ContainerStatus:
+    """Asleep, and knows what these ask.
+
+    What nobody has asked before it fell asleep, or only before it was known to listen, it has to answer itself. The
+    second time that is known.
+    """
+    for _ in range(2):
+        assert failures(probe(app.address, *probes)) == []
+        app.asleep(30)
+    return app.status
 
 
 def figures(outcomes: list[Outcome]) -> list[str]:
@@ -47,11 +61,7 @@ def test_liveness_and_readiness_probes_every_second_leave_it_asleep(
     apps: Apps, state: str, probes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = apps[state]
-    # What nobody has asked before it fell asleep, or only before it was known to listen, it has to answer itself. The
-    # second time that is known.
-    for _ in range(2):
-        assert failures(probe(app.address, *probes)) == []
-        app.asleep(30)
+    known(app, *probes)
     get(app, f"/real/{state}")
     started = time.monotonic()
     kubelet = Kubelet.start(app.address, (*probes, *probes), 1, SECONDS, timeout=KUBELETS_TIMEOUT)
@@ -79,6 +89,35 @@ def test_liveness_and_readiness_probes_every_second_leave_it_asleep(
     assert app.status.restores == after.restores + 1
 
 
+STRANGER = "postgres"
+"""Whoever runs when a busy kernel gets to it."""
+
+
+@pytest.mark.parametrize("question", PROBES)
+def test_a_probe_that_is_received_in_somebody_elses_context_does_not_wake_it(asleep: App, question: str) -> None:
+    if asleep.state == "COLD" and question not in ANSWERED:
+        pytest.skip("only the application can answer that")
+    before = known(asleep, question)
+    assert failures(probe(asleep.address, question, count=5, seconds=0.3, thread=STRANGER)) == []
+    after = asleep.asleep()
+    assert (after.restores, after.checkpoints) == (before.restores, before.checkpoints)
+    if asleep.state == "COLD":
+        assert after.probes_answered == before.probes_answered + 5
+    else:
+        assert after.dozes > before.dozes
+
+
+def test_somebody_who_comes_with_such_a_probe_wakes_it(asleep: App) -> None:
+    known(asleep, *ANSWERED)
+    for _ in range(5):
+        before = asleep.asleep(30)
+        kubelet = Kubelet.start(asleep.address, ANSWERED, 0.01, 50, thread=STRANGER)
+        time.sleep(0.2)
+        get(asleep, "/real")
+        assert failures(kubelet.outcomes()) == []
+        assert asleep.status.restores == before.restores + 1
+
+
 def test_a_container_that_would_fail_a_probe_stays_awake_until_it_is_well(asleep: App) -> None:
     name = asleep.state
     question = f"http/state/{name}:{PROBED}"
@@ -97,10 +136,7 @@ def test_a_container_that_would_fail_a_probe_stays_awake_until_it_is_well(asleep
 
 def test_probes_do_not_start_a_container_that_was_ended(stage: Stage, tmp_path: Path) -> None:
     app = server.listening(server.start(stage, tmp_path, "3s", disable_checkpointing="true"))
-    for _ in range(2):  # as above
-        assert failures(probe(app.address, *ANSWERED, count=3, seconds=0.5)) == []
-        app.cold()
-    before = app.status
+    before = known(app, *ANSWERED)
     assert failures(probe(app.address, *ANSWERED, count=3)) == []
     assert (app.state, app.status.restores) == ("COLD", before.restores)
     assert get(app, "/real") == []

@@ -127,3 +127,18 @@ def test_prepared_listeners_let_others_bind_beside_them(held: HeldListeners, lis
         restored.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         restored.bind(address)
         restored.listen()
+
+
+def test_what_waits_can_be_accepted_in_the_applications_place(
+    listeners: list[socket.socket], held: HeldListeners
+) -> None:
+    assert list(held.accept()) == []
+    with connect(listeners[0]), connect(listeners[1]) as other, connect(listeners[1]) as last:
+        accepted = list(held.accept({port(listeners[1])}))
+        assert [connection.getpeername() for connection in accepted] == [other.getsockname(), last.getsockname()]
+        assert held.waiting()
+        accepted += held.accept()
+        assert len(accepted) == 3
+        assert not held.waiting()
+        for connection in accepted:
+            connection.close()

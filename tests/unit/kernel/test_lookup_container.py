@@ -10,7 +10,7 @@ CONTAINER = json.loads((resources.files("zeropod.kernel") / "lookup.bpf").read_t
 
 
 def test_every_map_is_of_a_kind_the_loader_knows() -> None:
-    expected = {"last_seen", "steer", "inspect", "activators", "node_addresses", "tasks", "flows"}
+    expected = {"last_seen", "steer", "inspect", "activators", "node_addresses", "tasks", "flows", "unsure"}
     assert {entry["name"] for entry in CONTAINER["maps"]} == expected
     for entry in CONTAINER["maps"]:
         assert entry["type"].upper() in bpf.MapType.__members__

@@ -77,6 +77,9 @@ class FakeNetwork:
         self.looks += 1
         return self.sockets
 
+    def of_probers(self, inodes: object, ports: object) -> list[TcpSocket]:
+        return []
+
     def listening_ports(self, inodes: object) -> frozenset[int]:
         return self.ports
 

@@ -3,6 +3,9 @@
 It connects as the kubelet's prober does: a connection for each probe, from the node's own address (for HTTP, the one
 that SOURCE in the environment names), no keep-alive, a thread for each of the probes. A line for each connection goes
 to standard output: the probe's position in the arguments, `ok` or `failed`, the milliseconds, the reason.
+
+With THREAD in the environment the threads have that name, and not the process's: so do packets appear that the kernel
+has put off, and receives in the context of some task.
 """
 
 import ctypes
@@ -113,13 +116,13 @@ def main() -> None:
         ).start()
 
 
-def take_name() -> None:
+def take_name(name: str = "kubelet") -> None:
     """That of the calling thread; a Python of 3.14 gives each its own."""
-    ctypes.CDLL(None).prctl(PR_SET_NAME, b"kubelet", 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def probe(position: int, subject: str, address: str, seconds: float, count: int, timeout: float) -> None:
-    take_name()
+    take_name(os.environ.get("THREAD", "kubelet"))
     what, _, port = subject.rpartition(":")
     kind, _, path = what.partition("/")
     for _ in range(count):

@@ -49,10 +49,13 @@ class Kubelet:
         *,
         timeout: float = TIMEOUT,
         source: str = "",
+        thread: str = "",
     ) -> Self:
-        """Each of them `count` times, once in so many seconds; `source` is the address to connect from."""
+        """Each of them `count` times, once in so many seconds; `source` is the address to connect from, `thread` whose
+        context the kernel receives it in, if that is not the process's own."""
         command = [sys.executable, PROGRAM, address, str(seconds), str(count), str(patient(timeout)), *probes]
-        environment = {**os.environ, **({"SOURCE": source} if source else {})}
+        given = {"SOURCE": source, "THREAD": thread}
+        environment = {**os.environ, **{name: value for name, value in given.items() if value}}
         return cls(probes, subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
 
     def outcomes(self, timeout: float = 100.0) -> list[Outcome]:
@@ -62,9 +65,11 @@ class Kubelet:
         return [Outcome(self.probes[int(at)], ok == "ok", float(took), reason) for at, ok, took, reason in lines]
 
 
-def probe(address: str, *probes: str, count: int = 1, seconds: float = 0.0, source: str = "") -> list[Outcome]:
+def probe(
+    address: str, *probes: str, count: int = 1, seconds: float = 0.0, source: str = "", thread: str = ""
+) -> list[Outcome]:
     """What comes of these probes, now."""
-    return Kubelet.start(address, probes, seconds, count, source=source).outcomes()
+    return Kubelet.start(address, probes, seconds, count, source=source, thread=thread).outcomes()
 
 
 @dataclass

@@ -1,0 +1,91 @@
+"""Whose connections are that came from the node while the kernel could not say so; the kernel's answers are made up."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from zeropod.activator.network import PodNetwork
+from zeropod.activator.probers import Probers
+from zeropod.kernel.lookup import Activity, Arrival, Flow
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
+
+PORT = 8080
+POD, NODE = ("10.0.0.2", PORT), ("10.0.0.1", 40000)
+OTHER = ("10.0.0.1", 40001)
+BEFORE = Activity(100, 7, 2)
+LATE = {Flow(NODE, PORT): Arrival(150, POD[0])}
+
+
+class FakeLookup:
+    def __init__(self, activity: Activity, unsure: dict[Flow, Arrival]) -> None:
+        self._activity, self._unsure = activity, unsure
+        self.probers: dict[Flow, Arrival] = {}
+
+    def activity(self, *, own: bool) -> dict[int, Activity]:
+        return {PORT: self._activity}
+
+    def unsure(self) -> dict[Flow, Arrival]:
+        return self._unsure
+
+    def take_for_a_probers(self, flow: Flow, arrival: Arrival) -> None:
+        self.probers[flow] = arrival
+
+
+def connection(remote: tuple[str, int] = NODE, state: TcpState = TcpState.ESTABLISHED, received: int = 90) -> TcpSocket:
+    return TcpSocket(2, state, POD, remote, 0, 0, 0, 0, 1, 1, received)
+
+
+def look(lookup: FakeLookup, connections: list[TcpSocket], kubelets: tuple[str, int] | None = NODE) -> bool:
+    """`kubelets`: the address of the only connection that a prober has."""
+    network: Any = object.__new__(PodNetwork)
+    probers: Any = object.__new__(Probers)
+    there = {(sock.local, sock.remote): sock for sock in connections}
+    network._own, network.lookup, network.probers = True, lookup, probers
+    network._diag = SimpleNamespace(connection=lambda own, other: there.get((own, other)))
+    probers._lookup = lookup
+    probers.is_probers = lambda own, other: (own, other) == (kubelets, POD)
+    return bool(network.only_probers_since({PORT}, BEFORE))
+
+
+def test_a_prober_is_known_by_its_socket_and_taken_for_one_from_now_on() -> None:
+    lookup = FakeLookup(
+        Activity(150, 8, 3), LATE | {Flow(OTHER, PORT): Arrival(90, POD[0]), Flow(OTHER, 9): Arrival(151, POD[0])}
+    )
+    assert look(lookup, [connection(), connection(OTHER)])
+    assert lookup.probers == LATE
+
+
+@pytest.mark.parametrize(
+    ("activity", "unsure"),
+    [
+        (BEFORE, {}),
+        (Activity(160, 9, 3), LATE),
+        (Activity(160, 9, 4), LATE),
+    ],
+    ids=["nobody came", "somebody else came, too", "one has been forgotten"],
+)
+def test_in_doubt_it_is_somebody(activity: Activity, unsure: dict[Flow, Arrival]) -> None:
+    lookup = FakeLookup(activity, unsure)
+    assert not look(lookup, [connection()])
+    assert lookup.probers == {}
+
+
+def test_one_that_is_somebodys_makes_all_of_them_count() -> None:
+    lookup = FakeLookup(Activity(160, 9, 4), LATE | {Flow(OTHER, PORT): Arrival(160, POD[0])})
+    assert not look(lookup, [connection(), connection(OTHER)])
+    assert lookup.probers == {}
+
+
+@pytest.mark.parametrize(
+    ("there", "probers"),
+    [
+        ([], True),
+        ([connection(state=TcpState.CLOSE_WAIT, received=1)], True),
+        ([connection(state=TcpState.CLOSE_WAIT)], False),
+        ([connection(received=0)], False),
+    ],
+    ids=["gone", "closed without a word", "closed after a request", "silent"],
+)
+def test_what_is_over_asks_for_nobody(there: list[TcpSocket], probers: bool) -> None:
+    assert look(FakeLookup(Activity(150, 8, 3), LATE), there, kubelets=None) is probers
