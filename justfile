@@ -92,7 +92,7 @@ fmt:
 
 # Measure, in the test node, and write build/bench.json; --quick takes less than three minutes (root)
 bench *ARGS: build
-    tests/node/enter env PYTHONPATH=/node/site:/src:/src/src python3 /src/tests/bench/bench.py "$@"
+    tests/node/enter --applications env PYTHONPATH=/node/site:/src:/src/src python3 /src/tests/bench/bench.py "$@"
 
 # Draw build/bench.json as docs/images/*.png, for docs/performance.md
 plots:

@@ -75,6 +75,17 @@ NGINX = Application(
     b"HTTP/1.1 200",
 )
 
+JVM = Application(
+    "JVM",
+    "jvm",
+    ("sh", "-c", "exec /usr/lib/jvm/java-*/bin/java -cp / Server"),
+    8080,
+    b"GET /count HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    b"HTTP/1.1 200",
+    stays=False,
+)
+"""HotSpot with its default options and an HTTP server of the JDK's."""
+
 _SERVER = """
 import sys, http.server
 for name in sys.argv[2:]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import awake, cache, idle, many, pods, wake, window
+from tests.bench.containers import import_applications
 from tests.bench.figures import Figure, table, write
 from tests.bench.scale import Scale
 from tests.integration.containerd import Containerd
@@ -37,14 +38,16 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run, of {', '.join(BENCHMARKS)} (all)")
     parser.add_argument("--quick", action="store_true", help="less of everything, in less than three minutes")
     parser.add_argument("--runs", type=int, help="samples of each figure")
-    parser.add_argument("--pods", type=int, nargs="+", help="how many sleep at once, for `many` (20 100; quick: 10)")
+    parser.add_argument("--pods", type=int, nargs="+", help="how many sleep, for `many` (20 100 200; quick: 10)")
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
-    numbers = tuple(options.pods or ((10,) if options.quick else (20, 100)))
+    numbers = tuple(options.pods or ((10,) if options.quick else (20, 100, 200)))
     scale = Scale(options.quick, options.runs, numbers)
     figures: list[Figure] = []
     with Containerd() as client:
+        if not options.quick:
+            import_applications(client)
         for name in options.names or BENCHMARKS:
             print(f"{name} …", file=sys.stderr, flush=True)
             found = [replace(figure, subject=name) for figure in BENCHMARKS[name](client, scale)]

@@ -20,8 +20,15 @@ AWAKE = {PREFIX + "scaledown-duration": "0"}
 STANDBY = {PREFIX + "scaledown-duration": "200ms"}
 COLD = {**STANDBY, PREFIX + "standby": "false"}
 
+APPLICATIONS = "/node/images/applications.tar"
+
 UP = 60.0
 """Seconds for an application to answer for the first time."""
+
+
+def import_applications(client: Containerd) -> None:
+    """The images beyond the test suites' own, which the node has for pods alone."""
+    run("ctr", "-n", client.namespace, "images", "import", "--local", APPLICATIONS)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ class Scale:
     quick: bool = False
     samples: int | None = None
     """Of each figure, if the user has said so."""
-    pods: tuple[int, ...] = (20, 100)
+    pods: tuple[int, ...] = (20, 100, 200)
 
     def runs(self, full: int, quick: int) -> int:
         return self.samples or (quick if self.quick else full)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.bench.applications import NGINX, PYTHON, PYTHON_350M, REDIS, REDIS_2G, REDIS_350M, Application
+from tests.bench.applications import JVM, NGINX, PYTHON, PYTHON_350M, REDIS, REDIS_2G, REDIS_350M, Application
 from tests.bench.containers import COLD, OURS, PEER, STANDBY, connection, entered, first_answer, running, started
 from tests.bench.figures import Figure, Goal
 from tests.bench.restore import Restorer
@@ -32,6 +32,7 @@ APPLICATIONS: dict[Application, tuple[Goal, ...]] = {
     REDIS: SMALL,
     PYTHON: (),
     PYTHON_350M: (),
+    JVM: (),
     REDIS_350M: (Goal("ours", 15.0),),
     REDIS_2G: (),
 }
