@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.integration.endpoint import ADDRESS, Endpoint, Refused
 from tests.integration.patience import patient
@@ -18,6 +19,9 @@ from tests.integration.protos import cri_v1_pb2 as v1
 STATE = "/run/containerd"
 TASKS = f"{STATE}/io.containerd.runtime.v2.task"
 CGROUPS = "/sys/fs/cgroup"
+
+LOG = "/run/containerd.log"
+"""What containerd says, unless systemd has started it, whose journal has it then."""
 
 SYSTEMD = os.path.isdir("/run/systemd/system")
 """Whether this node is a machine whose services are systemd's, containerd among them."""
@@ -182,12 +186,21 @@ def start_containerd(line: tuple[str, ...], environment: dict[str, str]) -> None
         subprocess.run(["systemctl", "reset-failed", "containerd"], check=False, timeout=patient(20))
         subprocess.run(["systemctl", "start", "containerd"], check=True, timeout=patient(60))
     else:
-        with open(environment.get("CONTAINERD_LOG", "/run/containerd.log"), "ab") as log:
+        with open(environment.get("CONTAINERD_LOG", LOG), "ab") as log:
             subprocess.run(
                 ["setsid", "--fork", *line],
                 env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, timeout=10, cwd="/",
             )  # fmt: skip
     until(lambda: os.path.exists(ADDRESS) and _answers(), "containerd answers", 30)
+
+
+def containerd_log() -> list[str]:
+    """What containerd has said so far, and its shims through it."""
+    if not SYSTEMD:
+        return Path(LOG).read_text(errors="replace").splitlines()
+    command = ["journalctl", "--unit", "containerd", "--output", "cat", "--all", "--quiet", "--no-pager"]
+    said = subprocess.run(command, check=True, capture_output=True, timeout=patient(60))
+    return said.stdout.decode(errors="replace").splitlines()
 
 
 def _answers() -> bool:

@@ -19,7 +19,6 @@ OWN = Path("/opt/zeropod/bin/criu")
 """Found before the node's own by runc and by the shim."""
 
 STORE = "/var/lib/zeropod/i"
-LOG = "/run/containerd.log"
 
 CHECKPOINT = "grep -qw checkpoint /proc/$PPID/cmdline"
 """Whether runc wants a checkpoint from this CRIU (it talks to it through a socket, not by arguments)."""
@@ -141,5 +140,4 @@ def freezer(pid: int) -> Path:
 
 def logged(app: App, *parts: str) -> bool:
     """Whether the shim has said all of this of the container in one line of containerd's log."""
-    with open(LOG, errors="replace") as file:
-        return any(app.id in line and all(part in line for part in parts) for line in file)
+    return any(app.id in line and all(part in line for part in parts) for line in node.containerd_log())

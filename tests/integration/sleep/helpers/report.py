@@ -4,9 +4,9 @@ import subprocess
 from collections.abc import Generator
 
 import pytest
+from tests.integration import node
 from tests.integration.patience import patient
 
-LOG = "/run/containerd.log"
 LINES = 25
 WIDTH = 400
 
@@ -17,13 +17,13 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        for title, command in (
-            ("zeropod ps", ["zeropod", "ps"]),
-            (f"the end of {LOG}", ["tail", "-n", str(LINES), LOG]),
+        command = ["zeropod", "ps"]
+        ps = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=patient(20), check=False
+        )
+        for title, said in (
+            ("zeropod ps", ps.stdout.splitlines()),
+            ("the end of containerd's log", node.containerd_log()[-LINES:]),
         ):
-            said = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=patient(20), check=False
-            )
-            lines = [line[:WIDTH] for line in said.stdout.splitlines()]
-            report.sections.append((title, "\n".join(lines)))
+            report.sections.append((title, "\n".join(line[:WIDTH] for line in said)))
     return report
