@@ -7,7 +7,7 @@ words, and the callers get by without it.
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -140,13 +140,16 @@ class PodNetwork:
             return self.probers.for_somebody(sock) or (self._own and not self.probers.made(sock))
         return not self.probers.made(sock)
 
-    def of_probers(self, inodes: Collection[int], ports: Collection[int]) -> list[TcpSocket]:
-        """The connections of probers to these ports that a socket with one of the inodes has, or nobody yet."""
+    def of_probers(self, inodes_now: Callable[[], Collection[int]], ports: Collection[int]) -> list[TcpSocket]:
+        """The connections of probers to these ports that are not accepted yet, or that one of these inodes is."""
         if not self.probers:
             return []
+        connections = self.connections()
+        # Afterwards: what is accepted meanwhile was still nobody's among the connections.
+        inodes = inodes_now()
         return [
             sock
-            for sock in self.connections()
+            for sock in connections
             if sock.local[1] in ports
             and (sock.inode in inodes or (not sock.inode and sock.state is TcpState.ESTABLISHED))  # not accepted yet
             and self.probers.made(sock)

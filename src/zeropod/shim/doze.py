@@ -47,7 +47,7 @@ class Doze:
 
     def _is_probed(self) -> bool:
         """A probe that came to the container itself is still with it."""
-        return bool(self._network.of_probers(self._incarnation.socket_inodes(), self._ports))
+        return bool(self._network.of_probers(self._incarnation.socket_inodes, self._ports))
 
     def use(self) -> str:
         """How somebody has used the container, which is frozen again, or is about to, in words; empty if nobody has."""

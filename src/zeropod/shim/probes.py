@@ -112,7 +112,7 @@ class Probes:
         self._gate.shut(ports)
         with trio.move_on_after(UNDER_WAY):
             # The kernel has no event for it.
-            while self._network.of_probers(incarnation.socket_inodes(), ports):  # noqa: ASYNC110
+            while self._network.of_probers(incarnation.socket_inodes, ports):  # noqa: ASYNC110
                 await trio.sleep(LOOK)
 
     def open(self) -> None:

@@ -1,5 +1,6 @@
 """Whose connections are that came from the node while the kernel could not say so; the kernel's answers are made up."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,3 +90,17 @@ def test_one_that_is_somebodys_makes_all_of_them_count() -> None:
 )
 def test_what_is_over_asks_for_nobody(there: list[TcpSocket], probers: bool) -> None:
     assert look(FakeLookup(Activity(150, 8, 3), LATE), there, kubelets=None) is probers
+
+
+@pytest.mark.parametrize("inode", [0, 7])
+def test_a_connection_that_is_accepted_at_the_first_look_is_a_probers(inode: int) -> None:
+    """Before or after the kernel lists it: its owner is asked for his sockets afterwards."""
+    network: Any = object.__new__(PodNetwork)
+    accepted: set[int] = set()
+
+    def connections() -> list[TcpSocket]:
+        accepted.add(7)
+        return [replace(connection(), inode=inode)]
+
+    network.connections, network.probers = connections, SimpleNamespace(made=lambda sock: True)
+    assert len(network.of_probers(lambda: set(accepted), {PORT})) == 1
