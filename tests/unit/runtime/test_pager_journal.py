@@ -1,6 +1,11 @@
 """The record that outlives a pager: what is written is read again by another mapping of it."""
 
-from zeropod.runtime.pager.journal import BUSY, Event, Journal, Kind, Phase
+import struct
+
+import pytest
+
+from zeropod.kernel.userfault import FORK, MESSAGE, PAGEFAULT, REMAP, REMOVE, Message
+from zeropod.runtime.pager.journal import BUSY, FULL, NUMBER, READ, READER, READING, Event, Journal, Kind, Phase
 from zeropod.runtime.pager.working_set import WORKING_SET_PAGES
 
 
@@ -14,11 +19,74 @@ def test_another_mapping_reads_the_events_in_their_order() -> None:
 def test_the_shim_s_word_and_the_pager_s_state_are_seen_by_the_other_side() -> None:
     journal = Journal.create()
     other = Journal(journal.descriptor)
-    assert (journal.draining, journal.busy, journal.phase) == (False, False, Phase.HANDOVER)
+    assert (journal.draining, journal.doubt(), journal.phase) == (False, "", Phase.HANDOVER)
     other.drain()
-    other.memory[BUSY] = 1
+    other.memory[BUSY] = FULL
     other.phase = Phase.DONE
-    assert (journal.draining, journal.busy, journal.phase) == (True, True, Phase.DONE)
+    assert (journal.draining, journal.phase) == (True, Phase.DONE)
+    assert "no room" in journal.doubt()
+
+
+MESSAGES = (
+    Message(PAGEFAULT, 0, 4096, 0),
+    Message(REMAP, 4096, 8192, 4096),
+    Message(REMOVE, 4096, 8192, 0),
+    Message(PAGEFAULT, 0, 8192, 0),
+    Message(REMOVE, 12288, 16384, 0),
+)
+EVENTS = [
+    Event(Kind.REMAP, 3, 4096, 8192, 4096),
+    Event(Kind.REMOVE, 3, 4096, 8192),
+    Event(Kind.REMOVE, 3, 12288, 16384),
+]
+
+
+def read(journal: Journal, *read: Message) -> None:
+    """As a pager that dies then."""
+    journal.record(Event(Kind.ADOPT, 3, 1))
+    NUMBER.pack_into(journal.memory, READER, 3)
+    journal.memory[BUSY] = READING
+    data = b"".join(
+        struct.pack("=BxxxxxxxQQQ", message.event, message.first, message.second, message.third) for message in read
+    )
+    journal.inbox()[: len(data)] = data
+
+
+@pytest.mark.parametrize("recorded", range(4))
+def test_what_was_read_is_known_until_it_is_recorded(recorded: int) -> None:
+    journal = Journal.create()
+    read(journal, *MESSAGES)
+    assert all(map(journal.record, EVENTS[:recorded]))
+    other = Journal(journal.descriptor)
+    assert list(other.unrecorded()) == EVENTS[recorded:]
+    assert other.doubt() == ""
+    assert all(map(other.record, EVENTS[recorded:]))
+    other.is_recorded()
+    assert list(other.unrecorded()) == []
+    assert list(other.events())[1:] == EVENTS
+
+
+@pytest.mark.parametrize("gone", range(4))
+def test_one_that_dies_when_all_is_recorded_has_nothing_done_twice(gone: int) -> None:
+    journal = Journal.create()
+    read(journal, *MESSAGES)
+    assert all(map(journal.record, EVENTS))
+    journal.inbox()[(len(MESSAGES) - gone) * MESSAGE :] = bytes(READ - (len(MESSAGES) - gone) * MESSAGE)
+    assert list(Journal(journal.descriptor).unrecorded()) == []
+
+
+def test_one_that_dies_before_anything_is_read_has_taken_nothing_with_it() -> None:
+    journal = Journal.create()
+    read(journal)
+    assert (list(journal.unrecorded()), journal.doubt()) == ([], "")
+
+
+def test_a_fork_is_in_doubt_even_if_it_is_recorded() -> None:
+    journal = Journal.create()
+    read(journal, Message(REMOVE, 4096, 8192, 0), Message(FORK, 7, 0, 0))
+    journal.record(Event(Kind.REMOVE, 3, 4096, 8192))
+    journal.record(Event(Kind.FORK, 3))
+    assert "forking" in journal.doubt()
 
 
 def test_every_page_fault_counts_and_the_first_are_noted() -> None:

@@ -112,6 +112,7 @@ def _serve(inheritance: Inheritance, control: socket.socket) -> None:
 
 def _take_over(server: Server, guards: Mapping[int, int]) -> None:
     """Goes on where another pager has died: those whose page faults it had read fault again."""
+    server.recover()
     for number, uffd in guards.items():
         server.serve_space(uffd, server.spaces.all[number])
         userfault.wake_all(uffd)

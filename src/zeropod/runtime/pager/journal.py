@@ -2,7 +2,7 @@
 
 A file without a name, mapped by the pager and by the shim:
 
-    header      what `_Header` lists
+    header      flags and counts, and what the last read of a userfaultfd has brought
     trace       the first page faults after the thaw: (pid as CRIU names it, address), the next wake's working set
     events      what has happened to the address spaces, in order: every Space can be built again from the image
                 by applying them
@@ -10,25 +10,28 @@ A file without a name, mapped by the pager and by the shim:
 
 Rules, on which it depends that nobody reads wrong data after a pager's death:
 
-1. Reading a userfaultfd acknowledges events (not page faults: a wake repeats those), so `busy` is set before the read
-   and cleared once every event of that read is recorded here. Found dead with `busy` set, events may be lost: in doubt.
+1. Reading a userfaultfd acknowledges events (not page faults: a wake repeats those). So the kernel writes what is read
+   into the header itself, where a successor finds what its predecessor has not recorded any more: `busy` is set before
+   the read, and cleared once every event of that read is recorded. A fork is the exception: the read has opened a
+   descriptor, which is lost with the pager. Found dead with one of those, it is in doubt.
 2. A page is marked after it has been copied. A mark that is missing costs one copy that finds the page there.
 3. An event is counted after it has been written. Nothing that is counted is half there.
-4. When there is no room for an event, `busy` stays set for good.
+4. When there is no room for an event, all is in doubt for good.
 
 One thing is left to the kernel: a copy is refused (EAGAIN) from the moment that an event happens until it has been
 read, so that no page is copied to where it does not belong any more.
 """
 
+import itertools
 import mmap
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, Self
 
-from zeropod.kernel.userfault import PAGE
+from zeropod.kernel.userfault import FORK, MESSAGE, PAGE, PAGEFAULT, REMAP, Message, messages
 from zeropod.runtime.pager.working_set import WORKING_SET_PAGES
 
 _HEADER = PAGE
@@ -41,7 +44,9 @@ _EVENTS_ROOM = 32 << 20
 _STATES_AT = _EVENTS_AT + _EVENTS_ROOM
 
 BUSY: Final = 0
-"""Offset in the header of the flag of rule 1; written without a call, being on the path of every page fault."""
+"""Offset in the header of the flags of rules 1 and 4; written without a call, being on the path of every page fault."""
+READING: Final = 1
+FULL: Final = 2
 _PHASE = 1
 _DRAIN = 2
 _EVENT_COUNT = 8
@@ -49,7 +54,14 @@ _TRACE_COUNT = 16
 _FAULT_COUNT = 24
 KEEPER: Final = 32
 """Offset in the header of the pid of the process that shares the pager's descriptors."""
-_PID = struct.Struct("=i")
+READER: Final = 36
+"""Offset in the header of the number of the address space whose userfaultfd is being read."""
+NUMBER: Final = struct.Struct("=i")
+_RECORDED = 40
+"""How many events there were when that began."""
+_INBOX = 64
+READ: Final = 16 * MESSAGE
+"""Bytes of one read."""
 
 
 class Phase(IntEnum):
@@ -84,6 +96,15 @@ class Event:
     second: int = 0
     third: int = 0
 
+    @classmethod
+    def of(cls, message: Message, space: int) -> Self:
+        """Of what was read; no page fault."""
+        if message.event == FORK:
+            return cls(Kind.FORK, space)
+        if message.event == REMAP:
+            return cls(Kind.REMAP, space, message.first, message.second, message.third)
+        return cls(Kind.REMOVE, space, message.first, message.second)
+
 
 class Journal:
     """Made by the shim before the fork, opened again by every successor."""
@@ -111,9 +132,36 @@ class Journal:
             os.ftruncate(self.descriptor, self._end)
         return mmap.mmap(self.descriptor, length, offset=at)
 
-    @property
-    def busy(self) -> bool:
-        return bool(self.memory[BUSY])
+    def inbox(self) -> memoryview:
+        """Where a userfaultfd is to be read to. As long as it is there the journal cannot be closed."""
+        return memoryview(self.memory)[_INBOX : _INBOX + READ]
+
+    def doubt(self) -> str:
+        """What a pager that is dead has taken with it, in words; empty if a successor can go on."""
+        if self.memory[BUSY] & FULL:
+            return "there was no room to record what happened to the memory"
+        if self.memory[BUSY] and any(message.event == FORK for message in self._read()):
+            return "a process was forking"
+        return ""
+
+    def unrecorded(self) -> Iterator[Event]:
+        """What was read by a pager that is dead now, and not recorded any more."""
+        if not self.memory[BUSY]:
+            return
+        (space,) = NUMBER.unpack_from(self.memory, READER)
+        events = [message for message in self._read() if message.event != PAGEFAULT]
+        for message in events[self._count(_EVENT_COUNT) - self._count(_RECORDED) :]:
+            yield Event.of(message, space)
+
+    def is_recorded(self) -> None:
+        """All that was read."""
+        # What is killed here leaves fewer messages than it has recorded, or none.
+        self.memory[_INBOX : _INBOX + READ] = bytes(READ)
+        _COUNT.pack_into(self.memory, _RECORDED, self._count(_EVENT_COUNT))
+
+    def _read(self) -> Iterator[Message]:
+        read = self.memory[_INBOX : _INBOX + READ]
+        return itertools.takewhile(lambda message: message.event, messages(read))
 
     @property
     def phase(self) -> Phase:
@@ -139,6 +187,8 @@ class Journal:
             return False
         _EVENT.pack_into(self.memory, at, event.kind, event.space, event.first, event.second, event.third)
         _COUNT.pack_into(self.memory, _EVENT_COUNT, count + 1)
+        if not self.memory[BUSY]:
+            _COUNT.pack_into(self.memory, _RECORDED, count + 1)
         return True
 
     def events(self) -> Iterator[Event]:
@@ -171,11 +221,11 @@ class Journal:
     @property
     def keeper(self) -> int:
         """Pid of the process that shares the pager's descriptors; 0: none."""
-        (pid,) = _PID.unpack_from(self.memory, KEEPER)
+        (pid,) = NUMBER.unpack_from(self.memory, KEEPER)
         return int(pid)
 
     def forget_keeper(self) -> None:
-        _PID.pack_into(self.memory, KEEPER, 0)
+        NUMBER.pack_into(self.memory, KEEPER, 0)
 
     def _count(self, at: int) -> int:
         (count,) = _COUNT.unpack_from(self.memory, at)

@@ -223,8 +223,8 @@ class Pager:
         reason = self._lost
         if not reason and self._journal.phase is Phase.HANDOVER:
             reason = "the pager died while CRIU handed over the processes"
-        elif not reason and self._journal.busy:
-            reason = "the pager died while memory was being unmapped, moved or forked"
+        elif not reason and (doubt := self._journal.doubt()):
+            reason = f"the pager died, and {doubt}"
         elif not reason and self._successors == SUCCESSORS:
             reason = f"the pager died {SUCCESSORS + 1} times"
         if reason:

@@ -17,14 +17,23 @@ from typing import Final
 
 from zeropod.kernel import userfault
 from zeropod.kernel.keeper import Keeper
-from zeropod.kernel.userfault import FORK, MESSAGE, PAGE, PAGEFAULT, REMAP
+from zeropod.kernel.userfault import FORK, MESSAGE, PAGE, PAGEFAULT
 from zeropod.runtime.pager import wire
-from zeropod.runtime.pager.journal import BUSY, KEEPER, Event, Journal, Kind, Phase
+from zeropod.runtime.pager.journal import (
+    BUSY,
+    FULL,
+    KEEPER,
+    NUMBER,
+    READER,
+    READING,
+    Event,
+    Journal,
+    Kind,
+    Phase,
+)
 from zeropod.runtime.pager.space import Space, Spaces
 from zeropod.runtime.pager.wire import Lost
 from zeropod.runtime.pager.working_set import WORKING_SET_PAGES, Page
-
-READ: Final = 16 * MESSAGE
 
 QUIET: Final = 0.002
 """Seconds without a page fault after which the first request is taken to be served and the drain begins."""
@@ -77,7 +86,9 @@ class Server:
         self._draining = False
         self._refused_since = 0.0
         self._last_fault = 0.0
-        self._full = False
+        self._inbox = journal.inbox()
+        self._full = 0
+        """FULL, when the journal is."""
         self._keeper: Keeper | None = None
         self._kept_until = 0.0
         self._retry: deque[tuple[int, int]] = deque()
@@ -85,13 +96,20 @@ class Server:
 
     def adopt(self, uffd: int, pid: int) -> None:
         """Takes on a process that CRIU has restored."""
-        self._full |= not self.spaces.happen([Event(Kind.ADOPT, len(self.spaces.all), pid)])
+        self._happened(Event(Kind.ADOPT, len(self.spaces.all), pid))
         self.serve_space(uffd, self.spaces.all[-1])
 
     def serve_space(self, uffd: int, space: Space) -> None:
         self.served[uffd] = space
         os.set_blocking(uffd, False)
         self.poll.register(uffd, select.EPOLLIN)
+
+    def recover(self) -> None:
+        """Goes on where another pager has died."""
+        for event in self.journal.unrecorded():
+            self._happened(event)
+        self.journal.is_recorded()
+        self.journal.memory[BUSY] = self._full
 
     def drop(self, uffd: int) -> None:
         """Its process is gone."""
@@ -101,6 +119,7 @@ class Server:
 
     def run(self) -> None:
         """Returns when there is nothing left to serve. Raises Lost when memory cannot be completed."""
+        self._look_whether_it_runs()  # the shim may have said so when there was nobody to hear it
         while self.served and not self.complete:
             idle = self._step(self._timeout())
             if idle and self.drain_began:
@@ -145,6 +164,9 @@ class Server:
             uffd, address = self._retry.popleft()
             if uffd in self.served:
                 self._fault(uffd, address)
+        self._look_whether_it_runs()
+
+    def _look_whether_it_runs(self) -> None:
         if self.journal.draining and not self.drain_began:
             self.drain_began = self._last_fault = time.monotonic()
             self.keep()
@@ -177,35 +199,35 @@ class Server:
 
     def _read(self, uffd: int) -> list[int]:
         """Records the events and returns the addresses of the page faults."""
-        memory = self.journal.memory
-        memory[BUSY] = 1
+        memory, inbox, number = self.journal.memory, self._inbox, self.served[uffd].number
+        NUMBER.pack_into(memory, READER, number)
+        memory[BUSY] = READING | self._full
         try:
-            data = os.read(uffd, READ)
+            length = os.readv(uffd, [inbox])
         except BlockingIOError:
-            data = b""
-        if len(data) == MESSAGE and data[0] == PAGEFAULT:
+            length = 0
+        if length == MESSAGE and inbox[0] == PAGEFAULT:
+            address = int.from_bytes(inbox[16:24], "little") & -PAGE
+            inbox[0] = 0
             memory[BUSY] = self._full
-            return [int.from_bytes(data[16:24], "little") & -PAGE]
+            return [address]
         addresses: list[int] = []
-        for message in userfault.messages(data):
+        for message in userfault.messages(bytes(inbox[:length])):
             if message.event == PAGEFAULT:
                 addresses.append(message.second & -PAGE)
-            elif message.event == FORK:
-                self._forked(self.served[uffd], message.first)
-            elif message.event == REMAP:
-                self._happened(
-                    Event(Kind.REMAP, self.served[uffd].number, message.first, message.second, message.third)
-                )
-            else:
-                self._happened(Event(Kind.REMOVE, self.served[uffd].number, message.first, message.second))
+                continue
+            self._happened(Event.of(message, number))
+            if message.event == FORK:
+                self._forked(message.first)
+        self.journal.is_recorded()
         memory[BUSY] = self._full
         return addresses
 
     def _happened(self, event: Event) -> None:
-        self._full |= not self.spaces.happen([event])
+        if not self.spaces.happen([event]):
+            self._full = FULL
 
-    def _forked(self, parent: Space, uffd: int) -> None:
-        self._happened(Event(Kind.FORK, parent.number))
+    def _forked(self, uffd: int) -> None:
         child = self.spaces.all[-1]
         wire.send(self.control, wire.GUARD, child.number, uffd)
         self.serve_space(uffd, child)
