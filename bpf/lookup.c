@@ -84,7 +84,7 @@ struct arrival {
 // Connections from the node's own addresses that count.
 BPF_TABLE("lru_hash", struct flow, struct arrival, unsure, 256);
 
-static inline struct activity *note(u16 port, int own)
+static inline struct activity *note(u16 port, int own, u64 connections)
 {
 	u64 now = bpf_ktime_get_ns();
 	struct activity *seen = last_seen.lookup(&port);
@@ -98,10 +98,10 @@ static inline struct activity *note(u16 port, int own)
 	}
 	if (own) {
 		seen->own_last_ns = now;
-		lock_xadd(&seen->own_connections, 1);
+		lock_xadd(&seen->own_connections, connections);
 	} else {
 		seen->last_ns = now;
-		lock_xadd(&seen->connections, 1);
+		lock_xadd(&seen->connections, connections);
 	}
 	return seen;
 }
@@ -164,16 +164,16 @@ int lookup(struct bpf_sk_lookup *ctx)
 
 		if (role && *role == FORWARDS) {
 			flows.update(&flow, &forwarded);
-			note(port, 0);
+			note(port, 0, 1);
 		} else if (!word || *word == FORWARDED) {
 			flows.delete(&flow);  // an earlier connection's
-			note(port, 1);
+			note(port, 1, 1);
 		} else if (*word == SOMEBODYS) {
-			note(port, 0);
+			note(port, 0, 1);
 		}
 	} else if (!node_addresses.lookup(&flow.remote)) {
 		flows.delete(&flow);  // an earlier connection's
-		note(port, 0);
+		note(port, 0, 1);
 	} else if (role && *role != FORWARDS) {
 		u64 now = bpf_ktime_get_ns();
 
@@ -185,12 +185,14 @@ int lookup(struct bpf_sk_lookup *ctx)
 		}
 	} else {
 		flows.delete(&flow);
-		struct activity *seen = note(port, 0);
+		// What is left of a connection when its socket is gone, a FIN say, is looked up, too: it is no other one.
+		u64 connections = !unsure.lookup(&flow);
+		struct activity *seen = note(port, 0, connections);
 
 		if (seen) {
 			arrival.ns = seen->last_ns;
 			unsure.update(&flow, &arrival);
-			lock_xadd(&seen->unsure, 1);
+			lock_xadd(&seen->unsure, connections);
 		}
 	}
 	if (!slot)

@@ -20,10 +20,11 @@ INSTALL_ROOT = Path("/opt/zeropod")
 ZEROPOD = INSTALL_ROOT / "bin/zeropod"
 LINKS = (Path("/usr/local/bin/zeropod"), Path("/usr/local/bin/containerd-shim-zeropod-v2"))
 
-# What is somebody else's: the kernel's, containerd's, pods', and what the tests bring themselves.
+# What is somebody else's: the kernel's, containerd's, pods', a Prometheus' that runs where systemd starts what is
+# installed, and what the tests bring themselves.
 PASSING = (
     "/proc", "/sys", "/dev", "/run", "/tmp", "/src", "/node", "/var/lib/containerd", "/var/log", "/var/lib/cni",
-    "/opt/containerd",
+    "/opt/containerd", "/var/lib/prometheus",
 )  # fmt: skip
 HASHED = ("/etc", "/opt", "/usr/local")
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from tests.integration.kernel.conftest import Network
+from tests.integration.node import until
 
-from zeropod.kernel import bpf, namespace
+from zeropod.kernel import bpf, namespace, sockets
 from zeropod.kernel.lookup import Flow, Lookup, LookupUnavailable, Said
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
@@ -325,6 +326,35 @@ def test_what_a_thread_of_the_kernel_has_received_may_be_a_probers_but_is_none_b
                 listener.accept()[0].close()
                 assert lookup.flow(Flow(client.getsockname()[:2], PORT)) is not None
         assert lookup.activity() == {}
+
+
+def test_what_nobody_of_a_probers_name_has_sent_is_unsure_and_counts_once(
+    network: Network, link: tuple[str, str], as_kubelet: None
+) -> None:
+    node, pod = link
+    application = listen_everywhere(network, pod, PORT)
+    application.settimeout(5)
+    with Lookup.attach(network.path) as lookup:
+        lookup.set_tasks(["kubelet"], ["ksoftirqd"])
+        lookup.set_node_addresses([node])
+        name_of("postgres")
+        with socket.create_connection((pod, PORT), 5) as client:
+            accepted = application.accept()[0]
+            (flow,) = lookup.unsure()
+            assert flow == Flow(client.getsockname()[:2], PORT)
+            assert lookup.unsure()[flow].local == pod
+            before = lookup.activity()[PORT]
+            assert (before.connections, before.unsure, before.sure) == (1, 1, 0)
+            sockets.enter_repair(accepted)
+            accepted.close()  # without a word: what the client sends now comes to the listener
+            client.send(b"x")
+            until(lambda: lookup.activity()[PORT].last_ns > before.last_ns, "the program has seen it")
+            after = lookup.activity()[PORT]
+            assert (after.connections, after.unsure) == (1, 1)
+        name_of("kubelet")
+        with socket.create_connection((pod, PORT), 5):
+            application.accept()[0].close()
+        assert lookup.activity()[PORT].connections == 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
