@@ -44,6 +44,11 @@ test-vm *ARGS: build
     tests/node/enter --vm --timeout {{ env("VM_TIMEOUT", "14400") }} \
         python3 -m pytest /src/tests/integration --timeout 1200 "$@"
 
+# The same on containerd 1.7 (root)
+test-vm-older *ARGS: build
+    tests/node/enter --vm --timeout {{ env("VM_TIMEOUT", "14400") }} --containerd-1.7 \
+        python3 -m pytest /src/tests/integration --timeout 1200 "$@"
+
 # What a machine passes through and leaves behind, then a short selection of test-vm (root)
 test-vm-short: build
     #!/usr/bin/env bash

@@ -1,4 +1,4 @@
-"""``tests/node/enter [--applications | --containerd-1.7 | --vm [--timeout SECONDS]] [CMD...]``: run a command (a shell
+"""``tests/node/enter [--applications | --vm [--timeout SECONDS]] [--containerd-1.7] [CMD...]``: run a command (a shell
 if none) in a fresh test node.
 
 ``--applications`` adds the images of the compatibility suite, which a machine always has; ``--containerd-1.7`` has the
@@ -7,6 +7,7 @@ node run that one instead of 2.x.
 The exit status is the command's; 125 when there was no node to run it in; 128 + N when signal N ended it.
 """
 
+import argparse
 import os
 import sys
 
@@ -19,25 +20,31 @@ LONGEST = 5400.0
 """Seconds that a command in a machine may take unless --timeout says otherwise."""
 
 
+def chosen(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What is asked of the node, and the command, whose own options are none of ours."""
+    parser = argparse.ArgumentParser(prog="tests/node/enter", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--applications", action="store_true")
+    parser.add_argument("--containerd-1.7", dest="older", action="store_true")
+    parser.add_argument("--vm", action="store_true")
+    parser.add_argument("--timeout", type=float, default=LONGEST)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+    return options, options.command or ["bash"]
+
+
 def main(arguments: list[str]) -> int:
     """Run the command of the arguments in a node and return the exit status."""
     if os.geteuid() != 0:
         say("a node is made of namespaces and cgroups: run this as root")
         return NO_NODE
     signals_raise()
+    options, command = chosen(arguments)
     try:
-        match arguments:
-            case ["--vm", "--timeout", seconds, *command]:
-                return run_in_machine(command or ["bash"], float(seconds))
-            case ["--vm", *command]:
-                return run_in_machine(command or ["bash"], LONGEST)
-            case ["--applications", *command]:
-                return run_in_node(command or ["bash"], with_applications=True)
-            case ["--containerd-1.7", *command]:
-                os.environ["ZEROPOD_NODE_CONTAINERD"] = "1.7"
-                return run_in_node(command or ["bash"])
-            case command:
-                return run_in_node(command or ["bash"])
+        if options.vm:
+            return run_in_machine(command, options.timeout, with_older=options.older)
+        if options.older:
+            os.environ["ZEROPOD_NODE_CONTAINERD"] = "1.7"
+        return run_in_node(command, with_applications=options.applications)
     except NodeError as error:
         say(str(error))
         return NO_NODE

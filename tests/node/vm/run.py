@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.node import images, rootfs, site
+from tests.node import images, older, rootfs, site
 from tests.node.applications import images as applications
 from tests.node.cache import CACHE, CHECKOUT, forget_others, locked, say
 from tests.node.run import Signalled, collect, lock_run, remove
@@ -31,6 +31,18 @@ install -D -m 0755 /src/build/zeropod.pyz {product.INSTALLED}
 zeropod unpack >/dev/null
 """
 
+# After PREPARE.
+OLDER = """
+set -e
+systemctl stop containerd
+for program in containerd containerd-shim-runc-v2 ctr; do
+  mount --bind "/src/build/containerd-1.7/usr/bin/$program" "/usr/bin/$program"
+done
+cp /src/tests/node/vm/containerd-1.7.toml /etc/containerd/config.toml
+systemctl start containerd
+ctr images ls --quiet | grep -q .
+"""
+
 ENVIRONMENT = {
     "HOME": "/root",
     "LC_ALL": "C.UTF-8",
@@ -39,12 +51,16 @@ ENVIRONMENT = {
 }
 
 
-def run_in_machine(command: list[str], timeout: float) -> int:
-    """Run ``command`` in a machine for at most ``timeout`` seconds, take that away, return the command's status."""
+def run_in_machine(command: list[str], timeout: float, *, with_older: bool = False) -> int:
+    """Run ``command`` in a machine for at most ``timeout`` seconds, take that away, return the command's status.
+
+    `with_older`: containerd 1.7 is its containerd.
+    """
     with ExitStack() as alive:
         with locked(CACHE / "lock"):
             nobody_else = collect()
             base = rootfs.debian()
+            older.containerd(base)
             packages, archives = site.packages(base), [images.archive(base), applications.archive(base)]
             debian = tree.debian(base)
             kept = state.kept(base, debian, packages, archives)
@@ -54,19 +70,19 @@ def run_in_machine(command: list[str], timeout: float) -> int:
             directory = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
             alive.enter_context(lock_run(directory))
         try:
-            return _run(debian, kept, directory, command, timeout)
+            return _run(debian, kept, directory, PREPARE + OLDER * with_older, command, timeout)
         finally:
             remove(directory)
 
 
-def _run(debian: Path, kept: Path, directory: Path, command: list[str], timeout: float) -> int:
+def _run(debian: Path, kept: Path, directory: Path, prepare: str, command: list[str], timeout: float) -> int:
     began = time.monotonic()
     source = directory / "checkout"
     checkout.disk(source, CHECKOUT, {product.LIBRARY: product.unpacked(debian, directory)})
     how = state.acceleration(kept)
     with Machine(state.parts(kept, source), how, directory) as machine:
         agent = Conversation(machine.port)
-        if status := agent.run(["sh", "-c", PREPARE], timeout=PREPARED_WITHIN):
+        if status := agent.run(["sh", "-c", prepare], timeout=PREPARED_WITHIN):
             say(f"the machine could not take the checkout: status {status}")
             return 125
         say(f"the machine is up after {time.monotonic() - began:.1f} s, under {how.name}")
