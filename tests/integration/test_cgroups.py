@@ -115,6 +115,8 @@ class Corner:
 
 @pytest.fixture
 def corner() -> Iterator[Corner]:
+    if not (V1 / "memory").is_dir():
+        pytest.skip("this node has cgroup v2 alone")
     made = Corner({controller: V1 / controller / NAME for controller in CONTROLLERS})
     try:
         yield made
@@ -365,5 +367,7 @@ async def test_a_v2_file_s_change_ends_a_wait_and_nothing_else_does(unified: Cor
 
 
 async def test_a_watch_without_a_memory_controller_ends_at_once(unified: Corner) -> None:
+    if (unified.paths[""] / "memory.events").exists():
+        pytest.skip("it has the controller here")
     with trio.fail_after(5):
         await cgroups.at(unified.paths).watch_oom(lambda: None)

@@ -10,6 +10,7 @@ import signal
 import pytest
 from tests.integration import node
 from tests.integration.cri import Cri
+from tests.integration.protos import cri_v1_pb2 as v1
 from tests.integration.shimsocket import ShimSocket, address
 
 REDIS = "localhost/redis:test"
@@ -48,6 +49,8 @@ def test_a_pod_can_be_made_anew_after_its_shim_was_killed(cri: Cri) -> None:
         app = pod.container("app", REDIS)
         os.kill(shim_of(pod.id), signal.SIGKILL)
         app.wait()
+        # Before, containerd may try to reach the shim, and fail; the kubelet would ask again.
+        node.until(lambda: pod.status.state == v1.SANDBOX_NOTREADY, "the sandbox has ended")
     with cri.pod(name="phoenix") as pod:
         app = pod.container("app", REDIS)
         node.until(lambda: app.exec("redis-cli", "ping").exit_code == 0, "redis answers")

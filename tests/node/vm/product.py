@@ -34,7 +34,7 @@ def unpacked(tree: Path, directory: Path) -> Path:
     if not ARCHIVE.exists():
         raise NodeError(f"{ARCHIVE} is not here: ./justw build")
     library = directory / "library"
-    library.mkdir()
+    library.mkdir(mode=0o700)
     step = [*CONTAINED, "sh", "-ec", UNPACK, str(tree), str(library), str(ARCHIVE)]
     run_step(step, directory / "unpack.log", timeout=120)
     return library
