@@ -17,6 +17,7 @@ from tests.integration.cri import Container
 from tests.integration.patience import patient
 
 INSTALL_ROOT = Path("/opt/zeropod")
+LIBRARY = Path("/var/lib/zeropod")
 ZEROPOD = INSTALL_ROOT / "bin/zeropod"
 LINKS = (Path("/usr/local/bin/zeropod"), Path("/usr/local/bin/containerd-shim-zeropod-v2"))
 
@@ -106,23 +107,28 @@ def until_asleep(container: Container) -> None:
     node.until(lambda: state_of(container) == "STANDBY", "it sleeps", 60)
 
 
+def _aside(place: Path) -> Path:
+    return place.with_name("zeropod-of-the-tests")
+
+
 @contextmanager
 def without_product() -> Iterator[None]:
     """Takes away what the test node has of zeropod for the other tests, and brings it back."""
     kept = {link: os.readlink(link) for link in LINKS if link.is_symlink()}
-    aside = INSTALL_ROOT.with_name("zeropod-of-the-tests")
-    moved = INSTALL_ROOT.exists()
+    # Where its state is a mount of the node's own, that is empty.
+    moved = [place for place in (INSTALL_ROOT, LIBRARY) if place.exists() and not place.is_mount()]
     for link in kept:
         link.unlink()
-    if moved:
-        INSTALL_ROOT.rename(aside)
+    for place in moved:
+        place.rename(_aside(place))
     try:
         yield
     finally:
-        if INSTALL_ROOT.exists():  # a test has failed
-            run("rm", "-rf", str(INSTALL_ROOT))
-        if moved:
-            aside.rename(INSTALL_ROOT)
+        for place in (INSTALL_ROOT, *moved):
+            if place.exists():
+                run("rm", "-rf", str(place))
+        for place in moved:
+            _aside(place).rename(place)
         for link, target in kept.items():
             link.unlink(missing_ok=True)
             link.symlink_to(target)
