@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.local_peer import LocalPeers
 from zeropod.kernel.lookup import Arrival, Flow, Lookup, Said
-from zeropod.kernel.sock_diag import SockDiag, TcpSocket, TcpState
+from zeropod.kernel.sock_diag import Address, SockDiag, TcpSocket, TcpState
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,9 @@ class Probers:
         To be asked while nobody answers in the `pod`: one that was closed without a word wants nothing. Raises OSError.
         """
         for flow, arrival in unsure.items():
-            local = (arrival.local, flow.port)
-            end = pod.connection(local, flow.remote)
-            if end and not _was_silent(end) and not self.is_probers(flow.remote, local):
+            own, other = (arrival.local, flow.port), flow.remote
+            # Twice: a prober may close it while its owner is looked for, and then it has none.
+            if _waits(pod, own, other) and not self.is_probers(other, own) and _waits(pod, own, other):
                 return False
         for flow, arrival in unsure.items():
             self._lookup.take_for_a_probers(flow, arrival)
@@ -99,6 +99,8 @@ class Probers:
         return self._lookup.flow(Flow(sock.remote, sock.local[1])) in (Said.SOMEBODYS, Said.FORWARDED)
 
 
-def _was_silent(sock: TcpSocket) -> bool:
-    """Its other end has closed it and not said anything: for the kernel its end is a byte of data."""
-    return sock.state is TcpState.CLOSE_WAIT and (sock.bytes_received or 0) <= 1
+def _waits(pod: SockDiag, own: Address, other: Address) -> bool:
+    """Whether the connection is there, and was not closed by its other end without a word: for the kernel its end is a
+    byte of data."""
+    end = pod.connection(own, other)
+    return end is not None and not (end.state is TcpState.CLOSE_WAIT and (end.bytes_received or 0) <= 1)

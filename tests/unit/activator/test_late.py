@@ -38,12 +38,20 @@ def connection(remote: tuple[str, int] = NODE, state: TcpState = TcpState.ESTABL
 
 
 def look(lookup: FakeLookup, connections: list[TcpSocket], kubelets: tuple[str, int] | None = NODE) -> bool:
-    """`kubelets`: the address of the only connection that a prober has."""
+    """`kubelets`: the address of the only connection that a prober has. What is there twice among the `connections` has
+    changed at the second look."""
     network: Any = object.__new__(PodNetwork)
     probers: Any = object.__new__(Probers)
-    there = {(sock.local, sock.remote): sock for sock in connections}
+    there: dict[object, list[TcpSocket]] = {}
+    for sock in connections:
+        there.setdefault((sock.local, sock.remote), []).append(sock)
+
+    def find(own: object, other: object) -> TcpSocket | None:
+        looks = there.get((own, other), [])
+        return looks.pop(0) if len(looks) > 1 else next(iter(looks), None)
+
     network._own, network.lookup, network.probers = True, lookup, probers
-    network._diag = SimpleNamespace(connection=lambda own, other: there.get((own, other)))
+    network._diag = SimpleNamespace(connection=find)
     probers._lookup = lookup
     probers.is_probers = lambda own, other: (own, other) == (kubelets, POD)
     return bool(network.only_probers_since({PORT}, BEFORE))
@@ -70,6 +78,12 @@ def test_in_doubt_it_is_somebody(activity: Activity, unsure: dict[Flow, Arrival]
     lookup = FakeLookup(activity, unsure)
     assert not look(lookup, [connection()])
     assert lookup.probers == {}
+
+
+def test_a_prober_may_close_it_while_its_owner_is_looked_for() -> None:
+    there = [connection(received=0), connection(state=TcpState.CLOSE_WAIT, received=1)]
+    lookup = FakeLookup(Activity(150, 8, 3), LATE)
+    assert look(lookup, there, kubelets=None)
 
 
 def test_one_that_is_somebodys_makes_all_of_them_count() -> None:
