@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.local_peer import LocalPeers
 from zeropod.kernel.lookup import Arrival, Flow, Lookup, Said
-from zeropod.kernel.sock_diag import Address, SockDiag, TcpSocket, TcpState
+from zeropod.kernel.sock_diag import CLOSED, Address, SockDiag, TcpSocket, TcpState
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ class Probers:
         """
         for flow, arrival in unsure.items():
             own, other = (arrival.local, flow.port), flow.remote
-            # Twice: a prober may close it while its owner is looked for, and then it has none.
-            if _waits(pod, own, other) and not self.is_probers(other, own) and _waits(pod, own, other):
+            # A prober may close it while its owner is looked for, and then it has none.
+            if _waits(pod, own, other) and not self.is_probers(other, own) and not self._peers.has_closed(other, own):
                 return False
         for flow, arrival in unsure.items():
             self._lookup.take_for_a_probers(flow, arrival)
@@ -100,7 +100,9 @@ class Probers:
 
 
 def _waits(pod: SockDiag, own: Address, other: Address) -> bool:
-    """Whether the connection is there, and was not closed by its other end without a word: for the kernel its end is a
-    byte of data."""
+    """Whether somebody at the other end of a connection may want something that he has not got."""
     end = pod.connection(own, other)
-    return end is not None and not (end.state is TcpState.CLOSE_WAIT and (end.bytes_received or 0) <= 1)
+    if end is None or end.state in CLOSED:  # by the application, in a doze say
+        return False
+    # Closed without a word: for the kernel the end is a byte of data.
+    return not (end.state is TcpState.CLOSE_WAIT and (end.bytes_received or 0) <= 1)

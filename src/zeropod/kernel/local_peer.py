@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from zeropod.kernel import sockets
-from zeropod.kernel.sock_diag import Address, SockDiag
+from zeropod.kernel.sock_diag import CLOSED, Address, SockDiag
 
 
 class LocalPeers:
@@ -32,6 +32,11 @@ class LocalPeers:
         end = self._diag.connection(own, other)
         inode = end.inode if end else 0
         return bool(inode) and any(_has(pid, inode) for pid in self._candidates())
+
+    def has_closed(self, own: Address, other: Address) -> bool:
+        """Whether the connection from `own` (here) to `other` was some process's, which has closed it."""
+        end = self._diag.connection(own, other)
+        return end is not None and end.state in CLOSED
 
     def _candidates(self) -> Iterator[int]:
         """Processes of these names, those that were found the last time first."""

@@ -47,6 +47,12 @@ class TcpState(IntEnum):
     NEW_SYN_RECV = 12
 
 
+CLOSED = frozenset(
+    {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.CLOSING, TcpState.TIME_WAIT, TcpState.LAST_ACK, TcpState.CLOSE}
+)
+"""Of an end that its process has closed."""
+
+
 @dataclass(frozen=True, slots=True)
 class TcpSocket:
     """One TCP socket. The fields from `last_data_received_ms` on are None where they mean nothing: in

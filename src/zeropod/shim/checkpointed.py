@@ -287,6 +287,8 @@ class Checkpointed:
             return state
         try:
             await self._standby.lie_down_again()
+            if self._is_late_probe():
+                return State.DOZING
             self.why_awake = self._doze.use()
             if self.why_awake:
                 return State.RUNNING

@@ -4,6 +4,7 @@ A doze is for a probe or an exec. Everybody else finds an application that answe
 middle of that: whoever has used it turns the doze into a wake.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -37,16 +38,23 @@ class Doze:
         self._since = trio.current_time()
 
     async def settled(self) -> None:
-        """Returns when nothing is left of the connections that the doze was for; after a moment in any case."""
-        looks = 0
+        """Returns when nothing is left of the connections that the doze was for.
+
+        Those of probers that came to the container itself are answered; what they have closed has a moment.
+        """
+        await self._while(self._is_probed)
         with trio.move_on_after(SETTLE):
-            # The kernel has no event for it.
-            while self._is_probed() or self._traffic.ending(self._incarnation):
-                await trio.sleep(LOOKS[min(looks, len(LOOKS) - 1)])
-                looks += 1
+            await self._while(lambda: self._traffic.ending(self._incarnation))
+
+    async def _while(self, condition: Callable[[], bool]) -> None:
+        looks = 0
+        # The kernel has no event for it.
+        while condition():
+            await trio.sleep(LOOKS[min(looks, len(LOOKS) - 1)])
+            looks += 1
 
     def _is_probed(self) -> bool:
-        """A probe that came to the container itself is still with it."""
+        """A probe that came to the container itself is still with it; for LONGEST seconds, after which it is none."""
         return bool(self._network.of_probers(self._incarnation.socket_inodes, self._ports))
 
     def use(self) -> str:

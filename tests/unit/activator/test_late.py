@@ -37,22 +37,16 @@ def connection(remote: tuple[str, int] = NODE, state: TcpState = TcpState.ESTABL
     return TcpSocket(2, state, POD, remote, 0, 0, 0, 0, 1, 1, received)
 
 
-def look(lookup: FakeLookup, connections: list[TcpSocket], kubelets: tuple[str, int] | None = NODE) -> bool:
-    """`kubelets`: the address of the only connection that a prober has. What is there twice among the `connections` has
-    changed at the second look."""
+def look(
+    lookup: FakeLookup, connections: list[TcpSocket], kubelets: tuple[str, int] | None = NODE, *, closed: bool = False
+) -> bool:
+    """`kubelets`: the address of the only connection that a prober has; `closed`: whoever it was has closed it."""
     network: Any = object.__new__(PodNetwork)
     probers: Any = object.__new__(Probers)
-    there: dict[object, list[TcpSocket]] = {}
-    for sock in connections:
-        there.setdefault((sock.local, sock.remote), []).append(sock)
-
-    def find(own: object, other: object) -> TcpSocket | None:
-        looks = there.get((own, other), [])
-        return looks.pop(0) if len(looks) > 1 else next(iter(looks), None)
-
+    there = {(sock.local, sock.remote): sock for sock in connections}
     network._own, network.lookup, network.probers = True, lookup, probers
-    network._diag = SimpleNamespace(connection=find)
-    probers._lookup = lookup
+    network._diag = SimpleNamespace(connection=lambda own, other: there.get((own, other)))
+    probers._lookup, probers._peers = lookup, SimpleNamespace(has_closed=lambda own, other: closed)
     probers.is_probers = lambda own, other: (own, other) == (kubelets, POD)
     return bool(network.only_probers_since({PORT}, BEFORE))
 
@@ -81,9 +75,7 @@ def test_in_doubt_it_is_somebody(activity: Activity, unsure: dict[Flow, Arrival]
 
 
 def test_a_prober_may_close_it_while_its_owner_is_looked_for() -> None:
-    there = [connection(received=0), connection(state=TcpState.CLOSE_WAIT, received=1)]
-    lookup = FakeLookup(Activity(150, 8, 3), LATE)
-    assert look(lookup, there, kubelets=None)
+    assert look(FakeLookup(Activity(150, 8, 3), LATE), [connection(received=0)], kubelets=None, closed=True)
 
 
 def test_one_that_is_somebodys_makes_all_of_them_count() -> None:
@@ -97,10 +89,11 @@ def test_one_that_is_somebodys_makes_all_of_them_count() -> None:
     [
         ([], True),
         ([connection(state=TcpState.CLOSE_WAIT, received=1)], True),
+        ([connection(state=TcpState.TIME_WAIT)], True),
         ([connection(state=TcpState.CLOSE_WAIT)], False),
         ([connection(received=0)], False),
     ],
-    ids=["gone", "closed without a word", "closed after a request", "silent"],
+    ids=["gone", "closed without a word", "served", "closed after a request", "silent"],
 )
 def test_what_is_over_asks_for_nobody(there: list[TcpSocket], probers: bool) -> None:
     assert look(FakeLookup(Activity(150, 8, 3), LATE), there, kubelets=None) is probers
