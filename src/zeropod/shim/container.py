@@ -52,6 +52,9 @@ LAST_EXECS = 10.0
 LAST_KILLS = 10.0
 """Seconds that the exit of the init process waits for signals that runc is delivering."""
 
+LAST_EVENTS = 1.0
+"""Seconds that it waits until containerd has heard that there was no memory left."""
+
 RESTORE = 120.0
 """Seconds for the restore of a checkpoint that containerd brings."""
 
@@ -89,6 +92,7 @@ class Container:
         """Held from before the program starts until that is announced, so that no exit is announced before."""
         self._killing = trio.Lock()
         """Held while runc delivers a signal: containerd forgets who waits for that as soon as it hears of the exit."""
+        self._ran_out_of_memory = False
 
     def publish(self, event: Message) -> None:
         self.host.publisher.publish(event)
@@ -229,6 +233,7 @@ class Container:
         self.life.wake_wanted.set()
 
     def _out_of_memory(self) -> None:
+        self._ran_out_of_memory = True
         self.publish(events_pb2.TaskOOM(container_id=self.id))
 
     async def finish(self, status: ExitStatus) -> None:
@@ -252,6 +257,9 @@ class Container:
             with trio.move_on_after(LAST_KILLS):
                 async with self._killing:
                     pass
+            if self._ran_out_of_memory:
+                # The answer to `Wait` may overtake it, and the kubelet would be told of another reason.
+                await self.host.publisher.flush(LAST_EVENTS)
             self.life.enter(State.STOPPED)
             self.init.ended(status)
             self.announce_exit(self.id, status)

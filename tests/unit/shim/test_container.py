@@ -495,3 +495,22 @@ async def test_a_deletion_that_fails_can_be_repeated(world: World) -> None:
     await container.delete()
     assert world.host.containers == {}
     assert world.events.names.count("TaskDelete") == 1
+
+
+@pytest.mark.parametrize("ran_out", [True, False])
+async def test_that_there_was_no_memory_left_is_delivered_before_the_exit_is_known(
+    world: World, monkeypatch: pytest.MonkeyPatch, ran_out: bool
+) -> None:
+    container = await running(world)
+    known = []
+
+    async def flush(_: float) -> None:
+        await trio.lowlevel.checkpoint()
+        known.append((world.events.names[-1], container.init.exited.is_set()))
+
+    monkeypatch.setattr(world.events, "flush", flush)
+    if ran_out:
+        container._out_of_memory()
+    os.kill(container.init.pid, signal.SIGKILL)
+    await container.init.exited.wait()
+    assert known == [("TaskOOM", False)] * ran_out
