@@ -103,13 +103,12 @@ class PodNetwork:
             self._counted = Activity(time.monotonic_ns(), opens)
         return self._counted
 
-    def only_probers_since(self, ports: Collection[int], before: Activity) -> bool:
-        """Whether all who have connected to these ports since `before` was their activity are probers after all.
+    def only_probers_since(self, ports: Collection[int], before: Activity, now: Activity) -> bool:
+        """Whether all who have connected to these ports are probers after all, from one activity of theirs to another.
 
         So they were received late, on a busy node; from now on they are taken for what they are. To be asked while
         nobody answers them, as in Probers.came_late. Raises OSError.
         """
-        now = self.activity(ports)
         if not self.lookup or not self.probers or now.unsure == before.unsure or now.sure != before.sure:
             return False
         unsure = self.lookup.unsure().items()

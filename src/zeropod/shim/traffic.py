@@ -128,7 +128,7 @@ class Traffic:
         """Whether since it fell asleep, or this was so the last time, probers have connected, and nobody else."""
         try:
             now = self._network.activity(self._ports)
-            if self._redirect or not self._network.only_probers_since(self._ports, self._before):
+            if self._redirect or not self._network.only_probers_since(self._ports, self._before, now):
                 return False
         except OSError as error:
             self._container.log.warning("who has connected is unknown, so it was somebody: %s", error)

@@ -20,11 +20,8 @@ LATE = {Flow(NODE, PORT): Arrival(150, POD[0])}
 
 class FakeLookup:
     def __init__(self, activity: Activity, unsure: dict[Flow, Arrival]) -> None:
-        self._activity, self._unsure = activity, unsure
+        self.seen, self._unsure = activity, unsure
         self.probers: dict[Flow, Arrival] = {}
-
-    def activity(self, *, own: bool) -> dict[int, Activity]:
-        return {PORT: self._activity}
 
     def unsure(self) -> dict[Flow, Arrival]:
         return self._unsure
@@ -48,7 +45,7 @@ def look(
     network._diag = SimpleNamespace(connection=lambda own, other: there.get((own, other)))
     probers._lookup, probers._peers = lookup, SimpleNamespace(has_closed=lambda own, other: closed)
     probers.is_probers = lambda own, other: (own, other) == (kubelets, POD)
-    return bool(network.only_probers_since({PORT}, BEFORE))
+    return bool(network.only_probers_since({PORT}, BEFORE, lookup.seen))
 
 
 def test_a_prober_is_known_by_its_socket_and_taken_for_one_from_now_on() -> None:
