@@ -22,6 +22,9 @@ from zeropod.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 _MIGRATE = "net/ipv4/tcp_migrate_req"
 _MPTCP = "net/mptcp/enabled"
 
+UNACCEPTED = frozenset({TcpState.ESTABLISHED, TcpState.CLOSE_WAIT})
+"""Of a connection that is no process's: in any other state it is one that its process has closed."""
+
 CONNECTED = frozenset(TcpState) - {TcpState.LISTEN, TcpState.CLOSE, TcpState.TIME_WAIT, TcpState.NEW_SYN_RECV}
 
 
@@ -150,7 +153,7 @@ class PodNetwork:
             sock
             for sock in connections
             if sock.local[1] in ports
-            and (sock.inode in inodes or (not sock.inode and sock.state is TcpState.ESTABLISHED))  # not accepted yet
+            and (sock.inode in inodes or (not sock.inode and sock.state in UNACCEPTED))
             and self.probers.made(sock)
         ]
 

@@ -97,14 +97,23 @@ def test_what_is_over_asks_for_nobody(there: list[TcpSocket], probers: bool) -> 
 
 
 @pytest.mark.parametrize("inode", [0, 7])
-def test_a_connection_that_is_accepted_at_the_first_look_is_a_probers(inode: int) -> None:
+@pytest.mark.parametrize("state", [TcpState.ESTABLISHED, TcpState.CLOSE_WAIT])
+def test_a_connection_that_is_accepted_at_the_first_look_is_a_probers(inode: int, state: TcpState) -> None:
     """Before or after the kernel lists it: its owner is asked for his sockets afterwards."""
     network: Any = object.__new__(PodNetwork)
     accepted: set[int] = set()
 
     def connections() -> list[TcpSocket]:
         accepted.add(7)
-        return [replace(connection(), inode=inode)]
+        return [replace(connection(state=state), inode=inode)]
 
     network.connections, network.probers = connections, SimpleNamespace(made=lambda sock: True)
     assert len(network.of_probers(lambda: set(accepted), {PORT})) == 1
+
+
+@pytest.mark.parametrize("state", [TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.LAST_ACK])
+def test_one_that_the_application_has_closed_is_not_waited_for(state: TcpState) -> None:
+    network: Any = object.__new__(PodNetwork)
+    network.connections = lambda: [connection(state=state)]
+    network.probers = SimpleNamespace(made=lambda sock: True)
+    assert network.of_probers(lambda: {7}, {PORT}) == []
