@@ -13,7 +13,8 @@
 // somebody's, but written down in `flows`, and handed over where `inspect` says so, for the
 // activator to find out what it is. The other way round a busy kernel may put off receiving a prober's
 // packet, and do it in anybody's context: what comes from the node's own addresses like that is noted as
-// somebody's, and written down in `unsure`, where the activator finds it if it has to know better.
+// somebody's, and written down in `unsure`, where the activator finds it if it has to know better; or is handed
+// over, too, while it is not to be answered before it is known whose it is.
 //
 // Whatever goes wrong, the lookup goes on as if the program were not there: no connection is ever
 // dropped here.
@@ -29,7 +30,7 @@ struct activity {
 	u64 connections;
 	u64 own_last_ns;  // the same for connections from within the pod
 	u64 own_connections;
-	u64 unsure;       // how many of `connections` were written down in `unsure`
+	u64 unsure;       // further connections, those that were written down in `unsure`
 };
 
 // IPv6, or IPv4 as ::ffff:a.b.c.d; as in the packet.
@@ -52,10 +53,12 @@ struct task {
 BPF_TABLE("lru_hash", u16, struct activity, last_seen, 256);
 
 // Port to the slot of the activator's listeners in `activators`: all connections, or what may be a prober's; with
-// NAMED, only those in the context of a task with a prober's own name.
+// NAMED, only those in the context of a task with a prober's own name; with NODES, all from the node's own addresses.
 BPF_HASH(steer, u16, u32, 128);
 BPF_HASH(inspect, u16, u32, 128);
 #define NAMED 0x10000
+#define NODES 0x20000
+#define SLOT 0xffff
 
 // 2 * slot holds the listener for IPv4, 2 * slot + 1 that for IPv6. (BPF_SOCKMAP has no lookup().)
 BPF_TABLE("sockmap", u32, u32, activators, 512);
@@ -154,7 +157,7 @@ int lookup(struct bpf_sk_lookup *ctx)
 		own = remote == arrival.local.words[3] || (remote & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
 	}
 
-	u32 *slot = steer.lookup(&port);
+	u32 *slot = steer.lookup(&port), *inspected = inspect.lookup(&port);
 	struct task task = {};
 	current_name(&task);
 	u8 *role = tasks.lookup(&task);
@@ -174,20 +177,17 @@ int lookup(struct bpf_sk_lookup *ctx)
 	} else if (!node_addresses.lookup(&flow.remote)) {
 		flows.delete(&flow);  // an earlier connection's
 		note(port, 0, 1);
-	} else if (role && *role != FORWARDS) {
+	} else if ((role && *role != FORWARDS) || (inspected && *inspected & NODES)) {
 		u64 now = bpf_ktime_get_ns();
 
 		flows.update(&flow, &now);
-		if (!slot) {
-			slot = inspect.lookup(&port);
-			if (slot && *slot & NAMED && *role != PROBES)
-				slot = 0;
-		}
+		if (!slot && inspected && (!(*inspected & NAMED) || (role && *role == PROBES)))
+			slot = inspected;
 	} else {
 		flows.delete(&flow);
 		// What is left of a connection when its socket is gone, a FIN say, is looked up, too: it is no other one.
 		u64 connections = !unsure.lookup(&flow);
-		struct activity *seen = note(port, 0, connections);
+		struct activity *seen = note(port, 0, 0);
 
 		if (seen) {
 			arrival.ns = seen->last_ns;
@@ -198,7 +198,7 @@ int lookup(struct bpf_sk_lookup *ctx)
 	if (!slot)
 		return SK_PASS;
 
-	u32 index = 2 * (*slot & ~NAMED) + (ctx->family == AF_INET6);
+	u32 index = 2 * (*slot & SLOT) + (ctx->family == AF_INET6);
 	struct bpf_sock *listener = (struct bpf_sock *)activators.lookup(&index);
 	if (!listener)
 		return SK_PASS;

@@ -2,7 +2,8 @@
 
 Owns listeners of ours, the handing over of a prober's connections to them while the container sleeps, and what becomes
 of each: a probe is answered; whatever else it is is passed on to the application, which is asked for. All other
-connections never come here.
+connections never come here; only while the container dozes do all from the node, since the application could have
+answered and closed one before anybody knows whose it is.
 
 Ajar, it lets everything through, and finds out what probes ask.
 """
@@ -88,6 +89,11 @@ class Gate:
             self._lookup.uninspect(port)
         self._ports, self._answers = frozenset(), False
         self.application_runs()
+
+    def look_at_nodes(self, *, on: bool) -> None:
+        """Whether everybody's new connections from the node come here, while it is shut. Raises OSError."""
+        for port in self._ports:
+            self._lookup.inspect_nodes(port, on=on)
 
     def application_runs(self) -> None:
         """What waits here is passed on; what comes is still looked at."""

@@ -8,7 +8,7 @@ queue as any other.
 
 import select
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from functools import partial
 
 import trio
@@ -43,12 +43,12 @@ class HeldListeners:
         wanted = [held for held in self._held if not ports or held.getsockname()[1] in ports]
         await first_of(*(partial(trio.lowlevel.wait_readable, listener) for listener in wanted))
 
-    def accept(self, ports: Collection[int] = ()) -> Iterator[socket.socket]:
-        """The connections to these ports (empty: any) that are in an accept queue right now. Raises OSError."""
+    def accept(self, ports: Collection[int] = ()) -> socket.socket | None:
+        """The first connection to these ports (empty: any) that waits; None if none does. Raises OSError."""
         for listener in self._held:
-            if not ports or listener.getsockname()[1] in ports:
-                while HeldListeners([listener]).waiting():
-                    yield listener.accept()[0]
+            if (not ports or listener.getsockname()[1] in ports) and HeldListeners([listener]).waiting():
+                return listener.accept()[0]
+        return None
 
     def prepare_hand_over(self) -> None:
         """Lets the restored listeners bind beside these; only once the application's process is gone."""

@@ -22,9 +22,6 @@ from zeropod.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 _MIGRATE = "net/ipv4/tcp_migrate_req"
 _MPTCP = "net/mptcp/enabled"
 
-UNACCEPTED = frozenset({TcpState.ESTABLISHED, TcpState.CLOSE_WAIT})
-"""Of a connection that is no process's: in any other state it is one that its process has closed."""
-
 CONNECTED = frozenset(TcpState) - {TcpState.LISTEN, TcpState.CLOSE, TcpState.TIME_WAIT, TcpState.NEW_SYN_RECV}
 
 
@@ -34,6 +31,12 @@ def combined(seen: Mapping[int, Activity], ports: Collection[int]) -> Activity:
     last = max((activity.last_ns for activity in wanted), default=0)
     connections = sum(activity.connections for activity in wanted)
     return Activity(last, connections, sum(activity.unsure for activity in wanted))
+
+
+def _unaccepted(connections: Iterable[TcpSocket], ports: Collection[int]) -> list[TcpSocket]:
+    """Those of them that nobody has accepted. One that is nobody's in any other state was closed by its process."""
+    states = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
+    return [sock for sock in connections if sock.local[1] in ports and not sock.inode and sock.state in states]
 
 
 def avoid_multipath(path: str) -> None:
@@ -106,17 +109,27 @@ class PodNetwork:
             self._counted = Activity(time.monotonic_ns(), opens)
         return self._counted
 
-    def only_probers_since(self, ports: Collection[int], before: Activity, now: Activity) -> bool:
-        """Whether all who have connected to these ports are probers after all, from one activity of theirs to another.
+    def only_probers_since(self, ports: Collection[int], before: Activity) -> Activity | None:
+        """The activity of these ports now, if all who have connected since `before` are probers after all; or None.
 
         So they were received late, on a busy node; from now on they are taken for what they are. To be asked while
         nobody answers them, as in Probers.came_late. Raises OSError.
         """
-        if not self.lookup or not self.probers or now.unsure == before.unsure or now.sure != before.sure:
-            return False
+        if not self.lookup or not self.probers:
+            return None
+        now = self.activity(ports)
+        if now.connections == before.connections:
+            # One who was known when he began to connect has taken until now, or has come twice from the same port.
+            waiting = _unaccepted(self.connections(), ports)
+            now = self.activity(ports)  # who waits has been seen by now
+            if now.connections == before.connections:
+                return now if all(self.probers.made(sock) for sock in waiting) else None
+        if now.sure != before.sure:
+            return None
         unsure = self.lookup.unsure().items()
         since = {flow: arrival for flow, arrival in unsure if arrival.ns > before.last_ns and flow.port in ports}
-        return len(since) >= now.unsure - before.unsure and self.probers.came_late(since, self._diag)
+        complete = len(since) >= now.unsure - before.unsure
+        return now if complete and self.probers.came_late(since, self._diag) else None
 
     def _passive_opens(self) -> int:
         """Connections that were accepted in the namespace so far (RFC 1213's tcpPassiveOpens)."""
@@ -149,13 +162,8 @@ class PodNetwork:
         connections = self.connections()
         # Afterwards: what is accepted meanwhile was still nobody's among the connections.
         inodes = inodes_now()
-        return [
-            sock
-            for sock in connections
-            if sock.local[1] in ports
-            and (sock.inode in inodes or (not sock.inode and sock.state in UNACCEPTED))
-            and self.probers.made(sock)
-        ]
+        accepted = [sock for sock in connections if sock.local[1] in ports and sock.inode in inodes]
+        return [sock for sock in (*accepted, *_unaccepted(connections, ports)) if self.probers.made(sock)]
 
     def listeners(self) -> list[TcpSocket]:
         return self._diag.tcp({TcpState.LISTEN})

@@ -30,7 +30,7 @@ _SAID = struct.Struct("=Q")
 _ARRIVAL = struct.Struct("=Q16s")
 _NAME = struct.Struct("=16s")
 _PRESENT, _PROBES, _FORWARDS, _RECEIVES = b"\1", b"\1", b"\2", b"\3"
-_NAMED = 1 << 16
+_NAMED, _NODES = 1 << 16, 1 << 17
 _MAPPED = bytes(10) + b"\xff\xff"
 _LOAD_64 = struct.Struct("=BBhi")
 _PSEUDO_MAP_FD = 1
@@ -133,7 +133,8 @@ class Lookup:
         """
         seen = {}
         for port, activity in self._maps["last_seen"].items():
-            last, connections, own_last, own_connections, unsure = _ACTIVITY.unpack(activity)
+            last, sure, own_last, own_connections, unsure = _ACTIVITY.unpack(activity)
+            connections = sure + unsure
             if own:
                 last, connections = max(last, own_last), connections + own_connections
             if connections:
@@ -159,6 +160,11 @@ class Lookup:
         `named`: of that, nothing that tasks have received which receive for others.
         """
         self._point("inspect", port, listeners, _NAMED if named else 0)
+
+    def inspect_nodes(self, port: int, *, on: bool) -> None:
+        """Whether all that comes from the node's own addresses may be a prober's; of a port that is inspected."""
+        slot = self._slots["inspect", port]
+        self._maps["inspect"].set(_PORT.pack(port), _SLOT.pack(slot | (_NODES if on else 0)))
 
     def uninspect(self, port: int) -> None:
         """Undoes inspect()."""

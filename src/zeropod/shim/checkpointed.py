@@ -239,14 +239,15 @@ class Checkpointed:
             if not self._is_late_probe():
                 return event
             try:
-                for connection in self._traffic.accept():
+                # One at a time: the next one that waits may have come since, and be somebody's.
+                if connection := self._traffic.accept():
                     self._probes.take(connection)
             except OSError as error:
                 self._container.log.warning("is woken for a probe: %s", error)
                 return event
 
     def _is_late_probe(self) -> bool:
-        """Whether what has come are probes that the kernel did not receive when they were sent.
+        """Whether what has come are probes that the kernel did not receive when they were sent; while nobody answers.
 
         Only somebody on this node waits for that, and where there are no probes not even he.
         """
@@ -267,29 +268,38 @@ class Checkpointed:
     def doze(self) -> None:
         assert self._standby is not None
         if self._doze is None:
-            self._doze = Doze(self._container, self._network, self._traffic)
+            self._doze = Doze(self._container, self._network, self._traffic, self._is_late_probe)
         self._dozed, self.why_awake = True, ""
+        self._probes.look_at_nodes(on=True)
+        self._doze.begins()
         self._standby.rise()
         self._probes.let_through()
 
     async def dozed(self) -> None:
         assert self._doze is not None
-        await self._probes.let_all_through()
-        await self._doze.settled()
+        if not self._doze.somebody:
+            await self._probes.let_all_through()
+            await self._doze.settled()
 
     async def lie_down(self) -> State:
         incarnation = self._container.incarnation
         assert self._standby is not None
         assert self._doze is not None
         assert incarnation is not None
+        self.why_awake = self._doze.somebody
+        if self.why_awake:
+            return State.RUNNING
         if (state := self._probes.keep()) is not State.STANDBY:
-            self.why_awake = "what came like a probe was somebody"
+            self.why_awake = "somebody has connected from the node while it ran for a probe"
             return state
         try:
             await self._standby.lie_down_again()
-            if self._is_late_probe():
+            self._probes.look_at_nodes(on=False)
+            # Whoever comes later than this is not answered, and found by the watch.
+            somebody = self._traffic.has_connected()
+            if somebody and self._is_late_probe():
                 return State.DOZING
-            self.why_awake = self._doze.use()
+            self.why_awake = "somebody has connected while it ran for a probe" if somebody else self._doze.use()
             if self.why_awake:
                 return State.RUNNING
             self._standby.watch()

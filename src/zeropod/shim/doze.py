@@ -1,7 +1,9 @@
 """What happens while a container in standby runs for a moment: whether it may lie down again, or has to stay awake.
 
 A doze is for a probe or an exec. Everybody else finds an application that answers, and must not see it freeze in the
-middle of that: whoever has used it turns the doze into a wake.
+middle of that: whoever has used it turns the doze into a wake. Who has come is known even if he has gone meanwhile:
+before and after the doze, while nobody can be answered, what waits is looked at; in between the gate looks at all that
+a prober may have made.
 """
 
 from collections.abc import Callable
@@ -25,17 +27,34 @@ LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 class Doze:
-    """One doze; made before the container is thawed."""
+    """One doze; made before the container is thawed.
 
-    def __init__(self, container: "Container", network: PodNetwork, traffic: Traffic) -> None:
+    `only_probers`: whether who has come are probers alone, who then are known not to count.
+    """
+
+    def __init__(
+        self, container: "Container", network: PodNetwork, traffic: Traffic, only_probers: Callable[[], bool]
+    ) -> None:
         incarnation = container.incarnation
         assert incarnation is not None
         self._incarnation = incarnation
         self._network = network
         self._traffic = traffic
+        self._only_probers = only_probers
+        self.somebody = ""
+        """That somebody waits for the container as it begins to run, in words; empty if nobody does."""
         self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
-        self._before = network.activity(self._ports)
         self._since = trio.current_time()
+
+    def begins(self) -> None:
+        """To be called before each thaw, when all that may be a prober's goes to the gate already."""
+        if not self._traffic.has_come() or self._only_probers():
+            return
+        seen = self._traffic.seen()
+        if self._traffic.waits_in_listeners(self._incarnation):
+            self.somebody = "somebody has connected"
+        else:
+            self._traffic.disregard(seen)
 
     async def settled(self) -> None:
         """Returns when nothing is left of the connections that the doze was for.
@@ -58,10 +77,7 @@ class Doze:
         return bool(self._network.of_probers(self._incarnation.socket_inodes, self._ports))
 
     def use(self) -> str:
-        """How somebody has used the container, which is frozen again, or is about to, in words; empty if nobody has."""
-        # Those who may have been probers all the same have been served, or are among the connections.
-        if self._network.activity(self._ports).sure != self._before.sure:
-            return "somebody has connected while it ran for a probe"
+        """How somebody has used a connection of the container, which is frozen again, in words; empty if nobody has."""
         dozed_ms = (trio.current_time() - self._since) * 1000
         own = self._incarnation.socket_inodes()
         for sock in self._network.connections():

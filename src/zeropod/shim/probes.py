@@ -121,6 +121,11 @@ class Probes:
             self._end_lesson()
             self._gate.open()
 
+    def look_at_nodes(self, *, on: bool) -> None:
+        """Whether all that comes from the node is looked at first, as is due while the container dozes."""
+        if self._gate:
+            self._gate.look_at_nodes(on=on)
+
     def let_through(self) -> None:
         """The container dozes: the probes that need it may have it."""
         if self._gate:

@@ -5,7 +5,7 @@ packets of its established connections wait in the pod's lock. `hand_over` gives
 """
 
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ class Traffic:
         self._data_came = False
         self._ports: frozenset[int] = frozenset()
         self._before = Activity(0, 0)
-        """Who had connected to these ports before it slept, or came as a prober only, the last time that was asked."""
+        """Who had connected to these ports before it slept, and who has since that is known to want nothing."""
         self._ended: frozenset[Connection] = frozenset()
         """Connections that the peers had ended before, and of which nothing more can come."""
 
@@ -60,6 +60,8 @@ class Traffic:
             await self._start_redirect(ports)
         connections = self._network.connections()
         self._lock(connections, own)
+        counted = self._container.settings.ports or ports
+        counted_before = self._network.activity(counted)
         # Not before: now nothing runs, and nothing more reaches a connection, so what is seen remains true.
         if self._held.waiting() or self._network.activity(ports) != before:
             raise StillBusy("a connection came at the last moment")
@@ -70,12 +72,11 @@ class Traffic:
             raise StillBusy("it has not yet read what a connection has sent")
         if any(sock.send_queue for sock in mine if sock.state is not TcpState.SYN_SENT):
             raise StillBusy("a peer has not yet taken what it has sent")
-        counted = self._container.settings.ports or ports
-        quiet = quiet_for(counted, self._network.activity(counted), self._network.that_count(connections))
+        quiet = quiet_for(counted, counted_before, self._network.that_count(connections))
         if quiet < self._container.quiet_wanted:
             raise StillBusy("a request came at the last moment")
         self._ended = frozenset(_connection(sock) for sock in mine if sock.state is TcpState.CLOSE_WAIT)
-        self._ports, self._before = ports, before
+        self._ports, self._before = counted, counted_before
 
     def hold_again(self, incarnation: Incarnation) -> None:
         """The same for a container whose sockets are about to go away once more. Raises OSError."""
@@ -124,20 +125,42 @@ class Traffic:
             await self._held.connection(self._container.settings.ports)
         return Event.CONNECTION
 
+    def has_come(self) -> bool:
+        """Whether anything has come since it fell asleep, or since it was last known to be nobody who counts."""
+        return self.seen() != self._before
+
+    def has_connected(self) -> bool:
+        """Whether anybody has: not what was left of a connection that is gone."""
+        return self.seen().connections != self._before.connections
+
+    def seen(self) -> Activity:
+        """The new connections to its ports."""
+        return self._network.activity(self._ports)
+
+    def waits_in_listeners(self, incarnation: Incarnation) -> bool:
+        """Whether anybody who has connected is not accepted yet."""
+        own = incarnation.socket_inodes()
+        counted = (listener for listener in self._network.listeners() if listener.local[1] in self._ports)
+        return any(listener.receive_queue for listener in counted if listener.inode in own)
+
+    def disregard(self, seen: Activity) -> None:
+        """Who was seen wants nothing: a part of a handshake, say, or what is left of a connection that is gone."""
+        self._before = seen
+
     def is_probers_alone(self) -> bool:
-        """Whether since it fell asleep, or this was so the last time, probers have connected, and nobody else."""
+        """Whether since then probers have connected, and nobody else; if so, they are nobody who counts."""
+        if self._redirect:
+            return False
         try:
-            now = self._network.activity(self._ports)
-            if self._redirect or not self._network.only_probers_since(self._ports, self._before, now):
-                return False
+            now = self._network.only_probers_since(self._ports, self._before)
         except OSError as error:
             self._container.log.warning("who has connected is unknown, so it was somebody: %s", error)
             return False
-        self._before = now
-        return True
+        self._before = now or self._before
+        return now is not None
 
-    def accept(self) -> Iterator[socket.socket]:
-        """The connections that wait for the container, whose own they are not any more. Raises OSError."""
+    def accept(self) -> socket.socket | None:
+        """The first connection that waits for the container, whose own it is not any more. Raises OSError."""
         return self._held.accept(self._container.settings.ports)
 
     async def data(self) -> Event:

@@ -328,6 +328,33 @@ def test_what_a_thread_of_the_kernel_has_received_may_be_a_probers_but_is_none_b
         assert lookup.activity() == {}
 
 
+def test_all_that_the_node_sends_is_inspected_while_that_is_wanted(
+    network: Network, link: tuple[str, str], as_kubelet: None
+) -> None:
+    node, pod = link
+    application, activator = listen_everywhere(network, pod, PORT), listen_everywhere(network, pod)
+    for listener in (application, activator):
+        listener.settimeout(5)
+    with Lookup.attach(network.path) as lookup:
+        lookup.set_tasks(["kubelet"])
+        lookup.set_node_addresses([node])
+        lookup.inspect(PORT, [activator])
+        name_of("postgres")
+        for on, listener, counted in (
+            (True, activator, {}),
+            (False, application, {PORT: 1}),
+            (True, activator, {PORT: 1}),
+        ):
+            lookup.inspect_nodes(PORT, on=on)
+            with socket.create_connection((pod, PORT), 5) as client:
+                listener.accept()[0].close()
+                assert (lookup.flow(Flow(client.getsockname()[:2], PORT)) is not None) is on
+            assert {port: seen.connections for port, seen in lookup.activity().items()} == counted
+        lookup.set_node_addresses([])
+        with socket.create_connection((pod, PORT), 5):
+            application.accept()[0].close()
+
+
 def test_what_nobody_of_a_probers_name_has_sent_is_unsure_and_counts_once(
     network: Network, link: tuple[str, str], as_kubelet: None
 ) -> None:

@@ -117,12 +117,19 @@ def test_somebody_who_comes_with_such_a_probe_wakes_it(asleep: App) -> None:
         before = asleep.asleep(30)
         kubelet = Kubelet.start(asleep.address, ANSWERED, 0.01, 50, thread=STRANGER)
         time.sleep(0.2)
-        # It stays: who has gone before a doze is over has been answered, but is not counted (docs/probes.md, Limits).
-        with socket.create_connection((asleep.address, PROBED), 30) as client:
-            client.sendall(b"GET /real HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert client.recv(4096).startswith(b"HTTP/1.1 200")
-            assert failures(kubelet.outcomes()) == []
+        get(asleep, "/real")
+        assert failures(kubelet.outcomes()) == []
         assert asleep.status.restores == before.restores + 1
+
+
+def test_somebody_who_has_gone_before_a_doze_ends_wakes_it(standby: App) -> None:
+    for number in range(5):
+        before = standby.asleep(30).restores
+        prober = ExecProber(standby, 1, 1, ["sleep", "1"])
+        node.until(lambda: standby.state == "DOZING", "it dozes")
+        get(standby, f"/real/{number}")
+        assert failures(prober.outcomes()) == []
+        assert standby.status.restores == before + 1
 
 
 def test_a_container_that_would_fail_a_probe_stays_awake_until_it_is_well(asleep: App) -> None:

@@ -45,7 +45,8 @@ def look(
     network._diag = SimpleNamespace(connection=lambda own, other: there.get((own, other)))
     probers._lookup, probers._peers = lookup, SimpleNamespace(has_closed=lambda own, other: closed)
     probers.is_probers = lambda own, other: (own, other) == (kubelets, POD)
-    return bool(network.only_probers_since({PORT}, BEFORE, lookup.seen))
+    network.activity = lambda ports: lookup.seen
+    return network.only_probers_since({PORT}, BEFORE) is lookup.seen
 
 
 def test_a_prober_is_known_by_its_socket_and_taken_for_one_from_now_on() -> None:
@@ -59,11 +60,10 @@ def test_a_prober_is_known_by_its_socket_and_taken_for_one_from_now_on() -> None
 @pytest.mark.parametrize(
     ("activity", "unsure"),
     [
-        (BEFORE, {}),
         (Activity(160, 9, 3), LATE),
         (Activity(160, 9, 4), LATE),
     ],
-    ids=["nobody came", "somebody else came, too", "one has been forgotten"],
+    ids=["somebody else came, too", "one has been forgotten"],
 )
 def test_in_doubt_it_is_somebody(activity: Activity, unsure: dict[Flow, Arrival]) -> None:
     lookup = FakeLookup(activity, unsure)
@@ -94,6 +94,34 @@ def test_one_that_is_somebodys_makes_all_of_them_count() -> None:
 )
 def test_what_is_over_asks_for_nobody(there: list[TcpSocket], probers: bool) -> None:
     assert look(FakeLookup(Activity(150, 8, 3), LATE), there, kubelets=None) is probers
+
+
+@pytest.mark.parametrize("waiting", [[], [NODE], [OTHER], [NODE, OTHER]], ids=["nobody", "a prober", "another", "both"])
+def test_who_was_known_before_his_handshake_ended_is_known_when_he_waits(waiting: list[tuple[str, int]]) -> None:
+    network: Any = object.__new__(PodNetwork)
+    stray = replace(BEFORE, last_ns=BEFORE.last_ns + 1)
+    network.lookup, network.probers = object(), SimpleNamespace(made=lambda sock: sock.remote == NODE)
+    network.activity = lambda ports: stray
+    network.connections = lambda: [connection(remote) for remote in waiting]
+    assert network.only_probers_since({PORT}, BEFORE) is (None if OTHER in waiting else stray)
+
+
+def test_who_comes_while_it_is_looked_who_waits_is_looked_up_as_well() -> None:
+    lookup = FakeLookup(BEFORE, LATE)
+
+    def connections() -> list[TcpSocket]:
+        lookup.seen = Activity(150, 8, 3)
+        return [connection()]
+
+    network: Any = object.__new__(PodNetwork)
+    network.lookup, network.activity, network.connections, network._diag = (
+        lookup,
+        lambda _: lookup.seen,
+        connections,
+        None,
+    )
+    network.probers = SimpleNamespace(made=lambda sock: False, came_late=lambda since, diag: since == LATE)
+    assert network.only_probers_since({PORT}, BEFORE) == Activity(150, 8, 3)
 
 
 @pytest.mark.parametrize("inode", [0, 7])

@@ -18,19 +18,29 @@ PORT = 8080
 class Slow:
     """An application that closes what its client has closed after so many seconds; stands in for `Traffic`."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
         self._closes_at = trio.current_time() + seconds
+        self.has_come = lambda: False
+        self.waits_in_listeners = lambda _: True
+        self.disregarded = 0
 
     def ending(self, _: object) -> bool:
         return trio.current_time() < self._closes_at
 
+    def seen(self) -> str:
+        return "all"
 
-def dozing(network: FakeNetwork, seconds: float = 0.0) -> Doze:
+    def disregard(self, seen: str) -> None:
+        assert seen == "all"
+        self.disregarded += 1
+
+
+def dozing(network: FakeNetwork, traffic: Slow | None = None, *, only_probers: bool = False) -> Doze:
     incarnation = SimpleNamespace(socket_inodes=lambda: frozenset({7}))
     container: Any = SimpleNamespace(settings=Settings(ports=frozenset({PORT})), incarnation=incarnation)
     given: Any = network
-    traffic: Any = Slow(seconds)
-    return Doze(container, given, traffic)
+    its: Any = traffic or Slow()
+    return Doze(container, given, its, lambda: only_probers)
 
 
 def connection(inode: int, quiet_ms: int) -> TcpSocket:
@@ -39,23 +49,35 @@ def connection(inode: int, quiet_ms: int) -> TcpSocket:
 
 
 async def test_a_busy_application_has_time_to_close_a_probes_connection(autojump_clock: MockClock) -> None:
-    doze = dozing(FakeNetwork(), 0.6)
+    doze = dozing(FakeNetwork(), Slow(0.6))
     await doze.settled()
     assert 0.6 <= trio.current_time() < 0.7
     assert doze.use() == ""
 
 
 async def test_one_that_never_closes_it_is_not_waited_for(autojump_clock: MockClock) -> None:
-    await dozing(FakeNetwork(), 1000.0).settled()
+    await dozing(FakeNetwork(), Slow(1000.0)).settled()
     assert trio.current_time() == pytest.approx(SETTLE)
 
 
-async def test_a_new_connection_is_use(autojump_clock: MockClock) -> None:
-    network = FakeNetwork()
-    doze = dozing(network)
-    await trio.sleep(1.0)
-    network.connect(PORT)
-    assert "somebody has connected" in doze.use()
+@pytest.mark.parametrize(
+    ("has_come", "only_probers", "waits", "wanted", "disregarded"),
+    [
+        (False, False, True, False, 0),
+        (True, True, True, False, 0),
+        (True, False, True, True, 0),
+        (True, False, False, False, 1),
+    ],
+    ids=["nobody", "probers alone", "somebody", "a stray segment"],
+)
+async def test_who_waits_as_it_begins_may_be_gone_when_it_ends(
+    has_come: bool, only_probers: bool, waits: bool, wanted: bool, disregarded: int
+) -> None:
+    traffic = Slow()
+    traffic.has_come, traffic.waits_in_listeners = lambda: has_come, lambda _: waits
+    doze = dozing(FakeNetwork(), traffic, only_probers=only_probers)
+    doze.begins()
+    assert (bool(doze.somebody), traffic.disregarded) == (wanted, disregarded)
 
 
 @pytest.mark.parametrize(("inode", "quiet_ms", "is_use"), [(7, 500, True), (7, 1500, False), (8, 500, False)])

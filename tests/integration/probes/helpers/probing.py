@@ -79,6 +79,7 @@ class ExecProber:
     app: App
     seconds: float
     count: int
+    command: Sequence[str] = ("true",)
     found: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -91,7 +92,7 @@ class ExecProber:
             for _ in range(self.count):
                 started, reason = time.monotonic(), ""
                 try:
-                    code = client.exec_sync(self.app.id, ["true"]).exit_code
+                    code = client.exec_sync(self.app.id, list(self.command)).exit_code
                 except Exception as error:  # noqa: BLE001 - whatever it is, the probe has failed
                     code, reason = -1, repr(error)
                 took = time.monotonic() - started
