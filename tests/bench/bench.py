@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.bench import awake, cache, idle, many, pods, wake, window
+from tests.bench import awake, cache, idle, many, pods, start, wake, window
 from tests.bench.containers import import_applications
 from tests.bench.figures import Figure, table, write
 from tests.bench.scale import Scale
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Containerd, Scale], list[Figure]]] = {
     "cache": cache.cache,
     "idle": idle.idle,
     "pods": pods.pods,
+    "start": start.start,
     "requests": awake.requests,
     "logs": awake.logs,
     "many": many.many,
