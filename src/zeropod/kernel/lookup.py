@@ -162,9 +162,9 @@ class Lookup:
         self._point("inspect", port, listeners, _NAMED if named else 0)
 
     def inspect_nodes(self, port: int, *, on: bool) -> None:
-        """Whether all that comes from the node's own addresses may be a prober's; of a port that is inspected."""
-        slot = self._slots["inspect", port]
-        self._maps["inspect"].set(_PORT.pack(port), _SLOT.pack(slot | (_NODES if on else 0)))
+        """Whether all that comes from the node's own addresses may be a prober's, at a port that is inspected."""
+        if (slot := self._slots.get(("inspect", port))) is not None:
+            self._maps["inspect"].set(_PORT.pack(port), _SLOT.pack(slot | (_NODES if on else 0)))
 
     def uninspect(self, port: int) -> None:
         """Undoes inspect()."""

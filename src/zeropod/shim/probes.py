@@ -123,8 +123,12 @@ class Probes:
 
     def look_at_nodes(self, *, on: bool) -> None:
         """Whether all that comes from the node is looked at first, as is due while the container dozes."""
-        if self._gate:
+        if not self._gate:
+            return
+        try:
             self._gate.look_at_nodes(on=on)
+        except OSError as error:
+            self._container.log.warning("who comes from the node during a doze may not be counted: %s", error)
 
     def let_through(self) -> None:
         """The container dozes: the probes that need it may have it."""
