@@ -25,7 +25,7 @@ def library(tmp_path: Path) -> Path:
 @pytest.fixture
 def pyz(library: Path, tmp_path: Path) -> Path:
     """An archive of zeropod's entry alone, with a mode `place` that prints where its code came from."""
-    modules = ("__init__", "__main__", "built", "private", "unpack")
+    modules = ("__init__", "__main__", "built", "entry", "private", "unpack")
     entries = {f"zeropod/{name}.py": (SOURCE / f"{name}.py").read_bytes() for name in modules}
     for name, source in (("__main__", "archive_main"), ("start", "start")):
         entries[f"{name}.py"] = (SOURCE.parent.parent / "installer" / f"{source}.py").read_bytes()
