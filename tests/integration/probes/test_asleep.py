@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration import node
+from tests.integration.patience import patient
 from tests.integration.probes.conftest import LONG, Apps
 from tests.integration.probes.helpers import server
 from tests.integration.probes.helpers.footprint import Footprint
@@ -18,12 +19,14 @@ from tests.integration.sleep.helpers.stage import NGINX, App, Stage
 
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
-SECONDS = 600 if LONG else 10
+ROUNDS = 600 if LONG else 10
+PERIOD = patient(1.0)
+"""Seconds from one round of probes to the next; those of seven kinds take a second of an emulated CPU."""
 PACE = 0.015 if LONG else 0.0
 """Seconds between two probes of a kind, of more than which the node has no ports: each is kept for a minute."""
 MANY = 100_000 if LONG else 2_000
 KUBELETS_TIMEOUT = 1.0 if LONG else TIMEOUT
-FIGURES = pytest.mark.timeout(SECONDS + 1200 if LONG else 120)
+FIGURES = pytest.mark.timeout(ROUNDS + 1200 if LONG else 120)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -66,11 +69,11 @@ def test_liveness_and_readiness_probes_every_second_leave_it_asleep(
     known(app, *probes)
     get(app, f"/real/{state}")
     started = time.monotonic()
-    kubelet = Kubelet.start(app.address, (*probes, *probes), 1, SECONDS, timeout=KUBELETS_TIMEOUT)
-    execs = [ExecProber(app, 1, SECONDS) for _ in range(2)] if state == "STANDBY" else []
+    kubelet = Kubelet.start(app.address, (*probes, *probes), PERIOD, ROUNDS, timeout=KUBELETS_TIMEOUT)
+    execs = [ExecProber(app, PERIOD, ROUNDS) for _ in range(2)] if state == "STANDBY" else []
     before = app.asleep(30)
     slept_after = time.monotonic() - started
-    found = kubelet.outcomes(SECONDS + 100) + [outcome for prober in execs for outcome in prober.outcomes()]
+    found = kubelet.outcomes(ROUNDS * PERIOD + 100) + [outcome for prober in execs for outcome in prober.outcomes()]
     after = app.asleep()
     assert app.state == state
     asked = time.monotonic()
@@ -84,7 +87,7 @@ def test_liveness_and_readiness_probes_every_second_leave_it_asleep(
         *figures(found),
     )
     assert failures(found) == []
-    assert len(found) == SECONDS * 2 * (len(probes) + len(execs) // 2)
+    assert len(found) == ROUNDS * 2 * (len(probes) + len(execs) // 2)
     assert (after.state, after.restores, after.checkpoints) == (before.state, before.restores, before.checkpoints)
     assert after.probes_answered > before.probes_answered
     assert (after.dozes > before.dozes) is (state == "STANDBY")
