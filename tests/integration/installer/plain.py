@@ -18,6 +18,7 @@ from tests.integration.patience import patient
 
 INSTALL_ROOT = Path("/opt/zeropod")
 LIBRARY = Path("/var/lib/zeropod")
+RUN = Path("/run/zeropod")
 ZEROPOD = INSTALL_ROOT / "bin/zeropod"
 LINKS = (Path("/usr/local/bin/zeropod"), Path("/usr/local/bin/containerd-shim-zeropod-v2"))
 
@@ -56,7 +57,7 @@ def run(*command: str) -> Said:
     return Said(done.returncode, done.stdout)
 
 
-STATE = ("/run/zeropod", "/var/lib/zeropod")
+STATE = (str(RUN), str(LIBRARY))
 """What changes as long as containers run."""
 
 
@@ -114,8 +115,11 @@ def _aside(place: Path) -> Path:
 @contextmanager
 def without_product() -> Iterator[None]:
     """Takes away what the test node has of zeropod for the other tests, and brings it back."""
+    node.until(lambda: not any("zygote" in line for line in node.processes().values()), "no shim has run lately", 30)
+    # What earlier tests have left, where it cannot be moved.
+    for place in (RUN, *(place for place in (LIBRARY,) if place.is_mount())):
+        run("find", str(place), "-mindepth", "1", "-delete")
     kept = {link: os.readlink(link) for link in LINKS if link.is_symlink()}
-    # Where its state is a mount of the node's own, that is empty.
     moved = [place for place in (INSTALL_ROOT, LIBRARY) if place.exists() and not place.is_mount()]
     for link in kept:
         link.unlink()
