@@ -57,7 +57,7 @@ def in_the_mesh(stage: Stage, directory: Path, localhost: str) -> Iterator[App]:
     nat = ["iptables", "-w", "-t", "nat", "-A", "PREROUTING", "-p", "tcp"]
     with entered(app.network):
         for rule in (["--dport", str(HEALTH), "-j", "RETURN"], ["-j", "REDIRECT", "--to-ports", str(SIDECAR)]):
-            subprocess.run([*nat, *rule], check=True, timeout=20)
+            subprocess.run([*nat, *rule], check=True, timeout=patient(20))
     node.until(lambda: answers(app), "the application answers through its sidecar")
     app.standby(30)
     yield app

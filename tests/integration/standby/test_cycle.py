@@ -6,6 +6,7 @@ import time
 
 import pytest
 from tests.integration import node
+from tests.integration.patience import patient
 from tests.integration.sleep.helpers import server
 from tests.integration.sleep.helpers.stage import KINDS, NGINX, REDIS, Stage, Way, answers, python
 from tests.integration.standby.helpers.looks import resident, run_time, started
@@ -153,7 +154,7 @@ def test_looking_at_the_processes_of_a_node_does_not_hang_on_frozen_ones(stage: 
     """Their command lines and environments are in their memory, so on disk; what is asked for them may be empty."""
     app = stage.app("cri", python(8000, 20))
     pid = app.standby().pid
-    listed = subprocess.run(["ps", "auxe"], capture_output=True, text=True, timeout=10, check=True).stdout
+    listed = subprocess.run(["ps", "auxe"], capture_output=True, text=True, timeout=patient(10), check=True).stdout
     assert re.search(rf"^root +{pid} .*python3", listed, re.MULTILINE)
     for name in ("cmdline", "environ", "maps", "smaps_rollup", "stack", "wchan"):
         with open(f"/proc/{pid}/{name}", "rb") as file:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration import node
+from tests.integration.patience import patient
 from tests.integration.sleep.helpers.stage import KINDS, NGINX, REDIS, App, Stage, answers
 
 from zeropod.kernel import libc, mapped_files
@@ -144,4 +145,4 @@ def traced(pid: int, output: Path) -> Iterator[Path]:
         yield output
     finally:
         strace.send_signal(signal.SIGINT)
-        strace.communicate(timeout=30)
+        strace.communicate(timeout=patient(30))

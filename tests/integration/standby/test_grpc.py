@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
 import pytest
+from tests.integration.patience import patient
 from tests.integration.sleep.helpers.stage import App, Kind, Stage
 
 pytestmark = pytest.mark.timeout(60)
@@ -48,9 +49,9 @@ def requests(source: "queue.SimpleQueue[bytes | None]") -> Iterator[bytes]:
 def test_a_stream_of_grpc_goes_on_through_ten_cycles(stage: Stage) -> None:
     app = streaming(stage)
     with grpc.insecure_channel(f"{app.address}:{KIND.port}") as channel:
-        grpc.channel_ready_future(channel).result(15)
+        grpc.channel_ready_future(channel).result(patient(15))
         source: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        answers = channel.stream_stream("/test.Echo/Chat")(requests(source), timeout=50)
+        answers = channel.stream_stream("/test.Echo/Chat")(requests(source), timeout=patient(50))
         for cycle in range(1, CYCLES + 1):
             source.put(b"hello")
             assert next(answers) == b"%d hello" % cycle

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from tests.integration import containerd, cri, node
 from tests.integration.ctr import Ctr
+from tests.integration.patience import patient
 from tests.integration.sleep.helpers.stage import NGINX, OURS, PREFIX, REDIS, App, Stage, Way, answers, python
 from tests.integration.standby.helpers.looks import started
 
@@ -320,6 +321,6 @@ def test_what_is_asked_in_the_very_instant_of_a_wake_happens_and_so_does_the_wak
                     task(app).streams.stdout.until(b"got SIGUSR1\n" * number)
                 case _:
                     task(app).metrics()
-            assert answered.result(10)
+            assert answered.result(patient(10))
             assert app.running()
     assert app.status.restore_errors == app.status.checkpoint_errors == 0

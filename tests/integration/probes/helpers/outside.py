@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.integration import node
+from tests.integration.patience import patient
 
 from zeropod.kernel import namespace
 
@@ -17,7 +18,7 @@ INGRESS_PORT = 8081
 
 
 def run(*command: str) -> None:
-    subprocess.run(command, check=True, timeout=20, capture_output=True)
+    subprocess.run(command, check=True, timeout=patient(20), capture_output=True)
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def node_port(address: str, port: int) -> Iterator[list[str]]:
         with open(path) as target:
             subprocess.run(
                 ["ip", "link", "set", "outside1", "netns", f"/proc/self/fd/{target.fileno()}"],
-                pass_fds=[target.fileno()], check=True, timeout=20,
+                pass_fds=[target.fileno()], check=True, timeout=patient(20),
             )  # fmt: skip
         for where, own, name in (([], NODE, "outside0"), (there, CLIENT, "outside1")):
             run(*where, "ip", "addr", "add", f"{own}/24", "dev", name)
@@ -69,14 +70,14 @@ def ingress(directory: Path, address: str, port: int) -> Iterator[None]:
 
 
 def listens(port: int) -> bool:
-    shown = subprocess.run(["ss", "-Hltn", f"sport = :{port}"], capture_output=True, check=True, timeout=20)
+    shown = subprocess.run(["ss", "-Hltn", f"sport = :{port}"], capture_output=True, check=True, timeout=patient(20))
     return bool(shown.stdout)
 
 
 def curl(url: str, *arguments: str, before: list[str] | None = None) -> str:
     """What a real client gets. Raises CalledProcessError."""
     command = [*(before or []), "curl", "--silent", "--show-error", "--fail", "--max-time", "30", *arguments, url]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=patient(60)).stdout
 
 
 def keeps_coming(url: str, seconds: float, **how: list[str]) -> None:

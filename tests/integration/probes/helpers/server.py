@@ -88,7 +88,7 @@ def start(stage: Stage, directory: Path, scaledown: str = "1s", **annotations: s
     """Returns at once; `listening` waits."""
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{directory}/key.pem"]
     command = ["openssl", "req", "-x509", *key, "-days", "2", "-subj", "/CN=probed", "-out", f"{directory}/cert.pem"]
-    subprocess.run(command, check=True, capture_output=True, timeout=20)
+    subprocess.run(command, check=True, capture_output=True, timeout=patient(20))
     mounts = {"/site": str(Path(grpc.__file__).parents[1]), LIBRARIES: LIBRARIES, "/tls": str(directory)}
     pod = stage.pod(scaledown, {key.replace("_", "-"): value for key, value in annotations.items()})
     container = pod.container("probed", KIND.image, args=KIND.args, mounts=mounts)
