@@ -167,18 +167,23 @@ def _receive(connection: socket.socket) -> tuple[bytes, int] | None:
 def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int) -> tuple[Flags, socket.socket] | None:
     """Makes the spare a shim, and says so before it serves anybody; None if it cannot be the one that is wanted."""
     os.open(f"/proc/self/fd/{ends.shims}", os.O_WRONLY | os.O_CLOEXEC)  # and stays so for life
-    os.write(ends.taken, b"1")
-    for inherited in (ends.taken, ends.shims, ends.zygote):
-        os.close(inherited)
     ends.listener.close()
     try:
         listener = socket.socket(fileno=descriptor)
-        flags = become(Order.decode(message))
+        flags = become(order := Order.decode(message))
     except (OSError, ValueError, UsageError) as error:
         connection.send(f"the order cannot be followed: {error}".encode()[: zygote.WORDS])
         return None
-    connection.send(b"%d" % os.getpid())
-    return flags, listener
+    else:
+        # Nothing more than that before the answer, for which containerd waits.
+        connection.send(b"%d" % os.getpid())
+        settle(order)
+        return flags, listener
+    finally:
+        # Nor this: the fork of the next spare would slow it down.
+        os.write(ends.taken, b"1")
+        for inherited in (ends.taken, ends.shims, ends.zygote):
+            os.close(inherited)
 
 
 def become(order: Order) -> Flags:
@@ -186,13 +191,17 @@ def become(order: Order) -> Flags:
     os.chdir(order.directory)
     os.environb.clear()
     os.environb.update(order.environment)
-    with suppress(PermissionError), open("/proc/self/oom_score_adj", "r+") as file:
+    sys.argv[:] = map(os.fsdecode, order.arguments)
+    _, flags = bootstrap.parse(sys.argv[1:])
+    return flags
+
+
+def settle(order: Order) -> None:
+    """The rest of it, which cannot be in the way of a shim."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) != order.oom_score:
             file.write(str(order.oom_score))
     with suppress(OSError):  # a kernel that does not allow it: it has the zygote's words, then
         process_title.show(order.arguments)
-    sys.argv[:] = map(os.fsdecode, order.arguments)
-    _, flags = bootstrap.parse(sys.argv[1:])
     gc.set_threshold(COLLECT)
     gc.enable()
-    return flags
