@@ -181,7 +181,8 @@ def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int
         return flags, listener
     finally:
         # Nor this: the fork of the next spare would slow it down.
-        os.write(ends.taken, b"1")
+        with suppress(BrokenPipeError):  # the zygote is dead, and who was promised a shim gets it
+            os.write(ends.taken, b"1")
         for inherited in (ends.taken, ends.shims, ends.zygote):
             os.close(inherited)
 

@@ -10,10 +10,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from zeropod.shim import zygote
+from zeropod.shim import forking, zygote
 from zeropod.shim.start import SOCKET_FD
 from zeropod.shim.zygote import Order, ask
 
@@ -142,6 +143,24 @@ def test_a_fork_becomes_what_a_program_would_have_been(node: Node) -> None:
     assert report["parent"] not in (node.zygotes[0].pid, os.getpid())
     # The listener and who asks here; and the end of a pipe by which the zygote knows that it lives.
     assert (report["sockets"], report["pipes"]) == (2, 1)
+
+
+def test_a_shim_that_has_been_promised_serves_though_the_zygote_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags: Any = object()
+    monkeypatch.setattr(forking, "become", lambda order: flags)
+    monkeypatch.setattr(forking, "settle", lambda order: None)
+    (reader, taken), (shims, held), (alive, own) = os.pipe(), os.pipe(), os.pipe()
+    os.close(reader)
+    spare, asker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    order = Order(0, b"/", [b"shim"], {}).encode()
+    with spare, asker, socket.socket() as listener:
+        made = forking._take(spare, forking.Ends(socket.socket(), taken, shims, alive), order, listener.detach())
+        assert made is not None
+        assert made[0] is flags
+        made[1].close()
+        assert asker.recv(100) == b"%d" % os.getpid()
+    os.close(held)
+    os.close(own)
 
 
 def test_it_is_called_by_its_own_arguments(node: Node) -> None:
