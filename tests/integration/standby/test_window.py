@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
+from tests.integration.patience import patient
 from tests.integration.sleep.helpers.client import Session
 from tests.integration.sleep.helpers.stage import KINDS, App, Stage
 from tests.integration.standby.helpers.looks import retransmitted
 
 SEED = 7
-SCALEDOWN = 0.2
-SLACK = 0.3
+SCALEDOWN = patient(0.2)
+SLACK = patient(0.3)
 """Seconds by which the time in which connections begin is longer than it took to fall asleep."""
 TURNS = 3
 """Applications that fall asleep one after the other, where the node has few CPUs."""
