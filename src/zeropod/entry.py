@@ -8,7 +8,7 @@ from posix import _exit, execv
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):  # noqa: UP036 - see above
+    if sys.version_info < (3, 11):  # noqa: UP036 - an older one may run this
         _run_from_archive()
 
     from zeropod.private import exposure

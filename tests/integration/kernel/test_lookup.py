@@ -282,12 +282,18 @@ def test_what_merely_comes_from_the_node_counts(
         assert lookup.flows() == {}
 
 
-@pytest.mark.usefixtures("as_kubelet")
-def test_only_what_may_be_a_probers_is_inspected(network: Network, link: tuple[str, str]) -> None:
-    node, pod = link
+def application_and_activator(network: Network, pod: str) -> tuple[socket.socket, socket.socket]:
+    """Their listeners, at PORT and at a port of its own."""
     application, activator = listen_everywhere(network, pod, PORT), listen_everywhere(network, pod)
     for listener in (application, activator):
         listener.settimeout(5)
+    return application, activator
+
+
+@pytest.mark.usefixtures("as_kubelet")
+def test_only_what_may_be_a_probers_is_inspected(network: Network, link: tuple[str, str]) -> None:
+    node, pod = link
+    application, activator = application_and_activator(network, pod)
     with Lookup.attach(network.path) as lookup:
         lookup.set_tasks(["kubelet"])
         lookup.set_node_addresses([node])
@@ -309,9 +315,7 @@ def test_what_a_thread_of_the_kernel_has_received_may_be_a_probers_but_is_none_b
     network: Network, link: tuple[str, str], as_kubelet: None
 ) -> None:
     node, pod = link
-    application, activator = listen_everywhere(network, pod, PORT), listen_everywhere(network, pod)
-    for listener in (application, activator):
-        listener.settimeout(5)
+    application, activator = application_and_activator(network, pod)
     with Lookup.attach(network.path) as lookup:
         lookup.set_tasks(["kubelet"], ["ksoftirqd"])
         lookup.set_node_addresses([node])
@@ -332,9 +336,7 @@ def test_all_that_the_node_sends_is_inspected_while_that_is_wanted(
     network: Network, link: tuple[str, str], as_kubelet: None
 ) -> None:
     node, pod = link
-    application, activator = listen_everywhere(network, pod, PORT), listen_everywhere(network, pod)
-    for listener in (application, activator):
-        listener.settimeout(5)
+    application, activator = application_and_activator(network, pod)
     with Lookup.attach(network.path) as lookup:
         lookup.set_tasks(["kubelet"])
         lookup.set_node_addresses([node])
