@@ -8,10 +8,9 @@ import http.client
 
 import h2.events
 import h11
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.exceptions import H2Error
 
+from zeropod.activator import http2
 from zeropod.activator.asking import Outcome
 from zeropod.activator.opening import Kind
 
@@ -47,20 +46,19 @@ def _http1(question: bytes, outcome: Outcome) -> bytes:
 
 
 def _http2(question: bytes, outcome: Outcome, *, greeted: bool) -> bytes | None:
-    connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
-    connection.initiate_connection()
-    if greeted:
-        connection.data_to_send()
     try:
-        events = connection.receive_data(question)
-        stream = next(event.stream_id for event in events if isinstance(event, h2.events.RequestReceived))
-        status = (b"grpc-status", b"%d" % outcome.status)
-        if outcome.body:
-            connection.send_headers(stream, [(b":status", b"200"), _GRPC])
-            connection.send_data(stream, outcome.body)
-            connection.send_headers(stream, [status], end_stream=True)
-        else:
-            connection.send_headers(stream, [(b":status", b"200"), _GRPC, status], end_stream=True)
+        with http2.server() as connection:
+            if greeted:
+                connection.data_to_send()
+            events = connection.receive_data(question)
+            stream = next(event.stream_id for event in events if isinstance(event, h2.events.RequestReceived))
+            status = (b"grpc-status", b"%d" % outcome.status)
+            if outcome.body:
+                connection.send_headers(stream, [(b":status", b"200"), _GRPC])
+                connection.send_data(stream, outcome.body)
+                connection.send_headers(stream, [status], end_stream=True)
+            else:
+                connection.send_headers(stream, [(b":status", b"200"), _GRPC, status], end_stream=True)
+            return connection.data_to_send()
     except H2Error:
         return None
-    return connection.data_to_send()

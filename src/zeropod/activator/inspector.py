@@ -35,6 +35,8 @@ PROBERS_PATIENCE = 10.0
 LAST_WORDS = 1.0
 """Seconds for the prober to take its answer and close the connection."""
 
+_CHUNK = 1 << 12  # bytes: of what is only thrown away
+
 ACKNOWLEDGEMENT = 10.0
 """Seconds for an HTTP/2 client to acknowledge our SETTINGS, which it must."""
 _MUCH = 1 << 16  # bytes that it may send meanwhile
@@ -185,7 +187,7 @@ async def _tell(stream: trio.SocketStream, asked: Asked, outcome: Outcome) -> No
     if data is not None:
         with trio.move_on_after(LAST_WORDS), suppress(trio.BrokenResourceError):
             await stream.send_all(data)
-            while await stream.receive_some():
+            while await stream.receive_some(_CHUNK):
                 pass
     await trio.aclose_forcefully(stream)
 

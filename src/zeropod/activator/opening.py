@@ -13,11 +13,11 @@ from enum import Enum, auto
 
 import h2.events
 import h11
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.exceptions import H2Error
 from hpack.exceptions import HPACKError
 from hyperframe.exceptions import HyperframeError
+
+from zeropod.activator import http2
 
 HEALTH = b"/grpc.health.v1.Health/"
 AGENT = b"kube-probe/"
@@ -122,10 +122,9 @@ def _http1(data: bytes) -> Opening:
 
 
 def _http2(data: bytes) -> Opening:
-    connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
-    connection.initiate_connection()
     try:
-        events = connection.receive_data(data)
+        with http2.server() as connection:
+            events = connection.receive_data(data)
     except _MALFORMED:
         return _APPLICATION
     if any(isinstance(event, _GIVEN_UP) for event in events):

@@ -1,5 +1,6 @@
 """Whose bytes they are: a prober's, or somebody's who wants the application."""
 
+import gc
 import http.client
 import io
 
@@ -22,6 +23,8 @@ from tests.unit.activator.openings import (
 )
 from tests.unit.activator.openings import http as get
 
+from zeropod.activator.answer import answer
+from zeropod.activator.asking import SERVING, Outcome
 from zeropod.activator.opening import ACKNOWLEDGED, PREFACE, PROBES, Kind, judge, without_acknowledgement
 
 LIMIT = 1024
@@ -183,3 +186,21 @@ def test_the_acknowledgement_of_our_settings_is_taken_out_wherever_it_stands(pos
 @given(st.binary(max_size=100))
 def test_looking_for_the_acknowledgement_never_fails(data: bytes) -> None:
     without_acknowledgement(PREFACE + data)
+
+
+@pytest.mark.parametrize("data", [get(), grpc(), grpc(WATCH), grpc()[:-1], grpc() + RESET])
+def test_nothing_of_a_probe_is_left_for_the_collector(data: bytes) -> None:
+    def look() -> None:
+        opening = judge(data, LIMIT)
+        if opening.kind in PROBES:
+            assert answer(opening.kind, data, Outcome(well=True, status=200, body=SERVING), greeted=True)
+
+    look()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            look()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
