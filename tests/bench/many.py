@@ -37,12 +37,12 @@ def many(client: Containerd, scale: Scale) -> list[Figure]:
     figures = []
     for number in scale.pods:
         with Cri() as cri, ExitStack() as stack:
-            containers = [_start(stack, cri) for _ in range(number)]
+            containers = [start(stack, cri) for _ in range(number)]
             figures += _measure(f"{number} sleeping pods", containers, scale)
     return figures
 
 
-def _start(stack: ExitStack, cri: Cri) -> Container:
+def start(stack: ExitStack, cri: Cri) -> Container:
     pod = stack.enter_context(cri.pod(handler="zeropod", annotations=SLEEPS))
     return pod.container("nginx", "localhost/nginx:test")
 
@@ -50,7 +50,7 @@ def _start(stack: ExitStack, cri: Cri) -> Container:
 def _measure(name: str, containers: list[Container], scale: Scale) -> list[Figure]:
     number = len(containers)
     fell = time.monotonic()
-    _until_all_sleep(containers)
+    sleeping(containers)
     fell = time.monotonic() - fell
     shims = [usage.shim(container.pod.id, namespace="k8s.io") for container in containers]
     cpu, processor = LIMITS.get(number, ((), ()))
@@ -59,7 +59,7 @@ def _measure(name: str, containers: list[Container], scale: Scale) -> list[Figur
     used = (sum(map(usage.cpu_seconds, shims)) - before) / (time.monotonic() - began) * 100
     found = statuses()
     frozen = [usage.processes(found[container.id].pid) / MIB for container in containers]
-    one = [_wake_one(containers[turn % number]) for turn in range(scale.runs(20, 5))]
+    one = [wake_one(containers[turn % number]) for turn in range(scale.runs(20, 5))]
     together = _wake_all(containers, scale.runs(3, 1))
     return [
         Figure(f"{name}: shim (PSS), each", "MiB", [usage.pss(shim) / MIB for shim in shims]),
@@ -72,7 +72,7 @@ def _measure(name: str, containers: list[Container], scale: Scale) -> list[Figur
     ]
 
 
-def _until_all_sleep(containers: list[Container]) -> None:
+def sleeping(containers: list[Container]) -> None:
     deadline = time.monotonic() + LONG
     while True:
         found = statuses()
@@ -84,15 +84,15 @@ def _until_all_sleep(containers: list[Container]) -> None:
         time.sleep(LOOK)
 
 
-def _wake_one(container: Container) -> float:
-    _until_all_sleep([container])
+def wake_one(container: Container) -> float:
+    sleeping([container])
     return _first_bytes([container])[0]
 
 
 def _wake_all(containers: list[Container], rounds: int) -> list[float]:
     samples = []
     for _ in range(rounds):
-        _until_all_sleep(containers)
+        sleeping(containers)
         time.sleep(LOOK)
         samples += _first_bytes(containers)
     return samples

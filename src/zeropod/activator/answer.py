@@ -4,7 +4,7 @@ What is said is what the application said when it was asked the same (asking.py)
 sure of the question.
 """
 
-import http.client
+import http
 
 import h2.events
 import h11
@@ -15,6 +15,8 @@ from zeropod.activator.asking import Outcome
 from zeropod.activator.opening import Kind
 
 _GRPC = (b"content-type", b"application/grpc")
+
+_REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
 UNIMPLEMENTED = Outcome(well=False, status=12)
 """What a health service says to a call of a method that it does not have."""
@@ -40,7 +42,7 @@ def _http1(question: bytes, outcome: Outcome) -> bytes:
     connection.receive_data(question)
     connection.next_event()
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"0"), (b"connection", b"close")]
-    reason = http.client.responses.get(outcome.status, "").encode()
+    reason = _REASONS.get(outcome.status, b"")
     response = h11.Response(status_code=outcome.status, reason=reason, headers=[*headers, *outcome.headers])
     return connection.send(response) + (connection.send(h11.EndOfMessage()) or b"")
 

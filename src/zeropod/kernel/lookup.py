@@ -9,6 +9,7 @@ prober's connection, is decided above.
 import itertools
 import json
 import os
+import pkgutil
 import socket
 import struct
 import sys
@@ -16,8 +17,8 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import IntEnum
-from importlib import resources
-from typing import Self
+from functools import cache
+from typing import Any, Self
 
 from zeropod.kernel import bpf
 
@@ -274,8 +275,15 @@ def _address(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6, packed)
 
 
+@cache
+def compiled() -> Mapping[str, Any]:
+    """What lookup.bpf holds; read once, at best before a process forks."""
+    content: Mapping[str, Any] = json.loads(pkgutil.get_data(__package__, "lookup.bpf") or b"")
+    return content
+
+
 def _load(target: int, owned: ExitStack) -> dict[str, bpf.Map]:
-    container = json.loads((resources.files(__package__) / "lookup.bpf").read_text())
+    container = compiled()
     maps = {
         entry["name"]: owned.enter_context(
             bpf.Map(

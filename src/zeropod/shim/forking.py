@@ -19,8 +19,8 @@ import sys
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from zeropod.kernel import pidfd, process_title
-from zeropod.shim import bootstrap, freeze, rehearsal, serve, zygote
+from zeropod.kernel import lookup, pidfd, process_title
+from zeropod.shim import bootstrap, freeze, layout, rehearsal, serve, zygote
 from zeropod.shim.bootstrap import Flags, UsageError
 from zeropod.shim.start import SOCKET_FD
 from zeropod.shim.zygote import Order
@@ -61,6 +61,9 @@ def main(flags: Flags) -> int:
 def warm() -> None:
     """Makes what the forks share as large as it can be, and keeps it shared."""
     with suppress(Exception):  # it is worth some memory, no more
+        layout.pack(layout.recorded())
+        freeze.immortalize()
+        lookup.compiled()
         rehearsal.rehearse()
     freeze.freeze()
 

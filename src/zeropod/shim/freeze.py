@@ -30,6 +30,9 @@ _MOST = 1 << 16
 _HEAP = (4096, 2048, 1024, 768, 544)
 """Sizes with which the gaps of malloc's heap are filled, the largest gaps first."""
 
+_WIDE = 1 << 14
+"""Bytes of a gap that is left as it is: most of its pages are free, and go back to the kernel."""
+
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Options of mallopt(3)."""
 
@@ -51,18 +54,25 @@ _LEAST = 0x80000000
 _libc = ctypes.CDLL(None)
 _libc.sbrk.restype = ctypes.c_void_p
 
-_fillers: list[bytes] = []
+_ROW = 8
+"""Blocks of a pool that come one after the other only while it is new."""
+
+_fillers: list[object] = []
 
 
 def freeze() -> None:
     """To be called once, when everything is imported and nothing runs; forks come afterwards."""
     give_back()
+    immortalize()
+    fill_gaps()
+    gc.freeze()
+
+
+def immortalize() -> None:
+    """To be called before code runs for the first time, too: to the constants that it loads it then counts nothing."""
     gc.collect()
     if count := _immortality():
         _immortalize(count)
-    _libc.malloc_trim(0)
-    _fill_gaps()
-    gc.freeze()
 
 
 def give_back() -> None:
@@ -100,6 +110,8 @@ def _immortalize(count: int) -> None:
             if word.value & 0xFFFFFFFF < _LEAST and type(thing) is not FrameType:
                 word.value = count
                 new.append(thing)
+                if type(thing) is str:
+                    hash(thing)  # which it keeps
         found = _referents(new)
 
 
@@ -112,17 +124,47 @@ def _referents(things: list[object]) -> list[object]:
     return found
 
 
-def _fill_gaps() -> None:
-    for size in range(_ROOM // _STEP * _STEP + _STEP, _SMALL + 1, _STEP):
-        for _ in range(_MOST):
-            filler = bytes(size - _ROOM)
-            if id(filler) % _POOL == _POOL_HEAD:
-                break  # the first block of a new pool: the others of this class are full
-            _fillers.append(filler)
-    top = int(_libc.sbrk(0))
+def fill_gaps() -> None:
+    """What is allocated from now on lies in memory that was not in use before, as far as it may."""
+    for size in range(_STEP, _SMALL + 1, _STEP):
+        _fill_pools(size)
+    wide = _fill_heap(_WIDE)
     for size in _HEAP:
-        for _ in range(_MOST):
-            filler = bytes(size - _ROOM)
-            if id(filler) >= top or id(filler) < top - (1 << 30):
-                break
-            _fillers.append(filler)
+        _fillers.extend(_fill_heap(size))
+    wide.clear()
+    _libc.malloc_trim(0)
+
+
+def _fill_heap(size: int) -> list[bytes]:
+    """Fillers for all gaps of so many bytes."""
+    top = int(_libc.sbrk(0))
+    fillers: list[bytes] = []
+    while len(fillers) < _MOST:
+        filler = bytes(size - _ROOM)
+        if id(filler) >= top or id(filler) < top - (1 << 30):
+            break
+        fillers.append(filler)
+    return fillers
+
+
+def _fill_pools(size: int) -> None:
+    """Until a pool is new. One with gaps may well begin with its first block, but then jumps to the next gap."""
+    row, following = 0, 0
+    for number in range(_MOST):
+        filler = _filler(size, number)
+        _fillers.append(filler)
+        row = 1 if id(filler) % _POOL == _POOL_HEAD else row + 1 if row and id(filler) == following else 0
+        following = id(filler) + size
+        if row == _ROW:
+            return
+
+
+def _filler(size: int, number: int) -> object:
+    """A new object of `size` bytes, a multiple of 16, that the garbage collector does not know."""
+    match size:
+        case 16:
+            return object()
+        case 32:
+            return float(number)
+        case _:
+            return bytes(size - _ROOM)

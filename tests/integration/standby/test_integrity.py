@@ -15,6 +15,7 @@ from contextlib import suppress
 
 import pytest
 from tests.integration import node
+from tests.integration.patience import patient
 from tests.integration.sleep.helpers import faults
 from tests.integration.sleep.helpers.stage import ASLEEP, App, Stage
 from tests.integration.standby.helpers.checker import checker
@@ -22,7 +23,7 @@ from tests.integration.standby.helpers.checker import checker
 ROUNDS = 60
 SEED = 60
 MEGABYTES = 24
-BOUND = 10.0
+BOUND = patient(10.0)
 """Seconds from a request to its answer or to the end of its connection: the client's patience (client.TIMEOUT)."""
 
 VICTIMS = ("pager", "criu", "shim", "nobody")
@@ -44,7 +45,7 @@ def kill(app: App, victim: str, chance: random.Random) -> bool:
                     session.ask("echo")
             with suppress(TimeoutError):  # it runs for a moment, at the dump and at the restore
                 node.until(lambda: bool(criu()), "there is a CRIU", 1.5)
-            time.sleep(chance.uniform(0, 0.06))
+            time.sleep(patient(chance.uniform(0, 0.06)))
             pids = criu()
         case "shim":
             pids = [faults.shim_pid(app)]
@@ -69,27 +70,29 @@ def test_whoever_is_killed_data_is_right_or_the_end_is_reported(
         victim = chance.choices(VICTIMS, WEIGHTS)[0]
         before_the_request = chance.random() < 0.6
         # Falling asleep begins after 0.3 s, and takes about as long.
-        time.sleep(chance.uniform(0.25, 0.9))
+        time.sleep(patient(chance.uniform(0.25, 0.9)))
         what = f"round {number}, {victim} killed {'before' if before_the_request else 'during'} request {expected + 1}"
         if before_the_request:
             killed[f"{victim} of a {app.state} container"] += kill(app, victim, chance)
-            time.sleep(chance.choice((0, 0.001, 0.02, 0.3)))
+            time.sleep(patient(chance.choice((0, 0.001, 0.02, 0.3))))
         began = time.monotonic()
         try:
             with app.connect() as session:
                 session.send(b"next\n")
                 if not before_the_request:
-                    time.sleep(chance.choice((0, 0.001, 0.005, 0.05)))
+                    time.sleep(patient(chance.choice((0, 0.001, 0.005, 0.05))))
                     killed[f"{victim} of a {app.state} container"] += kill(app, victim, chance)
                 answer = session.line()
         except (ConnectionError, EOFError, FileNotFoundError):  # the last one is its network namespace's
             ends += 1
             assert [event.topic for event in events.until(app.id, "exit")].count("exit") == 1, what
+            took = time.monotonic() - began
             app, expected = stage.task(checker(MEGABYTES)), 0
         else:
+            took = time.monotonic() - began
             expected += 1
             assert answer == str(expected), f"{what}: {answer}"
-        assert time.monotonic() - began < BOUND, what
+        assert took < BOUND, what
     with capsys.disabled():
         print(f"\n  {ROUNDS} rounds, {ends} ends reported, seed {SEED}; killed: {dict(killed)}")
     assert ends <= sum(count for what, count in killed.items() if what.startswith("shim")) + ROUNDS // 20

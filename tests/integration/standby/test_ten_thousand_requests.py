@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
+from tests.integration.patience import patient
 from tests.integration.sleep.helpers.stage import KINDS, App, Stage
 
 CLIENTS = 8
@@ -21,13 +22,13 @@ REQUESTS = 10_000
 CYCLES = 200
 SEED = 10_000
 SCALEDOWN = "150ms"
-PAUSES = (0.1, 0.8)
+PAUSES = (patient(0.1), patient(0.8))
 """Seconds between rounds."""
 
 GAPS = (0.0, 0.01)
 """Seconds between one client's requests in a round."""
 
-PATIENCE = 200.0
+PATIENCE = patient(200.0)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,43 @@
+"""Gaps between objects are filled, so that new ones lie together."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from zeropod.shim import freeze
+
+POOL = 1 << 14
+
+
+@pytest.fixture(autouse=True)
+def fillers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Those of a test, which end with it."""
+    monkeypatch.setattr(freeze, "_fillers", [])
+    yield freeze._fillers
+    freeze._fillers.clear()
+
+
+def small(count: int, size: int) -> list[object]:
+    """New objects of so many bytes."""
+    return [bytes(size - 33) for _ in range(count)]
+
+
+@pytest.mark.parametrize("size", [48, 128, 256, 496])
+def test_new_objects_do_not_lie_between_old_ones(size: int, fillers: list[object]) -> None:
+    many = small(20_000, size)
+    # Every fourth goes, and each first one of a pool: where a gap is the first block, the pool is not new.
+    kept = [thing for number, thing in enumerate(many) if number % 4 and id(thing) % POOL != 48]
+    del many
+    freeze.fill_gaps()
+    assert fillers
+    old = {id(thing) // POOL for thing in kept}
+    among = [thing for thing in small(100, size) if id(thing) // POOL in old]
+    assert len(among) < 10  # what the test itself has left behind meanwhile
+
+
+def test_wide_gaps_of_the_heap_stay_as_they_are(fillers: list[object]) -> None:
+    many = [bytes(60_000) for _ in range(200)]  # malloc's, and too small to be mapped alone
+    del many[::2]
+    freeze.fill_gaps()
+    assert sum(len(filler) for filler in fillers if isinstance(filler, bytes) and len(filler) > 512) < 60_000 * 100 / 2
+    assert many
