@@ -36,8 +36,9 @@ LINGER = 10.0
 ORDER = 10.0
 """Seconds for who has connected to say what it wants."""
 
-COLLECT = 10_000
-"""New objects after which a shim looks for garbage. It has some hundred; a look takes most of a megabyte for good."""
+COLLECT = 1_000
+"""New objects after which a shim looks for garbage: after two or three sleeps. With ten times as many it would keep a
+megabyte of it."""
 
 MESSAGE = 1 << 20
 """Bytes that an order may have: the kernel takes much less as one message."""
