@@ -57,7 +57,12 @@ def of(pid: int, what: str) -> str:
 
 
 def settled() -> None:
-    node.until(lambda: not zygotes(), "no zygote is left of earlier tests", 30)
+    """Returns when no zygote is left of earlier tests; raises TimeoutError with those that are, and their shims."""
+    try:
+        node.until(lambda: not zygotes(), "no zygote is left of earlier tests", 30)
+    except TimeoutError as error:
+        ours = [f"{pid}: {' '.join(line)}" for pid, line in node.processes().items() if "zeropod" in " ".join(line)]
+        raise TimeoutError(f"{error}, but {ours}") from None
 
 
 @pytest.mark.timeout(240)

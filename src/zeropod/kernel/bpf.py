@@ -84,18 +84,18 @@ class Map(_Descriptor):
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, None without one."""
         key_buffer = self._key(key)
-        value = ctypes.create_string_buffer(self.value_size)
+        value = bytearray(self.value_size)
         try:
             self._element(_Command.MAP_LOOKUP_ELEM, key_buffer, value)
         except FileNotFoundError:
             return None
-        return value.raw
+        return bytes(value)
 
     def set(self, key: bytes, value: bytes) -> None:
         """Sets a key's value, whether it has one or not. In a sockmap the value is a socket's fd."""
         if len(value) != self.value_size:
             raise ValueError(f"bpf map: a value of {len(value)} bytes, {self.value_size} expected")
-        self._element(_Command.MAP_UPDATE_ELEM, self._key(key), _buffer(value))
+        self._element(_Command.MAP_UPDATE_ELEM, self._key(key), bytearray(value))
 
     def delete(self, key: bytes) -> None:
         """Removes a key, which may be missing already."""
@@ -108,28 +108,23 @@ class Map(_Descriptor):
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All there is, in no order. What is added meanwhile may be missed."""
-        key: ctypes.Array[ctypes.c_char] | None = None
+        key: bytearray | None = None
         while True:
-            following = ctypes.create_string_buffer(self.key_size)
+            following = bytearray(self.key_size)
             try:
                 self._element(_Command.MAP_GET_NEXT_KEY, key, following)
             except FileNotFoundError:
                 return
             key = following
-            if (value := self.get(key.raw)) is not None:
-                yield key.raw, value
+            if (value := self.get(bytes(key))) is not None:
+                yield bytes(key), value
 
-    def _key(self, key: bytes) -> "ctypes.Array[ctypes.c_char]":
+    def _key(self, key: bytes) -> bytearray:
         if len(key) != self.key_size:
             raise ValueError(f"bpf map: a key of {len(key)} bytes, {self.key_size} expected")
-        return _buffer(key)
+        return bytearray(key)
 
-    def _element(
-        self,
-        command: _Command,
-        key: "ctypes.Array[ctypes.c_char] | None",
-        value: "ctypes.Array[ctypes.c_char] | None",
-    ) -> None:
+    def _element(self, command: _Command, key: bytearray | None, value: bytearray | None) -> None:
         _bpf(command, struct.pack("=IxxxxQQQ", self.fd, _address(key), _address(value), 0))
 
 
@@ -140,9 +135,9 @@ class Program(_Descriptor):
     """
 
     def __init__(self, kind: ProgramType, attach: AttachType, instructions: bytes, licence: str, name: str) -> None:
-        code, gpl = _buffer(instructions), _buffer(licence.encode() + b"\0")
+        code, gpl = bytearray(instructions), bytearray(licence.encode() + b"\0")
 
-        def load(log: "ctypes.Array[ctypes.c_char] | None") -> int:
+        def load(log: bytearray | None) -> int:
             verbosity, size = (1, len(log)) if log else (0, 0)
             return _bpf(
                 _Command.PROG_LOAD,
@@ -157,11 +152,11 @@ class Program(_Descriptor):
             super().__init__(load(None))
         except OSError as error:
             # Once more with a log: asking for one costs time, and too small a one is an error.
-            log = ctypes.create_string_buffer(_LOG_SIZE)
+            log = bytearray(_LOG_SIZE)
             try:
                 super().__init__(load(log))
             except OSError:
-                words = log.value.decode(errors="replace").strip().splitlines()[-8:]
+                words = log.partition(b"\0")[0].decode(errors="replace").strip().splitlines()[-8:]
                 raise OSError(error.errno, f"{error.strerror}; verifier: {' | '.join(words) or 'silent'}") from None
 
 
@@ -179,15 +174,15 @@ class Link(_Descriptor):
 
 def _bpf(command: _Command, attributes: bytes) -> int:
     name = f"bpf({command.name})"
-    return libc.syscall(name, libc.bpf_number(), int(command), _buffer(attributes), len(attributes))
+    return libc.syscall(name, libc.bpf_number(), int(command), attributes, len(attributes))
 
 
-def _buffer(data: bytes) -> "ctypes.Array[ctypes.c_char]":
-    return ctypes.create_string_buffer(data, len(data))
+def _address(data: bytearray | None) -> int:
+    """Of its bytes, as long as it lives and keeps its length.
 
-
-def _address(buffer: "ctypes.Array[ctypes.c_char] | None") -> int:
-    return ctypes.addressof(buffer) if buffer is not None else 0
+    No ctypes array, of which each length is a class of its own, made anew and left to the garbage collector.
+    """
+    return ctypes.addressof(ctypes.c_char.from_buffer(data)) if data is not None else 0
 
 
 def _name(name: str) -> bytes:

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import platform
+from functools import cache
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,6 +34,7 @@ def syscall(name: str, number: int, *arguments: Argument) -> int:
     return _checked(name, _libc.syscall, (number, *arguments))
 
 
+@cache
 def bpf_number() -> int:
     """The number of bpf(2) here. Raises OSError(ENOSYS) on an architecture that is not listed."""
     machine = platform.machine()

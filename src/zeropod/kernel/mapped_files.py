@@ -114,13 +114,13 @@ def _still_mapped(pid: int, addresses: Sequence[int]) -> list[int]:
 def _touch(pid: int, addresses: Sequence[int]) -> int:
     """Reads a byte at each address; returns how many could be read. Raises OSError when there is no such process."""
     count, position = 0, 0
-    buffer = ctypes.create_string_buffer(_AT_ONCE)
+    buffer = bytearray(_AT_ONCE)
+    local = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     while position < len(addresses):
         part = addresses[position : position + _AT_ONCE]
-        local = _RANGE.pack(ctypes.addressof(buffer), len(part))
         remote = b"".join(_RANGE.pack(address, 1) for address in part)
         try:
-            done = libc.call("process_vm_readv", pid, local, 1, remote, len(part), 0)
+            done = libc.call("process_vm_readv", pid, _RANGE.pack(local, len(part)), 1, remote, len(part), 0)
         except OSError as error:
             if error.errno != errno.EFAULT:
                 raise

@@ -56,6 +56,5 @@ def show(words: Sequence[bytes]) -> None:
     new = _Map(
         **known, brk=_libc.sbrk(0), arg_start=start, arg_end=start + len(text), auxv=0, auxv_size=0, exe_fd=_NO_FILE
     )
-    raw = (ctypes.c_char * ctypes.sizeof(new)).from_buffer(new)
-    libc.call("prctl", _PR_SET_MM, _PR_SET_MM_MAP, raw, len(raw), 0)
+    libc.call("prctl", _PR_SET_MM, _PR_SET_MM_MAP, ctypes.addressof(new), ctypes.sizeof(new), 0)
     _shown = text
