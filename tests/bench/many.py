@@ -43,6 +43,7 @@ def many(client: Containerd, scale: Scale) -> list[Figure]:
 
 
 def start(stack: ExitStack, cri: Cri) -> Container:
+    """A pod with an nginx that sleeps; `stack` removes it."""
     pod = stack.enter_context(cri.pod(handler="zeropod", annotations=SLEEPS))
     return pod.container("nginx", "localhost/nginx:test")
 
@@ -73,6 +74,7 @@ def _measure(name: str, containers: list[Container], scale: Scale) -> list[Figur
 
 
 def sleeping(containers: list[Container]) -> None:
+    """Returns when all of them sleep. Raises TimeoutError."""
     deadline = time.monotonic() + LONG
     while True:
         found = statuses()
@@ -85,6 +87,7 @@ def sleeping(containers: list[Container]) -> None:
 
 
 def wake_one(container: Container) -> float:
+    """Milliseconds to its first byte, once it sleeps."""
     sleeping([container])
     return _first_bytes([container])[0]
 

@@ -62,6 +62,8 @@ def _shim(runtime: str, name: str, pod: str = "") -> Iterator[tuple[float, float
         process.stdout.close()
         assert process.returncode == 0
         assert b"unix://" in address
+        if not pod:  # a fork gets its name a moment later
+            node.until(lambda: bool(node.running("-id", own)), "its shim is there")
         yield took * 1000, (used.ru_utime + used.ru_stime) * 1000
     finally:
         os.close(log)

@@ -129,6 +129,8 @@ def bundle(name: str) -> Iterator[Path]:
         yield directory
     finally:
         os.close(log)
+        if (directory / "address").exists():  # it was promised, and gets its name a moment later
+            node.until(lambda: bool(node.running("-id", name)), f"the shim of {name} is there")
         for pid in node.running("-id", name):
             os.kill(pid, signal.SIGTERM)
         node.until(lambda: not node.running("-id", name), f"the shim of {name} has ended")

@@ -69,7 +69,10 @@ def freeze() -> None:
 
 
 def immortalize() -> None:
-    """To be called before code runs for the first time, too: to the constants that it loads it then counts nothing."""
+    """To be called before code runs for the first time, too: to the constants that it loads it then counts nothing.
+
+    The garbage collector forgets what is immortal when it meets it, which is all the better.
+    """
     gc.collect()
     if count := _immortality():
         _immortalize(count)
