@@ -176,9 +176,11 @@ def test_twenty_shims_whose_containers_sleep_take_little_memory(cri: Cri) -> Non
         pods = [stack.enter_context(cri.pod(annotations=SLEEPS)) for _ in range(SHIMS)]
         apps = [pod.container("app", REDIS) for pod in pods]
         deadline = time.monotonic() + patient(120)
-        while {statuses()[app.id].state for app in apps} != {State.STANDBY}:
+        said = statuses()
+        while {said[app.id].state for app in apps} != {State.STANDBY}:
             assert time.monotonic() < deadline
             time.sleep(patient(1.0))  # each look makes every shim work
+            said = statuses()
         sizes = []
         for pod in pods:
             found = re.search(r"^Pss: +(\d+) kB", of(shim_of(pod), "smaps_rollup"), re.MULTILINE)
