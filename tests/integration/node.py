@@ -68,6 +68,14 @@ def end_zygotes() -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def door() -> bool:
+    """Whether a zygote has a spare at whose door nobody has asked yet."""
+    return any(
+        answer.with_suffix(".ask").exists() and not answer.with_suffix(".taken").exists()
+        for answer in Path("/run/zeropod/zygotes").glob("*.answer")
+    )
+
+
 def alive(pid: int) -> bool:
     """Whether the process runs; a zombie does not."""
     try:

@@ -31,7 +31,10 @@ MODULES = 45
 """That `start` has loaded at its end, the interpreter's own among them: os or json would bring a dozen more."""
 
 CALLS = 700
-"""System calls of a `start`, most of them the interpreter's and its search for modules."""
+"""System calls of a `start` by Python, most of them the interpreter's and its search for modules."""
+
+SHELL_CALLS = 300
+"""Of one that a spare has done: the shell's, which reads the answer byte by byte."""
 
 SHIMS = 20
 SHIM_MIB = 6.0
@@ -150,15 +153,21 @@ def test_start_does_little(tmp_path: Path) -> None:
         )  # fmt: skip
         return done.stdout
 
-    with bundle("warm") as warm, bundle("counted") as counted, bundle("listed") as listed:
-        run(warm, SHIM, *flags("warm"))
-        run(counted, "strace", "-f", "-c", "-o", str(tmp_path / "calls"), SHIM, *flags("counted"))
+    def calls(directory: Path, *command: str) -> int:
+        run(directory, "strace", "-f", "-c", "-o", str(tmp_path / "calls"), *command)
         [total] = [line.split() for line in (tmp_path / "calls").read_text().splitlines() if line.endswith(" total")]
-        assert int(total[3] if total[3].isdigit() else total[2]) < CALLS
+        return int(total[3] if total[3].isdigit() else total[2])
 
-        tree = subprocess.run(
-            ["zeropod", "unpack"], capture_output=True, text=True, check=True, timeout=patient(60)
-        ).stdout.strip()
+    with ExitStack() as stack:
+        warm, counted, asked, listed = (
+            stack.enter_context(bundle(name)) for name in ("warm", "counted", "asked", "listed")
+        )
+        tree = run(warm, "zeropod", "unpack").strip()
+        run(warm, SHIM, *flags("warm"))
+        assert calls(counted, "python3", "-I", "-S", f"{tree}/start.py", SHIM, *flags("counted")) < CALLS
+        node.until(node.door, "a spare has its door open")
+        assert calls(asked, SHIM, *flags("asked")) < SHELL_CALLS
+
         program = (
             f"import sys; sys.path.insert(0, {tree!r}); import zeropod.shim.bootstrap as b; "
             f"sys.argv[0] = {SHIM!r}; b.main(sys.argv[1:]); print(*sys.modules)"

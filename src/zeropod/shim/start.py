@@ -1,7 +1,8 @@
 """`start`: gives containerd the address of the pod's shim, starting that shim if it is not there yet.
 
 containerd waits for it at every container: it binds the socket, hands it to the process that will serve, a fork of the
-zygote wherever possible, and answers. The kernel queues containerd's first request until that process is up.
+zygote wherever possible, and answers. The kernel queues containerd's first request until that process is up. A fork
+that has been asked through its door does this by itself.
 
 What every `start` needs are modules that are built into the interpreter: the pure ones of the standard library, such as
 os, json and socket, would take twice as long to import as all else does. What happens once imports what it needs.
@@ -24,7 +25,7 @@ except ImportError:  # a Python that has hashes from OpenSSL alone
 
 TYPE_CHECKING = False  # as type checkers know it, without the import of typing
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 SOCKETS = "/run/containerd/s"
@@ -49,13 +50,17 @@ OLD_PROTOCOL, NEW_PROTOCOL = 2, 3
 def main(flags: Flags) -> int:
     """Runs in the bundle's directory; prints the bootstrap parameters. Returns 1 with the reason on stderr."""
     try:
-        address = start(flags)
+        address = start(flags, lambda listener: _serve(listener, flags))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"containerd-shim-zeropod-v2: cannot start the shim of {flags.id}: {error}\n")
         return 1
-    # JSON, as it is: nothing in it needs quoting.
-    print(f'{{"version": {protocol(flags.publish_binary)}, "address": "{address}", "protocol": "ttrpc"}}', flush=True)
+    print(answer(address, protocol(flags.publish_binary)), flush=True)
     return 0
+
+
+def answer(address: str, protocol: int) -> str:
+    """The bootstrap parameters: JSON, in which nothing needs quoting."""
+    return f'{{"version": {protocol}, "address": "{address}", "protocol": "ttrpc"}}'
 
 
 def protocol(containerd: str) -> int:
@@ -64,12 +69,11 @@ def protocol(containerd: str) -> int:
     Asking it takes some 40 ms, so the answer is kept, under what tells this very binary from its next version.
     """
     try:
-        status = posix.stat(containerd)
-        known = f"{PROTOCOLS}/protocol-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
         try:
-            return int(read(known))
+            return remembered(containerd)
         except (FileNotFoundError, ValueError):
             version = _version(containerd)
+        known = _note(containerd)
         _make(PROTOCOLS, 0o700)
         with open(f"{known}.{posix.getpid()}", "w") as file:
             file.write(str(version))
@@ -77,6 +81,16 @@ def protocol(containerd: str) -> int:
     except OSError:
         return OLD_PROTOCOL
     return version
+
+
+def remembered(containerd: str) -> int:
+    """The same, where it is known. Raises OSError, ValueError."""
+    return int(read(_note(containerd)))
+
+
+def _note(containerd: str) -> str:
+    status = posix.stat(containerd)
+    return f"{PROTOCOLS}/protocol-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
 def _version(containerd: str) -> int:
@@ -91,14 +105,17 @@ def _version(containerd: str) -> int:
     return NEW_PROTOCOL if found and int(found[1]) >= 2 else OLD_PROTOCOL
 
 
-def start(flags: Flags) -> str:
-    """The address of a shim that serves, or will when it is up. Raises OSError, ValueError for a bad config.json."""
+def start(flags: Flags, serve: "Callable[[int], object]") -> str:
+    """The address of a shim that serves, or will when it is up. Raises OSError, ValueError for a bad config.json.
+
+    `serve`: brings one up that serves this listening socket, unless there is one.
+    """
     path = socket_path(flags, group(flags.id))
     listener = socket(AF_UNIX, SOCK_STREAM)
     try:
         if _bind(listener, path):
             try:
-                _serve(listener.fileno(), flags)
+                serve(listener.fileno())
             except BaseException:
                 posix.unlink(path)
                 raise
@@ -203,7 +220,7 @@ def answers(path: str) -> bool:
 
 def _serve(listener: int, flags: Flags) -> None:
     """Leaves a process behind that serves this socket. Raises OSError."""
-    oom_score = _oom_score()
+    oom_score = zygote.oom_score(posix.getppid())
     if built.TREE is None:  # a checkout, where what a zygote has imported may be of yesterday
         _spawn(listener, flags, "serve", oom_score)
         return
@@ -240,14 +257,6 @@ def _spawn(listener: int, flags: Flags, action: str, oom_score: int) -> None:
         # Lowering it needs CAP_SYS_RESOURCE, which containerd may not have; the shim works without.
         if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
             raise
-
-
-def _oom_score() -> int:
-    """One more than containerd's own, as all shims have: containers go first, then shims (1000 is the most)."""
-    try:
-        return min(int(read(f"/proc/{posix.getppid()}/oom_score_adj")) + 1, 1000)
-    except FileNotFoundError:
-        return int(read("/proc/self/oom_score_adj"))
 
 
 def _say(text: str) -> None:

@@ -85,26 +85,35 @@ class Order:
         return cls(int(oom_score), directory, rest[: int(count)], environment)
 
 
-def place(build: str) -> str:
-    """The socket of the zygote for this build of zeropod, this Python, and a parent like ours.
+def place(build: str, pid: int | None = None) -> str:
+    """The socket of the zygote for this build of zeropod, this Python, and a parent like that of `pid`, or ours.
 
-    A fork of it must inherit what a child of ours would: so there is another one for a containerd that is confined
-    otherwise, or was started anew with other limits.
+    A fork of it must inherit what a child of that process would: so there is another one for a containerd that is
+    confined otherwise, or was started anew with other limits. Raises OSError.
     """
+    process = f"/proc/{pid or 'self'}"
     about = [build.encode(), sys.executable.encode(), sys.version.encode()]
-    about += [b"%d" % posix.getpriority(posix.PRIO_PROCESS, 0)]
-    about += [posix.readlink(b"/proc/self/ns/" + name) for name in sorted(posix.listdir(b"/proc/self/ns"))]
-    about += [read("/proc/self/cgroup"), read("/proc/self/limits"), _label()]
-    about += [line for line in read("/proc/self/status").splitlines() if line.startswith(_STATUS)]
+    about += [b"%d" % posix.getpriority(posix.PRIO_PROCESS, pid or 0)]
+    about += [posix.readlink(f"{process}/ns/{name}").encode() for name in sorted(posix.listdir(f"{process}/ns"))]
+    about += [read(f"{process}/cgroup"), read(f"{process}/limits"), _label(process)]
+    about += [line for line in read(f"{process}/status").splitlines() if line.startswith(_STATUS)]
     digest = blake2s(b"\0".join(about), digest_size=16).hexdigest()
     return f"{DIRECTORY}/{digest}"
 
 
-def _label() -> bytes:
+def _label(process: str) -> bytes:
     try:
-        return read("/proc/self/attr/current")
+        return read(f"{process}/attr/current")
     except OSError:  # no security module has labels here
         return b""
+
+
+def oom_score(parent: int) -> int:
+    """One more than containerd's own, as all shims have: containers go first, then shims (1000 is the most)."""
+    try:
+        return min(int(read(f"/proc/{parent}/oom_score_adj")) + 1, 1000)
+    except FileNotFoundError:
+        return int(read("/proc/self/oom_score_adj"))
 
 
 def read(path: str) -> bytes:

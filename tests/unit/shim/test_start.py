@@ -14,7 +14,7 @@ import pytest
 
 from zeropod.shim import start as module
 from zeropod.shim.bootstrap import Flags
-from zeropod.shim.start import NEW_PROTOCOL, OLD_PROTOCOL, SOCKET_FD, group, main, protocol, socket_path, start
+from zeropod.shim.start import NEW_PROTOCOL, OLD_PROTOCOL, SOCKET_FD, group, main, protocol, socket_path
 
 SANDBOX = "io.kubernetes.cri.sandbox-id"
 GROUP = "io.containerd.runc.v2.group"
@@ -65,6 +65,10 @@ def spawned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(module, "_serve", note)
     return names
+
+
+def start(flags: Flags) -> str:
+    return module.start(flags, lambda listener: module._serve(listener, flags))
 
 
 @pytest.mark.parametrize(
