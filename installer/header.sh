@@ -7,8 +7,8 @@ case "$0 $*" in
     # starts Python, which does it, or says what is amiss.
     door=/run/zeropod/zygotes/${tree##*/}
     set -C # nobody can write to what is there: so a file is made by one alone, who may ask
-    if [ -O "$door" ] && read -r spare <"$door" && door=$door.$spare && [ -p "$door.answer" ] &&
-        { :; } >"$door.taken"; then
+    if [ -O "$door" ] && read -r spare <"$door" && door=$door.$spare &&
+        [ -p "$door.answer" ] && [ -O "$door.answer" ] && { :; } >"$door.taken"; then
         # The FIFO of the answer is opened for both first, which never waits, but kept open for reading alone: so
         # reading it ends when who could write to it is dead.
         {

@@ -88,6 +88,7 @@ def test_shims_are_forks_that_need_no_zygote(cri: Cri) -> None:
         assert os.getsid(shim) == os.getpgid(shim) == shim
         assert os.readlink(f"/proc/{shim}/cwd") == f"{node.TASKS}/k8s.io/{first.id}"
         assert [os.readlink(f"/proc/{shim}/fd/{number}") for number in range(3)] == ["/dev/null"] * 3
+        node.until(node.door, "the spare has its door open")
         for path in (Path(ZYGOTES), *Path(ZYGOTES).iterdir()):
             assert (path.lstat().st_uid, path.lstat().st_mode & 0o077) == (0, 0), path
 
