@@ -196,7 +196,14 @@ class Sleeper:
         """Until it runs again. Raises Lost."""
         life = self._container.life
         while life.state is not State.RUNNING:
-            event = await first_of(self._wanted, self._wanted_shortly, *way.events(), then=partial(self._hurry, way))
+            try:
+                event = await first_of(
+                    self._wanted, self._wanted_shortly, *way.events(), then=partial(self._hurry, way)
+                )
+            except OSError as error:
+                self._container.log.warning("is woken, since it cannot be seen what comes for it: %s", error)
+                await self._wake(way, "it cannot be seen what comes for it")
+                continue
             match react(life.state, event):
                 case Reaction.WAKE:
                     await self._wake(way, CAUSES[event])
@@ -219,19 +226,23 @@ class Sleeper:
 
     async def _doze(self, way: WayToSleep) -> None:
         """From standby and back, unless more comes of it. Raises Lost."""
-        life, state = self._container.life, State.DOZING
+        life, state, unseen = self._container.life, State.DOZING, ""
         started = trio.current_time()
         self.tally.dozes += 1
-        with trio.move_on_at(started + LONGEST_DOZE):
-            while state is State.DOZING:
-                life.enter(State.DOZING)
-                way.doze()
-                if await first_of(partial(self._over, way), self._wanted) is Event.WANTED:
-                    break
-                if life.held_by:
-                    continue  # somebody came in the moment that it took to end the other wait
-                life.enter(State.CHECKPOINTING)
-                state = await way.lie_down()
+        try:
+            with trio.move_on_at(started + LONGEST_DOZE):
+                while state is State.DOZING:
+                    life.enter(State.DOZING)
+                    way.doze()
+                    if await first_of(partial(self._over, way), self._wanted) is Event.WANTED:
+                        break
+                    if life.held_by:
+                        continue  # somebody came in the moment that it took to end the other wait
+                    life.enter(State.CHECKPOINTING)
+                    state = await way.lie_down()
+        except OSError as error:
+            state, unseen = State.DOZING, f"it cannot be seen who is with it while it runs for a moment: {error}"
+            self._container.log.warning("is woken: %s", unseen)
         self._container.log.debug("has dozed for %.0f ms", (trio.current_time() - started) * 1000)
         match state:
             case State.STANDBY:
@@ -239,7 +250,7 @@ class Sleeper:
             case State.COLD:
                 await self._cool(way)
             case _:
-                await self._wake(way, way.why_awake or "to run for a moment was not enough")
+                await self._wake(way, unseen or way.why_awake or "to run for a moment was not enough")
 
     async def _over(self, way: WayToSleep) -> Event:
         life = self._container.life

@@ -1,5 +1,6 @@
 """When a container sleeps and wakes, in virtual time; how it does so is a fake's."""
 
+import errno
 import itertools
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -44,6 +45,7 @@ class FakeWay:
     def __init__(self) -> None:
         self.lies_down = [State.STANDBY]
         """Where it gets to after a doze; the last one for all further ones."""
+        self.cannot_doze: OSError | None = None
         self.depth = State.COLD
         """How deep it sleeps."""
         self.happens = Event.CONNECTION
@@ -95,6 +97,8 @@ class FakeWay:
     def doze(self) -> None:
         self.wanted = trio.Event()
         self.steps.append(("doze", trio.current_time()))
+        if self.cannot_doze:
+            raise self.cannot_doze
 
     async def dozed(self) -> None:
         await self._step("dozed")
@@ -691,11 +695,12 @@ async def test_one_that_is_lost_in_any_other_step_is_reported_too(
     assert sleeping.way.abandoned == 1
 
 
-@pytest.mark.parametrize("step", ["event", "wake"])
-async def test_a_system_that_fails_a_sleeping_container_ends_it(
-    sleeping: Sleeping, autojump_clock: MockClock, step: str
+@pytest.mark.parametrize("steps", [["wake"], ["event", "wake"]])
+async def test_a_system_that_fails_a_container_that_is_to_wake_ends_it(
+    sleeping: Sleeping, autojump_clock: MockClock, steps: list[str]
 ) -> None:
-    sleeping.way.script[step] = [failing(OSError("no such device"))]
+    for step in steps:
+        sleeping.way.script[step] = [failing(OSError("no such device"))]
     sleeping.way.wanted.set()
     sleeping.start()
     await sleeping.over()
@@ -915,6 +920,36 @@ async def test_a_probe_that_comes_while_it_lies_down_has_it_doze_on(
     await standing_by.become(State.STANDBY)
     assert len(standing_by.way.times("doze")) == 2
     assert standing_by.sleeper.tally.dozes == 1
+
+
+@pytest.mark.parametrize("step", ["doze", "dozed", "lie_down"])
+async def test_a_doze_that_cannot_be_followed_is_a_wake_and_no_loss(
+    standing_by: Sleeping, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    error = OSError(errno.ENOBUFS, "the kernel does not say who is there")
+    if step == "doze":
+        standing_by.way.cannot_doze = error
+    else:
+        standing_by.way.script[step] = [failing(error)]
+    standing_by.way.wanted.set()
+    await standing_by.awake()
+    assert len(standing_by.way.times("wake")) == 1
+    assert standing_by.life.state is State.RUNNING
+    assert "does not say who is there" in caplog.text
+
+
+@pytest.mark.parametrize("depth", [State.STANDBY, State.COLD])
+async def test_one_that_cannot_be_watched_any_more_is_woken_and_not_lost(
+    sleeping: Sleeping, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, depth: State
+) -> None:
+    sleeping.way.depth = depth
+    sleeping.way.script["event"] = [failing(OSError(errno.ENOBUFS, "the kernel does not say what comes"))]
+    sleeping.start()
+    await sleeping.become(depth)
+    await sleeping.awake()
+    assert len(sleeping.way.times("wake")) == 1
+    assert "the kernel does not say what comes" in caplog.text
+    await sleeping.become(depth)
 
 
 # Together with the container
