@@ -170,8 +170,9 @@ class Inspector:
                     await peeker.more(self._limit + 1)
                     opening = judge(peeker.data, self._limit)
                     if opening.kind is Kind.AWAITS_SETTINGS and not greeted:
-                        greeted = True  # even if only a part of it gets sent in time
-                        await stream.send_all(SETTINGS)
+                        greeted = True
+                        with trio.CancelScope(shield=True):  # all or nothing; a new connection has room for it
+                            await stream.send_all(SETTINGS)
             if not scope.cancelled_caught or not is_probers():
                 break
         return opening.question, greeted

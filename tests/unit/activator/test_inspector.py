@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+from tests.unit.activator.openings import grpc
+from trio.testing import MockClock
 
 from zeropod.activator import inspector
 from zeropod.activator.asking import Outcome
 from zeropod.activator.examiner import Examination
 from zeropod.activator.inspector import Finding, Inspector, Wants
 from zeropod.activator.opening import ACKNOWLEDGED, PREFACE, SETTINGS, Kind
+from zeropod.activator.peeker import Peeker
 from zeropod.kernel.lookup import Flow, Said
 
 HTTP_PROBE = b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: kube-probe/1.34\r\n\r\n"
@@ -175,6 +178,31 @@ async def test_a_prober_that_does_not_get_to_speak_is_waited_for(meeting: Meetin
         await trio.sleep(2 * inspector.PATIENCE)
         await meeting.client.send_all(HTTP_PROBE)
         assert (await meeting.client.receive_some()).startswith(b"HTTP/1.1 200 OK\r\n")
+        await meeting.client.aclose()
+    assert meeting.inspector.answered == 1
+
+
+async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(
+    meeting: Meeting, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Peeker):
+        """On a machine that is busy in the moment in which other tasks get their turn after the data has been read."""
+
+        async def more(self, most: int) -> None:
+            await super().more(most)
+            autojump_clock.jump(inspector.PATIENCE)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    monkeypatch.setattr(inspector, "Peeker", Slow)
+    meeting.is_probers = True
+    probe = grpc()
+    greeting = len(PREFACE) + len(SETTINGS) + int.from_bytes(probe[len(PREFACE) :][:3], "big")
+    await meeting.client.send_all(probe[:greeting])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meeting.inspect)
+        assert await meeting.client.receive_some() == SETTINGS
+        await meeting.client.send_all(ACKNOWLEDGED + probe[greeting:])
+        assert await meeting.client.receive_some()
         await meeting.client.aclose()
     assert meeting.inspector.answered == 1
 
