@@ -186,11 +186,11 @@ def test_twenty_shims_whose_containers_sleep_take_little_memory(cri: Cri) -> Non
         pods = [stack.enter_context(cri.pod(annotations=SLEEPS)) for _ in range(SHIMS)]
         apps = [pod.container("app", REDIS) for pod in pods]
         deadline = time.monotonic() + patient(120)
-        said = statuses()
-        while {said[app.id].state for app in apps} != {State.STANDBY}:
+        asleep: set[str] = set()
+        while asleep != {app.id for app in apps}:
             assert time.monotonic() < deadline
             time.sleep(patient(1.0))  # each look makes every shim work
-            said = statuses()
+            asleep = {own for own, said in statuses().items() if said.state == State.STANDBY}
         sizes = []
         for pod in pods:
             found = re.search(r"^Pss: +(\d+) kB", of(shim_of(pod), "smaps_rollup"), re.MULTILINE)
