@@ -3,13 +3,14 @@
 Everything is found by the container's id and bundle, and nothing is asked of the shim.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zeropod.kernel import mount, namespace
@@ -25,14 +26,43 @@ PAGER = b"zeropod-pager\n"
 
 def up(flags: Flags, bundle: Path) -> list[str]:
     """Removes all that is left of the container, and of its pod if that has no shim any more; returns complaints."""
-    complaints = clean(flags.namespace, flags.id, _options(bundle / "options.json") or {"bundle": str(bundle)})
-    with suppress(OSError, ValueError):  # no bundle that was ever started
+    options = _options(bundle / "options.json") or {"bundle": str(bundle)}
+    try:
         group = start.group(flags.id, str(bundle))
+    except (OSError, ValueError):  # no bundle that was ever started
+        return clean(flags.namespace, flags.id, options)
+    pod = places.pod(flags.namespace, group)
+    own = pod / flags.id
+    was_listed = own.exists()
+    with _turn(pod):
+        if was_listed and not own.exists():
+            return []  # another one has removed the whole pod
+        complaints = clean(flags.namespace, flags.id, options)
+        own.unlink(missing_ok=True)
         address = start.socket_path(flags, group)
         if not start.answers(address):
             Path(address).unlink(missing_ok=True)
             complaints += clean_pod(flags.namespace, group)
     return complaints
+
+
+@contextmanager
+def _turn(pod: Path) -> Iterator[None]:
+    """The only one that cleans up after this pod's shim.
+
+    containerd runs `delete` for all its containers at once and gives each five seconds, in which all of them would do
+    everything side by side. The lock is that of the directory: it ends with who has it, whatever ends that.
+    """
+    try:
+        descriptor = os.open(pod, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def clean_pod(containerd_namespace: str, group: str) -> list[str]:

@@ -1,10 +1,13 @@
 """What containerd runs when a shim is dead."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from zeropod.runtime import images
 from zeropod.runtime.images import ImageStore
 from zeropod.shim import places
 from zeropod.shim.bootstrap import Flags
-from zeropod.shim.clean import clean, clean_pod
+from zeropod.shim.clean import clean, clean_pod, up
 from zeropod.shim.delete import REMOVED, main, response
 from zeropod.shim.start import GROUPS
 
@@ -146,6 +149,49 @@ def test_the_rest_of_a_pod_whose_shim_lives_is_left_alone(
     main(Flags(namespace="k8s.io", id="sandbox", bundle=str(node / "bundles" / "sandbox")))
     assert os.listdir(node / "images") == ["web"]
     assert task_pb2.DeleteResponse.FromString(capsysbinary.readouterr().out).exit_status == 137
+
+
+def test_of_those_that_clean_up_after_one_shim_one_does_it(node: Path) -> None:
+    pod(node, "sandbox", "web")
+    listed = places.pod("k8s.io", "sandbox")
+    (node / "bundles" / "web").mkdir()
+    shutil.copy(node / "bundles" / "sandbox" / "config.json", node / "bundles" / "web")
+    turn = os.open(listed, os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        complaints: list[str] = []
+        later = threading.Thread(
+            target=lambda: complaints.extend(
+                up(Flags(namespace="k8s.io", id="web", bundle=str(node / "bundles" / "web")), node / "bundles" / "web")
+            )
+        )
+        later.start()
+        while not waits_for_a_lock():
+            assert later.is_alive()
+        for file in listed.iterdir():
+            file.unlink()
+        listed.rmdir()
+    finally:
+        os.close(turn)
+    later.join(30)
+    assert not later.is_alive()
+    assert complaints == []
+    assert not (node / "runc.calls").exists()
+
+
+def waits_for_a_lock() -> bool:
+    waiting = (line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line)
+    return any(line[2] == "FLOCK" and str(os.getpid()) in line for line in waiting)
+
+
+def test_what_has_been_cleaned_is_not_listed_any_more_though_its_shim_lives(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zeropod.shim.start.answers", lambda path: True)
+    pod(node, "sandbox", "web")
+    bundle = node / "bundles" / "sandbox"
+    assert up(Flags(namespace="k8s.io", id="sandbox", bundle=str(bundle)), bundle) == []
+    assert os.listdir(places.pod("k8s.io", "sandbox")) == ["web"]
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**62))
