@@ -4,3 +4,6 @@ Importing the package must stay free: `start`, which containerd waits for, pays 
 """
 
 __version__ = "0.1.0"
+
+SHIM_BINARY = "containerd-shim-zeropod-v2"
+"""Under which name containerd looks for the runtime type io.containerd.zeropod.v2."""

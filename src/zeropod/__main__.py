@@ -8,10 +8,7 @@ stderr as one answer.
 
 import sys
 
-from zeropod import __version__
-
-# containerd looks for the runtime type io.containerd.zeropod.v2 under this name: a link to zeropod.pyz.
-SHIM_BINARY = "containerd-shim-zeropod-v2"
+from zeropod import SHIM_BINARY, __version__
 
 # Mode: the module whose `main(arguments) -> status` it is, and what it does. A new mode is a new line.
 MODES: dict[str, tuple[str, str]] = {

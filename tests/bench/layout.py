@@ -83,8 +83,9 @@ def _run(pid: int, script: str) -> None:
     path = PLACE / f"{time.monotonic_ns()}.py"
     path.write_text(script)
     os.chmod(path, 0o644)
-    # The type checker looks at 3.11, the oldest Python of the product; this runs on the node's.
-    sys.remote_exec(pid, str(path))  # type: ignore[attr-defined]  # new in 3.14, see above
+    if sys.version_info < (3, 14):
+        raise SystemExit("layout: needs the node's Python to be 3.14 or newer")
+    sys.remote_exec(pid, str(path))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from tests.bench.scale import Scale
 from tests.integration import node
 from tests.integration.containerd import Containerd
 
+from zeropod.shim import zygote
+
 BINARIES = {OURS: "containerd-shim-zeropod-v2", PEER: "containerd-shim-runc-v2"}
 BUNDLES = Path("/run/zeropod-bench")
-ZYGOTES = Path("/run/zeropod/zygotes")
 POD = "bench-start"
 CONTAINERD = ("-address", "/run/containerd/containerd.sock", "-publish-binary", "/usr/bin/containerd")
 NEW, THERE, BUSY = "`start` of a shim", "`start` of a shim that is there", "`start` of a shim, by Python"
@@ -52,7 +53,7 @@ def _prepare(*, busy: bool) -> None:
     """Waits for a spare, as there is but for the milliseconds in which the zygote makes the next; or shuts its door."""
     node.until(node.door, "a spare is there")
     if busy:
-        for answer in ZYGOTES.glob("*.answer"):
+        for answer in Path(zygote.DIRECTORY).glob("*.answer"):
             answer.with_suffix(".taken").touch()
 
 

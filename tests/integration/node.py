@@ -16,6 +16,8 @@ from tests.integration.endpoint import ADDRESS, Endpoint, Refused
 from tests.integration.patience import patient
 from tests.integration.protos import cri_v1_pb2 as v1
 
+from zeropod.shim import zygote
+
 STATE = "/run/containerd"
 TASKS = f"{STATE}/io.containerd.runtime.v2.task"
 CGROUPS = "/sys/fs/cgroup"
@@ -72,7 +74,7 @@ def door() -> bool:
     """Whether a zygote has a spare at whose door nobody has asked yet."""
     return any(
         answer.with_suffix(".ask").exists() and not answer.with_suffix(".taken").exists()
-        for answer in Path("/run/zeropod/zygotes").glob("*.answer")
+        for answer in Path(zygote.DIRECTORY).glob("*.answer")
     )
 
 

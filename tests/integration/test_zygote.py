@@ -22,8 +22,8 @@ from tests.integration.sleep.helpers.shims import statuses
 from tests.integration.sleep.helpers.stage import PREFIX
 
 from zeropod.rpc.messages.status_pb2 import State
+from zeropod.shim.zygote import DIRECTORY as ZYGOTES
 
-ZYGOTES = "/run/zeropod/zygotes"
 SHIM = "/usr/local/bin/containerd-shim-zeropod-v2"
 REDIS = "localhost/redis:test"
 

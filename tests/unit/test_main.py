@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import zeropod
-from zeropod.__main__ import MODES, SHIM_BINARY, main
+from zeropod import SHIM_BINARY
+from zeropod.__main__ import MODES, main
 
 
 @pytest.fixture

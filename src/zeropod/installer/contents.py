@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zeropod import SHIM_BINARY
 from zeropod.installer import wrappers
 from zeropod.installer.changes import Entry, File, Link
 from zeropod.installer.errors import InstallError
 
-PROGRAM, SHIM = "zeropod", "containerd-shim-zeropod-v2"
+PROGRAM, SHIM = "zeropod", SHIM_BINARY
 ARCHIVE = "bin/zeropod.pyz"
 DEFAULT_ROOT = "/opt/zeropod"
 """Where the shim looks for programs by itself (`zeropod.runtime.programs`)."""

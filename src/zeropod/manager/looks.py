@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zeropod import SHIM_BINARY
 from zeropod.kernel import namespace, userfault
 from zeropod.kernel.connection_lock import ConnectionLock
 from zeropod.kernel.lookup import Lookup, LookupUnavailable
@@ -26,7 +27,6 @@ OLDEST_KERNEL = (5, 14)
 OLDEST_CRIU = (4, 2)
 CAP_SYS_RESOURCE = 24
 RUNTIME_TYPE = "io.containerd.zeropod.v2"
-SHIM = "containerd-shim-zeropod-v2"
 ANNOTATIONS = "zeropod.ctrox.dev/"
 QUICK = 30.0
 """Seconds for a program that is asked for something."""
@@ -144,10 +144,10 @@ def configuration() -> str:
 
 def shim() -> str:
     daemon = _containerd()
-    if found := shutil.which(SHIM, path=daemon.path if daemon else None):
+    if found := shutil.which(SHIM_BINARY, path=daemon.path if daemon else None):
         return found
     whose = f"containerd's PATH, {daemon.path}" if daemon else "PATH"
-    raise Missing(f"{SHIM} is not on {whose}")
+    raise Missing(f"{SHIM_BINARY} is not on {whose}")
 
 
 def handler() -> str:

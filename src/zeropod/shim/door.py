@@ -8,6 +8,9 @@ A door is for one question, of who makes the file that says so, and closed after
 reads the end of the file then, as he does when the spare dies, and goes on to Python, as everybody does who has found
 no door; there all of it happens again, and a shim that has been made for the first question is found by the second. So
 whatever is amiss, to close the door is enough, and nothing is to be said.
+
+A shell cannot wait for a while only, so it is the spare that sees to it that nobody waits for long. Who stops the spare
+(SIGSTOP) stops who has asked it, until containerd's client gives up.
 """
 
 import os
@@ -15,11 +18,9 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from zeropod import SHIM_BINARY
 from zeropod.shim import zygote
 from zeropod.shim.zygote import Order, oom_score
-
-SCRIPT = b"containerd-shim-zeropod-v2"
-"""What the script is called by, which is how it knows that it is to be a shim."""
 
 PID = 9
 """Bytes of a question, a pid and spaces: the largest pid has seven digits."""
@@ -30,6 +31,7 @@ class Door:
 
     def __init__(self, build: str) -> None:
         """In place of the door before it, whose spare may have been killed. Raises OSError."""
+        self.build = build
         own = build.rpartition("/")[2]
         self._file = Path(zygote.DIRECTORY, own)
         """Which door is open."""
@@ -90,7 +92,7 @@ def order_of(pid: int) -> Order:
     """
     process = Path(f"/proc/{pid}")
     _, *arguments = (process / "cmdline").read_bytes().split(b"\0")[:-1]
-    if not arguments or arguments[0].rpartition(b"/")[2] != SCRIPT:
+    if not arguments or arguments[0].rpartition(b"/")[2] != SHIM_BINARY.encode():
         raise ValueError(f"process {pid} is no shim's script")
     variables = (entry.partition(b"=") for entry in (process / "environ").read_bytes().split(b"\0") if entry)
     parent = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])

@@ -109,7 +109,8 @@ def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int
     with leaving(ends):
         try:
             listener = socket.socket(fileno=descriptor)
-            flags = become(order := Order.decode(message))
+            flags = enter(order := Order.decode(message))
+            become(order)
         except (OSError, ValueError, UsageError) as error:
             connection.send(f"the order cannot be followed: {error}".encode()[: zygote.WORDS])
             raise
@@ -132,17 +133,19 @@ def _asked(door: Door, ends: Ends) -> Shim | None:
         try:
             asker = door.asker()
             order = order_of(asker)
-            if not _would_be_ours(asker, ends):
+            if not _would_be_ours(door.build, asker, ends):
                 return None
-            os.chdir(order.directory)
-            _, flags = bootstrap.parse([os.fsdecode(word) for word in order.arguments[1:]])
+            flags = enter(order)
             protocol = start.remembered(flags.publish_binary)
 
             def take(listener: int) -> None:
+                own = socket.socket(fileno=os.dup(listener))
                 stack.enter_context(leaving(ends))
-                made.append((become(order), socket.socket(fileno=os.dup(listener))))
+                made.append((flags, own))  # from here on it can be a spare no more
+                become(order)
 
             address = start.start(flags, take)
+            signal.alarm(0)  # what is promised now must come
             door.answer(start.answer(address, protocol))
         except (OSError, ValueError, UsageError):
             if made:
@@ -159,9 +162,9 @@ def _asked(door: Door, ends: Ends) -> Shim | None:
     return None
 
 
-def _would_be_ours(asker: int, ends: Ends) -> bool:
+def _would_be_ours(build: str, asker: int, ends: Ends) -> bool:
     """Whether Python would ask this zygote. Raises OSError."""
-    if built.TREE is None or zygote.place(built.TREE, asker) != ends.listener.getsockname():
+    if zygote.place(build, asker) != ends.listener.getsockname():
         return False
     return os.path.samestat(os.stat(sys.executable), os.stat("/proc/self/exe"))  # it may have been replaced since
 
@@ -183,14 +186,18 @@ def leaving(ends: Ends) -> Iterator[None]:
             os.close(inherited)
 
 
-def become(order: Order) -> Flags:
-    """Makes this process what `start` would have started. Raises OSError, UsageError, ValueError."""
+def enter(order: Order) -> Flags:
+    """Goes to the bundle, and says what containerd has passed. Raises OSError, UsageError."""
     os.chdir(order.directory)
+    _, flags = bootstrap.parse([os.fsdecode(word) for word in order.arguments[1:]])
+    return flags
+
+
+def become(order: Order) -> None:
+    """Makes this process, in its bundle, what `start` would have started."""
     os.environb.clear()
     os.environb.update(order.environment)
     sys.argv[:] = map(os.fsdecode, order.arguments)
-    _, flags = bootstrap.parse(sys.argv[1:])
-    return flags
 
 
 def settle(order: Order) -> None:

@@ -152,7 +152,8 @@ def test_a_fork_becomes_what_a_program_would_have_been(node: Node) -> None:
 
 def test_a_shim_that_has_been_promised_serves_though_the_zygote_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     flags: Any = object()
-    monkeypatch.setattr(spare, "become", lambda order: flags)
+    monkeypatch.setattr(spare, "enter", lambda order: flags)
+    monkeypatch.setattr(spare, "become", lambda order: None)
     monkeypatch.setattr(spare, "settle", lambda order: None)
     (reader, taken), (shims, held), (alive, own) = os.pipe(), os.pipe(), os.pipe()
     os.close(reader)

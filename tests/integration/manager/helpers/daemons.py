@@ -114,9 +114,9 @@ class Prometheus:
 @contextmanager
 def prometheus(directory: Path, target: int) -> Iterator[Prometheus]:
     """Scrapes all the time."""
-    config = directory / "prometheus.yml"
+    config, pace = directory / "prometheus.yml", f"{patient(0.2) * 1000:.0f}ms"
     config.write_text(
-        "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
+        f"global: {{scrape_interval: {pace}, scrape_timeout: {pace}}}\n"
         f"scrape_configs: [{{job_name: zeropod, static_configs: [{{targets: ['127.0.0.1:{target}']}}]}}]\n"
     )
     log = directory / "prometheus.log"
