@@ -37,13 +37,13 @@ def up(flags: Flags, bundle: Path) -> list[str]:
     with _turn(pod):
         if was_listed and not own.exists():
             return []  # another one has removed the whole pod
-        complaints = clean(flags.namespace, flags.id, options)
-        own.unlink(missing_ok=True)
         address = start.socket_path(flags, group)
-        if not start.answers(address):
-            Path(address).unlink(missing_ok=True)
-            complaints += clean_pod(flags.namespace, group)
-    return complaints
+        if start.answers(address):
+            complaints = clean(flags.namespace, flags.id, options)
+            own.unlink(missing_ok=True)
+            return complaints
+        Path(address).unlink(missing_ok=True)
+        return _clean_listed(flags.namespace, own, options) + clean_pod(flags.namespace, group)
 
 
 @contextmanager
@@ -70,11 +70,17 @@ def clean_pod(containerd_namespace: str, group: str) -> list[str]:
     """The same for all containers whose shim is dead with it: containerd asks for the pod's sandbox alone."""
     pod, complaints = places.pod(containerd_namespace, group), []
     for member in sorted(pod.iterdir()) if pod.exists() else ():
-        complaints += clean(containerd_namespace, member.name, _options(member))
-        _kill_pagers(member.name)
-        member.unlink(missing_ok=True)
+        complaints += _clean_listed(containerd_namespace, member, _options(member))
     with suppress(OSError):
         pod.rmdir()
+    return complaints
+
+
+def _clean_listed(containerd_namespace: str, member: Path, options: Mapping[str, str]) -> list[str]:
+    """The same for one of a pod's containers, of which it is noted then that nothing is left."""
+    complaints = clean(containerd_namespace, member.name, options)
+    _kill_pagers(member.name)
+    member.unlink(missing_ok=True)
     return complaints
 
 

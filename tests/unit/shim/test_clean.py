@@ -224,7 +224,8 @@ def test_without_a_bundle_flag_the_container_is_beside_the_present_directory(
     assert task_pb2.DeleteResponse.FromString(capsysbinary.readouterr().out).pid == 4194305
 
 
-def test_pagers_of_this_container_are_ended_and_no_others(node: Path) -> None:
+@pytest.mark.parametrize("asked_for", ["the container", "its pod"])
+def test_pagers_of_this_container_are_ended_and_no_others(node: Path, asked_for: str) -> None:
     def pager(id: str) -> "subprocess.Popen[bytes]":
         directory = ImageStore.of(id).images
         directory.mkdir(parents=True)
@@ -246,7 +247,12 @@ def test_pagers_of_this_container_are_ended_and_no_others(node: Path) -> None:
     own, other = pager("web"), pager("other")
     try:
         pod(node, "web")
-        clean_pod("k8s.io", "web")
+        if asked_for == "its pod":
+            clean_pod("k8s.io", "web")
+        else:
+            bundle = node / "bundles" / "web"
+            assert up(Flags(namespace="k8s.io", id="web", bundle=str(bundle)), bundle) == []
+        assert not places.pod("k8s.io", "web").exists()
         assert own.wait(10) == -signal.SIGKILL
         assert other.poll() is None
     finally:
