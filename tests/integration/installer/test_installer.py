@@ -19,7 +19,7 @@ TABLE = re.compile(r"^ *\[plugins\.\S+\.containerd\.runtimes\.zeropod(?:\.option
 
 RESTART = """\
 #!/bin/sh
-PYTHONPATH=/node/site:/src exec python3 -B -c \\
+PYTHONPATH=/node/site:/src:/src/src exec python3 -B -c \\
   'from tests.integration import node; node.start_containerd(*node.stop_containerd())'
 """
 
@@ -38,7 +38,7 @@ def installer(bundle: Path, restart: Path) -> Iterator[Installer]:
     texts = {path: path.read_text() for path in (CONFIG, *CONFIG.parent.glob("conf.d/*.toml"))}
     for path, text in texts.items():
         path.write_text(TABLE.sub("", text))
-    plain.run(str(restart))
+    restarted(restart)
     # On a machine whose services are systemd's, the installer needs nobody's help.
     made = Installer(bundle, () if node.SYSTEMD else ("--restart-command", str(restart)))
     yield made
@@ -46,7 +46,13 @@ def installer(bundle: Path, restart: Path) -> Iterator[Installer]:
         made("--uninstall", "--force")
     for path, text in texts.items():
         path.write_text(text)
-    plain.run(str(restart))
+    restarted(restart)
+
+
+def restarted(script: Path) -> None:
+    """Runs it. What begins without, with containerd's old configuration, fails much later and says nothing of why."""
+    said = plain.run(str(script))
+    assert said.status == 0, said.text
 
 
 def handlers(cri: Cri) -> str:
@@ -106,7 +112,7 @@ def test_as_the_daemon_set_runs_it(installer: Installer, bundle: Path, restart: 
             made = manifest.container(pod, "installer", bundle, arguments)
             # Until it has ended somebody on the node restarts containerd for it.
             node.until(partial(wants_a_restart, wanted, made), "it wants a restart", 120)
-            plain.run(str(restart))
+            restarted(restart)
             wanted.unlink(missing_ok=True)
             assert made.wait(120).exit_code == 0, made.logs()
             assert ('"zeropod"' in handlers(cri)) == ("--uninstall" not in arguments), made.logs()
