@@ -15,8 +15,8 @@ Say = Callable[[str], None]
 VERIFYING = 60.0
 """Seconds for containerd to know the handler after its restart."""
 
-UNPACKING = 60.0
-"""Seconds for zeropod to unpack itself, which takes about one."""
+UNPACKING = 300.0
+"""Seconds for zeropod to unpack itself: three on an idle node, a minute or two on a very slow one."""
 
 
 def install(root: Root, found: Facts, install_root: str, source: Source, say: Say, *, links: bool, dry: bool) -> None:
@@ -84,9 +84,13 @@ def _restart_again(root: Root, found: Facts, say: Say) -> None:
 def _conclude(root: Root, found: Facts, install_root: str, planned: Plan, restarts: bool, say: Say) -> None:
     say(f"zeropod {__version__} is in {install_root}: {len(planned.changes)} files changed")
     # Else the first pod waits for it. Whether it can is no reason to undo anything: it runs without.
-    done = root.run([f"{install_root}/bin/{contents.PROGRAM}", "unpack"], UNPACKING)
-    if done.returncode:
-        say(f"note: zeropod could not unpack itself, and will start slowly: {done.stdout.strip()}")
+    try:
+        done = root.run([f"{install_root}/bin/{contents.PROGRAM}", "unpack"], UNPACKING)
+        failure = (done.stdout.strip() or f"exit status {done.returncode}") if done.returncode else ""
+    except InstallError as error:
+        failure = str(error)
+    if failure:
+        say(f"note: zeropod could not unpack itself, and will start slowly: {failure}")
     if not restarts:
         say("containerd's configuration has not changed: nothing was restarted")
     elif found.service.command is not None or found.service.by_itself:

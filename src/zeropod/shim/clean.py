@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,13 +14,10 @@ from pathlib import Path
 
 from zeropod.kernel import mount, namespace
 from zeropod.runtime import images
-from zeropod.runtime.programs import QUICK, RUNC_ROOT, UNFINISHED, environment
+from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
 from zeropod.runtime.tmpfs import release
-from zeropod.shim import places, start
+from zeropod.shim import places, start, survivors
 from zeropod.shim.bootstrap import Flags
-
-PAGER = b"zeropod-pager\n"
-"""What `runtime.pager` calls its processes."""
 
 
 def up(flags: Flags, bundle: Path) -> list[str]:
@@ -79,7 +75,7 @@ def clean_pod(containerd_namespace: str, group: str) -> list[str]:
 def _clean_listed(containerd_namespace: str, member: Path, options: Mapping[str, str]) -> list[str]:
     """The same for one of a pod's containers, of which it is noted then that nothing is left."""
     complaints = clean(containerd_namespace, member.name, options)
-    _kill_pagers(member.name)
+    survivors.kill_pagers(member.name)
     member.unlink(missing_ok=True)
     return complaints
 
@@ -90,10 +86,11 @@ def clean(containerd_namespace: str, id: str, options: Mapping[str, str]) -> lis
     `options`: what its shim has kept of the request that created it.
     """
     store = images.ImageStore.of(id)
-    _end_dump(store.config)
+    survivors.end_dump(store.config)
+    survivors.end_restore(_runc_root(containerd_namespace, options), id)
     complaints = [f"{id}: {words}"] if (words := _delete_in_runc(containerd_namespace, id, options)) else []
     removals: dict[str, Callable[[], None]] = {
-        "its mounts": lambda: mount.unmount_below(Path(options["bundle"]) / "rootfs") if "bundle" in options else None,
+        "its bundle": lambda: _empty(Path(options["bundle"])) if "bundle" in options else None,
         "its network namespace": lambda: namespace.unpin(places.network(containerd_namespace, id)),
         "its tmpfs mounts": lambda: release(places.tmpfs(containerd_namespace, id)),
         "its image": lambda: shutil.rmtree(store.directory) if store.directory.exists() else None,
@@ -116,8 +113,12 @@ def _options(path: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
+def _runc_root(containerd_namespace: str, options: Mapping[str, str]) -> Path:
+    return Path(options.get("root") or RUNC_ROOT) / containerd_namespace
+
+
 def _delete_in_runc(containerd_namespace: str, id: str, options: Mapping[str, str]) -> str:
-    root = Path(options.get("root") or RUNC_ROOT) / containerd_namespace
+    root = _runc_root(containerd_namespace, options)
     with suppress(OSError):
         mount.unmount_below(root / id)  # by a restore under way: runc would empty the container's root with its own
     # It also thaws what a v1 freezer holds; such a task could not be killed otherwise.
@@ -129,27 +130,24 @@ def _delete_in_runc(containerd_namespace: str, id: str, options: Mapping[str, st
     return f"runc delete failed: {done.stderr.strip()}" if done.returncode else ""
 
 
-def _end_dump(configuration: Path) -> None:
-    """A CRIU that waits for its shim would do so for ever: it gets the end of what it waits for, and fails."""
-    with suppress(OSError):
-        if configuration.is_fifo():
-            # Open at both ends: whoever waits for a writer goes on, and whoever comes before it is gone need not wait.
-            fifo = os.open(configuration, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                os.write(fifo, UNFINISHED.encode())
-                configuration.unlink()
-            finally:
-                os.close(fifo)
+def _empty(bundle: Path) -> None:
+    """Unmounts what is in a bundle, and removes the whole of it if containerd has given it up.
 
-
-def _kill_pagers(id: str) -> None:
-    """Ends pagers that have outlived their shim, and by now what they served: one that is stopped would stay.
-
-    They have the image mapped, whose files may be gone.
+    That is so when a restore has made mount points in the bundle's root after it was unmounted: containerd says so in
+    its log and never tries again. Whatever has a content is nobody's mount point, and stays. Raises OSError.
     """
-    served = os.fsencode(images.ImageStore.of(id).images)
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                if (entry / "comm").read_bytes() == PAGER and served in (entry / "maps").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
+    root = bundle / "rootfs"
+    mount.unmount_below(root)  # before anything there is looked at: it may be a directory of the node's
+    if root.is_symlink() or not root.is_dir() or not os.listdir(root):
+        return
+    for parent, directories, files in os.walk(root, topdown=False):
+        for path in (Path(parent, name) for name in files):
+            if path.lstat().st_size == 0:
+                path.unlink()
+        for name in directories:
+            os.rmdir(os.path.join(parent, name))
+    os.rmdir(root)
+    work = bundle / "work"
+    if work.is_symlink() and work.readlink().name == bundle.name:
+        shutil.rmtree(work.readlink(), ignore_errors=True)
+    shutil.rmtree(bundle)

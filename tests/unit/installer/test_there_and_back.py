@@ -33,9 +33,12 @@ class Node(Root):
         super().__init__(str(top))
         self.ran: list[str] = []
         self.failing: set[str] = set()
+        self.hanging: set[str] = set()
 
     def run(self, command: Sequence[str], timeout: float) -> "subprocess.CompletedProcess[str]":
         self.ran.append(os.path.basename(command[0]))
+        if command[-1] in self.hanging:
+            raise InstallError(f"{command[0]} did not end within {timeout:g} s")
         status = 1 if os.path.basename(command[0]) in self.failing else 0
         return subprocess.CompletedProcess(list(command), status, "Version: 4.2.1, not GNU tar\n")
 
@@ -119,6 +122,15 @@ def test_a_node_is_what_it_was(tmp_path: Path, known: Distribution, bundle: Path
     assert everything(node) == installed
     go(node, known)
     assert everything(node) == before
+
+
+def test_a_node_that_is_too_slow_to_unpack_is_installed_all_the_same(tmp_path: Path, bundle: Path) -> None:
+    known = BY_NAME["containerd"]
+    node = made(tmp_path, known)
+    node.hanging = {"unpack"}
+    [note] = [line for line in come(node, known, bundle) if line.startswith("note: zeropod could not unpack itself")]
+    assert note.endswith("/bin/zeropod did not end within 300 s")
+    assert "nothing to do" in come(node, known, bundle)[-1]
 
 
 def test_a_template_that_was_not_there_is_gone_again(tmp_path: Path, bundle: Path) -> None:

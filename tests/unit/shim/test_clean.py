@@ -259,3 +259,69 @@ def test_pagers_of_this_container_are_ended_and_no_others(node: Path, asked_for:
         for process in (own, other):
             process.kill()
             process.wait()
+
+
+def test_a_restore_that_outlives_its_shim_ends_with_all_its_children(node: Path) -> None:
+    root = node / "runc-root"
+
+    def restore(id: str) -> "subprocess.Popen[bytes]":
+        # What CRIU restores may have sessions of its own.
+        script = "setsid sh -c 'sleep 1000 & echo; wait' & wait"
+        process = subprocess.Popen(
+            ["sh", "-c", script, "--root", str(root / "k8s.io"), "restore", id], stdout=subprocess.PIPE
+        )
+        assert process.stdout
+        process.stdout.readline()
+        return process
+
+    own, other = restore("web"), restore("other")
+    try:
+        started = [*below(own.pid), *(pid for child in below(own.pid) for pid in below(child))]
+        assert len(started) == 2
+        assert clean("k8s.io", "web", {"root": str(root)}) == []
+        assert own.wait(10) == -signal.SIGKILL
+        assert [pid for pid in started if runs(pid)] == []
+        assert other.poll() is None
+        assert clean("k8s.io", "other", {"root": str(root)}) == []
+        assert other.wait(10) == -signal.SIGKILL
+    finally:
+        for process in (own, other):
+            process.kill()
+            process.communicate()
+
+
+def below(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_bundle_that_containerd_could_not_remove_is_removed(node: Path) -> None:
+    bundle, work = node / "tasks" / "web", node / "work" / "web"
+    for directory in (work, bundle / "rootfs" / "proc", bundle / "rootfs" / "etc"):
+        directory.mkdir(parents=True)
+    (bundle / "rootfs" / "etc" / "hosts").touch()
+    (bundle / "work").symlink_to(work)
+    assert clean("k8s.io", "web", {"bundle": str(bundle)}) == []
+    assert [os.listdir(node / "tasks"), os.listdir(node / "work")] == [[], []]
+
+
+def test_a_bundle_that_containerd_has_not_come_to_is_left_to_it(node: Path) -> None:
+    bundle = node / "tasks" / "web"
+    (bundle / "rootfs").mkdir(parents=True)
+    assert clean("k8s.io", "web", {"bundle": str(bundle)}) == []
+    assert os.listdir(bundle) == ["rootfs"]
+
+
+def test_a_bundle_with_a_file_that_has_a_content_is_kept(node: Path) -> None:
+    bundle = node / "tasks" / "web"
+    (bundle / "rootfs" / "etc").mkdir(parents=True)
+    (bundle / "rootfs" / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
+    [complaint] = clean("k8s.io", "web", {"bundle": str(bundle)})
+    assert complaint.startswith("web: its bundle could not be removed: ")
+    assert (bundle / "rootfs" / "etc" / "hosts").read_text() == "127.0.0.1 localhost\n"

@@ -1,0 +1,107 @@
+"""What still runs of a shim that is dead: commands that it had just started, and pagers that served its containers.
+
+They would go on for nobody, and some of them would make anew what is being removed. Found by what they are, since
+nobody remembers their numbers.
+"""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from zeropod.runtime import images
+from zeropod.runtime.programs import UNFINISHED
+
+PAGER = b"zeropod-pager\n"
+"""What `runtime.pager` calls its processes."""
+
+GRACE = 2.0
+"""Seconds for killed processes to be gone; containerd gives `delete` five for all."""
+
+
+def end_dump(configuration: Path) -> None:
+    """A CRIU that waits for its shim would do so for ever: it gets the end of what it waits for, and fails."""
+    with suppress(OSError):
+        if configuration.is_fifo():
+            # Open at both ends: whoever waits for a writer goes on, and whoever comes before it is gone need not wait.
+            fifo = os.open(configuration, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.write(fifo, UNFINISHED.encode())
+                configuration.unlink()
+            finally:
+                os.close(fifo)
+
+
+def end_restore(root: Path, id: str) -> None:
+    """Ends runc's restore of this container and all that it has started. `root` is runc's for the namespace.
+
+    It would go on making mount points in the bundle that containerd is about to remove, which fails then.
+    """
+    ours: set[int] = set()
+    # What is to stop forks no more, once it is told to: a second look that finds nobody new has found everybody.
+    while fresh := set(_restoring(str(root), id)) - ours:
+        _signal(fresh, signal.SIGSTOP)
+        ours |= fresh
+    handles = list(_handles(ours))
+    _signal(ours, signal.SIGKILL)
+    _wait(handles)
+
+
+def kill_pagers(id: str) -> None:
+    """Ends pagers that have outlived their shim, and by now what they served: one that is stopped would stay.
+
+    They have the image mapped, whose files may be gone.
+    """
+    served = os.fsencode(images.ImageStore.of(id).images)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if (entry / "comm").read_bytes() == PAGER and served in (entry / "maps").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _restoring(root: str, id: str) -> Iterator[int]:
+    """The processes of a restore: runc itself, by its command line, and everything below it."""
+    children: dict[int, list[int]] = {}
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                pid = int(entry.name)
+                # The name in parentheses may hold spaces and parentheses itself.
+                parent = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(pid)
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if {root, "restore", id} <= set(words):
+                    found.append(pid)
+    while found:
+        pid = found.pop()
+        yield pid
+        found += children.get(pid, ())
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _handles(pids: Iterable[int]) -> Iterator[int]:
+    for pid in pids:
+        with suppress(OSError):
+            yield os.pidfd_open(pid)
+
+
+def _wait(handles: Iterable[int]) -> None:
+    """Until all have ended, zombies among them, for as long as `GRACE`; closes the handles."""
+    deadline = time.monotonic() + GRACE
+    for handle in handles:
+        try:
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            poll.poll(max(deadline - time.monotonic(), 0) * 1000)
+        finally:
+            os.close(handle)
