@@ -146,7 +146,23 @@ def _empty(bundle: Path) -> None:
                 path.unlink()
         for name in directories:
             os.rmdir(os.path.join(parent, name))
-    os.rmdir(root)
+    _remove(bundle)
+
+
+def given_up(id: str, bundle: Path) -> list[str]:
+    """For a container of which nothing else is left: its bundle, which containerd keeps when `delete` has failed."""
+    try:
+        if bundle.exists():
+            _remove(bundle)
+    except OSError as error:
+        return [f"{id}: its bundle could not be removed: {error}"]
+    return []
+
+
+def _remove(bundle: Path) -> None:
+    """The bundle, and what containerd keeps beside it. Raises OSError, also if there is anything in its root."""
+    with suppress(FileNotFoundError):
+        os.rmdir(bundle / "rootfs")
     work = bundle / "work"
     if work.is_symlink() and work.readlink().name == bundle.name:
         shutil.rmtree(work.readlink(), ignore_errors=True)

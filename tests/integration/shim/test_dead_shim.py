@@ -5,11 +5,15 @@ containers but the sandbox.
 """
 
 import os
+import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from tests.integration import node
-from tests.integration.cri import Cri
+from tests.integration.cri import Cri, Pod
 from tests.integration.protos import cri_v1_pb2 as v1
 from tests.integration.shimsocket import ShimSocket, address
 
@@ -19,6 +23,25 @@ REDIS = "localhost/redis:test"
 def shim_of(pod: str) -> int:
     with ShimSocket(address(f"{node.TASKS}/k8s.io/{pod}")) as shim:
         return shim.connect(pod).shim_pid
+
+
+def forgotten(pod: Pod) -> None:
+    """Returns when containerd has cleaned up after the pod's shim: before, it refuses to remove the pod."""
+    node.until(lambda: not os.path.exists(f"{node.TASKS}/k8s.io/{pod.id}"), "containerd has forgotten the shim", 30)
+
+
+@contextmanager
+def runc(script: str) -> Iterator[None]:
+    """A runc that runs this line of shell first, for our shims, which find it before the node's own."""
+    path, real = Path("/opt/zeropod/bin/runc"), shutil.which("runc")
+    assert real
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\n{script}\nexec {real} "$@"\n')
+    path.chmod(0o755)
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 @pytest.mark.timeout(120)
@@ -37,10 +60,27 @@ def test_a_killed_shim_leaves_nothing_of_its_pod(cri: Cri) -> None:
         node.until(lambda: not node.running("redis-server *:6379"), "redis is asleep", 30)
         os.kill(shim_of(pod.id), signal.SIGKILL)
         assert [awake.wait().exit_code, asleep.wait().exit_code] == [255, 255]
+        forgotten(pod)
     for what, name in {"pod": pod.id, "awake": awake.id, "asleep": asleep.id}.items():
         node.until(lambda name=name: not node.leftovers(name), f"nothing is left of {what}: {node.leftovers(name)}")  # type: ignore[misc]
     assert node.running("sleep", "4711") + node.running("sleep", "4712") == []
     assert node.Census.take() == before
+
+
+@pytest.mark.timeout(120)
+def test_what_takes_longer_than_containerd_waits_is_done_all_the_same(cri: Cri) -> None:
+    """Slow, for containerd waits for five seconds."""
+    with cri.pod() as pod:  # which leaves parent cgroups on the node
+        pod.container("app", REDIS)
+    before = node.Census.take()
+    with cri.pod() as pod, runc("case $* in *'delete --force'*) sleep 6 ;; esac"):
+        app = pod.container("app", REDIS)
+        os.kill(shim_of(pod.id), signal.SIGKILL)
+        assert app.wait().exit_code == 255
+        forgotten(pod)
+    assert [node.left_over(name) for name in (pod.id, app.id)] == [[], []]
+    assert node.Census.take() == before
+    assert any("signal: killed" in line and pod.id in line for line in node.containerd_log())
 
 
 @pytest.mark.timeout(60)
@@ -51,6 +91,7 @@ def test_a_pod_can_be_made_anew_after_its_shim_was_killed(cri: Cri) -> None:
         app.wait()
         # Before, containerd may try to reach the shim, and fail; the kubelet would ask again.
         node.until(lambda: pod.status.state == v1.SANDBOX_NOTREADY, "the sandbox has ended")
+        forgotten(pod)
     with cri.pod(name="phoenix") as pod:
         app = pod.container("app", REDIS)
         node.until(lambda: app.exec("redis-cli", "ping").exit_code == 0, "redis answers")

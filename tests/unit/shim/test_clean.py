@@ -109,11 +109,11 @@ def test_a_node_without_runc_is_cleaned_all_the_same(node: Path) -> None:
     assert not ImageStore.of("web").directory.exists()
 
 
-def test_what_the_shim_has_removed_is_not_looked_for(node: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_what_the_shim_has_removed_is_not_looked_for(node: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     (node / REMOVED).touch()
     (node / "init.pid").write_text("4194305")
     assert main(Flags(namespace="k8s.io", id="web", bundle=str(node))) == 0
-    assert task_pb2.DeleteResponse.FromString(capsysbinary.readouterr().out).pid == 4194305
+    assert task_pb2.DeleteResponse.FromString(capfdbinary.readouterr().out).pid == 4194305
     assert not (node / "runc.calls").exists()
 
 
@@ -128,7 +128,7 @@ def pod(node: Path, *ids: str) -> None:
 
 
 def test_the_whole_pod_of_a_dead_shim_is_removed_and_no_other(
-    node: Path, capsysbinary: pytest.CaptureFixture[bytes]
+    node: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     pod(node, "sandbox", "web", "cache")
     pod(node, "other")
@@ -137,18 +137,18 @@ def test_the_whole_pod_of_a_dead_shim_is_removed_and_no_other(
     main(Flags(namespace="k8s.io", id="sandbox", bundle=str(node / "bundles" / "sandbox")))
     assert os.listdir(node / "images") == ["other"]
     assert not places.pod("k8s.io", "sandbox").exists()
-    assert capsysbinary.readouterr().err == b""
+    assert capfdbinary.readouterr().err == b""
 
 
 def test_the_rest_of_a_pod_whose_shim_lives_is_left_alone(
-    node: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+    node: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zeropod.shim.start.answers", lambda path: True)
     pod(node, "sandbox", "web")
     ImageStore.of("web").prepare()
     main(Flags(namespace="k8s.io", id="sandbox", bundle=str(node / "bundles" / "sandbox")))
     assert os.listdir(node / "images") == ["web"]
-    assert task_pb2.DeleteResponse.FromString(capsysbinary.readouterr().out).exit_status == 137
+    assert task_pb2.DeleteResponse.FromString(capfdbinary.readouterr().out).exit_status == 137
 
 
 def test_of_those_that_clean_up_after_one_shim_one_does_it(node: Path) -> None:
@@ -201,12 +201,12 @@ def test_the_answer_is_the_message_that_containerd_reads(pid: int, at_ns: int) -
 
 
 def test_the_answer_is_containerds_and_complaints_go_to_stderr(
-    node: Path, capsysbinary: pytest.CaptureFixture[bytes]
+    node: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     runc(node / "runc", "echo busy >&2; exit 1")
     (node / "init.pid").write_text("4194305")  # beyond what the kernel gives to a process
     assert main(Flags(namespace="k8s.io", id="web", bundle=str(node))) == 0
-    said = capsysbinary.readouterr()
+    said = capfdbinary.readouterr()
     found = task_pb2.DeleteResponse.FromString(said.out)
     assert (found.pid, found.exit_status) == (4194305, 137)
     assert found.exited_at.seconds > 0
@@ -214,14 +214,14 @@ def test_the_answer_is_containerds_and_complaints_go_to_stderr(
 
 
 def test_without_a_bundle_flag_the_container_is_beside_the_present_directory(
-    node: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+    node: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("sandbox", "web"):
         (node / name).mkdir()
     (node / "web" / "init.pid").write_text("4194305")
     monkeypatch.chdir(node / "sandbox")
     assert main(Flags(namespace="k8s.io", id="web")) == 0
-    assert task_pb2.DeleteResponse.FromString(capsysbinary.readouterr().out).pid == 4194305
+    assert task_pb2.DeleteResponse.FromString(capfdbinary.readouterr().out).pid == 4194305
 
 
 @pytest.mark.parametrize("asked_for", ["the container", "its pod"])
@@ -325,3 +325,44 @@ def test_a_bundle_with_a_file_that_has_a_content_is_kept(node: Path) -> None:
     [complaint] = clean("k8s.io", "web", {"bundle": str(bundle)})
     assert complaint.startswith("web: its bundle could not be removed: ")
     assert (bundle / "rootfs" / "etc" / "hosts").read_text() == "127.0.0.1 localhost\n"
+
+
+def test_it_goes_on_when_containerd_does_not_wait_any_longer(node: Path) -> None:
+    bundle = node / "tasks" / "web"
+    (bundle / "rootfs").mkdir(parents=True)
+    os.mkfifo(node / "go")
+    runc(node / "runc", f"read line <{node}/go; echo no such cgroup >&2; exit 1")
+    ImageStore.of("web").prepare()
+    program = (
+        "import sys; from pathlib import Path; from zeropod.runtime import images;"
+        "from zeropod.shim import delete, places; from zeropod.shim.bootstrap import Flags; top = sys.argv[1];"
+        "images.ROOT, places.PODS = Path(top, 'images'), Path(top, 'pods');"
+        "delete.main(Flags(namespace='k8s.io', id='web', bundle=top + '/tasks/web'))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(node)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:  # fmt: skip
+        with (node / "go").open("w") as go:  # once runc has been started
+            process.kill()
+            assert process.wait(30) == -signal.SIGKILL
+            go.write("on\n")
+        said = process.communicate(timeout=30)
+    assert said == ("", "containerd-shim-zeropod-v2: web: runc delete failed: no such cgroup\n")
+    assert [os.listdir(node / "images"), os.listdir(node / "tasks")] == [[], []]
+
+
+def test_what_it_did_not_expect_is_a_failure(
+    node: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(*_: object) -> None:
+        raise RuntimeError("unexpected")
+
+    monkeypatch.setattr("zeropod.shim.clean.up", unexpected)
+    with pytest.raises(SystemExit) as ended:
+        main(Flags(namespace="k8s.io", id="web", bundle=str(node)))
+    assert ended.value.code == 1
+    said = capfdbinary.readouterr()
+    assert said.out == b""
+    assert b"RuntimeError: unexpected" in said.err
