@@ -58,6 +58,7 @@ class Runc:
         input: bytes | None = None,
         capture: bool = False,
         by_criu: bool = False,
+        oom_score_adj: int | None = None,
         started: Started = nothing,
     ) -> bytes:
         logged = self.log.stat().st_size if self.log.exists() else 0
@@ -74,8 +75,7 @@ class Runc:
                 env=environment(),
                 needs_children=by_criu,
                 started=started,
-                # CRIU sets every score but 0, which it takes for what its children have anyway. The shim's is another.
-                oom_score_adj=0 if by_criu else None,
+                oom_score_adj=oom_score_adj,
             )
         except (OSError, TimeoutError) as error:
             raise RuncError(f"{self.binary} {arguments[0]}: {error}") from error
@@ -180,5 +180,16 @@ class Runc:
         creation = self._creation(pid_file, console_socket)
         paths = ["--detach", "--image-path", str(images), "--work-path", str(work)]
         await self._run(
-            "restore", *creation, *paths, *options, id, streams=streams, timeout=timeout, by_criu=True, started=started
+            "restore",
+            *creation,
+            *paths,
+            *options,
+            id,
+            streams=streams,
+            timeout=timeout,
+            by_criu=True,
+            # CRIU sets every score but 0, which it takes for what its children have anyway. The shim's is another. A
+            # CRIU that dumps keeps that: it is not to be killed while it has an application's registers.
+            oom_score_adj=0,
+            started=started,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from zeropod.runtime.command import Completed
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.programs import INSTALLED, environment
 from zeropod.runtime.runc import Runc
@@ -126,6 +127,21 @@ async def test_restoring(fake: Fake) -> None:
     creation = ["--bundle", str(fake.bundle), "--pid-file", "/b/pid"]
     paths = ["--detach", "--image-path", "/i/images", "--work-path", "/i/work"]
     assert fake.command == ["restore", *creation, *paths, "--lazy-pages", "web"]
+
+
+async def test_the_oom_killer_spares_a_criu_that_dumps_and_meets_one_that_restores_like_any_other(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores: list[int | None] = []
+
+    async def run(*_: object, oom_score_adj: int | None, **__: object) -> Completed:
+        scores.append(oom_score_adj)
+        return Completed(0, b"")
+
+    monkeypatch.setattr("zeropod.runtime.command.run", run)
+    await fake.runc().checkpoint("web", IMAGES, WORK, [], timeout=10)
+    await fake.runc().restore("web", IMAGES, WORK, Streams(), PID, [], timeout=10)
+    assert scores == [None, 0]
 
 
 async def test_the_process_gets_its_streams_and_runs_in_the_bundle(fake: Fake) -> None:

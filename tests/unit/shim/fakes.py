@@ -112,6 +112,7 @@ class FakeRunc(Runc):
         input: bytes | None = None,
         capture: bool = False,
         by_criu: bool = False,
+        oom_score_adj: int | None = None,
         started: Started = nothing,
     ) -> bytes:
         command = arguments[0]
