@@ -80,7 +80,10 @@ def test_what_takes_longer_than_containerd_waits_is_done_all_the_same(cri: Cri) 
         forgotten(pod)
     assert [node.left_over(name) for name in (pod.id, app.id)] == [[], []]
     assert node.Census.take() == before
-    assert any("signal: killed" in line and pod.id in line for line in node.containerd_log())
+    node.until(  # which is after the bundle has gone
+        lambda: any("signal: killed" in line and pod.id in line for line in node.containerd_log()),
+        "containerd says that it has ended `delete`",
+    )
 
 
 @pytest.mark.timeout(60)
