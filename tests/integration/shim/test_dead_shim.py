@@ -67,6 +67,7 @@ def test_a_killed_shim_leaves_nothing_of_its_pod(cri: Cri) -> None:
     assert node.Census.take() == before
 
 
+@pytest.mark.skipif(node.SYSTEMD, reason="the machine, which is emulated, has a containerd that waits for two minutes")
 @pytest.mark.timeout(120)
 def test_what_takes_longer_than_containerd_waits_is_done_all_the_same(cri: Cri) -> None:
     """Slow, for containerd waits for five seconds."""
