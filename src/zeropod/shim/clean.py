@@ -152,7 +152,7 @@ def _empty(bundle: Path) -> None:
 def given_up(id: str, bundle: Path) -> list[str]:
     """For a container of which nothing else is left: its bundle, which containerd keeps when `delete` has failed."""
     try:
-        if bundle.exists():
+        if bundle.name == id and bundle.exists():  # as containerd names them
             _remove(bundle)
     except OSError as error:
         return [f"{id}: its bundle could not be removed: {error}"]
@@ -166,4 +166,5 @@ def _remove(bundle: Path) -> None:
     work = bundle / "work"
     if work.is_symlink() and work.readlink().name == bundle.name:
         shutil.rmtree(work.readlink(), ignore_errors=True)
-    shutil.rmtree(bundle)
+    with suppress(FileNotFoundError):  # containerd has come to it after all
+        shutil.rmtree(bundle)
