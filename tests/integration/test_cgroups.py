@@ -22,8 +22,6 @@ from zeropod.runtime.cgroups.change import Changes
 
 V1 = Path("/sys/fs/cgroup")
 CONTROLLERS = ("blkio", "cpu", "cpuacct", "freezer", "memory", "pids")
-NAME = f"zeropod-test-{os.urandom(4).hex()}"
-"""Its own, since nodes side by side have one v2 hierarchy in common."""
 
 MEBIBYTE = 2**20
 
@@ -63,6 +61,15 @@ if sys.argv[1:]:
     os.close(descriptor)
 os.write(os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR), page)
 """
+
+
+def unheard_of() -> str:
+    """A name for a cgroup that no other test has.
+
+    Nodes side by side have one v2 hierarchy in common, and a CRIU that dumps in the other one takes what is there for
+    its container's: it makes the cgroup anew whenever it restores.
+    """
+    return f"zeropod-test-{os.urandom(4).hex()}"
 
 
 def remove(cgroup: cgroups.Cgroup) -> None:
@@ -117,7 +124,8 @@ class Corner:
 def corner() -> Iterator[Corner]:
     if not (V1 / "memory").is_dir():
         pytest.skip("this node has cgroup v2 alone")
-    made = Corner({controller: V1 / controller / NAME for controller in CONTROLLERS})
+    name = unheard_of()
+    made = Corner({controller: V1 / controller / name for controller in CONTROLLERS})
     try:
         yield made
     finally:
@@ -128,7 +136,7 @@ def corner() -> Iterator[Corner]:
 def unified(tmp_path: Path) -> Iterator[Corner]:
     subprocess.run(["mount", "-t", "cgroup2", "none", tmp_path], check=True)
     try:
-        made = Corner({"": tmp_path / NAME})
+        made = Corner({"": tmp_path / unheard_of()})
         try:
             yield made
         finally:
