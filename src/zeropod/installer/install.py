@@ -16,7 +16,7 @@ VERIFYING = 60.0
 """Seconds for containerd to know the handler after its restart."""
 
 UNPACKING = 300.0
-"""Seconds for zeropod to unpack itself: three on an idle node, a minute or two on a very slow one."""
+"""Seconds for zeropod to unpack itself: one or two on an idle node, a minute or two on a very slow one."""
 
 
 def install(root: Root, found: Facts, install_root: str, source: Source, say: Say, *, links: bool, dry: bool) -> None:

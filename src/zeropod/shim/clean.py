@@ -46,9 +46,9 @@ def up(flags: Flags, bundle: Path) -> list[str]:
 def _turn(pod: Path) -> Iterator[None]:
     """The only one that cleans up after this pod's shim.
 
-    containerd runs `delete` for all its containers at once and gives each five seconds, in which all of them would do
-    everything side by side; so nobody waits for longer than that either. The lock is that of the directory: it ends
-    with who has it, whatever ends that.
+    containerd runs `delete` for all its containers at once, and all of them would do everything side by side. Whoever
+    has its turn is done after `QUICK` for each container at the latest. The lock is that of the directory: it ends with
+    who has it, whatever ends that.
     """
     try:
         descriptor = os.open(pod, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

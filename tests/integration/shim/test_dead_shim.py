@@ -5,17 +5,14 @@ containers but the sandbox.
 """
 
 import os
-import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from tests.integration import node
 from tests.integration.cri import Cri, Pod
 from tests.integration.protos import cri_v1_pb2 as v1
 from tests.integration.shimsocket import ShimSocket, address
+from tests.integration.sleep.helpers import faults
 
 REDIS = "localhost/redis:test"
 
@@ -28,20 +25,6 @@ def shim_of(pod: str) -> int:
 def forgotten(pod: Pod) -> None:
     """Returns when containerd has cleaned up after the pod's shim: before, it refuses to remove the pod."""
     node.until(lambda: not os.path.exists(f"{node.TASKS}/k8s.io/{pod.id}"), "containerd has forgotten the shim", 30)
-
-
-@contextmanager
-def runc(script: str) -> Iterator[None]:
-    """A runc that runs this line of shell first, for our shims, which find it before the node's own."""
-    path, real = Path("/opt/zeropod/bin/runc"), shutil.which("runc")
-    assert real
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'#!/bin/sh\n{script}\nexec {real} "$@"\n')
-    path.chmod(0o755)
-    try:
-        yield
-    finally:
-        path.unlink()
 
 
 @pytest.mark.timeout(120)
@@ -74,7 +57,7 @@ def test_what_takes_longer_than_containerd_waits_is_done_all_the_same(cri: Cri) 
     with cri.pod() as pod:  # which leaves parent cgroups on the node
         pod.container("app", REDIS)
     before = node.Census.take()
-    with cri.pod() as pod, runc("case $* in *'delete --force'*) sleep 6 ;; esac"):
+    with cri.pod() as pod, faults.program("runc", "case $* in *'delete --force'*) sleep 6 ;; esac"):
         app = pod.container("app", REDIS)
         os.kill(shim_of(pod.id), signal.SIGKILL)
         assert app.wait().exit_code == 255

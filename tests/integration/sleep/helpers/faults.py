@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from tests.integration import node
@@ -28,17 +28,22 @@ PAGER = '[ "$1" = lazy-pages ]'
 
 
 @contextmanager
-def criu(script: str) -> Iterator[None]:
-    """A CRIU that runs these lines of shell first. $criu is the real one; without an exit or exec it follows."""
-    real = shutil.which("criu")
+def program(name: str, script: str) -> Iterator[None]:
+    """One of the node's programs that runs these lines of shell first. $name is the real one, which follows."""
+    own, real = OWN.with_name(name), shutil.which(name)
     assert real
-    OWN.parent.mkdir(parents=True, exist_ok=True)
-    OWN.write_text(f'#!/bin/bash\ncriu={real}\n{script}\nexec $criu "$@"\n')
-    OWN.chmod(0o755)
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(f'#!/bin/bash\n{name}={real}\n{script}\nexec ${name} "$@"\n')
+    own.chmod(0o755)
     try:
         yield
     finally:
-        OWN.unlink()
+        own.unlink()
+
+
+def criu(script: str) -> AbstractContextManager[None]:
+    """A CRIU that runs these lines of shell first. $criu is the real one; without an exit or exec it follows."""
+    return program("criu", script)
 
 
 @contextmanager
