@@ -18,8 +18,8 @@ mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t bpf bpf "$root/sys/fs/bpf"
 mount -t tmpfs -o mode=755 cgroup "$root/sys/fs/cgroup"
-# In a cgroup namespace a mounted hierarchy begins at the node's own cgroup. Version 1 only: next to a 'unified'
-# hierarchy runtimes would see a hybrid layout and drop the controllers.
+# In a cgroup namespace a mounted hierarchy begins at the node's own cgroup. Version 1 only is mounted: next to a
+# 'unified' hierarchy runtimes would see a hybrid layout and drop the controllers.
 while IFS=: read -r _ controllers _; do
   case $controllers in
     '') continue ;;

@@ -1,7 +1,9 @@
-"""The node's own corner of the host's cgroup v1 hierarchies.
+"""The node's own corner of the host's cgroup v1 hierarchies, and of a v2 one beside them.
 
 In every hierarchy the node gets one cgroup below the caller's, and its cgroup namespace begins there:
-whatever cgroups it makes lie below, to be found and removed however it ends. That takes care:
+whatever cgroups it makes lie below, to be found and removed however it ends. Of v2 it uses no controllers,
+but a CRIU that dumps keeps what lies below its container's v2 cgroup, and makes it anew at each restore: from
+the host's root that would be other people's. That takes care:
 
 - A task in a FROZEN v1 freezer cannot be killed, not even by the end of its pid namespace (Linux,
   kernel/cgroup/legacy_freezer.c). So: thaw, kill, look again, since a shim may freeze once more in
@@ -19,23 +21,30 @@ from pathlib import Path
 from tests.node.cache import NodeError
 
 MOUNTS = Path("/sys/fs/cgroup")
+UNIFIED = "unified"
+"""Where systemd mounts v2 beside v1, and others after it."""
 
 # Seconds until what does not die or cannot be removed is reported instead.
 PATIENCE = 20.0
 
 
 def corners(name: str) -> list[Path]:
-    """Where the node's cgroups will be, one in every v1 hierarchy. Raises NodeError if there are none."""
-    found = []
+    """Where the node's cgroups will be: one in every v1 hierarchy, and one in v2's if that is mounted, too.
+
+    Raises NodeError if there are no v1 hierarchies.
+    """
+    found = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers:
-            found.append(MOUNTS / controllers.removeprefix("name=") / path.lstrip("/") / name)
-    unmounted = [corner for corner in found if not corner.parent.is_dir()]
+        mount = controllers.removeprefix("name=") or UNIFIED
+        found[mount] = MOUNTS / mount / path.lstrip("/") / name
+    unified = found.pop(UNIFIED, None)
+    unmounted = [corner for corner in found.values() if not corner.parent.is_dir()]
     if unmounted or not found:
         missing = ", ".join(str(corner.parent) for corner in unmounted) or f"{MOUNTS}/<controller>"
         raise NodeError(f"a test node needs cgroup v1 controllers, and {missing} is not there")
-    return found
+    beside = [unified] if unified is not None and (unified.parent / "cgroup.procs").exists() else []
+    return [*found.values(), *beside]
 
 
 def create(there: Iterable[Path]) -> None:

@@ -140,19 +140,28 @@ def enter(directory: Path, places: list[Path], archives: list[Path], command: li
     )
     os.close(writer)
     try:
-        return _status(reader)
-    except Signalled as ended:
-        if ended.number == signal.SIGINT and select.select([reader], [], [], GRACE)[0]:
-            return _status(reader)
-        raise
+        return outcome(reader)
     finally:
         os.close(reader)
         cgroups.clear(corners)
         node.wait()
 
 
+def outcome(reader: int) -> int:
+    """The command's status, which it still has the time to say after Ctrl-C. Raises Signalled if it does not."""
+    try:
+        return _status(reader)
+    except Signalled as ended:
+        if ended.number == signal.SIGINT and select.select([reader], [], [], GRACE)[0]:
+            return _status(reader)
+        raise
+
+
 def _status(reader: int) -> int:
     """The command's status, which init.sh reports when it has ended. The node itself is still up then."""
+    select.select([reader], [], [])
+    # A signal that is noticed now would take the report along; and there is nothing left that it could end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     report = os.read(reader, 16)
     if not report:
         raise NodeError("the node ended before its command did")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.node import cgroups
 from tests.node.cache import CACHE, CHECKOUT
-from tests.node.run import lock_run
+from tests.node.run import ENDING, lock_run, outcome, signals_raise
 
 ENTER = str(CHECKOUT / "tests" / "node" / "enter")
 
@@ -89,6 +89,30 @@ def test_the_next_node_takes_away_what_a_killed_one_left() -> None:
         assert subprocess.run([ENTER, "true"], timeout=60, check=False).returncode == 0
 
 
+@pytest.fixture
+def others() -> Iterator[Path]:
+    """A v2 cgroup that is not the node's business."""
+    if not (cgroups.MOUNTS / cgroups.UNIFIED / "cgroup.procs").exists():
+        pytest.skip("this host has no cgroup v2 beside v1")
+    cgroup = cgroups.MOUNTS / cgroups.UNIFIED / f"zeropod-others-{os.getpid()}"
+    cgroup.mkdir()
+    try:
+        yield cgroup
+    finally:
+        cgroup.rmdir()
+
+
+@pytest.mark.usefixtures("nothing_is_left")
+def test_of_cgroup_v2_a_node_has_its_own_corner(others: Path) -> None:
+    # CRIU makes what it has seen of this hierarchy again whenever it restores.
+    script = "mount -t cgroup2 none /mnt; mkdir /mnt/own; sleep 1000 & echo $! >/mnt/own/cgroup.procs; ls /mnt"
+    node = subprocess.run([ENTER, "sh", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    seen = set(node.stdout.split())
+    assert "own" in seen
+    assert others.name not in seen
+    assert not (others.parent / "own").exists()
+
+
 @pytest.mark.usefixtures("nothing_is_left")
 def test_on_ctrl_c_the_command_may_still_say_how_it_ends() -> None:
     pid, terminal = pty.fork()
@@ -100,6 +124,30 @@ def test_on_ctrl_c_the_command_may_still_say_how_it_ends() -> None:
     _, status = os.waitpid(pid, 0)
     assert (os.waitstatus_to_exitcode(status), b"ends" in said) == (3, True)
     os.close(terminal)
+
+
+def test_a_status_that_comes_together_with_ctrl_c_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, handler = os.read, signal.getsignal(signal.SIGINT)
+
+    def read_as_the_signal_comes(descriptor: int, most: int) -> bytes:
+        report = read(descriptor, most)
+        signal.raise_signal(signal.SIGINT)
+        return report
+
+    monkeypatch.setattr(os, "read", read_as_the_signal_comes)
+    reader, writer = os.pipe()
+    os.write(writer, b"3\n")
+    try:
+        signals_raise()
+        assert outcome(reader) == 3
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is pending goes with it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        for number in ENDING:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, handler)
+        os.close(reader)
+        os.close(writer)
 
 
 def read_until(terminal: int, enough: Callable[[bytes], bool]) -> bytes:
