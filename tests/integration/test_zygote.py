@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.integration import node
+from tests.integration import huge_pages, node
 from tests.integration.cri import Cri, Pod
 from tests.integration.patience import patient
 from tests.integration.shimsocket import ShimSocket, address
@@ -198,4 +198,17 @@ def test_twenty_shims_whose_containers_sleep_take_little_memory(cri: Cri) -> Non
             sizes.append(int(found[1]) / 1024)
         # The median: where the node is very slow, the first `start` has not waited for the zygote.
         assert sorted(sizes)[SHIMS // 2] <= SHIM_MIB, sorted(sizes)
+    settled()
+
+
+@pytest.mark.timeout(180)
+def test_the_kernel_makes_no_huge_pages_of_what_shims_share(cri: Cri) -> None:
+    if not huge_pages.can_be_made():
+        pytest.skip("this kernel makes no huge pages when asked to: before 6.1, or without them")
+    with cri.pod(annotations=SLEEPS) as pod:
+        pod.container("app", REDIS)
+        shared = huge_pages.mappings(zygotes()[0])
+        shim = shim_of(pod)
+        assert set(shared) <= set(huge_pages.mappings(shim))
+        assert huge_pages.made(shim, shared) == []
     settled()

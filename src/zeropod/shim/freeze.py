@@ -3,7 +3,7 @@
 A page of memory, 4 KiB, is a fork's own from the first byte on that it writes there. A Python program writes nearly
 everywhere: it counts references to objects that it only looks at, and puts new objects into the gaps between old ones.
 Against the first, all objects become immortal, as None is since Python 3.12 (PEP 683): nobody counts their references.
-Against the second the gaps are filled.
+Against the second the gaps are filled. What the kernel would do to them, against that there is `kernel.huge_pages`.
 
 What is here knows CPython from the inside. Where it does not find what it knows, it leaves things alone; then a fork
 takes some megabytes more.
@@ -13,6 +13,8 @@ import ctypes
 import gc
 import sys
 from types import CodeType, FrameType
+
+from zeropod.kernel import huge_pages
 
 _SMALL = 512
 """Bytes up to which CPython allocates by itself, in classes of 16; more comes from malloc."""
@@ -66,6 +68,7 @@ def freeze() -> None:
     immortalize()
     fill_gaps()
     gc.freeze()
+    huge_pages.refuse()
 
 
 def immortalize() -> None:
