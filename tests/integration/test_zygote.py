@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -212,3 +213,13 @@ def test_the_kernel_makes_no_huge_pages_of_what_shims_share(cri: Cri) -> None:
         assert set(shared) <= set(huge_pages.mappings(shim))
         assert huge_pages.made(shim, shared) == []
     settled()
+
+
+@pytest.mark.timeout(180)
+def test_what_knows_python_from_the_inside_knows_the_node_s() -> None:
+    known = [f"/src/tests/unit/shim/test_{module}.py" for module in ("freeze", "specialization")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", *known], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "SKIPPED" not in done.stdout

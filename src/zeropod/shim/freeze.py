@@ -29,11 +29,15 @@ _POOL_HEAD = 48
 _MOST = 1 << 16
 """Fillers for one size, in case that they never come to an end."""
 
-_HEAP = (4096, 2048, 1024, 768, 544)
-"""Sizes with which the gaps of malloc's heap are filled, the largest gaps first."""
+_HEAP = (4096, 2048, *range(1040, 31, -16))
+"""Sizes of the chunks with which the gaps of malloc's heap are filled, the largest first: where it keeps some of a size
+at hand, up to 1040 bytes (tcache), nothing else takes them."""
 
 _WIDE = 1 << 14
 """Bytes of a gap that is left as it is: most of its pages are free, and go back to the kernel."""
+
+_CHUNK_HEAD = 8
+"""Bytes of a chunk that malloc uses itself."""
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Options of mallopt(3)."""
@@ -54,7 +58,8 @@ _LEAST = 0x80000000
 """Counts from here on are immortal in all of them."""
 
 _libc = ctypes.CDLL(None)
-_libc.sbrk.restype = ctypes.c_void_p
+_libc.sbrk.restype = _libc.malloc.restype = ctypes.c_void_p
+_libc.free.argtypes = [ctypes.c_void_p]
 
 _ROW = 8
 """Blocks of a pool that come one after the other only while it is new."""
@@ -134,23 +139,23 @@ def fill_gaps() -> None:
     """What is allocated from now on lies in memory that was not in use before, as far as it may."""
     for size in range(_STEP, _SMALL + 1, _STEP):
         _fill_pools(size)
-    wide = _fill_heap(_WIDE)
+    wide = _fill_heap(_WIDE, int(_libc.sbrk(0)))
+    end = wide[-1]  # no gap is beyond it
     for size in _HEAP:
-        _fillers.extend(_fill_heap(size))
-    wide.clear()
+        _fill_heap(size, end)
+    for chunk in wide:
+        _libc.free(chunk)
     _libc.malloc_trim(0)
 
 
-def _fill_heap(size: int) -> list[bytes]:
-    """Fillers for all gaps of so many bytes."""
-    top = int(_libc.sbrk(0))
-    fillers: list[bytes] = []
-    while len(fillers) < _MOST:
-        filler = bytes(size - _ROOM)
-        if id(filler) >= top or id(filler) < top - (1 << 30):
+def _fill_heap(size: int, end: int) -> list[int]:
+    """Takes chunks of so many bytes until one lies beyond; returns their addresses."""
+    chunks: list[int] = []
+    while len(chunks) < _MOST:
+        chunks.append(int(_libc.malloc(size - _CHUNK_HEAD)))
+        if chunks[-1] >= end:
             break
-        fillers.append(filler)
-    return fillers
+    return chunks
 
 
 def _fill_pools(size: int) -> None:
