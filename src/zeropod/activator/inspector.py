@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Protocol
 
 import trio
 
@@ -23,6 +24,7 @@ from zeropod.activator.examiner import Examination, Examiner
 from zeropod.activator.opening import SETTINGS, Kind, Question, judge, without_acknowledgement
 from zeropod.activator.peeker import Peeker
 from zeropod.kernel.lookup import Flow, Lookup, Said
+from zeropod.kernel.sock_diag import Address
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,15 @@ ACKNOWLEDGEMENT = 10.0
 """Seconds for an HTTP/2 client to acknowledge our SETTINGS, which it must."""
 _MUCH = 1 << 16  # bytes that it may send meanwhile
 
-IsProbers = Callable[[tuple[str, int], tuple[str, int]], bool]
-"""Whether the process at the other end of a connection, from the first address to the second, is a prober."""
+
+class Peers(Protocol):
+    """What is known of the process at the other end of a connection, from the first address to the second."""
+
+    def is_probers(self, own: Address, other: Address, /) -> bool:
+        """It is a prober."""
+
+    def has_closed(self, own: Address, other: Address, /) -> bool:
+        """There is none any more: whoever it was has closed it, and waits for no answer."""
 
 
 class Wants(Enum):
@@ -81,10 +90,10 @@ _RESET = (ConnectionError, TimeoutError, trio.BrokenResourceError)
 class Inspector:
     """`limit`: bytes beyond which a request is no probe. `lookup` says which connections may be a prober's."""
 
-    def __init__(self, lookup: Lookup, limit: int, is_probers: IsProbers, examiner: Examiner) -> None:
+    def __init__(self, lookup: Lookup, limit: int, peers: Peers, examiner: Examiner) -> None:
         self._lookup = lookup
         self._limit = limit
-        self._is_probers = is_probers
+        self._peers = peers
         self._examiner = examiner
         self.answered = 0
         """Probes so far, without the application."""
@@ -105,13 +114,14 @@ class Inspector:
             return Finding(Wants.APPLICATION)
         peeker, head, by_prober = Peeker(stream), None, False
         try:
-            question, greeted = await self._listen(stream, peeker, lambda: self._is_probers(*ends))
+            question, greeted = await self._listen(stream, peeker, lambda: self._peers.is_probers(*ends))
             if peeker.ended and not peeker.data:
                 if answers:
                     self._count()  # a TCP probe: it was accepted
                 await trio.aclose_forcefully(stream)
                 return _NOTHING
-            by_prober = self._is_probers(*ends)
+            # One that has given up is gone. To run for a moment is enough for whoever waits for no answer.
+            by_prober = self._peers.is_probers(*ends) or self._peers.has_closed(*ends)
             if question and by_prober and (answers or question.kind is not Kind.GRPC_OTHER):
                 asked = Asked(question, peeker.take(), greeted)
                 return await self._decide(stream, asked) if answers else Finding(Wants.PROBE, asked=asked)
@@ -166,14 +176,22 @@ class Inspector:
         opening, greeted = judge(b"", self._limit), False
         for patience in (PATIENCE, PROBERS_PATIENCE):
             with trio.move_on_after(patience) as scope:
-                while not peeker.ended and opening.kind in (Kind.UNDECIDED, Kind.AWAITS_SETTINGS):
-                    await peeker.more(self._limit + 1)
-                    opening = judge(peeker.data, self._limit)
+                while True:
                     if opening.kind is Kind.AWAITS_SETTINGS and not greeted:
                         greeted = True
                         with trio.CancelScope(shield=True):  # all or nothing; a new connection has room for it
                             await stream.send_all(SETTINGS)
-            if not scope.cancelled_caught or not is_probers():
+                    if peeker.ended or opening.kind not in (Kind.UNDECIDED, Kind.AWAITS_SETTINGS):
+                        break
+                    await peeker.more(self._limit + 1)
+                    opening = judge(peeker.data, self._limit)
+            if not scope.cancelled_caught:
+                break
+            waits = is_probers()
+            # Afterwards: it is nobody's any more when a prober has closed it at this very moment, having said all.
+            await peeker.at_last(self._limit + 1)
+            opening = judge(peeker.data, self._limit)
+            if not waits:
                 break
         return opening.question, greeted
 

@@ -25,9 +25,22 @@ class Peeker:
         self._looks += 1
         if self._looks > AT_ONCE:
             await trio.sleep(PAUSE)
+        self._expect_more()
+        await trio.lowlevel.wait_readable(self._socket.fileno())
+        await self._look(most)
+
+    async def at_last(self, most: int) -> None:
+        """What has come by now, without waiting: a `more` may have run out of time as it came. Raises OSError."""
+        self._expect_more()
+        if self._socket.is_readable():
+            with trio.CancelScope(shield=True):
+                await self._look(most)
+
+    def _expect_more(self) -> None:
         # Otherwise what was seen already would make it readable.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(self.data) + 1)
-        await trio.lowlevel.wait_readable(self._socket.fileno())
+
+    async def _look(self, most: int) -> None:
         seen, self.data = len(self.data), await self._socket.recv(most, socket.MSG_PEEK)
         self.ended = len(self.data) <= seen
 

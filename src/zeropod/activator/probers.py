@@ -72,6 +72,14 @@ class Probers:
             log.warning("whether %s port %d is a prober's is unknown, so it is not: %s", *own, error)
             return False
 
+    def has_closed(self, own: tuple[str, int], other: tuple[str, int]) -> bool:
+        """Whether the process at the `own` end, on this node, has closed the connection to `other`."""
+        try:
+            return self._peers.has_closed(own, other)
+        except OSError as error:
+            log.warning("whether %s port %d is closed is unknown, so it is not: %s", *own, error)
+            return False
+
     def came_late(self, unsure: Mapping[Flow, Arrival], pod: SockDiag) -> bool:
         """Whether all of these, from Lookup.unsure(), are probers' after all; from now on they are taken for that.
 

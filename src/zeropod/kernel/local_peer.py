@@ -34,9 +34,12 @@ class LocalPeers:
         return bool(inode) and any(_has(pid, inode) for pid in self._candidates())
 
     def has_closed(self, own: Address, other: Address) -> bool:
-        """Whether the connection from `own` (here) to `other` was some process's, which has closed it."""
+        """Whether the connection from `own` (here) to `other` was some process's, which has closed it.
+
+        Who has merely nothing more to say (shutdown(2)) still has it, and waits for an answer.
+        """
         end = self._diag.connection(own, other)
-        return end is not None and end.state in CLOSED
+        return end is not None and end.state in CLOSED and not end.inode
 
     def _candidates(self) -> Iterator[int]:
         """Processes of these names, those that were found the last time first."""

@@ -50,7 +50,7 @@ class TcpState(IntEnum):
 CLOSED = frozenset(
     {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.CLOSING, TcpState.TIME_WAIT, TcpState.LAST_ACK, TcpState.CLOSE}
 )
-"""Of an end that its process has closed."""
+"""Of an end that its process has closed, or at which it has said all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,7 @@ class Probes:
         settings = container.settings
         if network.lookup and network.probers and not settings.disable_probe_detection:
             self._examiner = Examiner(network.path, network.lookup)
-            self.inspector = Inspector(
-                network.lookup, settings.probe_buffer_size, network.probers.is_probers, self._examiner
-            )
+            self.inspector = Inspector(network.lookup, settings.probe_buffer_size, network.probers, self._examiner)
             self.inspector.on_answer = lambda: container.life.tell()
             self._gate = Gate(
                 network.path,

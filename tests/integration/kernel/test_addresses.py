@@ -73,3 +73,20 @@ def test_a_process_whose_ipv6_socket_speaks_ipv4_is_known_by_the_address_that_it
         peers = LocalPeers([file.read().strip()])
     assert peers.is_named(accepted.getpeername(), accepted.getsockname())
     peers.close()
+
+
+def test_who_has_said_all_and_waits_for_an_answer_has_not_closed_the_connection(network: Network) -> None:
+    listener = network.listen()
+    client = network.own(network.run(socket.socket))
+    client.connect(listener.getsockname())
+    accepted = network.own(listener.accept()[0])
+    own, other = accepted.getpeername(), accepted.getsockname()
+    with namespace.entered(network.path):
+        peers = LocalPeers(["kubelet"])
+    assert not peers.has_closed(own, other)
+    client.shutdown(socket.SHUT_WR)
+    assert accepted.recv(1) == b""
+    assert not peers.has_closed(own, other)
+    client.close()
+    assert peers.has_closed(own, other)
+    peers.close()

@@ -1,5 +1,6 @@
 """Whoever is no prober gets the application, wherever he comes from and whatever he says: he wakes it, and counts."""
 
+import socket
 import time
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def test_a_process_of_the_node_is_no_prober_whatever_it_says(standby: App, quest
     assert len(strangers(standby, question)) == seen + 1
     assert standby.status.restores == before.restores + 2
     assert standby.status.probes_answered == before.probes_answered
+
+
+def test_who_says_all_at_once_and_waits_for_the_answer_is_no_prober_that_has_gone(standby: App, question: str) -> None:
+    before = standby.status
+    with socket.create_connection((standby.address, PROBED), 10) as client:
+        client.sendall(f"GET {question} HTTP/1.0\r\n\r\n".encode())
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(5) == b"HTTP/"
+    assert standby.status.restores == before.restores + 1
 
 
 @pytest.mark.parametrize("agent", ["test/1", AGENT])

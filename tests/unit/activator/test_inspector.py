@@ -1,7 +1,8 @@
 """What becomes of a connection that may be a prober's, over real sockets on loopback."""
 
+import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -55,15 +56,32 @@ class FakeExaminer:
         return self.would_say
 
 
+@dataclass
+class FakePeers:
+    """Who is at the other end."""
+
+    probers: bool = False
+    closed: bool = False
+    asked: Callable[[], None] = lambda: None
+    """Called as the first is looked for."""
+
+    def is_probers(self, own: tuple[str, int], other: tuple[str, int], /) -> bool:
+        self.asked()
+        return self.probers
+
+    def has_closed(self, own: tuple[str, int], other: tuple[str, int], /) -> bool:
+        return self.closed
+
+
 class Meeting:
     """An inspector, and the two ends of a connection that it is to look at."""
 
     def __init__(self, client: trio.SocketStream, accepted: trio.SocketStream) -> None:
         self.client, self.accepted = client, accepted
         self.lookup = FakeLookup()
-        self.is_probers = False
+        self.peers = FakePeers()
         self.examiner = FakeExaminer()
-        self.inspector = Inspector(self.lookup, LIMIT, lambda *_: self.is_probers, self.examiner)  # type: ignore[arg-type]
+        self.inspector = Inspector(self.lookup, LIMIT, self.peers, self.examiner)  # type: ignore[arg-type]
 
     async def inspect(self) -> Finding:
         with trio.fail_after(10):
@@ -89,7 +107,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_probe_that_comes_byte_by_byte_is_answered(meeting: Meeting) -> None:
-    meeting.is_probers = True
+    meeting.peers.probers = True
     async with trio.open_nursery() as nursery:
         findings: list[Finding] = []
 
@@ -107,7 +125,7 @@ async def test_a_probe_that_comes_byte_by_byte_is_answered(meeting: Meeting) -> 
 
 
 async def test_a_probe_is_told_what_the_application_said_last(meeting: Meeting) -> None:
-    meeting.is_probers, meeting.examiner.known = True, Outcome(False, 503)
+    meeting.peers.probers, meeting.examiner.known = True, Outcome(False, 503)
     await meeting.client.send_all(HTTP_PROBE)
     await meeting.client.send_eof()
     assert await meeting.inspect() == Finding(Wants.NOTHING)
@@ -116,7 +134,7 @@ async def test_a_probe_is_told_what_the_application_said_last(meeting: Meeting) 
 
 @pytest.mark.parametrize("said", [Outcome(True, 200), Outcome(False, 503), None])
 async def test_what_was_not_asked_before_is_asked_of_the_application(meeting: Meeting, said: Outcome | None) -> None:
-    meeting.is_probers, meeting.examiner.known, meeting.examiner.would_say = True, None, said
+    meeting.peers.probers, meeting.examiner.known, meeting.examiner.would_say = True, None, said
     address = meeting.client.socket.getpeername()
     await meeting.client.send_all(HTTP_PROBE)
     await meeting.client.send_eof()
@@ -154,7 +172,7 @@ async def test_a_reset_wants_nothing(meeting: Meeting) -> None:
 @pytest.mark.parametrize("data", [b"POST / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"x" * 5000])
 @pytest.mark.parametrize("is_probers", [True, False])
 async def test_what_is_no_probe_reaches_the_application_whole(meeting: Meeting, data: bytes, is_probers: bool) -> None:
-    meeting.is_probers = is_probers
+    meeting.peers.probers = is_probers
     await meeting.client.send_all(data)
     finding = await meeting.inspect()
     assert finding == Finding(Wants.PROBE if is_probers else Wants.APPLICATION)
@@ -172,7 +190,7 @@ async def test_nobody_is_waited_for_for_long(meeting: Meeting, data: bytes) -> N
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_prober_that_does_not_get_to_speak_is_waited_for(meeting: Meeting) -> None:
-    meeting.is_probers = True
+    meeting.peers.probers = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(meeting.inspect)
         await trio.sleep(2 * inspector.PATIENCE)
@@ -180,6 +198,39 @@ async def test_a_prober_that_does_not_get_to_speak_is_waited_for(meeting: Meetin
         assert (await meeting.client.receive_some()).startswith(b"HTTP/1.1 200 OK\r\n")
         await meeting.client.aclose()
     assert meeting.inspector.answered == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_prober_may_close_it_as_the_time_is_over(meeting: Meeting) -> None:
+    meeting.peers.asked = meeting.client.socket.close
+    assert await meeting.inspect() == Finding(Wants.NOTHING)
+    assert meeting.inspector.answered == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_prober_may_ask_as_the_time_is_over(meeting: Meeting) -> None:
+    def ask() -> None:
+        os.write(meeting.client.socket.fileno(), probe[:greeting])
+        meeting.peers.asked = lambda: None
+
+    probe = grpc()
+    greeting = len(PREFACE) + len(SETTINGS) + int.from_bytes(probe[len(PREFACE) :][:3], "big")
+    meeting.peers.probers, meeting.peers.asked = True, ask
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meeting.inspect)
+        assert await meeting.client.receive_some() == SETTINGS
+        await meeting.client.send_all(ACKNOWLEDGED + probe[greeting:])
+        assert await meeting.client.receive_some()
+        await meeting.client.aclose()
+    assert meeting.inspector.answered == 1
+
+
+@pytest.mark.parametrize("data", [HTTP_PROBE, b"\x16\x03\x01\x00\x05hello"])
+async def test_a_prober_that_has_given_up_wakes_nobody(meeting: Meeting, data: bytes) -> None:
+    meeting.peers.closed = True
+    await meeting.client.send_all(data)
+    await meeting.client.aclose()
+    assert await meeting.inspect() == Finding(Wants.NOTHING if data == HTTP_PROBE else Wants.PROBE)
 
 
 async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(
@@ -194,7 +245,7 @@ async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     monkeypatch.setattr(inspector, "Peeker", Slow)
-    meeting.is_probers = True
+    meeting.peers.probers = True
     probe = grpc()
     greeting = len(PREFACE) + len(SETTINGS) + int.from_bytes(probe[len(PREFACE) :][:3], "big")
     await meeting.client.send_all(probe[:greeting])
@@ -240,7 +291,7 @@ async def test_without_a_hint_nobody_is_looked_at(meeting: Meeting) -> None:
 @pytest.mark.parametrize(("wants", "said"), [(Wants.PROBE, Said.A_PROBES), (Wants.APPLICATION, Said.SOMEBODYS)])
 def test_the_kernel_is_told_what_our_own_connections_are(wants: Wants, said: Said) -> None:
     lookup = FakeLookup()
-    announced = Inspector(lookup, LIMIT, lambda *_: False, FakeExaminer()).announced(wants, 80)  # type: ignore[arg-type]
+    announced = Inspector(lookup, LIMIT, FakePeers(), FakeExaminer()).announced(wants, 80)  # type: ignore[arg-type]
     flow = Flow(("10.0.0.7", 40000), 80)
     with announced(flow.remote):
         assert (lookup.said, lookup.forgotten) == ([(flow, said)], [])
