@@ -3,14 +3,14 @@
 The kernel knows the socket (sock_diag), /proc the processes that have it open. Only processes of certain names are
 looked at, so that a look takes a millisecond on a node with many.
 
-Source of facts: net/ipv4/inet_diag.c (inet_diag_find_one_icsk).
+Source of facts: net/ipv4/inet_diag.c (inet_diag_find_one_icsk), net/ipv4/tcp.c (__tcp_close).
 """
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from zeropod.kernel import sockets
-from zeropod.kernel.sock_diag import CLOSED, Address, SockDiag
+from zeropod.kernel.sock_diag import CLOSED, UNACKNOWLEDGED, Address, SockDiag
 
 
 class LocalPeers:
@@ -39,14 +39,23 @@ class LocalPeers:
         Who has merely nothing more to say (shutdown(2)) still has it, and waits for an answer.
         """
         end = self._diag.connection(own, other)
-        return end is not None and end.state in CLOSED and not end.inode
+        if end is None or end.state not in CLOSED:
+            return False
+        if not end.inode:
+            return True
+        # Who has closed it may be waiting until that has arrived (SO_LINGER), and has no descriptor any more.
+        return end.state in UNACKNOWLEDGED and not any(_has(pid, end.inode) for pid in _processes())
 
     def _candidates(self) -> Iterator[int]:
         """Processes of these names, those that were found the last time first."""
         known = [pid for pid in self._last if _comm(pid) in self._names]
         yield from known
-        self._last = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _comm(int(path.name)) in self._names]
+        self._last = [pid for pid in _processes() if _comm(pid) in self._names]
         yield from (pid for pid in self._last if pid not in known)
+
+
+def _processes() -> Iterator[int]:
+    return (int(path.name) for path in Path("/proc").glob("[0-9]*"))
 
 
 def _has(pid: int, inode: int) -> bool:

@@ -52,6 +52,9 @@ CLOSED = frozenset(
 )
 """Of an end that its process has closed, or at which it has said all."""
 
+UNACKNOWLEDGED = frozenset({TcpState.FIN_WAIT1, TcpState.CLOSING, TcpState.LAST_ACK})
+"""Of these, those of which the other end is not known to have heard."""
+
 
 @dataclass(frozen=True, slots=True)
 class TcpSocket:

@@ -1,12 +1,15 @@
 """The node's own addresses, as they come and go; and who is at the other end of a connection from this node."""
 
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trio
 from tests.integration.kernel.conftest import Network
+from tests.integration.node import until
 
 from zeropod.kernel import namespace
 from zeropod.kernel.addresses import SERVICES, NodeAddresses
@@ -89,4 +92,26 @@ def test_who_has_said_all_and_waits_for_an_answer_has_not_closed_the_connection(
     assert not peers.has_closed(own, other)
     client.close()
     assert peers.has_closed(own, other)
+    peers.close()
+
+
+def test_a_close_that_waits_until_it_has_arrived_is_one(network: Network) -> None:
+    listener = network.listen()
+    client = network.own(network.run(socket.socket))
+    client.connect(listener.getsockname())
+    accepted = network.own(listener.accept()[0])
+    own, other = accepted.getpeername(), accepted.getsockname()
+    with namespace.entered(network.path):
+        peers = LocalPeers(["kubelet"])
+    ip(network, "link", "set", "lo", "down")
+    client.shutdown(socket.SHUT_WR)
+    assert not peers.has_closed(own, other), "its FIN has not arrived, but it is somebody's"
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(client.close)
+        try:
+            until(lambda: peers.has_closed(own, other), "its close is noticed")
+            assert not closing.done()
+        finally:
+            ip(network, "link", "set", "lo", "up")
     peers.close()
