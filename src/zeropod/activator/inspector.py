@@ -32,7 +32,8 @@ PATIENCE = 0.5
 """Seconds in which a client has to say what it wants. The kubelet does so at once, and waits a second for an answer."""
 
 PROBERS_PATIENCE = 10.0
-"""Further seconds for a prober's process: it speaks first in all that it does, but may not get to it on a busy node."""
+"""Further seconds for a prober's process, which speaks first in all that it does, but may not get to it on a busy node;
+and for what its owner has closed, and so will end."""
 
 LAST_WORDS = 1.0
 """Seconds for the prober to take its answer and close the connection."""
@@ -114,14 +115,14 @@ class Inspector:
             return Finding(Wants.APPLICATION)
         peeker, head, by_prober = Peeker(stream), None, False
         try:
-            question, greeted = await self._listen(stream, peeker, lambda: self._peers.is_probers(*ends))
+            question, greeted = await self._listen(stream, peeker, lambda: self._is_nobodys(ends))
             if peeker.ended and not peeker.data:
                 if answers:
                     self._count()  # a TCP probe: it was accepted
                 await trio.aclose_forcefully(stream)
                 return _NOTHING
-            # One that has given up is gone. To run for a moment is enough for whoever waits for no answer.
-            by_prober = self._peers.is_probers(*ends) or self._peers.has_closed(*ends)
+            # One that has given up is gone. What says that it is a probe, and waits for no answer, is nothing else.
+            by_prober = self._is_nobodys(ends) if question else self._peers.is_probers(*ends)
             if question and by_prober and (answers or question.kind is not Kind.GRPC_OTHER):
                 asked = Asked(question, peeker.take(), greeted)
                 return await self._decide(stream, asked) if answers else Finding(Wants.PROBE, asked=asked)
@@ -136,6 +137,10 @@ class Inspector:
             return Finding(Wants.PROBE, head)
         self._lookup.forget(flow)  # or what it sends would not count
         return Finding(Wants.APPLICATION, head)
+
+    def _is_nobodys(self, ends: tuple[Address, Address]) -> bool:
+        """Whether there is nobody who waits for a server to speak first."""
+        return self._peers.is_probers(*ends) or self._peers.has_closed(*ends)
 
     async def _decide(self, stream: trio.SocketStream, asked: Asked) -> Finding:
         """Answers if it is known what to."""
@@ -170,7 +175,7 @@ class Inspector:
         return announced(self._lookup, Said.A_PROBES if wants is Wants.PROBE else Said.SOMEBODYS, port)
 
     async def _listen(
-        self, stream: trio.SocketStream, peeker: Peeker, is_probers: Callable[[], bool]
+        self, stream: trio.SocketStream, peeker: Peeker, is_nobodys: Callable[[], bool]
     ) -> tuple[Question | None, bool]:
         """What it asks, if it is a probe that says so in time, and whether it was sent our SETTINGS."""
         opening, greeted = judge(b"", self._limit), False
@@ -187,11 +192,11 @@ class Inspector:
                     opening = judge(peeker.data, self._limit)
             if not scope.cancelled_caught:
                 break
-            waits = is_probers()
-            # Afterwards: it is nobody's any more when a prober has closed it at this very moment, having said all.
+            waited_for = not is_nobodys()
+            # Afterwards: whoever has it no more has said all before.
             await peeker.at_last(self._limit + 1)
             opening = judge(peeker.data, self._limit)
-            if not waits:
+            if waited_for:
                 break
         return opening.question, greeted
 

@@ -87,8 +87,10 @@ class Probers:
         """
         for flow, arrival in unsure.items():
             own, other = (arrival.local, flow.port), flow.remote
+            if not _waits(pod, own, other) or self.is_probers(other, own):
+                continue
             # A prober may close it while its owner is looked for, and then it has none.
-            if _waits(pod, own, other) and not self.is_probers(other, own) and not self._peers.has_closed(other, own):
+            if _waits(pod, own, other, left=self._peers.has_closed(other, own)):
                 return False
         for flow, arrival in unsure.items():
             self._lookup.take_for_a_probers(flow, arrival)
@@ -107,10 +109,13 @@ class Probers:
         return self._lookup.flow(Flow(sock.remote, sock.local[1])) in (Said.SOMEBODYS, Said.FORWARDED)
 
 
-def _waits(pod: SockDiag, own: Address, other: Address) -> bool:
-    """Whether somebody at the other end of a connection may want something that he has not got."""
+def _waits(pod: SockDiag, own: Address, other: Address, *, left: bool = False) -> bool:
+    """Whether somebody at the other end of a connection may want something that he has not got.
+
+    `left`: he is known to have closed it, though that may be on its way still.
+    """
     end = pod.connection(own, other)
     if end is None or end.state in CLOSED:  # by the application, in a doze say
         return False
     # Closed without a word: for the kernel the end is a byte of data.
-    return not (end.state is TcpState.CLOSE_WAIT and (end.bytes_received or 0) <= 1)
+    return not ((left or end.state is TcpState.CLOSE_WAIT) and (end.bytes_received or 0) <= 1)

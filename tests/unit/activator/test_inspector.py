@@ -208,6 +208,17 @@ async def test_a_prober_may_close_it_as_the_time_is_over(meeting: Meeting) -> No
 
 
 @pytest.mark.usefixtures("impatient")
+async def test_the_end_of_what_was_closed_may_be_on_its_way(meeting: Meeting) -> None:
+    meeting.peers.closed = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meeting.inspect)
+        await trio.sleep(2 * inspector.PATIENCE)
+        await meeting.client.aclose()
+    assert meeting.inspector.answered == 1
+    assert not meeting.lookup.forgotten
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_prober_may_ask_as_the_time_is_over(meeting: Meeting) -> None:
     def ask() -> None:
         os.write(meeting.client.socket.fileno(), probe[:greeting])
@@ -225,12 +236,19 @@ async def test_a_prober_may_ask_as_the_time_is_over(meeting: Meeting) -> None:
     assert meeting.inspector.answered == 1
 
 
-@pytest.mark.parametrize("data", [HTTP_PROBE, b"\x16\x03\x01\x00\x05hello"])
-async def test_a_prober_that_has_given_up_wakes_nobody(meeting: Meeting, data: bytes) -> None:
+async def test_a_probe_whose_prober_has_given_up_wakes_nobody(meeting: Meeting) -> None:
     meeting.peers.closed = True
-    await meeting.client.send_all(data)
+    await meeting.client.send_all(HTTP_PROBE)
     await meeting.client.aclose()
-    assert await meeting.inspect() == Finding(Wants.NOTHING if data == HTTP_PROBE else Wants.PROBE)
+    assert await meeting.inspect() == Finding(Wants.NOTHING)
+    assert meeting.inspector.answered == 1
+
+
+async def test_who_leaves_at_once_has_said_it_to_the_application(meeting: Meeting) -> None:
+    meeting.peers.closed = True
+    await meeting.client.send_all(b"GET /count-me HTTP/1.1\r\n\r\n")
+    await meeting.client.aclose()
+    assert await meeting.inspect() == Finding(Wants.APPLICATION)
 
 
 async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(

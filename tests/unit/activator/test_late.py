@@ -75,6 +75,10 @@ def test_a_prober_may_close_it_while_its_owner_is_looked_for() -> None:
     assert look(FakeLookup(Activity(150, 8, 3), LATE), [connection(received=0)], kubelets=None, closed=True)
 
 
+def test_who_leaves_at_once_has_said_it_to_the_application() -> None:
+    assert not look(FakeLookup(Activity(150, 8, 3), LATE), [connection()], kubelets=None, closed=True)
+
+
 def test_one_that_is_somebodys_makes_all_of_them_count() -> None:
     lookup = FakeLookup(Activity(160, 9, 4), LATE | {Flow(OTHER, PORT): Arrival(160, POD[0])})
     assert not look(lookup, [connection(), connection(OTHER)])
