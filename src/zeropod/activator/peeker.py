@@ -33,8 +33,7 @@ class Peeker:
         """What has come by now, without waiting: a `more` may have run out of time as it came. Raises OSError."""
         self._expect_more()
         if self._socket.is_readable():
-            with trio.CancelScope(shield=True):
-                await self._look(most)
+            await self._look(most)
 
     def _expect_more(self) -> None:
         # Otherwise what was seen already would make it readable.

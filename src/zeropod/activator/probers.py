@@ -6,7 +6,7 @@ that lasts, or carries more than a probe does, is somebody's after all; and who 
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.local_peer import LocalPeers
@@ -64,20 +64,19 @@ class Probers:
         except OSError as error:
             log.warning("probes from some of this node's addresses count as traffic: %s", error)
 
-    def is_probers(self, own: tuple[str, int], other: tuple[str, int]) -> bool:
+    def is_probers(self, own: Address, other: Address) -> bool:
         """Whether the process at the `own` end, on this node, of a connection to `other` is a prober."""
-        try:
-            return self._peers.is_named(own, other)
-        except OSError as error:
-            log.warning("whether %s port %d is a prober's is unknown, so it is not: %s", *own, error)
-            return False
+        return self._known(self._peers.is_named, own, other)
 
-    def has_closed(self, own: tuple[str, int], other: tuple[str, int]) -> bool:
+    def has_closed(self, own: Address, other: Address) -> bool:
         """Whether the process at the `own` end, on this node, has closed the connection to `other`."""
+        return self._known(self._peers.has_closed, own, other)
+
+    def _known(self, ask: Callable[[Address, Address], bool], own: Address, other: Address) -> bool:
         try:
-            return self._peers.has_closed(own, other)
+            return ask(own, other)
         except OSError as error:
-            log.warning("whether %s port %d is closed is unknown, so it is not: %s", *own, error)
+            log.warning("who is at %s port %d is unknown, so it is somebody: %s", *own, error)
             return False
 
     def came_late(self, unsure: Mapping[Flow, Arrival], pod: SockDiag) -> bool:
@@ -90,7 +89,7 @@ class Probers:
             if not _waits(pod, own, other) or self.is_probers(other, own):
                 continue
             # A prober may close it while its owner is looked for, and then it has none.
-            if _waits(pod, own, other, left=self._peers.has_closed(other, own)):
+            if _waits(pod, own, other, left=self.has_closed(other, own)):
                 return False
         for flow, arrival in unsure.items():
             self._lookup.take_for_a_probers(flow, arrival)

@@ -79,36 +79,30 @@ def test_a_process_whose_ipv6_socket_speaks_ipv4_is_known_by_the_address_that_it
 
 
 def test_who_has_said_all_and_waits_for_an_answer_has_not_closed_the_connection(network: Network) -> None:
-    listener = network.listen()
-    client = network.own(network.run(socket.socket))
-    client.connect(listener.getsockname())
-    accepted = network.own(listener.accept()[0])
-    own, other = accepted.getpeername(), accepted.getsockname()
+    pair = network.pair()
+    own, other = pair.client.getsockname(), pair.client.getpeername()
     with namespace.entered(network.path):
         peers = LocalPeers(["kubelet"])
     assert not peers.has_closed(own, other)
-    client.shutdown(socket.SHUT_WR)
-    assert accepted.recv(1) == b""
+    pair.client.shutdown(socket.SHUT_WR)
+    assert pair.server.recv(1) == b""
     assert not peers.has_closed(own, other)
-    client.close()
+    pair.client.close()
     assert peers.has_closed(own, other)
     peers.close()
 
 
 def test_a_close_that_waits_until_it_has_arrived_is_one(network: Network) -> None:
-    listener = network.listen()
-    client = network.own(network.run(socket.socket))
-    client.connect(listener.getsockname())
-    accepted = network.own(listener.accept()[0])
-    own, other = accepted.getpeername(), accepted.getsockname()
+    pair = network.pair()
+    own, other = pair.client.getsockname(), pair.client.getpeername()
     with namespace.entered(network.path):
         peers = LocalPeers(["kubelet"])
     ip(network, "link", "set", "lo", "down")
-    client.shutdown(socket.SHUT_WR)
+    pair.client.shutdown(socket.SHUT_WR)
     assert not peers.has_closed(own, other), "its FIN has not arrived, but it is somebody's"
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    pair.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
     with ThreadPoolExecutor(1) as pool:
-        closing = pool.submit(client.close)
+        closing = pool.submit(pair.client.close)
         try:
             until(lambda: peers.has_closed(own, other), "its close is noticed")
             assert not closing.done()

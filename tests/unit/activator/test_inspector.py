@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import trio
@@ -73,6 +74,10 @@ class FakePeers:
         return self.closed
 
 
+def inspector_with(lookup: Any, peers: FakePeers, examiner: Any) -> Inspector:
+    return Inspector(lookup, LIMIT, peers, examiner)
+
+
 class Meeting:
     """An inspector, and the two ends of a connection that it is to look at."""
 
@@ -81,7 +86,7 @@ class Meeting:
         self.lookup = FakeLookup()
         self.peers = FakePeers()
         self.examiner = FakeExaminer()
-        self.inspector = Inspector(self.lookup, LIMIT, self.peers, self.examiner)  # type: ignore[arg-type]
+        self.inspector = inspector_with(self.lookup, self.peers, self.examiner)
 
     async def inspect(self) -> Finding:
         with trio.fail_after(10):
@@ -218,22 +223,32 @@ async def test_the_end_of_what_was_closed_may_be_on_its_way(meeting: Meeting) ->
     assert not meeting.lookup.forgotten
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_prober_may_ask_as_the_time_is_over(meeting: Meeting) -> None:
-    def ask() -> None:
-        os.write(meeting.client.socket.fileno(), probe[:greeting])
-        meeting.peers.asked = lambda: None
-
+def grpc_in_parts() -> tuple[bytes, bytes]:
+    """What a gRPC probe says before it has heard our SETTINGS, and after that."""
     probe = grpc()
     greeting = len(PREFACE) + len(SETTINGS) + int.from_bytes(probe[len(PREFACE) :][:3], "big")
-    meeting.peers.probers, meeting.peers.asked = True, ask
+    return probe[:greeting], probe[greeting:]
+
+
+async def answered_over_http2(meeting: Meeting, question: bytes) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(meeting.inspect)
         assert await meeting.client.receive_some() == SETTINGS
-        await meeting.client.send_all(ACKNOWLEDGED + probe[greeting:])
+        await meeting.client.send_all(ACKNOWLEDGED + question)
         assert await meeting.client.receive_some()
         await meeting.client.aclose()
     assert meeting.inspector.answered == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_prober_may_ask_as_the_time_is_over(meeting: Meeting) -> None:
+    def ask() -> None:
+        os.write(meeting.client.socket.fileno(), greeting)
+        meeting.peers.asked = lambda: None
+
+    greeting, question = grpc_in_parts()
+    meeting.peers.probers, meeting.peers.asked = True, ask
+    await answered_over_http2(meeting, question)
 
 
 async def test_a_probe_whose_prober_has_given_up_wakes_nobody(meeting: Meeting) -> None:
@@ -264,16 +279,9 @@ async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(
 
     monkeypatch.setattr(inspector, "Peeker", Slow)
     meeting.peers.probers = True
-    probe = grpc()
-    greeting = len(PREFACE) + len(SETTINGS) + int.from_bytes(probe[len(PREFACE) :][:3], "big")
-    await meeting.client.send_all(probe[:greeting])
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(meeting.inspect)
-        assert await meeting.client.receive_some() == SETTINGS
-        await meeting.client.send_all(ACKNOWLEDGED + probe[greeting:])
-        assert await meeting.client.receive_some()
-        await meeting.client.aclose()
-    assert meeting.inspector.answered == 1
+    greeting, question = grpc_in_parts()
+    await meeting.client.send_all(greeting)
+    await answered_over_http2(meeting, question)
 
 
 async def test_half_a_request_and_the_end_are_the_applications_to_judge(meeting: Meeting) -> None:
@@ -309,7 +317,7 @@ async def test_without_a_hint_nobody_is_looked_at(meeting: Meeting) -> None:
 @pytest.mark.parametrize(("wants", "said"), [(Wants.PROBE, Said.A_PROBES), (Wants.APPLICATION, Said.SOMEBODYS)])
 def test_the_kernel_is_told_what_our_own_connections_are(wants: Wants, said: Said) -> None:
     lookup = FakeLookup()
-    announced = Inspector(lookup, LIMIT, FakePeers(), FakeExaminer()).announced(wants, 80)  # type: ignore[arg-type]
+    announced = inspector_with(lookup, FakePeers(), FakeExaminer()).announced(wants, 80)
     flow = Flow(("10.0.0.7", 40000), 80)
     with announced(flow.remote):
         assert (lookup.said, lookup.forgotten) == ([(flow, said)], [])
