@@ -16,11 +16,15 @@ import trio
 from zeropod.activator.established import EstablishedConnections
 from zeropod.activator.probers import Probers
 from zeropod.kernel import namespace
-from zeropod.kernel.lookup import Activity, Lookup, LookupUnavailable
+from zeropod.kernel.lookup import Activity, Flow, Lookup, LookupUnavailable
 from zeropod.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 
 _MIGRATE = "net/ipv4/tcp_migrate_req"
 _MPTCP = "net/mptcp/enabled"
+
+_READ = 100_000_000
+"""Nanoseconds that it takes at the most to read the activity of all ports: what came to one of them meanwhile may have
+been left out, and yet be older than what was seen at the next."""
 
 CONNECTED = frozenset(TcpState) - {TcpState.LISTEN, TcpState.CLOSE, TcpState.TIME_WAIT, TcpState.NEW_SYN_RECV}
 
@@ -117,18 +121,20 @@ class PodNetwork:
         """
         if not self.lookup or not self.probers:
             return None
-        now = self.activity(ports)
+        now, again = self.activity(ports), frozenset[Flow]()
         if now.connections == before.connections:
             # One who was known when he began to connect has taken until now, or has come twice from the same port.
             waiting = _unaccepted(self.connections(), ports)
+            again = frozenset(Flow(sock.remote, sock.local[1]) for sock in waiting if not self.probers.made(sock))
             now = self.activity(ports)  # who waits has been seen by now
-            if now.connections == before.connections:
-                return now if all(self.probers.made(sock) for sock in waiting) else None
+            if now.connections == before.connections and not again:
+                return now
         if now.sure != before.sure:
             return None
         unsure = self.lookup.unsure().items()
-        since = {flow: arrival for flow, arrival in unsure if arrival.ns > before.last_ns and flow.port in ports}
-        complete = len(since) >= now.unsure - before.unsure
+        start = before.last_ns - _READ
+        since = {flow: arrival for flow, arrival in unsure if arrival.ns > start and flow.port in ports}
+        complete = len(since) >= now.unsure - before.unsure and again <= since.keys()
         return now if complete and self.probers.came_late(since, self._diag) else None
 
     def _passive_opens(self) -> int:

@@ -86,6 +86,8 @@ class Probers:
         """
         for flow, arrival in unsure.items():
             own, other = (arrival.local, flow.port), flow.remote
+            if self._lookup.flow(flow) == arrival.ns:
+                continue  # it has been before, and may have been answered since
             if not _waits(pod, own, other) or self.is_probers(other, own):
                 continue
             # A prober may close it while its owner is looked for, and then it has none.

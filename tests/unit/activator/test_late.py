@@ -14,6 +14,7 @@ from zeropod.kernel.sock_diag import TcpSocket, TcpState
 PORT = 8080
 POD, NODE = ("10.0.0.2", PORT), ("10.0.0.1", 40000)
 OTHER = ("10.0.0.1", 40001)
+LONG_AGO = -1_000_000_000
 BEFORE = Activity(100, 7, 2)
 LATE = {Flow(NODE, PORT): Arrival(150, POD[0])}
 
@@ -25,6 +26,9 @@ class FakeLookup:
 
     def unsure(self) -> dict[Flow, Arrival]:
         return self._unsure
+
+    def flow(self, flow: Flow) -> int | None:
+        return self.probers[flow].ns if flow in self.probers else None
 
     def take_for_a_probers(self, flow: Flow, arrival: Arrival) -> None:
         self.probers[flow] = arrival
@@ -45,13 +49,14 @@ def look(
     network._diag = SimpleNamespace(connection=lambda own, other: there.get((own, other)))
     probers._lookup, probers._peers = lookup, SimpleNamespace(has_closed=lambda own, other: closed)
     probers.is_probers = lambda own, other: (own, other) == (kubelets, POD)
-    network.activity = lambda ports: lookup.seen
+    probers.made = lambda sock: lookup.flow(Flow(sock.remote, PORT)) is not None
+    network.activity, network.connections = lambda ports: lookup.seen, lambda: connections
     return network.only_probers_since({PORT}, BEFORE) is lookup.seen
 
 
 def test_a_prober_is_known_by_its_socket_and_taken_for_one_from_now_on() -> None:
     lookup = FakeLookup(
-        Activity(150, 8, 3), LATE | {Flow(OTHER, PORT): Arrival(90, POD[0]), Flow(OTHER, 9): Arrival(151, POD[0])}
+        Activity(150, 8, 3), LATE | {Flow(OTHER, PORT): Arrival(LONG_AGO, POD[0]), Flow(OTHER, 9): Arrival(151, POD[0])}
     )
     assert look(lookup, [connection(), connection(OTHER)])
     assert lookup.probers == LATE
@@ -69,6 +74,28 @@ def test_in_doubt_it_is_somebody(activity: Activity, unsure: dict[Flow, Arrival]
     lookup = FakeLookup(activity, unsure)
     assert not look(lookup, [connection()])
     assert lookup.probers == {}
+
+
+def test_one_who_came_to_a_port_that_had_been_read_already_is_found() -> None:
+    """Before the last one that was seen, at another port, and yet not among those that were counted."""
+    late = {Flow(NODE, PORT): Arrival(BEFORE.last_ns - 1, POD[0])}
+    lookup = FakeLookup(replace(BEFORE, connections=8, unsure=3), late)
+    assert look(lookup, [connection()])
+    assert lookup.probers == late
+
+
+def test_one_that_was_known_before_is_not_looked_up_again() -> None:
+    """It may have been answered since, and its other end be closed."""
+    lookup = FakeLookup(Activity(160, 8, 3), LATE | {Flow(OTHER, PORT): Arrival(160, POD[0])})
+    lookup.probers |= LATE
+    assert look(lookup, [connection(state=TcpState.CLOSE_WAIT), connection(OTHER)], kubelets=OTHER)
+
+
+@pytest.mark.parametrize("kubelets", [NODE, OTHER])
+def test_who_comes_twice_from_the_same_port_is_not_counted_and_yet_known(kubelets: tuple[str, int]) -> None:
+    lookup = FakeLookup(replace(BEFORE, last_ns=150), LATE)
+    assert look(lookup, [connection()], kubelets) is (kubelets == NODE)
+    assert lookup.probers == (LATE if kubelets == NODE else {})
 
 
 def test_a_prober_may_close_it_while_its_owner_is_looked_for() -> None:
@@ -104,7 +131,8 @@ def test_what_is_over_asks_for_nobody(there: list[TcpSocket], probers: bool) -> 
 def test_who_was_known_before_his_handshake_ended_is_known_when_he_waits(waiting: list[tuple[str, int]]) -> None:
     network: Any = object.__new__(PodNetwork)
     stray = replace(BEFORE, last_ns=BEFORE.last_ns + 1)
-    network.lookup, network.probers = object(), SimpleNamespace(made=lambda sock: sock.remote == NODE)
+    network.lookup = FakeLookup(stray, {})
+    network.probers = SimpleNamespace(made=lambda sock: sock.remote == NODE)
     network.activity = lambda ports: stray
     network.connections = lambda: [connection(remote) for remote in waiting]
     assert network.only_probers_since({PORT}, BEFORE) is (None if OTHER in waiting else stray)
