@@ -178,7 +178,8 @@ async def _wait_with_children(process: "subprocess.Popen[bytes]") -> int | None:
         while True:
             await trio.sleep(MISSED)
             dead = set(pidfd.dead_children(process.pid))
-            if dead & before:
+            # On a busy node it may not have had a CPU since.
+            if dead & before and pidfd.is_waiting(process.pid):
                 nursery.cancel_scope.cancel()
             before = dead
     return status

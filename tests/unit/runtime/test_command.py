@@ -182,3 +182,13 @@ async def test_one_that_needs_its_children_ends_like_any_other(monkeypatch: pyte
     monkeypatch.setattr(command, "MISSED", 0.001)
     done = await command.run(["/bin/sh", "-c", "/bin/true; exit 3"], timeout=10, needs_children=True)
     assert done.status == 3
+
+
+async def test_one_that_has_not_had_the_time_to_look_at_its_children_is_given_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command, "MISSED", 0.01)
+    busy = "end = time.monotonic() + 0.3\nwhile time.monotonic() < end: pass"
+    script = f"import os, time\nos.fork() or os._exit(0)\n{busy}\nos.wait()\nos._exit(3)"
+    done = await command.run([sys.executable, "-c", script], timeout=10, needs_children=True)
+    assert done.status == 3
