@@ -36,19 +36,52 @@ def unannounced(_: tuple[str, int]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def announced(lookup: Lookup, said: Said, port: int) -> Announce:
-    """That our connection to this port is one of these."""
+class OurConnections:
+    """Says of connections of ours to one pod whether they stand for a probe, or for somebody.
 
-    @contextmanager
-    def announce(address: tuple[str, int]) -> Iterator[None]:
-        flow = Flow(address, port)
-        lookup.say(flow, said)
-        try:
-            yield
-        finally:
-            lookup.forget(flow)
+    Of a probe's it still does when they are closed, for a while: the application may be slow to close its ends, and a
+    segment that was sent twice would be taken for a new connection.
+    """
 
-    return announce
+    MOST = 32
+    """Closed ones that are remembered."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._closed: dict[Flow, None] = {}
+
+    def somebodys(self, port: int) -> Announce:
+        """The next one to this port is to count."""
+
+        @contextmanager
+        def announce(address: tuple[str, int]) -> Iterator[None]:
+            flow = Flow(address, port)
+            self._lookup.say(flow, Said.SOMEBODYS)
+            try:
+                yield
+            finally:
+                self._lookup.forget(flow)
+
+        return announce
+
+    def a_probes(self, port: int) -> Announce:
+        """The next one to this port is not."""
+
+        @contextmanager
+        def announce(address: tuple[str, int]) -> Iterator[None]:
+            flow = Flow(address, port)
+            self._lookup.say(flow, Said.A_PROBES)
+            self._closed.pop(flow, None)
+            try:
+                yield
+            finally:
+                self._closed[flow] = None
+                if len(self._closed) > self.MOST:
+                    oldest = next(iter(self._closed))
+                    del self._closed[oldest]
+                    self._lookup.forget(oldest)
+
+        return announce
 
 
 async def connect(

@@ -6,18 +6,16 @@ not been asked before needs the application to run once more.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import trio
 
 from zeropod.activator.asking import Asking, Outcome
-from zeropod.activator.connect import SocketAddress, connect
+from zeropod.activator.connect import OurConnections, SocketAddress, connect
 from zeropod.activator.opening import Question
 from zeropod.kernel import namespace
-from zeropod.kernel.lookup import Flow, Lookup, Said
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +51,12 @@ class _Known:
 
 
 class Examiner:
-    """One container's. `lookup` must stay open for as long as somebody asks."""
+    """One container's."""
 
-    def __init__(self, netns: namespace.PathOrFd, lookup: Lookup) -> None:
+    def __init__(self, netns: namespace.PathOrFd, ours: OurConnections) -> None:
         self._netns = netns
-        self._lookup = lookup
+        self._ours = ours
         self._known: dict[Examination, _Known] = {}
-        self._ours: dict[Flow, None] = {}
-        """Our last connections to the application. They do not count, even if it is slow to close its ends."""
 
     def outcome(self, examination: Examination) -> Outcome | None:
         """What came of it when the application was asked last; None if it was not, or if it did not answer."""
@@ -101,7 +97,7 @@ class Examiner:
         asking = Asking(examination.question)
         with trio.move_on_after(PATIENCE), ExitStack() as known:
             try:
-                announce = partial(self._announced, examination.target[1])
+                announce = self._ours.a_probes(examination.target[1])
                 async with await connect(examination.target, self._netns, announce, known) as stream:
                     while not asking.over:
                         await stream.send_all(asking.data_to_send())
@@ -109,18 +105,6 @@ class Examiner:
             except (OSError, trio.BrokenResourceError) as error:
                 log.debug("%s: %s", examination, error)
         return asking.outcome
-
-    @contextmanager
-    def _announced(self, port: int, address: tuple[str, int]) -> Iterator[None]:
-        flow = Flow(address, port)
-        self._lookup.say(flow, Said.A_PROBES)
-        self._ours.pop(flow, None)
-        self._ours[flow] = None
-        while len(self._ours) > 2 * MOST:
-            oldest = next(iter(self._ours))
-            del self._ours[oldest]
-            self._lookup.forget(oldest)
-        yield
 
 
 def _is_well(outcome: Outcome | None) -> bool:

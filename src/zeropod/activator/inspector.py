@@ -19,11 +19,11 @@ import trio
 
 from zeropod.activator.answer import UNIMPLEMENTED, answer
 from zeropod.activator.asking import Outcome
-from zeropod.activator.connect import Announce, announced, asked_for
+from zeropod.activator.connect import Announce, OurConnections, asked_for
 from zeropod.activator.examiner import Examination, Examiner
 from zeropod.activator.opening import SETTINGS, Kind, Question, judge, without_acknowledgement
 from zeropod.activator.peeker import Peeker
-from zeropod.kernel.lookup import Flow, Lookup, Said
+from zeropod.kernel.lookup import Flow, Lookup
 from zeropod.kernel.sock_diag import Address
 
 log = logging.getLogger(__name__)
@@ -91,11 +91,12 @@ _RESET = (ConnectionError, TimeoutError, trio.BrokenResourceError)
 class Inspector:
     """`limit`: bytes beyond which a request is no probe. `lookup` says which connections may be a prober's."""
 
-    def __init__(self, lookup: Lookup, limit: int, peers: Peers, examiner: Examiner) -> None:
+    def __init__(self, lookup: Lookup, limit: int, peers: Peers, examiner: Examiner, ours: OurConnections) -> None:
         self._lookup = lookup
         self._limit = limit
         self._peers = peers
         self._examiner = examiner
+        self._ours = ours
         self.answered = 0
         """Probes so far, without the application."""
         self.on_answer: Callable[[], None] = lambda: None
@@ -172,7 +173,7 @@ class Inspector:
 
     def announced(self, wants: Wants, port: int) -> Announce:
         """For forward(): that our connection to the application stands for one that wants this of the port."""
-        return announced(self._lookup, Said.A_PROBES if wants is Wants.PROBE else Said.SOMEBODYS, port)
+        return self._ours.a_probes(port) if wants is Wants.PROBE else self._ours.somebodys(port)
 
     async def _listen(
         self, stream: trio.SocketStream, peeker: Peeker, is_nobodys: Callable[[], bool]

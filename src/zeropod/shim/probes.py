@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from zeropod.activator.connect import OurConnections
 from zeropod.activator.examiner import Examiner
 from zeropod.activator.gate import Gate
 from zeropod.activator.inspector import Inspector
@@ -46,8 +47,11 @@ class Probes:
         self._asked_at = 0.0
         settings = container.settings
         if network.lookup and network.probers and not settings.disable_probe_detection:
-            self._examiner = Examiner(network.path, network.lookup)
-            self.inspector = Inspector(network.lookup, settings.probe_buffer_size, network.probers, self._examiner)
+            ours = OurConnections(network.lookup)
+            self._examiner = Examiner(network.path, ours)
+            self.inspector = Inspector(
+                network.lookup, settings.probe_buffer_size, network.probers, self._examiner, ours
+            )
             self.inspector.on_answer = lambda: container.life.tell()
             self._gate = Gate(
                 network.path,

@@ -14,6 +14,7 @@ import pytest
 from tests.integration.kernel.conftest import Network
 from tests.integration.node import until
 
+from zeropod.activator.connect import OurConnections
 from zeropod.kernel import bpf, namespace, sockets
 from zeropod.kernel.lookup import Flow, Lookup, LookupUnavailable, Said
 
@@ -406,6 +407,22 @@ def test_the_activator_says_what_its_own_connections_are(network: Network, said:
         assert {port: seen.connections for port, seen in lookup.activity(own=False).items()} == counted
         lookup.forget(flow)
         assert lookup.flow(flow) is None
+
+
+def test_what_is_left_of_a_probe_of_ours_does_not_count(network: Network) -> None:
+    listener = network.listen(PORT)
+    with Lookup.attach(network.path) as lookup:
+        client = network.own(network.run(socket.socket))
+        client.bind(("127.0.0.1", 0))
+        with OurConnections(lookup).a_probes(PORT)(client.getsockname()):
+            client.connect(listener.getsockname())
+            accepted = listener.accept()[0]
+        sockets.enter_repair(accepted)
+        accepted.close()  # without a word: what is sent now comes to the listener
+        client.send(b"x")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert lookup.activity() == {}
 
 
 def test_the_nodes_addresses_are_replaced(network: Network) -> None:

@@ -1,19 +1,18 @@
 """What probes ask is remembered, and asked again: of an application that is a task here."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import pytest
 import trio
 from tests.unit.activator.openings import http
+from tests.unit.activator.words import FakeWords
 from trio.testing import MockClock, memory_stream_pair
 
 from zeropod.activator import examiner
 from zeropod.activator.asking import Outcome
-from zeropod.activator.connect import Announce, SocketAddress
+from zeropod.activator.connect import Announce, OurConnections, SocketAddress
 from zeropod.activator.examiner import MOST, PATIENCE, STALE, Examination, Examiner
 from zeropod.activator.opening import judge
-from zeropod.kernel.lookup import Flow, Said
 
 TARGET = ("10.0.0.7", 8080)
 
@@ -24,25 +23,14 @@ def question(path: str) -> Examination:
     return Examination(TARGET, found)
 
 
-@dataclass
-class FakeLookup:
-    said: dict[Flow, Said] = field(default_factory=dict)
-
-    def say(self, flow: Flow, said: Said) -> None:
-        self.said[flow] = said
-
-    def forget(self, flow: Flow) -> None:
-        del self.said[flow]
-
-
 class Application:
     """Answers each request with what it is told to say; nothing is silence, an OSError is what connecting ends with."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.says: bytes | OSError = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
         self.requests: list[str] = []
-        self.lookup = FakeLookup()
-        self.examiner = Examiner("/nowhere", self.lookup)  # type: ignore[arg-type]
+        self.lookup = FakeWords()
+        self.examiner = Examiner("/nowhere", OurConnections(self.lookup))  # type: ignore[arg-type]
         self._nursery = nursery
 
     async def connect(
@@ -116,11 +104,3 @@ async def test_only_so_many_questions_are_remembered(application: Application) -
     application.requests.clear()
     await application.examiner.ask_all()
     assert sorted(application.requests) == sorted(f"/{number}" for number in range(3, MOST + 3))
-
-
-async def test_its_own_connections_are_known_as_probes_for_a_while_after_their_end(application: Application) -> None:
-    for number in range(3 * MOST):
-        await application.examiner.ask(question("/a"))
-        flow = Flow((TARGET[0], 40000 + number), TARGET[1])
-        assert application.lookup.said[flow] is Said.A_PROBES
-    assert len(application.lookup.said) == 2 * MOST

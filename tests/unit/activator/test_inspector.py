@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from zeropod.activator import inspector
 from zeropod.activator.asking import Outcome
+from zeropod.activator.connect import OurConnections
 from zeropod.activator.examiner import Examination
 from zeropod.activator.inspector import Finding, Inspector, Wants
 from zeropod.activator.opening import ACKNOWLEDGED, PREFACE, SETTINGS, Kind
@@ -75,7 +76,7 @@ class FakePeers:
 
 
 def inspector_with(lookup: Any, peers: FakePeers, examiner: Any) -> Inspector:
-    return Inspector(lookup, LIMIT, peers, examiner)
+    return Inspector(lookup, LIMIT, peers, examiner, OurConnections(lookup))
 
 
 class Meeting:
@@ -321,4 +322,4 @@ def test_the_kernel_is_told_what_our_own_connections_are(wants: Wants, said: Sai
     flow = Flow(("10.0.0.7", 40000), 80)
     with announced(flow.remote):
         assert (lookup.said, lookup.forgotten) == ([(flow, said)], [])
-    assert lookup.forgotten == [flow]
+    assert lookup.forgotten == ([flow] if wants is Wants.APPLICATION else [])
