@@ -16,6 +16,9 @@ import trio
 from zeropod.kernel import namespace
 from zeropod.kernel.lookup import Flow, Lookup, Said
 
+MOST = 32
+"""Closed connections that are remembered."""
+
 SocketAddress = tuple[Any, ...]
 """What getsockname() returns: address, port, and for IPv6 two numbers more."""
 
@@ -42,9 +45,6 @@ class OurConnections:
     Of a probe's it still does when they are closed, for a while: the application may be slow to close its ends, and a
     segment that was sent twice would be taken for a new connection.
     """
-
-    MOST = 32
-    """Closed ones that are remembered."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
@@ -76,7 +76,7 @@ class OurConnections:
                 yield
             finally:
                 self._closed[flow] = None
-                if len(self._closed) > self.MOST:
+                if len(self._closed) > MOST:
                     oldest = next(iter(self._closed))
                     del self._closed[oldest]
                     self._lookup.forget(oldest)

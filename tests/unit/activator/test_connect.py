@@ -5,11 +5,10 @@ from contextlib import ExitStack
 import pytest
 from tests.unit.activator.words import FakeWords
 
-from zeropod.activator.connect import OurConnections
+from zeropod.activator.connect import MOST, OurConnections
 from zeropod.kernel.lookup import Flow, Said
 
 ADDRESS, PORT = "10.0.0.7", 8080
-MOST = OurConnections.MOST
 
 
 def flow(number: int) -> Flow:
