@@ -132,10 +132,11 @@ class PodNetwork:
         if now.sure != before.sure:
             return None
         unsure = self.lookup.unsure().items()
-        start = before.last_ns - _READ
-        since = {flow: arrival for flow, arrival in unsure if arrival.ns > start and flow.port in ports}
-        complete = len(since) >= now.unsure - before.unsure and again <= since.keys()
-        return now if complete and self.probers.came_late(since, self._diag) else None
+        for start in (before.last_ns, before.last_ns - _READ):
+            since = {flow: arrival for flow, arrival in unsure if arrival.ns > start and flow.port in ports}
+            if len(since) >= now.unsure - before.unsure and again <= since.keys():
+                return now if self.probers.came_late(since, self._diag) else None
+        return None
 
     def _passive_opens(self) -> int:
         """Connections that were accepted in the namespace so far (RFC 1213's tcpPassiveOpens)."""

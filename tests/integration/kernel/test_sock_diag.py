@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 
 import pytest
 from tests.integration.kernel.conftest import Network
@@ -25,6 +26,19 @@ def test_a_connection_is_seen_from_both_its_ends(network: Network, family: socke
     assert found.keys() == {server, client}
     assert (found[server].remote, found[client].remote) == (client, server)
     assert found[server].family == family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_that_is_gone_is_not_who_listens_there(network: Network, family: socket.AddressFamily) -> None:
+    pair = network.pair(family)
+    own, other = pair.server.getsockname()[:2], pair.client.getsockname()[:2]
+    with SockDiag(network.path) as diag:
+        found = diag.connection(own, other)
+        assert found is not None
+        assert found.inode == os.fstat(pair.server.fileno()).st_ino
+        pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        pair.server.close()
+        assert diag.connection(own, other) is None
 
 
 def test_data_is_counted_and_waits_in_the_receive_queue(network: Network) -> None:

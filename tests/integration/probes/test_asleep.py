@@ -14,6 +14,7 @@ from tests.integration.probes.conftest import LONG, Apps
 from tests.integration.probes.helpers import server
 from tests.integration.probes.helpers.footprint import Footprint
 from tests.integration.probes.helpers.probing import HINT, TIMEOUT, ExecProber, Kubelet, Outcome, failures, named, probe
+from tests.integration.probes.helpers.segment import acknowledge
 from tests.integration.probes.helpers.server import ANSWERED, ECHO, FIRST, PROBED, PROBES, get
 from tests.integration.sleep.helpers.stage import NGINX, App, Stage
 
@@ -112,6 +113,15 @@ def test_a_probe_that_is_received_in_somebody_elses_context_does_not_wake_it(asl
         assert after.probes_answered == before.probes_answered + 5
     else:
         assert after.dozes > before.dozes
+
+
+def test_what_is_left_of_a_connection_is_nobody_beside_such_a_probe(standby: App) -> None:
+    before = known(standby, "large:8080")
+    acknowledge(standby.address, PROBED)
+    assert failures(probe(standby.address, "large:8080", thread=STRANGER)) == []
+    after = standby.asleep()
+    assert (after.restores, after.checkpoints) == (before.restores, before.checkpoints)
+    assert after.dozes > before.dozes
 
 
 def test_somebody_who_comes_with_such_a_probe_wakes_it(asleep: App) -> None:

@@ -84,6 +84,12 @@ def test_one_who_came_to_a_port_that_had_been_read_already_is_found() -> None:
     assert lookup.probers == late
 
 
+def test_who_was_counted_before_is_not_looked_up_however_late_he_came() -> None:
+    lookup = FakeLookup(Activity(150, 8, 3), LATE | {Flow(OTHER, PORT): Arrival(BEFORE.last_ns, POD[0])})
+    assert look(lookup, [connection(), connection(OTHER)])
+    assert lookup.probers == LATE
+
+
 def test_one_that_was_known_before_is_not_looked_up_again() -> None:
     """It may have been answered since, and its other end be closed."""
     lookup = FakeLookup(Activity(160, 8, 3), LATE | {Flow(OTHER, PORT): Arrival(160, POD[0])})
