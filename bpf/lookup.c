@@ -185,7 +185,8 @@ int lookup(struct bpf_sk_lookup *ctx)
 			slot = inspected;
 	} else {
 		flows.delete(&flow);
-		// What is left of a connection when its socket is gone, a FIN say, is looked up, too: it is no other one.
+		// What is left of a connection when its socket is gone, a FIN say, is looked up, too, and so is what
+		// sock_diag is asked for: it is no other one.
 		u64 connections = !unsure.lookup(&flow);
 		struct activity *seen = note(port, 0, 0);
 
