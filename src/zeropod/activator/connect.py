@@ -50,32 +50,21 @@ class OurConnections:
         self._lookup = lookup
         self._closed: dict[Flow, None] = {}
 
-    def somebodys(self, port: int) -> Announce:
-        """The next one to this port is to count."""
+    def announced(self, said: Said, port: int) -> Announce:
+        """That the next one to this port is that."""
 
         @contextmanager
         def announce(address: tuple[str, int]) -> Iterator[None]:
             flow = Flow(address, port)
-            self._lookup.say(flow, Said.SOMEBODYS)
-            try:
-                yield
-            finally:
-                self._lookup.forget(flow)
-
-        return announce
-
-    def a_probes(self, port: int) -> Announce:
-        """The next one to this port is not."""
-
-        @contextmanager
-        def announce(address: tuple[str, int]) -> Iterator[None]:
-            flow = Flow(address, port)
-            self._lookup.say(flow, Said.A_PROBES)
+            self._lookup.say(flow, said)
             self._closed.pop(flow, None)
             try:
                 yield
             finally:
-                self._closed[flow] = None
+                if said is Said.A_PROBES:
+                    self._closed[flow] = None
+                else:
+                    self._lookup.forget(flow)
                 if len(self._closed) > MOST:
                     oldest = next(iter(self._closed))
                     del self._closed[oldest]

@@ -16,6 +16,7 @@ from zeropod.activator.asking import Asking, Outcome
 from zeropod.activator.connect import OurConnections, SocketAddress, connect
 from zeropod.activator.opening import Question
 from zeropod.kernel import namespace
+from zeropod.kernel.lookup import Said
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Examiner:
         asking = Asking(examination.question)
         with trio.move_on_after(PATIENCE), ExitStack() as known:
             try:
-                announce = self._ours.a_probes(examination.target[1])
+                announce = self._ours.announced(Said.A_PROBES, examination.target[1])
                 async with await connect(examination.target, self._netns, announce, known) as stream:
                     while not asking.over:
                         await stream.send_all(asking.data_to_send())

@@ -23,7 +23,7 @@ from zeropod.activator.connect import Announce, OurConnections, asked_for
 from zeropod.activator.examiner import Examination, Examiner
 from zeropod.activator.opening import SETTINGS, Kind, Question, judge, without_acknowledgement
 from zeropod.activator.peeker import Peeker
-from zeropod.kernel.lookup import Flow, Lookup
+from zeropod.kernel.lookup import Flow, Lookup, Said
 from zeropod.kernel.sock_diag import Address
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class Inspector:
 
     def announced(self, wants: Wants, port: int) -> Announce:
         """For forward(): that our connection to the application stands for one that wants this of the port."""
-        return self._ours.a_probes(port) if wants is Wants.PROBE else self._ours.somebodys(port)
+        return self._ours.announced(Said.A_PROBES if wants is Wants.PROBE else Said.SOMEBODYS, port)
 
     async def _listen(
         self, stream: trio.SocketStream, peeker: Peeker, is_nobodys: Callable[[], bool]

@@ -8,6 +8,7 @@ reaper reports them (a process killed by a signal has code 128 + signal).
 """
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -112,28 +113,16 @@ def reap_orphans(known: Collection[int]) -> list[int]:
 def dead_children(parent: int | str) -> Iterator[tuple[int, int]]:
     """Children of a process (`self` for ours) that have ended and are not reaped yet: pid and start time in ticks."""
     for pid in _children(parent):
-        fields = _stat(f"/proc/{pid}/stat")
-        if fields and fields[0] == "Z":
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESRCH):
+                continue
+            raise
+        # The name in parentheses may contain blanks and parentheses: split after the last one.
+        fields = stat[stat.rindex(")") + 2 :].split()
+        if fields[0] == "Z":
             yield pid, int(fields[19])
-
-
-def is_waiting(pid: int) -> bool:
-    """Whether all threads of a process sleep until something happens: none runs, nor would if it were given a CPU."""
-    try:
-        stats = [_stat(f"{task}/stat") for task in Path(f"/proc/{pid}/task").iterdir()]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return bool(stats) and all(fields[0] == "S" for fields in stats if fields)
-
-
-def _stat(path: str) -> list[str]:
-    """The fields after the name, beginning with the state; none of who is gone. Raises OSError."""
-    try:
-        stat = Path(path).read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    # The name in parentheses may contain blanks and parentheses: split after the last one.
-    return stat[stat.rindex(")") + 2 :].split()
 
 
 def _children(parent: int | str) -> Iterator[int]:

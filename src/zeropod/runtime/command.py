@@ -18,6 +18,7 @@ from typing import IO
 import trio
 
 from zeropod.kernel import pidfd
+from zeropod.runtime.cgroups.tasks import tasks_of
 
 RUNNING: set[int] = set()
 """Process ids of the commands that are running now."""
@@ -179,7 +180,7 @@ async def _wait_with_children(process: "subprocess.Popen[bytes]") -> int | None:
             await trio.sleep(MISSED)
             dead = set(pidfd.dead_children(process.pid))
             # On a busy node it may not have had a CPU since.
-            if dead & before and pidfd.is_waiting(process.pid):
+            if dead & before and all(task.state == "S" for task in tasks_of([process.pid])):
                 nursery.cancel_scope.cancel()
             before = dead
     return status

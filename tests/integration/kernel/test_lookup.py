@@ -414,7 +414,7 @@ def test_what_is_left_of_a_probe_of_ours_does_not_count(network: Network) -> Non
     with Lookup.attach(network.path) as lookup:
         client = network.own(network.run(socket.socket))
         client.bind(("127.0.0.1", 0))
-        with OurConnections(lookup).a_probes(PORT)(client.getsockname()):
+        with OurConnections(lookup).announced(Said.A_PROBES, PORT)(client.getsockname()):
             client.connect(listener.getsockname())
             accepted = listener.accept()[0]
         sockets.enter_repair(accepted)

@@ -1,6 +1,7 @@
 """What our own connections to the application are said to be, and for how long."""
 
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from tests.unit.activator.words import FakeWords
@@ -21,19 +22,19 @@ def words() -> FakeWords:
 
 
 @pytest.fixture
-def ours(words: FakeWords) -> OurConnections:
-    return OurConnections(words)  # type: ignore[arg-type]
+def ours(words: Any) -> OurConnections:
+    return OurConnections(words)
 
 
 def test_somebodys_counts_for_as_long_as_it_exists(words: FakeWords, ours: OurConnections) -> None:
-    with ours.somebodys(PORT)(flow(0).remote):
+    with ours.announced(Said.SOMEBODYS, PORT)(flow(0).remote):
         assert words.said == {flow(0): Said.SOMEBODYS}
     assert words.said == {}
 
 
 def test_what_is_left_of_a_probes_is_a_probes(words: FakeWords, ours: OurConnections) -> None:
     for number in range(3 * MOST):
-        with ours.a_probes(PORT)(flow(number).remote):
+        with ours.announced(Said.A_PROBES, PORT)(flow(number).remote):
             pass
         assert words.said[flow(number)] is Said.A_PROBES
     assert list(words.said) == [flow(number) for number in range(2 * MOST, 3 * MOST)]
@@ -42,20 +43,21 @@ def test_what_is_left_of_a_probes_is_a_probes(words: FakeWords, ours: OurConnect
 def test_none_that_exists_is_forgotten(words: FakeWords, ours: OurConnections) -> None:
     with ExitStack() as stack:
         for number in range(2 * MOST):
-            stack.enter_context(ours.a_probes(PORT)(flow(number).remote))
+            stack.enter_context(ours.announced(Said.A_PROBES, PORT)(flow(number).remote))
         for number in range(2 * MOST, 4 * MOST):
-            with ours.a_probes(PORT)(flow(number).remote):
+            with ours.announced(Said.A_PROBES, PORT)(flow(number).remote):
                 pass
         assert words.said.keys() >= {flow(number) for number in range(2 * MOST)}
 
 
+@pytest.mark.parametrize("said", [Said.A_PROBES, Said.SOMEBODYS])
 def test_one_from_a_port_that_is_used_again_is_not_forgotten_in_the_place_of_the_first(
-    words: FakeWords, ours: OurConnections
+    words: FakeWords, ours: OurConnections, said: Said
 ) -> None:
-    with ours.a_probes(PORT)(flow(0).remote):
+    with ours.announced(Said.A_PROBES, PORT)(flow(0).remote):
         pass
-    with ours.a_probes(PORT)(flow(0).remote):
+    with ours.announced(said, PORT)(flow(0).remote):
         for number in range(1, MOST + 2):
-            with ours.a_probes(PORT)(flow(number).remote):
+            with ours.announced(Said.A_PROBES, PORT)(flow(number).remote):
                 pass
-        assert words.said[flow(0)] is Said.A_PROBES
+        assert words.said[flow(0)] is said

@@ -1,6 +1,7 @@
 """What probes ask is remembered, and asked again: of an application that is a task here."""
 
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import trio
@@ -29,8 +30,8 @@ class Application:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.says: bytes | OSError = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
         self.requests: list[str] = []
-        self.lookup = FakeWords()
-        self.examiner = Examiner("/nowhere", OurConnections(self.lookup))  # type: ignore[arg-type]
+        words: Any = FakeWords()
+        self.examiner = Examiner("/nowhere", OurConnections(words))
         self._nursery = nursery
 
     async def connect(
