@@ -8,6 +8,9 @@ export PATH := justfile_directory() / "build/venv/bin:" + env("PATH")
 export RUFF_CACHE_DIR := justfile_directory() / "build/cache/ruff"
 export MYPY_CACHE_DIR := justfile_directory() / "build/cache/mypy"
 export HYPOTHESIS_STORAGE_DIRECTORY := justfile_directory() / "build/cache/hypothesis"
+# In the test node, Python that finds the product's modules in the checkout. The node names only its own and the tests',
+# so that nothing finds the product by chance; pytest has both from pyproject.toml.
+in_node := "env PYTHONPATH=/node/site:/src:/src/src python3"
 
 # List the recipes
 [private]
@@ -29,7 +32,7 @@ image *ARGS: build
 
 # Two pods go to sleep and wake up on a throw-away node (root)
 demo *ARGS: build
-    tests/node/enter python3 /src/tests/demo/demo.py "$@"
+    tests/node/enter {{ in_node }} /src/tests/demo/demo.py "$@"
 
 # Unit tests and those of the test node here, then integration tests in it (root); with ARGS just the latter, with these
 test *ARGS: build
@@ -97,7 +100,7 @@ fmt:
 
 # Measure, in the test node, and write build/bench.json; --quick takes less than three minutes (root)
 bench *ARGS: build
-    tests/node/enter --applications env PYTHONPATH=/node/site:/src:/src/src python3 /src/tests/bench/bench.py "$@"
+    tests/node/enter --applications {{ in_node }} /src/tests/bench/bench.py "$@"
 
 # Draw build/bench.json as docs/images/*.png, for docs/performance.md
 plots:
@@ -115,10 +118,6 @@ plots:
 # Compile bpf/*.c to the bytecode that the package carries, in the test node (root)
 bpf:
     tests/node/enter python3 /src/bpf/compile.py
-
-# Record what code a shim runs, for its place in memory: src/zeropod/shim/layout.txt (root)
-layout: build
-    tests/node/enter env PYTHONPATH=/node/site:/src:/src/src python3 -m tests.bench.layout
 
 # Run a command (a shell if none) in a fresh test node with containerd and zeropod; --vm: in a virtual machine (root)
 node *CMD: build
