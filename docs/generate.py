@@ -2,7 +2,7 @@
 """Writes the parts of docs/ that are the code's own words: `just docs`; with --check it only says what is outdated.
 
 A part stands between two comments that name it. Everything is read from the sources as text, so that nothing needs to
-be installed; the state tables alone are imported, being what the shim itself decides by.
+be installed; the tables alone are imported, being what the shim itself decides by.
 """
 
 import argparse
@@ -16,70 +16,90 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
 sys.path.insert(0, str(SOURCE))
 
-from zeropod.shim.lifecycle import Event, Request, State, decide, react  # noqa: E402 - found on the path that was just extended
+from zeropod.lifecycle.machine import TRANSITIONS, Request, Row, State, decide  # noqa: E402 - found on that path
+from zeropod.runtime.image import obstacle  # noqa: E402 - likewise
 
-PACKAGES = ("rpc", "kernel", "runtime", "runtime/cgroups", "runtime/pager", "activator", "shim", "manager", "installer")
-"""From the lowest layer to the highest."""
+MACHINE = SOURCE / "zeropod" / "lifecycle" / "machine.py"
 
-
-def states() -> str:
-    """What each request does in each state, by `zeropod.shim.lifecycle`."""
-    return table({request.name: [decide(state, request).name for state in State] for request in Request})
-
-
-def events() -> str:
-    """What each event does in each state."""
-    return table({event.name: [react(state, event).name for state in State] for event in Event})
-
-
-def table(rows: dict[str, list[str]]) -> str:
-    lines = ["| | " + " | ".join(state.name for state in State) + " |", "|---" * (len(State) + 1) + "|"]
-    for name, cells in rows.items():
-        words = (cell.lower().replace("_", " ") for cell in cells)
-        lines.append(f"| **{name}** | " + " | ".join("·" if word == "nothing" else word for word in words) + " |")
-    return "\n".join(lines)
+PACKAGES = ("shim", "manager", "installer", "lifecycle", "activator", "runtime", "kernel", "rpc")
+"""From the highest layer to the lowest."""
 
 
 def answers() -> str:
+    """What each request does in each state, by `zeropod.lifecycle.machine`."""
+    lines = ["| | " + " | ".join(state.name for state in State) + " |", "|---" * (len(State) + 1) + "|"]
+    for request in Request:
+        words = (decide(state, request).name.lower() for state in State)
+        lines.append(f"| **{request.name}** | " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def transitions() -> str:
+    """Every change of state, those with the same consequence on one line."""
+    lines = ["| event | in | leads to | what is done then |", "|---|---|---|---|"]
+    merged: dict[tuple[str, Row], list[State]] = {}
+    for (state, event), row in TRANSITIONS.items():
+        merged.setdefault((event.name, row), []).append(state)
+    together: dict[tuple[str, Row], list[str]] = {}
+    for (event_name, row), states in merged.items():
+        where = "any state but STOPPED" if len(states) == len(State) - 1 else ", ".join(state.name for state in states)
+        together.setdefault((where, row), []).append(event_name)
+    for (where, row), names in together.items():
+        done = ", ".join(_words(action.name) for action in row.actions) or "·"
+        lines.append(f"| **{', '.join(names)}** | {where} | {row.next.name} | {done} |")
+    return "\n".join(lines)
+
+
+def diagram() -> str:
+    """The states as the state machine draws them itself."""
+    drawn = (ast.get_docstring(ast.parse(MACHINE.read_text())) or "").splitlines()
+    return "\n".join(line for line in drawn if line.startswith("    "))
+
+
+def answer_words() -> str:
     return members("Answer")
 
 
-def reactions() -> str:
-    return members("Reaction")
-
-
-def happenings() -> str:
+def events() -> str:
     return members("Event")
 
 
+def actions() -> str:
+    return members("Action")
+
+
 def members(enumeration: str) -> str:
-    """What each member of an enumeration of the lifecycle means, as it says itself."""
-    tree = ast.parse((SOURCE / "zeropod/shim/lifecycle.py").read_text())
+    """What each member of an enumeration of the state machine means, as it says itself."""
+    tree = ast.parse(MACHINE.read_text())
     classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
     body = next(node.body for node in classes if node.name == enumeration)
     lines = []
     for member, text in itertools.pairwise(body):
         match member, text:
             case ast.Assign(targets=[ast.Name(id=name)]), ast.Expr(value=ast.Constant(value=str(words))):
-                lines.append(f"- **{name.lower().replace('_', ' ')}**: {words}")
+                lines.append(f"- **{_words(name)}**: {' '.join(words.split())}")
     return "\n".join(lines)
 
 
-def modules() -> str:
-    """Every package and module with the first paragraph of its docstring."""
-    parts = []
+def _words(name: str) -> str:
+    return name.lower().replace("_", " ")
+
+
+def packages() -> str:
+    """Every package with the first paragraph of its docstring; what a module is for, it says itself."""
+    lines = []
     for package in PACKAGES:
-        directory = SOURCE / "zeropod" / package
-        parts += [f"### {package}", first_paragraph(directory / "__init__.py")]
-        names = sorted(path for path in directory.glob("*.py") if path.name != "__init__.py")
-        described = [f"- `{path.stem}`: {first_paragraph(path)}" for path in names if not path.stem.endswith("_pb2")]
-        parts.append("\n".join(described))
-    parts += ["### What starts it", "\n".join(_entry(name) for name in ("__main__", "unpack", "private"))]
-    return "\n\n".join(part for part in parts if part)
+        top = SOURCE / "zeropod" / package
+        for path in sorted(top.rglob("__init__.py")):
+            name = path.parent.relative_to(SOURCE / "zeropod").as_posix()
+            if text := first_paragraph(path):
+                lines.append(f"| `{name}` | {text} |")
+    return "\n".join(("| package | what it is for |", "|---|---|", *lines))
 
 
-def _entry(name: str) -> str:
-    return f"- `{name}`: {first_paragraph(SOURCE / 'zeropod' / f'{name}.py')}"
+def obstacles() -> str:
+    """What stands against COLD, and what to do about it."""
+    return obstacle.table().rstrip()
 
 
 def first_paragraph(path: Path) -> str:
@@ -103,12 +123,14 @@ PLOTS = {
 
 PARTS = {
     "plots": plots,
-    "states": states,
     "answers": answers,
+    "answer_words": answer_words,
+    "transitions": transitions,
+    "diagram": diagram,
     "events": events,
-    "happenings": happenings,
-    "reactions": reactions,
-    "modules": modules,
+    "actions": actions,
+    "packages": packages,
+    "obstacles": obstacles,
 }
 
 

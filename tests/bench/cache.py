@@ -12,7 +12,7 @@ from tests.bench.applications import NGINX, REDIS_350M, Application
 from tests.bench.containers import COLD, OURS, STANDBY, entered, running
 from tests.bench.figures import Figure
 from tests.bench.scale import Scale
-from tests.bench.usage import IMAGES, cached
+from tests.bench.usage import cached, images
 from tests.integration.containerd import Containerd
 from tests.integration.sleep.helpers.shims import until_state
 
@@ -48,7 +48,7 @@ def _measure(
 
 
 def _drop(id: str) -> None:
-    for file in (IMAGES / id / "images").iterdir():
+    for file in images(id).iterdir():
         _drop_file(file)
     if left := cached(id) >> 20:
         raise RuntimeError(f"{left} MiB of the image of {id} stay in the page cache")

@@ -65,7 +65,9 @@ def _measure(name: str, containers: list[Container], scale: Scale) -> list[Figur
     return [
         Figure(f"{name}: shim (PSS), each", "MiB", [usage.pss(shim) / MIB for shim in shims]),
         Figure(f"{name}: frozen processes, each", "MiB", frozen),
-        Figure(f"{name}: pager, each", "MiB", [usage.pager(container.id) / MIB for container in containers[:10]]),
+        Figure(
+            f"{name}: pager, each", "MiB", [usage.pager(container.id, "k8s.io") / MIB for container in containers[:10]]
+        ),
         Figure(f"{name}: CPU of their shims", "% of a core", [used], goals=cpu),
         Figure(f"{name}: until the last one sleeps", "s", [fell]),
         Figure(f"{name}: wake of one", "ms", one),

@@ -12,19 +12,18 @@ from tests.bench.containers import OURS
 from tests.demo.usage import image_size, look
 from tests.integration.sleep.helpers.shims import status
 
+from zeropod import paths as places
 from zeropod.kernel import libc
 from zeropod.rpc.messages import cgroups_v1_pb2
 from zeropod.runtime import cgroups
-from zeropod.shim import places
 
 MIB = 1 << 20
 PAGE = os.sysconf("SC_PAGESIZE")
-IMAGES = Path("/var/lib/zeropod/i")
 _CACHESTAT = 451
 _CREDENTIALS = struct.Struct("3i")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
-__all__ = ["MIB", "cached", "cpu_seconds", "image_size", "kernel", "pager", "processes", "pss", "shim"]
+__all__ = ["MIB", "cached", "cpu_seconds", "image_size", "images", "kernel", "pager", "processes", "pss", "shim"]
 
 
 def shim(id: str, runtime: str = OURS, namespace: str = "default") -> int:
@@ -51,9 +50,9 @@ def _rollup(pid: int) -> Iterator[str]:
     yield from Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
 
 
-def pager(id: str) -> int:
+def pager(id: str, namespace: str = "default") -> int:
     """Private to the pager of a sleeping container; 0 without one."""
-    return look(id).pager
+    return look(id, namespace).pager
 
 
 def processes(pid: int) -> int:
@@ -69,9 +68,14 @@ def kernel(pid: int) -> int:
     return int(stats.memory.slab + stats.memory.kernel_stack)
 
 
+def images(id: str) -> Path:
+    """Where the image of a container of containerd's default namespace is."""
+    return places.container("default", id) / "images"
+
+
 def cached(id: str) -> int:
     """How much of a container's image is in the page cache (cachestat(2))."""
-    return PAGE * sum(map(_cached_pages, (IMAGES / id / "images").iterdir()))
+    return PAGE * sum(map(_cached_pages, images(id).iterdir()))
 
 
 def _cached_pages(file: Path) -> int:

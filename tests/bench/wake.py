@@ -7,16 +7,31 @@ machine does meanwhile is the same for both.
 """
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.applications import JVM, NGINX, PYTHON, PYTHON_350M, REDIS, REDIS_2G, REDIS_350M, Application
-from tests.bench.containers import COLD, OURS, PEER, STANDBY, connection, entered, first_answer, running, started
+from tests.bench.containers import (
+    COLD,
+    OURS,
+    PEER,
+    PREFIX,
+    STANDBY,
+    connection,
+    entered,
+    first_answer,
+    running,
+    started,
+)
 from tests.bench.figures import Figure, Goal
 from tests.bench.restore import Restorer
 from tests.bench.scale import Scale
-from tests.integration.containerd import Containerd
-from tests.integration.sleep.helpers.shims import until_state
+from tests.bench.swap import swap
+from tests.integration.containerd import Container, Containerd
+from tests.integration.sleep.helpers.shims import until, until_state
+
+from zeropod.rpc.messages.status_pb2 import State
 
 AWAKE = "the same request, awake"
 RESTORE = "runc restore, eager"
@@ -26,15 +41,15 @@ REST = 0.05
 LONG = 120.0
 """Seconds for two gigabytes to fall asleep on a busy machine."""
 
-SMALL = (Goal("ours", 2.0), Goal("p99", 10.0))
+SMALL = (Goal("ours", 1.5), Goal("p99", 5.0))
 APPLICATIONS: dict[Application, tuple[Goal, ...]] = {
     NGINX: SMALL,
     REDIS: SMALL,
-    PYTHON: (),
+    PYTHON: (Goal("ours", 5.0),),
     PYTHON_350M: (),
-    JVM: (),
-    REDIS_350M: (Goal("ours", 15.0),),
-    REDIS_2G: (),
+    JVM: (Goal("ours", 10.0),),
+    REDIS_350M: (Goal("ours", 5.0),),
+    REDIS_2G: (Goal("ours", 5.0),),
 }
 """With the goals of its wake from STANDBY on a new connection."""
 QUICK = (NGINX, REDIS, REDIS_350M)
@@ -47,34 +62,41 @@ Pairs = tuple[tuple[Application, Application, float], ...]
 
 def standby(client: Containerd, scale: Scale) -> list[Figure]:
     figures = []
-    for application in scale.of(APPLICATIONS, QUICK):
-        figures += _standby(client, application, scale.runs(RUNS.get(application, 20), 6))
-    pairs = ((REDIS_2G, REDIS_350M, 1.5), (PYTHON_350M, PYTHON, 2.0))
-    return [*figures, *_compared("STANDBY", figures, pairs)]
+    for backend in ("store", "swap"):
+        with swap(6 << 30) if backend == "swap" else nullcontext():
+            for application in scale.of(APPLICATIONS, QUICK):
+                figures += _standby(client, application, backend, scale.runs(RUNS.get(application, 20), 6))
+    return figures
 
 
-def _standby(client: Containerd, application: Application, runs: int) -> list[Figure]:
+def _standby(client: Containerd, application: Application, backend: str, runs: int) -> list[Figure]:
     fresh: tuple[list[float], list[float]] = ([], [])
     kept: tuple[list[float], list[float]] = ([], [])
-    with running(client, application, OURS, STANDBY) as ours, running(client, application, PEER, {}) as peer:
+    annotations = {**STANDBY, PREFIX + "standby-memory": backend}
+    with running(client, application, OURS, annotations) as ours, running(client, application, PEER, {}) as peer:
         for _ in range(runs):
-            until_state(ours.id, "STANDBY", LONG)
-            time.sleep(REST)
+            _moved_out(ours)
             for container, samples in zip((ours, peer), fresh, strict=True):
                 with entered(container):
                     samples.append(application.ask())
         if application.stays:
             with connection(ours, application) as sleeping, connection(peer, application) as awake:
                 for _ in range(runs):
-                    until_state(ours.id, "STANDBY", LONG)
-                    time.sleep(REST)
+                    _moved_out(ours)
                     for open_one, samples in zip((sleeping, awake), kept, strict=True):
                         samples.append(application.ask_on(open_one))
     goals = APPLICATIONS[application]
-    found = [Figure(f"STANDBY, new connection, {application.name}", "ms", *fresh, AWAKE, goals=goals)]
+    name = f"{application.name}, {backend}"
+    found = [Figure(f"STANDBY, new connection, {name}", "ms", *fresh, AWAKE, goals=goals)]
     if kept[0]:
-        found.append(Figure(f"STANDBY, open connection, {application.name}", "ms", *kept, AWAKE))
+        found.append(Figure(f"STANDBY, open connection, {name}", "ms", *kept, AWAKE))
     return found
+
+
+def _moved_out(container: Container) -> None:
+    """Wait until it is in STANDBY and its memory is where it goes."""
+    until(container.id, lambda status: status.state == State.STANDBY and not status.memory_moving, "moved out", LONG)
+    time.sleep(REST)
 
 
 def _compared(state: str, figures: list[Figure], pairs: Pairs) -> list[Figure]:

@@ -1,31 +1,63 @@
-"""How long the scale-down window is, in which a request must wait, by the size of the memory.
+"""What a request waits that arrives at any moment of a fall asleep, by the size of the memory and where it goes.
 
-From the freeze to the moment from which on a request wakes the container: as the shim measures it, which tells
-`zeropod ps`. The peer is `redis 5 MB`: how the window grows with memory.
+The client lets the container be idle for a random time around `scaledown-duration`, from before the freeze until all
+memory is out, and asks. Before each try everything is touched, and before every other try everything is written to, so
+that there is always something to move. The peer is the same request while the container is awake.
 """
 
-from tests.bench.applications import NGINX, REDIS, REDIS_2G, REDIS_60M, REDIS_350M, redis
-from tests.bench.containers import COLD, OURS, STANDBY, entered, running
-from tests.bench.figures import Figure
-from tests.bench.scale import Scale
-from tests.integration.containerd import Containerd
-from tests.integration.sleep.helpers.shims import until_state
+import random
+import socket
+import time
 
-REDIS_1G = redis("1 GB", 875_000)
-LONG = 120.0
+from tests.bench.applications import LOADS, REDIS, REDIS_2G, REDIS_350M, Application
+from tests.bench.containers import OURS, PREFIX, connection, running
+from tests.bench.figures import Figure, Goal
+from tests.bench.scale import Scale
+from tests.bench.swap import swap
+from tests.integration.containerd import Containerd
+
+SCALEDOWN = 0.2
+"""Seconds."""
+
+BEFORE = 0.02
+"""Seconds before the freeze from which on requests arrive."""
+
+MOVES = {REDIS: 0.1, REDIS_350M: 0.8, REDIS_2G: 3.0}
+"""Seconds after the freeze until which they arrive: about as long as a move of all memory takes."""
+
+GOALS = (Goal("ours", 2.0), Goal("p99", 10.0))
+
+TOUCH = b"DEBUG DIGEST\r\n"
+WRITE = b"EVAL \"for i=0,tonumber(redis.call('DBSIZE'))-1 do redis.call('SETRANGE','key:'..i,0,ARGV[1]) end\" 0 %d\r\n"
 
 
 def window(client: Containerd, scale: Scale) -> list[Figure]:
-    figures, smallest = [], dict[str, list[float]]()
-    for application in scale.of((REDIS, NGINX, REDIS_60M, REDIS_350M, REDIS_1G, REDIS_2G), (REDIS, REDIS_60M)):
-        for state, annotations in (("STANDBY", STANDBY), ("COLD", COLD)):
-            samples = []
-            with running(client, application, OURS, annotations) as container:
-                for _ in range(scale.runs(4 if application in (REDIS_1G, REDIS_2G) else 10, 3)):
-                    samples.append(until_state(container.id, state, LONG).last_checkpoint_ms)
-                    with entered(container):
-                        application.ask()
-            peer = smallest.setdefault(state, samples)
-            name = f"scale-down window to {state}, {application.name}"
-            figures.append(Figure(name, "ms", samples, peer if application is not REDIS else [], REDIS.name))
+    figures: list[Figure] = []
+    for backend in ("store", "swap"):
+        with swap(6 << 30 if backend == "swap" else 1 << 20):
+            figures += [
+                _window(client, application, backend, scale.runs(300, 20))
+                for application in scale.of(MOVES, (REDIS, REDIS_350M))
+            ]
     return figures
+
+
+def _window(client: Containerd, application: Application, backend: str, tries: int) -> Figure:
+    annotations = {PREFIX + "scaledown-duration": f"{SCALEDOWN * 1000:g}ms", PREFIX + "standby-memory": backend}
+    waits, awake = [], []
+    with running(client, application, OURS, annotations) as container, connection(container, application) as client_end:
+        for number in range(tries):
+            _fill(client_end, number)
+            awake.append(application.ask_on(client_end))
+            time.sleep(SCALEDOWN - BEFORE + random.random() * (MOVES[application] + BEFORE))
+            waits.append(application.ask_on(client_end))
+    name = f"a request during a fall asleep, {application.name}, {backend}"
+    return Figure(name, "ms", waits, awake, "the same request, awake", goals=GOALS)
+
+
+def _fill(client_end: socket.socket, number: int) -> None:
+    client_end.settimeout(LOADS)
+    client_end.sendall(WRITE % number if number % 2 else TOUCH)
+    answer = client_end.recv(4096)
+    if answer.startswith(b"-"):
+        raise OSError(f"redis did not do it: {answer!r}")

@@ -29,14 +29,20 @@ class Sleeps:
     name: str
     processes: int = 0
     """How many it has when it is awake."""
+    pid: int = 0
+    """Of its init process, which STANDBY keeps."""
     awake: Bytes = field(default_factory=list)
     """Its memory."""
     asleep: dict[str, Bytes] = field(default_factory=lambda: {STANDBY: [], COLD: []})
     """What is left of it at each depth of sleep; the pager's included."""
+    out: Bytes = field(default_factory=list)
+    """What has moved out of memory in STANDBY."""
+    backend: str = ""
+    """Where to."""
     image: Bytes = field(default_factory=list)
-    """The size of its checkpoint on disk."""
+    """The size of its checkpoint on disk in COLD."""
     slept_in: Seconds = field(default_factory=list)
-    """From the freeze to STANDBY."""
+    """From the beginning of the freeze to STANDBY."""
     woke_in: dict[str, Seconds] = field(default_factory=lambda: {STANDBY: [], COLD: []})
     """By zeropod's own clock, which starts when it has heard of the request."""
 
@@ -60,11 +66,13 @@ class Results:
         return table
 
     def _sleeps(self) -> Table:
-        asleep = ("memory", "STANDBY", "COLD", "on disk", "slept in", "thawed in", "restored in")
+        asleep = ("memory", "STANDBY", "moved out", "COLD", "image", "frozen in", "thawed in", "restored in")
         table = _table("container", *asleep)
         for row in self.sleeps:
-            memory = map(_largest, (row.awake, *row.asleep.values(), row.image))
-            table.add_row(row.name, *memory, *map(spread, (row.slept_in, *row.woke_in.values())))
+            standby, cold = map(_largest, row.asleep.values())
+            out = f"{_largest(row.out)} ({row.backend})"
+            memory = (_largest(row.awake), standby, out, cold, _largest(row.image))
+            table.add_row(row.name, *memory, median(row.slept_in), *map(spread, row.woke_in.values()))
         return table
 
     def _verdict(self) -> Text:

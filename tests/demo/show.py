@@ -28,6 +28,7 @@ PLAIN_WIDTH = 120
 _STYLES = {
     "FAIL": "bold red",
     "STANDBY": "cyan",
+    "MEMORY": "cyan",
     "COLD": "blue",
     "WAKE": "bold yellow",
     "HELD": "green",

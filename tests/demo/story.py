@@ -15,6 +15,7 @@ from tests.demo.data import CITY, SAMPLED, Data
 from tests.demo.plan import COLD, STANDBY, STANDBY_DURATION, Plan, Round
 from tests.demo.results import Requests, Results, Sleeps
 from tests.demo.show import Show
+from tests.demo.usage import RESIDENT
 from tests.demo.watch import SAMPLE, Status, Watch, Watched
 from tests.demo.words import median, milliseconds, processes, size
 
@@ -96,6 +97,7 @@ class Story:
             usage, sleeps = who.look(), self._sleeps[who.name]
             sleeps.awake.append(usage.memory)
             sleeps.processes = usage.processes
+            sleeps.pid = who.status.pid if who.status else 0
         first_byte = f"{median(self._open.awake)} on the open connection, {median(self._new.awake)} on a new one"
         self._say_awake("redis", first_byte)
         self._say_awake("nginx", f"{median(self._page.awake)} on a new connection")
@@ -112,12 +114,15 @@ class Story:
         asleep = self._wait_for(STANDBY, time.time(), self._plan.idle)
         for status, who in sorted(asleep, key=lambda pair: pair[0].since):
             self._look_at_standby(status, who)
+        time.sleep(NAP)
+        for _, who in asleep:
+            self._look_at_memory(who)
         if depth == COLD:
             began = {who.name: status.since for status, who in asleep}
             asleep = self._wait_for(COLD, max(began.values()), STANDBY_DURATION)
             for status, who in sorted(asleep, key=lambda pair: pair[0].since):
                 self._look_at_cold(status, who, status.since - began[who.name])
-        time.sleep(NAP)
+            time.sleep(NAP)
         for status, who in asleep:
             self._check(who.status == status, who.name, f"did not stay in {depth} until it was wanted")
         return asleep
@@ -132,32 +137,42 @@ class Story:
         return [(self._watch.wait(who, f"in {state}", there, patience), who) for who in self._watch.watched]
 
     def _look_at_standby(self, status: Status, who: Watched) -> None:
-        usage, image, sleeps = who.look(), who.image_size, self._sleeps[who.name]
+        usage, sleeps = who.look(), self._sleeps[who.name]
         sleeps.slept_in.append(status.slept_in / 1000)
-        sleeps.asleep[STANDBY].append(usage.memory)
-        sleeps.image.append(image)
-        pager = f"{size(usage.pager)} of its pager" if usage.pagers else "no pager"
-        frozen = f"{processes(usage.processes, 'frozen')}, {size(usage.resident)}"
-        text = f"after {status.slept_in:.0f} ms: {frozen} + {pager}, image {size(image)}"
+        text = f"after {status.slept_in:.1f} ms: {processes(usage.processes)} frozen in place"
         self._show.event(who.name, STANDBY, text, status.since)
         right = usage.frozen and usage.processes == sleeps.processes
         self._check(right, who.name, f"{processes(usage.processes)} of {sleeps.processes}, frozen: {usage.frozen}")
-        self._check_asleep(who, image)
+        self._check(status.pid == sleeps.pid, who.name, f"was process {sleeps.pid}, is {status.pid} in STANDBY")
+        self._check(who.image_size == 0, who.name, "has an image on disk while it is in STANDBY")
+        self._check_asleep(who)
+
+    def _look_at_memory(self, who: Watched) -> None:
+        """What has moved out of the memory of a container that has been in STANDBY for a moment."""
+        usage, sleeps = who.look(), self._sleeps[who.name]
+        sleeps.asleep[STANDBY].append(usage.memory)
+        sleeps.out.append(usage.out)
+        sleeps.backend = usage.backend
+        pager = f" + {size(usage.pager)} of its pager" if usage.pagers else ""
+        moved = f"{size(usage.out)} moved out ({usage.backend})" if usage.out else f"nothing moved out ({RESIDENT})"
+        self._show.event(who.name, "MEMORY", f"{moved}; {size(usage.resident)}{pager} stay")
+        if usage.backend != RESIDENT:
+            limit = max(sleeps.awake) // 2
+            self._check(usage.memory < limit, who.name, f"{size(usage.memory)} stay, {size(max(sleeps.awake))} awake")
 
     def _look_at_cold(self, status: Status, who: Watched, stood_by: float) -> None:
         usage, image, sleeps = who.look(), who.image_size, self._sleeps[who.name]
         sleeps.asleep[COLD].append(usage.memory)
+        sleeps.image.append(image)
         text = f"after {stood_by:.1f} s of STANDBY: {processes(usage.processes)}, {size(usage.memory)}"
         self._show.event(who.name, COLD, f"{text}, image {size(image)}", status.since)
         self._check(stood_by >= STANDBY_DURATION - 0.1, who.name, f"went COLD after {stood_by:.1f} s of STANDBY")
-        left = usage.processes + usage.pagers
-        self._check(
-            left == 0, who.name, f"{usage.processes} processes, {usage.pagers} pagers are left while it is COLD"
-        )
-        self._check_asleep(who, image)
+        left = f"{processes(usage.processes)}, {usage.pagers} pagers are left while it is COLD"
+        self._check(usage.processes + usage.pagers == 0, who.name, left)
+        self._check(image > 0, who.name, "is COLD, and has no image on disk")
+        self._check_asleep(who)
 
-    def _check_asleep(self, who: Watched, image: int) -> None:
-        self._check(image > 0, who.name, "sleeps, and has no image on disk")
+    def _check_asleep(self, who: Watched) -> None:
         state = who.container.state
         self._check(state == "RUNNING", who.name, f"is {state} to containerd while it sleeps")
 
@@ -209,7 +224,11 @@ class Story:
                 return status.wakes == number
 
             status = self._watch.wait(who, f"awake for the {number}. time", awake, WAKE_UP)
-            self._sleeps[who.name].woke_in[one.depth].append(status.woke_in / 1000)
+            sleeps = self._sleeps[who.name]
+            sleeps.woke_in[one.depth].append(status.woke_in / 1000)
+            if one.depth == STANDBY:
+                self._check(status.pid == sleeps.pid, who.name, f"was process {sleeps.pid}, is {status.pid} now")
+            sleeps.pid = status.pid
 
     def _check_data(self, client: Redis, data: Data) -> None:
         failures = len(self._results.failures)

@@ -23,6 +23,8 @@ class Status:
     """A line of `zeropod ps`; durations in milliseconds, `since` in Unix seconds."""
 
     state: str
+    pid: int
+    """Of the init process; 0 where there is none."""
     since: float
     slept_in: float
     woke_in: float
@@ -123,6 +125,7 @@ def _status(row: dict[str, object]) -> Status:
 
     return Status(
         state=str(row["state"]),
+        pid=int(number("pid")),
         since=number("since"),
         slept_in=number("last_checkpoint_ms"),
         woke_in=number("last_restore_ms"),

@@ -85,8 +85,9 @@ class Input:
         assert self._fd is not None, f"{self.path} is closed"
         deadline = time.monotonic() + timeout
         while data:
-            _, ready, _ = select.select([], [self._fd], [], deadline - time.monotonic())
-            if not ready:
+            poll = select.poll()  # select(2) takes no descriptor above 1023
+            poll.register(self._fd, select.POLLOUT)
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise TimeoutError(f"nobody reads {self.path}: {len(data)} bytes are left after {timeout} s")
             data = data[os.write(self._fd, data) :]
 

@@ -10,6 +10,8 @@ import pytest
 from tests.integration.cri import Container, Cri
 from tests.integration.sleep.helpers.shims import until_state
 
+from zeropod import paths as places
+
 PLACES = ("/run/zeropod", "/var/lib/zeropod", "/run/containerd/s")
 
 # Run as nobody: says which of the paths on its standard input it can get at.
@@ -71,7 +73,7 @@ def test_the_intruder_of_these_tests_gets_at_what_is_open(sleeping: Container) -
 
 
 def test_images_are_for_their_owner_alone_on_every_level(sleeping: Container) -> None:
-    for path in everything("/var/lib/zeropod/i"):
+    for path in everything(str(places.CONTAINERS)):
         status = os.lstat(path)
         assert status.st_uid == 0, path
         if stat.S_ISDIR(status.st_mode):

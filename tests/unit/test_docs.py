@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zeropod.shim import settings
+from zeropod.lifecycle import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,7 +13,7 @@ from functools import partial
 
 import trio
 
-from zeropod.activator.first import first_of
+from zeropod.concurrency import race
 from zeropod.kernel import sockets
 
 
@@ -41,7 +41,7 @@ class HeldListeners:
     async def connection(self, ports: Collection[int] = ()) -> None:
         """Returns when a connection to one of the ports (empty: any) has arrived."""
         wanted = [held for held in self._held if not ports or held.getsockname()[1] in ports]
-        await first_of(*(partial(trio.lowlevel.wait_readable, listener) for listener in wanted))
+        await race(*(partial(trio.lowlevel.wait_readable, listener) for listener in wanted))
 
     def accept(self, ports: Collection[int] = ()) -> socket.socket | None:
         """The first connection to these ports (empty: any) that waits; None if none does. Raises OSError."""

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zeropod import SHIM_BINARY
+from zeropod import SHIM_BINARY, paths
 from zeropod.installer import wrappers
 from zeropod.installer.changes import Entry, File, Link
 from zeropod.installer.errors import InstallError
 
 PROGRAM, SHIM = "zeropod", SHIM_BINARY
 ARCHIVE = "bin/zeropod.pyz"
-DEFAULT_ROOT = "/opt/zeropod"
-"""Where the shim looks for programs by itself (`zeropod.runtime.programs`)."""
-
 LINKS = "/usr/local/bin"
 """On the PATH of people, and of containerd for those who name the runtime by its type."""
 
@@ -55,7 +52,7 @@ def bare(archive: bytes, root: str) -> dict[str, Entry]:
 
 def starters(root: str, needs: Needs) -> dict[str, Entry]:
     """What zeropod is started by, under its own name and under the shim's."""
-    if not needs.python and root == DEFAULT_ROOT:
+    if not needs.python and root == paths.INSTALL_ROOT:
         link = Link(ARCHIVE.rpartition("/")[2])
         return {f"{root}/bin/{PROGRAM}": link, f"{root}/bin/{SHIM}": link}
     modes = {PROGRAM: "", SHIM: "shim"}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from zeropod import paths
 from zeropod.installer.errors import InstallError
 
 
@@ -26,7 +27,7 @@ class Distribution:
     socket: str
     units: tuple[str, ...]
     """Services that run containerd, whichever is active."""
-    install_root: str = "/opt/zeropod"
+    install_root: str = paths.INSTALL_ROOT
     links: bool = True
     """Whether /usr/local/bin can be written to."""
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+from zeropod import paths
 from zeropod.installer import contents, facts, record, service, uninstall
 from zeropod.installer.distributions import NAMES, detect
 from zeropod.installer.errors import InstallError
@@ -104,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--distribution", choices=NAMES, help="what the node is, if it cannot be told")
     made.add_argument("--host-root", metavar="DIR", default="/", help="where the node's root is mounted")
     made.add_argument("--install-root", metavar="DIR",
-                        help=f"where to install on the node; {contents.DEFAULT_ROOT} on most")  # fmt: skip
+                        help=f"where to install on the node; {paths.INSTALL_ROOT} on most")  # fmt: skip
     made.add_argument("--containerd-config", metavar="FILE", help="the configuration that containerd reads")
     made.add_argument("--containerd-socket", metavar="SOCKET", help="where containerd listens")
     made.add_argument("--restart-command", metavar="COMMAND", help="a shell command that restarts containerd")

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 
+from zeropod import paths
 from zeropod.installer import changes, configure, containerd, handler, record, service, users
 from zeropod.installer.changes import Entry, File, Link
 from zeropod.installer.errors import InstallError
@@ -14,7 +15,7 @@ from zeropod.installer.root import Root
 from zeropod.installer.service import Service
 from zeropod.installer.transaction import Metadata, Transaction
 
-STATE = ("/var/lib/zeropod", "/run/zeropod")
+STATE = (paths.STATE, paths.RUN)
 """What zeropod itself has made on the node: images, unpacked code, sockets."""
 
 Say = Callable[[str], None]

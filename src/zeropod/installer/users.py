@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import trio
 from google.protobuf.empty_pb2 import Empty
 
+from zeropod import paths
 from zeropod.installer.root import Root
 from zeropod.rpc import grpc
 from zeropod.rpc.client import open_client
@@ -14,8 +15,6 @@ from zeropod.rpc.messages.status_pb2 import ContainerStatus, ListRequest, ListRe
 from zeropod.rpc.messages.tasks_service_pb2 import KillRequest
 from zeropod.rpc.status import RpcError
 
-SOCKETS = "/run/zeropod/s"
-"""Where shims listen (`zeropod.shim.places`)."""
 PATIENCE = 5.0
 """Seconds for one answer."""
 WAKING = 120.0
@@ -49,7 +48,7 @@ async def _containers(root: Root) -> tuple[list[ContainerStatus], list[str]]:
                 silent.append(f"{path}: {error}")
 
     async with trio.open_nursery() as nursery:
-        for path in root.glob(f"{SOCKETS}/*.sock"):
+        for path in root.glob(f"{paths.STATUS_SOCKETS}/*.sock"):
             nursery.start_soon(ask, path)
     return sorted(found, key=name), silent
 
@@ -75,10 +74,11 @@ async def _wake(root: Root, containerd: str, sleeping: Sequence[ContainerStatus]
         for container in sleeping:
             nursery.start_soon(signal_one, container)
     deadline = time.monotonic() + WAKING
-    wanted = {container.id for container in sleeping}
+    wanted = {(container.namespace, container.id) for container in sleeping}
     while True:
         now, _ = await _containers(root)
-        still = [container for container in now if container.id in wanted and container.state in ASLEEP]
+        asleep = [container for container in now if container.state in ASLEEP]
+        still = [container for container in asleep if (container.namespace, container.id) in wanted]
         if not still or time.monotonic() > deadline:
             break
         await trio.sleep(0.1)

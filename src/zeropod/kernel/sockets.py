@@ -7,15 +7,20 @@ polling it says when something arrives. What is held, and for how long, is decid
 import contextlib
 import errno
 import os
-import re
 import socket
+import struct
 from collections.abc import Collection, Iterable, Iterator
 
-from zeropod.kernel import pidfd
+from zeropod.kernel import open_files, pidfd
 
 _TCP_REPAIR = 19
 _TCP_REPAIR_OFF, _TCP_REPAIR_ON = 0, 1
-_SOCKET_LINK = re.compile(r"socket:\[(\d+)\]")
+_TCP_INFO_UNACKED = struct.Struct("=24xI")
+_SO_DOMAIN, _SO_MEMINFO = 39, 55
+_SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS = 270, 9
+_MEMBERSHIPS = 64
+"""Bytes of the answer: 512 multicast groups; generic netlink, which has the most, has some dozens."""
+IPPROTO_MPTCP = 262
 
 
 def sockets_of(pid: int) -> Iterator[tuple[int, int]]:
@@ -23,14 +28,10 @@ def sockets_of(pid: int) -> Iterator[tuple[int, int]]:
 
     Raises nothing for a process that ends meanwhile: it simply has no more sockets.
     """
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except (FileNotFoundError, ProcessLookupError):
-        return
-    for name in names:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if match := _SOCKET_LINK.fullmatch(os.readlink(f"/proc/{pid}/fd/{name}")):
-                yield int(name), int(match[1])
+    with contextlib.suppress(*open_files.GONE), open_files.table(pid) as table:
+        for number, link in table:
+            if (inode := open_files.inode_in(link, "socket")) is not None:
+                yield number, inode
 
 
 def duplicate(pids: Iterable[int], inodes: Collection[int]) -> dict[int, socket.socket]:
@@ -74,7 +75,46 @@ def _duplicate(process: int, fd: int, inode: int) -> socket.socket | None:
     return None
 
 
-def is_listening(sock: socket.socket) -> bool:
+def adopt(descriptor: int) -> socket.SocketType:
+    """Return a socket object for a descriptor that it owns from now on, of whatever address family.
+
+    The plain one that socket.socket is made of: it costs half, which counts with thousands.
+    """
+    with contextlib.suppress(OSError):
+        return socket.SocketType(fileno=descriptor)
+    # Left to find out the family by itself, Python asks for the address, which not every family has.
+    made = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)
+    try:
+        family = made.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN)
+        kind = made.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+        protocol = made.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+    finally:
+        made.detach()
+    return socket.SocketType(family, kind, protocol, fileno=descriptor)
+
+
+def in_accept_queue(listener: socket.SocketType) -> int | None:
+    """Return how many connections wait in a TCP listener's accept queue; None for a listener that does not say so."""
+    if listener.proto != socket.IPPROTO_TCP:
+        return None
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_UNACKED.size)
+    return int(_TCP_INFO_UNACKED.unpack(info)[0]) if len(info) == _TCP_INFO_UNACKED.size else None
+
+
+def receive_memory(sock: socket.SocketType) -> int:
+    """Return the bytes of kernel memory that what has been received takes (of a Unix socket always 0).
+
+    Unlike FIONREAD it tells of every datagram, not only of the first.
+    """
+    return int(struct.unpack("=I", sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4))[0])
+
+
+def has_multicast_groups(netlink: socket.SocketType) -> bool:
+    """Whether a netlink socket has joined a group, and so is told of what happens to others."""
+    return any(netlink.getsockopt(_SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS, _MEMBERSHIPS))
+
+
+def is_listening(sock: socket.SocketType) -> bool:
     """Whether listen(2) was called on this socket."""
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 

@@ -1,8 +1,8 @@
 """userfaultfd(2): the missing pages of another process's memory, filled in by us.
 
 Owns the numbers of the ioctls, the layout of their arguments and of what is read. The calls are made once a page
-fault, by a pager that an application waits for, so they are plain functions on one reused buffer, and say how a copy
-went by a number rather than an exception. Which page holds what is decided above.
+fault, by a pager that an application waits for, so they are plain functions, which several threads may call at once,
+and say how a copy went by a number rather than an exception. Which page holds what is decided above.
 
 Source of facts: include/uapi/linux/userfaultfd.h, fs/userfaultfd.c, mm/userfaultfd.c; userfaultfd(2).
 """
@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from zeropod.kernel import libc
@@ -34,16 +35,37 @@ MESSAGE: Final = 32
 
 COPY: Final = 0xC028AA03
 ZEROPAGE: Final = 0xC020AA04
+NEW: Final = 0xAA00
+"""USERFAULTFD_IOC_NEW on /dev/userfaultfd; its argument is flags of open(2)."""
 _API_CALL: Final = 0xC018AA3F
 _REGISTER: Final = 0xC020AA00
+_UNREGISTER: Final = 0x8010AA01
 _WAKE: Final = 0x8010AA02
 _WRITEPROTECT: Final = 0xC018AA06
 
 _API: Final = 0xAA
-_EVENTS: Final = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6
+EVENTS: Final = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6
 """UFFD_FEATURE_EVENT_{FORK,REMAP,REMOVE,UNMAP}."""
-_MISSING: Final = 1
+PAGEFAULT_FLAG_WP: Final = 1 << 0
+"""UFFD_FEATURE_PAGEFAULT_FLAG_WP: write protection can be registered for at all."""
+MISSING_SHMEM: Final = 1 << 5
+"""UFFD_FEATURE_MISSING_SHMEM: missing pages of shared memory, too."""
+WP_UNPOPULATED: Final = 1 << 13
+"""UFFD_FEATURE_WP_UNPOPULATED: what is not there yet can be write-protected, too (Linux 6.4)."""
+WP_ASYNC: Final = 1 << 15
+"""UFFD_FEATURE_WP_ASYNC: a write lifts the protection without a message (Linux 6.7)."""
+
+MISSING: Final = 1
+"""Register for missing pages."""
+WRITES: Final = 2
+"""Register for writes to protected pages (UFFDIO_REGISTER_MODE_WP)."""
+_PROTECTED: Final = 1 << 1
+"""UFFDIO_COPY_MODE_WP."""
+_PROTECT: Final = 1
 _DONTWAKE: Final = 1 << 1
+
+DEVICE: Final = "/dev/userfaultfd"
+"""Makes one of the process that does the ioctl, whatever capabilities that has (Linux 6.1)."""
 
 _NUMBER = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "loongarch64": 282, "ppc64le": 364, "s390x": 355}
 """userfaultfd(2). Source: arch/*/entry/syscalls/*.tbl, include/uapi/asm-generic/unistd.h."""
@@ -51,8 +73,6 @@ _NUMBER = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "loongarch64": 282, "p
 _LOWEST: Final = 1 << 16
 """The kernel's usual vm.mmap_min_addr: nothing is mapped below."""
 
-_arguments = bytearray(48)
-"""Every ioctl's argument: one buffer, since a process has one pager's loop."""
 _copy = struct.Struct("=QQQQq")
 _zero = struct.Struct("=QQQq")
 _range = struct.Struct("=QQ")
@@ -84,27 +104,27 @@ def messages(data: bytes) -> Iterator[Message]:
         yield Message(event, first & 0xFFFFFFFF if event == FORK else first, second, third)
 
 
-def copy(uffd: int, to: int, source: int, length: int) -> tuple[int, int]:
+def copy(uffd: int, to: int, source: int, length: int, *, protected: bool = False) -> tuple[int, int]:
     """UFFDIO_COPY from our address `source`; wakes who waits there. Returns (bytes copied, errno or 0).
 
-    All must lie in one mapping (else ENOENT, with nothing copied). EEXIST: that page is there already; EAGAIN: events
-    are to be read first, or the copy stopped midway; ESRCH: the process is gone; EFAULT: `source` cannot be read, as
-    when its file has been cut.
+    With `protected` the pages are write-protected at once, where that is registered for (`WRITES`). All must lie in one
+    mapping (else ENOENT, with nothing copied). EEXIST: that page is there already; EAGAIN: events are to be read first,
+    or the copy stopped midway; ESRCH: the process is gone; EFAULT: `source` cannot be read, as when its file has been
+    cut.
     """
-    _copy.pack_into(_arguments, 0, to, source, length, 0, 0)
+    argument = bytearray(_copy.pack(to, source, length, _PROTECTED if protected else 0, 0))
     try:
-        fcntl.ioctl(uffd, COPY, _arguments)
+        fcntl.ioctl(uffd, COPY, argument)
     except OSError as error:
         # The kernel writes either what it has copied or the negative errno here.
-        return max(0, _done.unpack_from(_arguments, 32)[0]), error.errno or errno.EIO
+        return max(0, _done.unpack_from(argument, 32)[0]), error.errno or errno.EIO
     return length, 0
 
 
 def zero(uffd: int, to: int) -> int:
     """UFFDIO_ZEROPAGE for one page; wakes who waits there. Returns errno or 0, as `copy`."""
-    _zero.pack_into(_arguments, 0, to, PAGE, 0, 0)
     try:
-        fcntl.ioctl(uffd, ZEROPAGE, _arguments)
+        fcntl.ioctl(uffd, ZEROPAGE, bytearray(_zero.pack(to, PAGE, 0, 0)))
     except OSError as error:
         return error.errno or errno.EIO
     return 0
@@ -149,16 +169,68 @@ def open() -> int:  # noqa: A001 - read as userfault.open()
         raise OSError(errno.ENOSYS, f"userfaultfd(2): its number on {platform.machine()} is not known to zeropod")
     uffd = libc.syscall("userfaultfd", number, os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        fcntl.ioctl(uffd, _API_CALL, bytearray(struct.pack("=QQQ", _API, _EVENTS, 0)))
+        handshake(uffd, EVENTS)
     except OSError:
         os.close(uffd)
         raise
     return uffd
 
 
-def register(uffd: int, start: int, length: int) -> None:
-    """Makes us the one who fills missing pages in this range. Raises OSError."""
-    fcntl.ioctl(uffd, _REGISTER, bytearray(struct.pack("=QQQQ", start, length, _MISSING, 0)))
+def device() -> int:
+    """Open what another process makes a userfaultfd with (ioctl `NEW`). Raises OSError: ENOENT before Linux 6.1."""
+    return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+
+
+def new(descriptor: int) -> int:
+    """Return a userfaultfd (close-on-exec, non-blocking) on our own memory, without the handshake. Raises OSError."""
+    return fcntl.ioctl(descriptor, NEW, os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def handshake(uffd: int, features: int) -> int:
+    """UFFDIO_API: choose features, once, before anything else; return those that the kernel has.
+
+    Must be made before the descriptor is polled: poll(2) reports an error until then. Raises OSError: EINVAL for a
+    feature that the kernel lacks or for a second handshake, EPERM for fork events without CAP_SYS_PTRACE.
+    """
+    argument = bytearray(struct.pack("=QQQ", _API, features, 0))
+    fcntl.ioctl(uffd, _API_CALL, argument)
+    return int(struct.unpack_from("=Q", argument, 8)[0])
+
+
+@cache
+def offered() -> int:
+    """Return the features that this kernel has. Raises OSError as `device` does."""
+    descriptor = device()
+    try:
+        uffd = new(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        return handshake(uffd, 0)
+    finally:
+        os.close(uffd)
+
+
+def register(uffd: int, start: int, length: int, modes: int = MISSING) -> None:
+    """Makes us the one who fills missing pages in this range, and with `WRITES` the one who sees writes.
+
+    A second time with fewer modes takes none away: unregister first. Raises OSError: EBUSY where another userfaultfd
+    has it, EINVAL where the range or its kind of memory cannot be registered.
+    """
+    fcntl.ioctl(uffd, _REGISTER, bytearray(struct.pack("=QQQQ", start, length, modes, 0)))
+
+
+def unregister(uffd: int, start: int, length: int) -> None:
+    """Gives a range back: write protection in it is lifted, what is still missing reads as zero. Raises OSError."""
+    fcntl.ioctl(uffd, _UNREGISTER, _range.pack(start, length))
+
+
+def write_protect(uffd: int, start: int, length: int, *, protect: bool = True) -> None:
+    """Protects the pages of a range against writes, or lifts that and wakes who waits. Raises OSError.
+
+    EAGAIN: events are to be read first, then the same again.
+    """
+    fcntl.ioctl(uffd, _WRITEPROTECT, bytearray(struct.pack("=QQQ", start, length, _PROTECT if protect else 0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from zeropod import paths
 from zeropod.manager import looks
 from zeropod.manager.looks import Missing
-from zeropod.runtime.node_config import FILE
 
 
 class Need(Enum):
@@ -49,21 +49,28 @@ CHECKS = (
         "kernel",
         Need.REQUIRED,
         looks.kernel,
-        "connections cannot be handed over to a container that wakes; they are proxied at best",
+        "nothing of zeropod was ever tried",
         "Use a node image with Linux 5.14 or newer.",
     ),
     Check(
         "userfaultfd",
         Need.WANTED,
         looks.userfaultfd,
-        "there is no STANDBY: every sleep is COLD, and all memory is read before a wake",
+        "a wake from COLD reads all memory before the container runs, and there is no page store",
         "Use a kernel with CONFIG_USERFAULTFD=y.",
+    ),
+    Check(
+        "standby memory",
+        Need.WANTED,
+        looks.standby_memory,
+        "containers in STANDBY keep their memory; only their CPU time is saved",
+        "Give the node swap, on zram or a disk, or a kernel from 6.1 on with CONFIG_USERFAULTFD=y.",
     ),
     Check(
         "tcp_migrate_req",
         Need.WANTED,
         looks.migrate,
-        "the first connections of a wake are proxied, and there is no STANDBY",
+        "the first connections of a wake from COLD are proxied",
         "Use Linux 5.14 or newer; in a container, let it write to /proc/sys/net of pods' network namespaces.",
     ),
     Check(
@@ -77,7 +84,7 @@ CHECKS = (
         "nf_tables",
         Need.WANTED,
         looks.connection_lock,
-        "containers with open connections do not fall asleep",
+        "containers with open connections do not go COLD",
         "Load the modules nf_tables and nfnetlink_queue: modprobe nfnetlink_queue.",
     ),
     Check(
@@ -92,42 +99,42 @@ CHECKS = (
         Need.REQUIRED,
         looks.runc,
         "no container starts",
-        "Put runc into /opt/zeropod/bin or on containerd's PATH.",
+        f"Put runc into {paths.PROGRAMS} or on containerd's PATH.",
     ),
     Check(
         "CRIU",
-        Need.REQUIRED,
+        Need.WANTED,
         looks.criu_version,
-        "nothing can be checkpointed",
-        "Put CRIU 4.2 or newer into /opt/zeropod/bin.",
+        "there is no COLD: containers sleep in STANDBY alone",
+        f"Put CRIU 4.2 or newer into {paths.PROGRAMS}.",
     ),
     Check(
         "criu check",
-        Need.REQUIRED,
+        Need.WANTED,
         looks.criu_check,
-        "checkpoints fail",
+        "dumps fail: containers sleep in STANDBY alone",
         "What CRIU names is missing in the kernel, or forbidden to containerd.",
     ),
     Check(
         "capabilities",
         Need.WANTED,
         looks.capabilities,
-        "checkpoints fail of processes that do not run as root",
+        "containers whose processes do not run as root do not go COLD",
         "Give containerd CAP_SYS_RESOURCE, which systemd's unit of it has: it may run in a restricted container.",
     ),
     Check(
         "disk",
-        Need.REQUIRED,
+        Need.WANTED,
         looks.disk,
-        "containers stay awake to keep the disk from filling up",
-        "Make room on the disk of /var/lib/zeropod, or put a larger one there.",
+        "containers keep their memory and do not go COLD, to keep the disk from filling up",
+        f"Make room on the disk of {paths.STATE}, or put a larger one there.",
     ),
     Check(
         "configuration",
         Need.WANTED,
         looks.configuration,
         "the defaults are taken in place of what is wrong",
-        f"Mend {FILE}.",
+        f"Mend {paths.NODE_CONFIG}.",
     ),
     Check(
         "shim",

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from zeropod import paths
 from zeropod.manager import shims
 from zeropod.manager.find import NotFound, find
 from zeropod.manager.shims import Found
@@ -21,7 +22,10 @@ Ask = Callable[[Found], Awaitable[str]]
 def parser(command: str, description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog=f"zeropod {command}", description=description)
     made.add_argument(
-        "id", nargs="+", metavar="ID", help="a container's id, the beginning of it, or namespace/pod/container"
+        "id",
+        nargs="+",
+        metavar="ID",
+        help="a container's id, the beginning of it, namespace/id, or namespace/pod/container",
     )
     return made
 
@@ -34,7 +38,9 @@ def run(command: str, wanted: list[str], ask: Ask) -> int:
     except* KeyboardInterrupt:
         pass
     except* PermissionError:
-        sys.stderr.write(f"zeropod {command}: only root may ask the shims in {shims.SOCKETS}: run it with sudo\n")
+        sys.stderr.write(
+            f"zeropod {command}: only root may ask the shims in {paths.STATUS_SOCKETS}: run it with sudo\n"
+        )
         status = 1
     return status
 

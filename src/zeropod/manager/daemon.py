@@ -10,7 +10,8 @@ from functools import partial
 import trio
 from hypercorn.trio import serve
 
-from zeropod.manager import orphans, shims
+from zeropod import paths
+from zeropod.manager import orphans
 from zeropod.manager.node import Node
 from zeropod.manager.web import PATHS, Address, address, application, bind, configuration
 from zeropod.runtime import node_config
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
         failure = _first(errors)
     if failure:
         hint = ": run it as root" if isinstance(failure, PermissionError) else ""
-        where = failure.filename or shims.SOCKETS
+        where = failure.filename or paths.STATUS_SOCKETS
         sys.stderr.write(f"zeropod manager: {where}: {failure.strerror or failure}{hint}\n")
     return 1 if failure else 0
 
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_quantity,
         metavar="QUANTITY",
         help="what all images of this node may take on disk together, such as 20Gi; "
-        f"in force above {node_config.FILE} until the manager is started without it, or the node anew",
+        f"in force above {paths.NODE_CONFIG} until the manager is started without it, or the node anew",
     )
     parser.add_argument(
         "--min-free-bytes",

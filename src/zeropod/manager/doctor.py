@@ -25,9 +25,10 @@ def report(findings: Sequence[Finding]) -> str:
     lines = []
     for finding in findings:
         check = finding.check
-        lines.append(f"{finding.verdict:<5}  {check.name:<{width}}  {finding.found}")
-        if finding.missing:
-            lines += [f"{'':<{width + 9}}so {check.without}", f"{'':<{width + 9}}> {check.remedy}"]
+        first, *more = finding.found.splitlines() or [""]
+        lines.append(f"{finding.verdict:<5}  {check.name:<{width}}  {first}")
+        below = [*more, *([f"so {check.without}", f"> {check.remedy}"] if finding.missing else ())]
+        lines += [f"{'':<{width + 9}}{line}" for line in below]
     return "\n".join(lines)
 
 

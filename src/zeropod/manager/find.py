@@ -13,7 +13,8 @@ class NotFound(Exception):  # noqa: N818 - what a user is told
 def find(wanted: str, among: Sequence[Found]) -> Found:
     """The container with this id, the only one whose id begins so, or that has this name. Raises NotFound.
 
-    A name is namespace/pod/container; the container may be left out where the pod has only one.
+    A name is namespace/pod/container; the container may be left out where the pod has only one. That of a container
+    without a pod is containerd's namespace/id.
     """
     exact = [entry for entry in among if entry.status.id == wanted]
     found = exact or [entry for entry in among if _is(wanted, entry.status)]
@@ -29,7 +30,7 @@ def find(wanted: str, among: Sequence[Found]) -> Found:
 def name(status: ContainerStatus) -> str:
     """How it is called in messages."""
     if not status.pod:
-        return status.id
+        return f"{status.namespace}/{status.id}"
     return f"{status.pod_namespace}/{status.pod}/{status.container or '(sandbox)'} ({status.id[:13]})"
 
 
@@ -37,5 +38,7 @@ def _is(wanted: str, status: ContainerStatus) -> bool:
     parts = wanted.split("/")
     if len(parts) == 1:
         return bool(wanted) and status.id.startswith(wanted)
+    if not status.pod and parts == [status.namespace, status.id]:
+        return True
     is_sandbox = status.id == status.sandbox
     return not is_sandbox and parts == [status.pod_namespace, status.pod, status.container][: len(parts)]

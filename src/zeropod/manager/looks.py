@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zeropod import SHIM_BINARY
+from zeropod import SHIM_BINARY, paths
 from zeropod.kernel import namespace, userfault
 from zeropod.kernel.connection_lock import ConnectionLock
 from zeropod.kernel.lookup import Lookup, LookupUnavailable
 from zeropod.runtime import budget, node_config
-from zeropod.runtime.programs import INSTALLED, environment
+from zeropod.runtime.memory import choice
+from zeropod.runtime.memory.backend import Kind
+from zeropod.runtime.programs import environment
 
 OLDEST_KERNEL = (5, 14)
 OLDEST_CRIU = (4, 2)
@@ -56,6 +58,15 @@ def userfaultfd() -> str:
     except OSError as error:
         raise Missing(str(error)) from error
     return "yes"
+
+
+def standby_memory() -> str:
+    """What there is for the memory of containers in STANDBY, a line each, and what would be better."""
+    facts = choice.facts()
+    text = "\n".join(choice.advice(facts))
+    if all(choice.obstacle(kind, facts) is not None for kind in (Kind.SWAP, Kind.STORE)):
+        raise Missing(text)
+    return text
 
 
 def migrate() -> str:
@@ -136,7 +147,7 @@ def configuration() -> str:
     config, complaints = node_config.read()
     if complaints:
         raise Missing("; ".join(complaints))
-    there = [str(file) for file in (node_config.FILE, node_config.OVERRIDES) if file.exists()]
+    there = [str(file) for file in (paths.NODE_CONFIG, paths.NODE_OVERRIDES) if file.exists()]
     most = f"{config.max_checkpoint_bytes / 1e6:.0f} MB" if config.max_checkpoint_bytes else "no limit"
     least = f"{config.min_free_bytes / 1e6:.0f} MB"
     return f"{' and '.join(there) or 'defaults'}: images may take {most}, {least} stay free"
@@ -228,7 +239,7 @@ def _ask(program: str, *arguments: str) -> str:
     """What one of our programs answers, found as the shim finds it. Raises Missing."""
     found = shutil.which(program, path=environment()["PATH"])
     if not found:
-        raise Missing(f"{program} is neither in {INSTALLED} nor on PATH")
+        raise Missing(f"{program} is neither in {paths.PROGRAMS} nor on PATH")
     return _run([found, *arguments])
 
 

@@ -4,7 +4,7 @@ Nothing is counted here, so nothing is lost when this process ends, and all who 
 to Prometheus by container, pod and namespace: what has the same three is one, and its counts are added up.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf, isinf
@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from zeropod.manager.node import Node
-from zeropod.rpc.messages.status_pb2 import RUNNING, ContainerStatus, Histogram
+from zeropod.rpc.messages.status_pb2 import DOZING, RUNNING, STANDBY, ContainerStatus, Histogram
 
 LABELS = ("container", "pod", "namespace")
 
@@ -58,7 +58,7 @@ COUNTERS = (
     Counter("zeropod_wakes", "", lambda status: sum(status.cold_wake_seconds.counts), {"depth": "cold"}),
     Counter(
         "zeropod_dozes",
-        "Times that a container in standby ran for a probe or an exec, and lay down again.",
+        "Times that a container in standby ran for a probe or an exec, and was frozen again.",
         lambda status: status.dozes,
     ),
     Counter(
@@ -70,6 +70,16 @@ COUNTERS = (
         "zeropod_refused_sleeps",
         "Times that a container stayed awake to keep the disk from filling up.",
         lambda status: status.refused_sleeps,
+    ),
+    Counter(
+        "zeropod_standby_memory_written_bytes",
+        "Bytes of memory that were written to swap or to the page store when containers got into standby.",
+        lambda status: status.memory_written_bytes_total,
+    ),
+    Counter(
+        "zeropod_standby_page_faults",
+        "Page faults that brought memory back from the page store; the kernel serves those from swap uncounted.",
+        lambda status: status.memory_faults_total,
     ),
     Counter(
         "zeropod_dry_run_sleeps",
@@ -161,6 +171,7 @@ def families(statuses: Iterable[ContainerStatus]) -> Iterator[Metric]:
             if values:
                 family.add_metric(key, gauge.merge(values))
         yield family
+    yield _standby_memory(sleepers)
     counters: dict[str, CounterMetricFamily] = {}
     for counter in COUNTERS:
         if counter.name not in counters:
@@ -170,6 +181,24 @@ def families(statuses: Iterable[ContainerStatus]) -> Iterator[Metric]:
             value = sum(map(counter.value, group))
             counters[counter.name].add_metric((*key, *counter.labels.values()), value)
     yield from counters.values()
+
+
+def _standby_memory(sleepers: Mapping[Labels, Iterable[ContainerStatus]]) -> Metric:
+    """Where the memory of the containers is that are in standby now; without those that are not."""
+    family = GaugeMetricFamily(
+        "zeropod_standby_memory_bytes",
+        "Memory of a container in standby: out, in swap or the page store, or left in memory.",
+        labels=(*LABELS, "backend", "state"),
+    )
+    for key, group in sleepers.items():
+        sums: dict[tuple[str, str], int] = {}
+        for status in group:
+            if status.state in (STANDBY, DOZING) and (backend := status.memory_backend):
+                for state, value in (("out", status.memory_out_bytes), ("left", status.memory_left_bytes)):
+                    sums[backend, state] = sums.get((backend, state), 0) + value
+        for (backend, state), total in sums.items():
+            family.add_metric((*key, backend, state), total)
+    return family
 
 
 def merged(parts: Iterable[Histogram]) -> tuple[list[tuple[str, float]], float]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from zeropod import paths
 from zeropod.kernel.inotify import Change, DirectoryWatch
 from zeropod.manager import shims
 from zeropod.rpc.client import open_client
@@ -72,8 +73,8 @@ class Node:
         """Watches until it is cancelled. Raises OSError where the sockets' directory cannot be watched."""
         async with trio.open_nursery() as nursery:
             while True:
-                os.makedirs(shims.SOCKETS, mode=0o700, exist_ok=True)
-                with DirectoryWatch(shims.SOCKETS) as watch:
+                os.makedirs(paths.STATUS_SOCKETS, mode=0o700, exist_ok=True)
+                with DirectoryWatch(paths.STATUS_SOCKETS) as watch:
                     self._look(nursery)
                     await self._follow_directory(watch, nursery)
 
@@ -81,7 +82,7 @@ class Node:
         """Until the directory itself is gone."""
         while True:
             for event in await watch.events():
-                path = os.path.join(shims.SOCKETS, event.name)
+                path = os.path.join(paths.STATUS_SOCKETS, event.name)
                 match event.change:
                     case Change.APPEARED if shims.is_socket(event.name):
                         self._appeared(path, nursery)

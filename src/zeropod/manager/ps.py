@@ -10,8 +10,10 @@ from typing import Any
 
 import trio
 
+from zeropod import paths
 from zeropod.manager import shims
 from zeropod.manager.node import Node
+from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
 REFRESH = 1.0
@@ -20,7 +22,11 @@ REFRESH = 1.0
 GATHER = 0.1
 """Seconds in which changes are gathered, to be shown together."""
 
-_COLUMNS = ("ID", "NAMESPACE", "POD", "CONTAINER", "STATE", "PID", "FOR", "SLEPT IN", "WOKE IN", "WHY")
+_IN_STANDBY = (status_pb2.CHECKPOINTING, status_pb2.STANDBY, status_pb2.DOZING)
+
+_COLUMNS = ("ID", "NAMESPACE", "POD", "CONTAINER", "STATE", "PID", "FOR", "MEMORY", "SLEPT IN", "WOKE IN", "WHY")
+MEBIBYTE = 1 << 20
+
 _CLEAR = "\x1b[H\x1b[J"
 
 
@@ -37,7 +43,7 @@ def main(arguments: list[str]) -> int:
     except* KeyboardInterrupt:
         pass
     except* PermissionError:
-        sys.stderr.write(f"zeropod ps: only root may look into {shims.SOCKETS}: run it with sudo\n")
+        sys.stderr.write(f"zeropod ps: only root may look into {paths.STATUS_SOCKETS}: run it with sudo\n")
         status = 1
     return status
 
@@ -97,6 +103,8 @@ def as_dict(status: ContainerStatus) -> dict[str, Any]:
         "dozes": status.dozes,
         "may_sleep": status.may_sleep,
         "image_bytes": status.image_bytes,
+        "memory": memory_of(status),
+        "why_kept": status.why_kept or None,
         "refused_sleeps": status.refused_sleeps,
         "dry_run": status.dry_run,
         "dry_run_asleep": status.dry_run_asleep,
@@ -104,6 +112,21 @@ def as_dict(status: ContainerStatus) -> dict[str, Any]:
         "dry_run_wakes": status.dry_run_wakes,
         "why": status.why or None,
         "message": status.message or None,
+    }
+
+
+def memory_of(status: ContainerStatus) -> dict[str, Any] | None:
+    """Return what `--json` says of the memory of a container that is, or was, in STANDBY."""
+    if not status.memory_backend:
+        return None
+    return {
+        "backend": status.memory_backend,
+        "why": status.memory_why or None,
+        "out_bytes": status.memory_out_bytes,
+        "left_bytes": status.memory_left_bytes,
+        "written_bytes": status.memory_written_bytes,
+        "faults": status.memory_faults,
+        "brought_in_bytes": status.memory_brought_in_bytes,
     }
 
 
@@ -129,10 +152,31 @@ def _row(status: ContainerStatus, now: float) -> tuple[str, ...]:
         state_of(status),
         str(status.pid or "-"),
         span(now - status.since.ToNanoseconds() / 1e9),
+        _memory(status),
         _milliseconds(status.last_checkpoint_ms),
         _milliseconds(status.last_restore_ms),
         status.why,
     )
+
+
+def _memory(status: ContainerStatus) -> str:
+    """Where it is: the backend with what is out and what is left in memory, or the image on disk."""
+    if status.state == status_pb2.COLD:
+        return f"image {_mebibytes(status.image_bytes)}" if status.image_bytes else "-"
+    if status.state not in _IN_STANDBY and not status.memory_out_bytes:
+        return "-"
+    left = _mebibytes(status.memory_left_bytes)
+    match status.memory_backend:
+        case "":
+            return "-"
+        case "resident":
+            return f"resident {left}"
+        case backend:
+            return f"{backend} {status.memory_out_bytes / MEBIBYTE:.0f}/{left}"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / MEBIBYTE:.0f} MiB"
 
 
 def _milliseconds(value: float) -> str:

@@ -7,12 +7,10 @@ from typing import TypeVar
 import trio
 from google.protobuf.message import Message
 
+from zeropod import paths
 from zeropod.rpc.client import open_client
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, ListRequest, ListResponse
 from zeropod.rpc.status import RpcError
-
-SOCKETS = "/run/zeropod/s"
-"""Where shims listen (`zeropod.shim.status`)."""
 
 SERVICE = "zeropod.v1.Status"
 
@@ -38,14 +36,14 @@ def is_socket(name: str) -> bool:
 def sockets() -> list[str]:
     """The sockets of all shims, dead ones perhaps among them. Raises PermissionError for anybody but root."""
     try:
-        return sorted(entry.path for entry in os.scandir(SOCKETS) if is_socket(entry.name))
+        return sorted(entry.path for entry in os.scandir(paths.STATUS_SOCKETS) if is_socket(entry.name))
     except FileNotFoundError:
         return []
 
 
 def in_order(status: ContainerStatus) -> tuple[str, ...]:
     """A sort key: the order in which containers are shown."""
-    return (status.pod_namespace, status.pod, status.container, status.id)
+    return (status.pod_namespace, status.pod, status.container, status.id, status.namespace)
 
 
 async def look() -> tuple[list[Found], list[str]]:
@@ -53,9 +51,9 @@ async def look() -> tuple[list[Found], list[str]]:
 
     Raises PermissionError for anybody but root.
     """
-    paths = sockets()
     found: list[Found] = []
     silent: list[str] = []
+    there = sockets()
 
     async def ask(path: str) -> None:
         try:
@@ -65,7 +63,7 @@ async def look() -> tuple[list[Found], list[str]]:
             silent.append(f"{path}: {error}")
 
     async with trio.open_nursery() as nursery:
-        for path in paths:
+        for path in there:
             nursery.start_soon(ask, path)
     found.sort(key=lambda entry: in_order(entry.status))
     return found, silent

@@ -13,18 +13,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeropod.runtime import images
+from zeropod import paths
 from zeropod.runtime.node_config import NodeConfig
-
-RESERVED = "reserved"
-"""In a container's directory while it is dumped: the bytes that it is expected to need."""
-
-LOCK = ".lock"
 
 PATIENCE = 2.0
 """Seconds after which a lock that somebody holds is ignored: looking takes milliseconds."""
 
 _BLOCK = 512  # of st_blocks
+
+Key = tuple[str, str]
+"""A container: containerd's namespace and the id. The namespace is empty for what a shim of an older version made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,33 +54,32 @@ def refusal(need: int, usage: Usage, config: NodeConfig) -> str:
     return ""
 
 
-def usage(without: str = "") -> Usage:
-    """What is taken now; `without` the image of this container. Raises OSError."""
+def usage(without: Key | None = None) -> Usage:
+    """What is taken now, in all namespaces; `without` the image of this container. Raises OSError."""
     taken = outstanding = 0
-    for entry in _directories():
-        if entry.name != without:
-            written, reserved = size(Path(entry.path)), _reserved(Path(entry.path))
+    for key, directory in _directories():
+        if key != without:
+            written, reserved = size(directory), _reserved(directory)
             taken += max(written, reserved)
             outstanding += max(0, reserved - written)
-    disk = os.statvfs(images.ROOT if images.ROOT.exists() else "/")
+    disk = os.statvfs(paths.CONTAINERS if paths.CONTAINERS.exists() else "/")
     return Usage(taken, outstanding, disk.f_bavail * disk.f_frsize)
 
 
-def reserve(id: str, need: int, config: NodeConfig) -> str:
+def reserve(key: Key, need: int, config: NodeConfig) -> str:
     """Reserves `need` bytes for this container's image, unless there is no room: then why not. Raises OSError."""
     with _alone():
-        words = refusal(need, usage(without=id), config)
+        words = refusal(need, usage(without=key), config)
         if not words:
-            directory = images.ROOT / id
-            directory.mkdir(mode=0o700, exist_ok=True)
-            (directory / RESERVED).write_text(str(need))
+            paths.make_private(paths.container(*key))
+            paths.reservation(*key).write_text(str(need))
     return words
 
 
-def release(id: str) -> None:
+def release(key: Key) -> None:
     """The image is written, or will not be."""
     with suppress(OSError):
-        (images.ROOT / id / RESERVED).unlink(missing_ok=True)
+        paths.reservation(*key).unlink(missing_ok=True)
 
 
 def size(directory: Path) -> int:
@@ -95,39 +92,54 @@ def size(directory: Path) -> int:
     return total
 
 
-def collect_orphans(existing: Callable[[], Collection[str]]) -> list[tuple[str, int]]:
-    """Removes the images of containers that do not exist, after a reboot above all; their ids and sizes.
+def collect_orphans(existing: Callable[[], Collection[Key]]) -> list[tuple[Key, int]]:
+    """Removes the images of containers that do not exist, after a reboot above all; which they were, and their sizes.
 
-    `existing` looks up the ids of those that do. It is asked after the images: a container exists before its image.
+    `existing` looks up those that do. It is asked after the images: a container exists before its image. An image of
+    an older version says nothing of its namespace: it stays as long as there is a container with its id in any.
     """
-    removed, names = [], sorted(entry.name for entry in _directories())
+    removed, found = [], sorted(_directories())
     alive = existing()
-    for name in names:
-        if name not in alive:
-            directory = images.ROOT / name
-            removed.append((name, size(directory)))
+    ids = {key[1] for key in alive}
+    for key, directory in found:
+        if key not in alive and (key[0] or key[1] not in ids):
+            removed.append((key, size(directory)))
             shutil.rmtree(directory, ignore_errors=True)
+    with suppress(OSError):  # it is not there, or an older shim's container still is
+        paths.OLD_IMAGES.rmdir()
     return removed
 
 
-def _directories() -> list[os.DirEntry[str]]:
+def _directories() -> Iterator[tuple[Key, Path]]:
+    """The directories of all containers. Raises OSError."""
+    for namespace in _below(paths.CONTAINERS):
+        for name in _below(paths.CONTAINERS / namespace):
+            yield (namespace, name), paths.CONTAINERS / namespace / name
+    for name in _below(paths.OLD_IMAGES):
+        yield ("", name), paths.OLD_IMAGES / name
+
+
+def _below(directory: Path) -> list[str]:
+    """The names of a directory's directories that may be identifiers; a disk's lost+found is none."""
     try:
-        return [entry for entry in os.scandir(images.ROOT) if entry.is_dir(follow_symlinks=False)]
+        with os.scandir(directory) as entries:
+            found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+    return [name for name in found if paths.is_identifier(name)]
 
 
 def _reserved(directory: Path) -> int:
     try:
-        return int((directory / RESERVED).read_text())
+        return int((directory / paths.RESERVED).read_text())
     except (OSError, ValueError):
         return 0
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    images.ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(images.ROOT / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    paths.make_private(paths.CONTAINERS)
+    descriptor = os.open(paths.reservations_lock(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:

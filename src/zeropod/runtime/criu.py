@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from zeropod import paths
 from zeropod.runtime.errors import CriuError
-from zeropod.runtime.programs import INSTALLED
 
 CONFIG_ANNOTATION = "org.criu.config"
 DEFAULT_CONFIG = Path("/etc/criu/runc.conf")
@@ -76,7 +76,7 @@ def explain(log: Path, failure: Exception) -> CriuError:
         text = log.read_text(errors="replace")
     except OSError:
         if "executable file not found" in str(failure):
-            return CriuError(f"{failure}: put CRIU 4.2 or newer into {INSTALLED} or on containerd's PATH")
+            return CriuError(f"{failure}: put CRIU 4.2 or newer into {paths.PROGRAMS} or on containerd's PATH")
         return CriuError(f"{failure} (CRIU left no log at {log})")
     errors = [error for error in _ERROR.findall(text) if _HARMLESS not in error]
     said = "; ".join(dict.fromkeys(errors[:3])) or (text.strip().splitlines() or ["nothing"])[-1]

@@ -9,9 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from zeropod import paths
 from zeropod.kernel import mount
-
-ROOT = Path("/var/lib/zeropod/i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +33,16 @@ Inventory = dict[str, Fingerprint]
 
 @dataclass(frozen=True, slots=True)
 class ImageStore:
-    """The directory of one container. `images` is CRIU's image, `work` has its logs and sockets."""
+    """The directory of one container. `images` is CRIU's image, `work` has its logs and sockets.
+
+    The page store of a container that sleeps in place is below it too (`paths.store`), and is removed with it.
+    """
 
     directory: Path
 
     @classmethod
-    def of(cls, id: str) -> "ImageStore":
-        return cls(ROOT / id)
+    def of(cls, containerd_namespace: str, id: str) -> "ImageStore":
+        return cls(paths.container(containerd_namespace, id))
 
     @property
     def images(self) -> Path:
@@ -60,8 +62,7 @@ class ImageStore:
 
     def prepare(self) -> None:
         """Makes empty directories for the next dump; raises OSError when the disk does not let us."""
-        for path in (ROOT.parent, ROOT, self.directory):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        paths.make_private(self.directory)
         for path in (self.images, self.work, self.predump):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(mode=0o700)
@@ -97,6 +98,19 @@ class ImageStore:
         for path in self.images.glob("pages-*.img"):
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def keep(self) -> Path:
+        """Move the image and CRIU's logs to where the container's end does not take them, and return that directory.
+
+        An older one of the same container is replaced. Raises OSError.
+        """
+        kept = paths.KEPT / self.directory.parent.name / self.directory.name
+        shutil.rmtree(kept, ignore_errors=True)
+        paths.make_private(kept)
+        for path in (self.images, self.work, self.directory / "store"):
+            if path.exists():
+                path.rename(kept / path.name)
+        return kept
 
     def drop_images(self) -> None:
         for path in (self.images, self.predump):

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zeropod import paths
 from zeropod.runtime.quantity import quantity
-
-FILE = Path("/opt/zeropod/etc/zeropod.toml")
-
-OVERRIDES = Path("/run/zeropod/zeropod.toml")
-"""What the node's manager was told on its command line; gone after a reboot."""
 
 MIN_FREE_BYTES = 256 << 20
 """A node without any space left loses more than the memory of one idle container."""
@@ -33,10 +29,13 @@ KEYS: Mapping[str, Callable[[str], int]] = {"max-checkpoint-bytes": quantity, "m
 
 
 def read(*files: Path) -> tuple[NodeConfig, list[str]]:
-    """The configuration of this node, and what is wrong with it; of two files the later one wins (FILE, OVERRIDES)."""
+    """The configuration of this node, and what is wrong with it; of two files the later one wins.
+
+    By default the administrator's file, and the manager's overrides.
+    """
     values: dict[str, int] = {}
     complaints: list[str] = []
-    for file in files or (FILE, OVERRIDES):
+    for file in files or (paths.NODE_CONFIG, paths.NODE_OVERRIDES):
         try:
             text = file.read_text()
         except FileNotFoundError:
@@ -76,10 +75,10 @@ def parse(text: str) -> tuple[dict[str, int], list[str]]:
 def override(values: Mapping[str, int]) -> None:
     """Puts values above those of the administrator's file, until the next call or reboot. Raises OSError."""
     if not values:
-        OVERRIDES.unlink(missing_ok=True)
+        paths.NODE_OVERRIDES.unlink(missing_ok=True)
         return
-    OVERRIDES.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = OVERRIDES.with_suffix(".new")
+    paths.make_private(paths.NODE_OVERRIDES.parent)
+    temporary = paths.NODE_OVERRIDES.with_suffix(".new")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.writelines(f"{key} = {value}\n" for key, value in values.items())
-    temporary.replace(OVERRIDES)
+    temporary.replace(paths.NODE_OVERRIDES)

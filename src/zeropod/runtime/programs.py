@@ -2,11 +2,10 @@
 
 import os
 
+from zeropod import paths
+
 RUNC_ROOT = "/run/containerd/runc"
 """Where containerd's runc shim keeps runc's state, one directory a namespace below it."""
-
-INSTALLED = "/opt/zeropod/bin"
-"""Programs brought by the installer win over the host's: criu above all."""
 
 UNFINISHED = "network-lock"
 """The beginning of CRIU's configuration, an option without its value: by itself it is an error. If that is all that
@@ -22,6 +21,6 @@ and wait for the container to report there (sd_notify(3))."""
 
 
 def environment() -> dict[str, str]:
-    """Our own, with what was installed first on the PATH, and without what is containerd's alone."""
+    """Our own, with what the installer brings first on the PATH, criu above all, without what is containerd's alone."""
     ours = {name: value for name, value in os.environ.items() if name not in _CONTAINERDS}
-    return {**ours, "PATH": f"{INSTALLED}:{ours.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"}
+    return {**ours, "PATH": f"{paths.PROGRAMS}:{ours.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"}

@@ -4,7 +4,6 @@ The bundle belongs to the shim. Restores read the file again, so what has change
 above all) is written back into it, or a restored container would fall back to its first limits.
 """
 
-import errno
 import json
 import os
 from collections.abc import Mapping
@@ -13,13 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from zeropod.runtime.errors import SpecError
-
-IO_URING = ["io_uring_setup", "io_uring_enter", "io_uring_register"]
-ARCHITECTURES = {
-    "x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
-    "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
-}
-"""Of the machines' programs: a profile that does not name the one of a 32-bit program has it killed."""
 
 CRI = "io.kubernetes.cri."
 CONTAINER_TYPE = CRI + "container-type"
@@ -82,18 +74,6 @@ class Spec:
 
     def with_annotation(self, key: str, value: str) -> "Spec":
         return Spec(self.path, {**self.content, "annotations": {**self.annotations, key: value}})
-
-    def without_io_uring(self) -> "Spec":
-        """The same container, for which the kernel has no io_uring (ENOSYS), unless it has a seccomp profile already.
-
-        Programs do without then, as on the kernels and in the profiles that lack it; containerd's default is one.
-        """
-        architectures = ARCHITECTURES.get(os.uname().machine)
-        if self._linux.get("seccomp") or architectures is None:
-            return self
-        rule = {"names": IO_URING, "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}
-        profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures, "syscalls": [rule]}
-        return self._with_linux(seccomp=profile)
 
     def with_resources(self, update: Mapping[str, Any]) -> "Spec":
         """The same container under updated limits; runc, too, changes only what an update names."""

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import trio
 
+from zeropod import paths
 from zeropod.kernel import splice
 from zeropod.runtime.errors import StdioError
 from zeropod.runtime.logger import Logger
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 
 FAILED_WRITE = 1.0
 """Seconds until output that could not be written is tried again."""
-
-CONSOLE_SOCKETS = "/run/zeropod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +210,9 @@ class ProcessIO:
 @contextmanager
 def console_socket() -> Iterator[tuple[Path, socket.socket]]:
     """A listening socket on which runc hands over the master of a new terminal."""
-    os.makedirs(CONSOLE_SOCKETS, mode=0o700, exist_ok=True)
+    os.makedirs(paths.CONSOLES, mode=0o700, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="pty-", dir=CONSOLE_SOCKETS) as directory,
+        tempfile.TemporaryDirectory(prefix="pty-", dir=paths.CONSOLES) as directory,
         socket.socket(socket.AF_UNIX) as listener,
     ):
         path = Path(directory) / "s"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from zeropod import paths
 from zeropod.kernel import detached_mount
 
 SMALL: Final = 64 << 10
@@ -99,7 +100,7 @@ class KeptMounts:
         lines = []
         for number, (mount, descriptor) in enumerate(self._copies.items()):
             place = self._directory / str(number)
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            paths.make_private(place)
             detached_mount.attach(descriptor, place)
             self._placed[mount] = place
             lines.append(f"external mnt[{_key(mount)}]:{place}")

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from zeropod import paths
 from zeropod.kernel import mount, namespace
 from zeropod.runtime import images
+from zeropod.runtime.memory.limits import LIMITS, restore_limits
 from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
 from zeropod.runtime.tmpfs import release
-from zeropod.shim import places, start, survivors
+from zeropod.shim import start, survivors
 from zeropod.shim.bootstrap import Flags
 
 
@@ -27,7 +29,7 @@ def up(flags: Flags, bundle: Path) -> list[str]:
         group = start.group(flags.id, str(bundle))
     except (OSError, ValueError):  # no bundle that was ever started
         return clean(flags.namespace, flags.id, options)
-    pod = places.pod(flags.namespace, group)
+    pod = paths.pod(flags.namespace, group)
     own = pod / flags.id
     was_listed = own.exists()
     with _turn(pod):
@@ -64,7 +66,7 @@ def _turn(pod: Path) -> Iterator[None]:
 
 def clean_pod(containerd_namespace: str, group: str) -> list[str]:
     """The same for all containers whose shim is dead with it: containerd asks for the pod's sandbox alone."""
-    pod, complaints = places.pod(containerd_namespace, group), []
+    pod, complaints = paths.pod(containerd_namespace, group), []
     for member in sorted(pod.iterdir()) if pod.exists() else ():
         complaints += _clean_listed(containerd_namespace, member, _options(member))
     with suppress(OSError):
@@ -75,7 +77,7 @@ def clean_pod(containerd_namespace: str, group: str) -> list[str]:
 def _clean_listed(containerd_namespace: str, member: Path, options: Mapping[str, str]) -> list[str]:
     """The same for one of a pod's containers, of which it is noted then that nothing is left."""
     complaints = clean(containerd_namespace, member.name, options)
-    survivors.kill_pagers(member.name)
+    survivors.kill_pagers(containerd_namespace, member.name)
     member.unlink(missing_ok=True)
     return complaints
 
@@ -85,23 +87,31 @@ def clean(containerd_namespace: str, id: str, options: Mapping[str, str]) -> lis
 
     `options`: what its shim has kept of the request that created it.
     """
-    store = images.ImageStore.of(id)
+    store = images.ImageStore.of(containerd_namespace, id)
+    limits = paths.store(containerd_namespace, id) / LIMITS
+    complaints = _complaints(id, "its limits could not be put back", lambda: restore_limits(limits))
     survivors.end_dump(store.config)
     survivors.end_restore(_runc_root(containerd_namespace, options), id)
-    complaints = [f"{id}: {words}"] if (words := _delete_in_runc(containerd_namespace, id, options)) else []
+    complaints += [f"{id}: {words}"] if (words := _delete_in_runc(containerd_namespace, id, options)) else []
     removals: dict[str, Callable[[], None]] = {
         "its bundle": lambda: _empty(Path(options["bundle"])) if "bundle" in options else None,
-        "its network namespace": lambda: namespace.unpin(places.network(containerd_namespace, id)),
-        "its tmpfs mounts": lambda: release(places.tmpfs(containerd_namespace, id)),
+        "its network namespace": lambda: namespace.unpin(paths.network(containerd_namespace, id)),
+        "its tmpfs mounts": lambda: release(paths.tmpfs(containerd_namespace, id)),
         "its image": lambda: shutil.rmtree(store.directory) if store.directory.exists() else None,
-        "its status socket": lambda: Path(places.status_socket(containerd_namespace, id)).unlink(missing_ok=True),
+        "its status socket": lambda: Path(paths.status_socket(containerd_namespace, id)).unlink(missing_ok=True),
     }
     for what, remove in removals.items():
-        try:
-            remove()
-        except OSError as error:
-            complaints.append(f"{id}: {what} could not be removed: {error}")
+        complaints += _complaints(id, f"{what} could not be removed", remove)
     return complaints
+
+
+def _complaints(id: str, what: str, action: Callable[[], None]) -> list[str]:
+    """Do it, and return what went wrong, in words."""
+    try:
+        action()
+    except OSError as error:
+        return [f"{id}: {what}: {error}"]
+    return []
 
 
 def _options(path: Path) -> dict[str, str]:

@@ -1,23 +1,30 @@
 """One container: what containerd asks of it, in whichever state it is.
 
 Owns the order of things: no event before the one it follows from, no runc command in a state that does not allow it
-(the table of `lifecycle` decides), the exit of the init process last of all. How it sleeps and wakes is the sleeper's
-part, how it comes into being `create`'s.
+(the table of `lifecycle` decides), the exit of the init process last of all. How it sleeps and wakes is the
+controller's part, how it comes into being `create`'s.
 """
 
 import json
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import trio
 from google.protobuf.message import Message
 
+from zeropod import paths
 from zeropod.kernel import mount, namespace
 from zeropod.kernel.pidfd import ExitStatus
+from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.life import Life
+from zeropod.lifecycle.machine import Answer, Event, Request, State, decide
+from zeropod.lifecycle.settings import Settings
 from zeropod.rpc.messages import events_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import cgroups, criu
@@ -27,17 +34,11 @@ from zeropod.runtime.errors import RuncError
 from zeropod.runtime.images import ImageStore
 from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import CONTAINER_NAME, Spec
-from zeropod.shim import places
 from zeropod.shim.delete import REMOVED
 from zeropod.shim.errors import FINISHED, kill_error, refused, reported
 from zeropod.shim.execs import Execs
 from zeropod.shim.host import Host
-from zeropod.shim.incarnation import Incarnation
-from zeropod.shim.life import Life
-from zeropod.shim.lifecycle import Answer, Request, State, decide
 from zeropod.shim.process import Process
-from zeropod.shim.settings import Settings
-from zeropod.shim.sleeper import Sleeper
 from zeropod.shim.start import group_of
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,12 @@ LAST_EVENTS = 1.0
 RESTORE = 120.0
 """Seconds for the restore of a checkpoint that containerd brings."""
 
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGRTMIN + 3})
+"""Signals that stop a container outside of Kubernetes; a kubelet sends none but the image's stop signal, whichever that
+is, and SIGKILL."""
+
+MEBIBYTE = 1 << 20
+
 CHECKPOINT = 300.0
 """Seconds for a checkpoint that containerd asks for, of any size."""
 
@@ -74,8 +81,8 @@ class Container:
         self.tally = host.tally_of(self.name)
         self.log = logging.LoggerAdapter(log, {"container": id})
         self.execs = Execs(self)
-        self.store = ImageStore.of(id)
-        self.sleeper: Sleeper | None = None
+        self.store = ImageStore.of(runc.namespace, id)
+        self.controller: Controller | None = None
         self.incarnation: Incarnation | None = None
         """The present life of its processes, or the last one."""
         self.slept: Metrics | None = None
@@ -105,7 +112,7 @@ class Container:
     @property
     def probes_answered(self) -> int:
         """Probes that were answered in its stead, and in that of those before it."""
-        return self.tally.probes_answered + (self.sleeper.probes_answered if self.sleeper else 0)
+        return self.tally.probes_answered + (self.controller.probes_answered if self.controller else 0)
 
     @property
     def group(self) -> str:
@@ -113,7 +120,7 @@ class Container:
         return group_of(self.id, self.spec.annotations)
 
     @property
-    def quiet_wanted(self) -> float:
+    def idle_threshold(self) -> float:
         """Seconds without activity that it takes to put it to sleep; none if somebody wants it to sleep now."""
         return 0.0 if self.life.sleep_wanted.is_set() else self.settings.scaledown
 
@@ -127,7 +134,7 @@ class Container:
 
         Raises RpcError when the state does not allow it.
         """
-        with self.life.kept_awake(request.name.lower()):
+        with self.life.inhibit(request.name.lower()):
             while (answer := decide(self.life.state, request)) in (Answer.WAIT, Answer.WAKE, Answer.DOZE):
                 if answer is Answer.WAKE:
                     self.life.wake_wanted.set()
@@ -164,16 +171,16 @@ class Container:
             else:
                 with reported("OCI runtime start failed"):
                     await self.runc.start(self.id)
-            self.life.enter(State.RUNNING)
+            self.life.happen(Event.START)
             self.publish(events_pb2.TaskStart(container_id=self.id, pid=self.init.pid))
-        if self.sleeper:
-            self.host.nursery.start_soon(self._sleep_from_now_on, self.sleeper)
+        if self.controller:
+            self.host.nursery.start_soon(self._sleep_from_now_on, self.controller)
         return self.init.pid
 
-    async def _sleep_from_now_on(self, sleeper: Sleeper) -> None:
+    async def _sleep_from_now_on(self, controller: Controller) -> None:
         await trio.sleep(SLEEPER_BEGINS)
         if self.life.state is not State.STOPPED:
-            await sleeper.run()
+            await controller.run()
 
     async def _restore_given_checkpoint(self, images: Path) -> None:
         work = self.runc.bundle / "criu-work"
@@ -250,8 +257,8 @@ class Container:
                 return
             if self.spec.shares_pids:
                 await self._kill_everyone()
-            if self.sleeper:
-                self.sleeper.stop()
+            if self.controller:
+                self.controller.stop()
             with trio.move_on_after(LAST_EXECS):
                 await self.execs.all_exited()
             with trio.move_on_after(LAST_KILLS):
@@ -260,7 +267,7 @@ class Container:
             if self._ran_out_of_memory:
                 # The answer to `Wait` may overtake it, and the kubelet would be told of another reason.
                 await self.host.publisher.flush(LAST_EVENTS)
-            self.life.enter(State.STOPPED)
+            self.life.happen(Event.EXIT)
             self.init.ended(status)
             self.announce_exit(self.id, status)
 
@@ -281,7 +288,11 @@ class Container:
         if everyone and self.life.state is State.STOPPED:
             await self._kill_everyone()  # what init has left behind, if it shared its pid namespace
             return
-        async with self.allowed(self._request_of(number)) as answer:
+        request = self._request_of(number)
+        if request in (Request.STOP, Request.STOP_IN_ORDER):
+            # Whatever its shutdown takes: from now on it stays awake.
+            self.life.inhibit_for_good("it is being stopped")
+        async with self.allowed(request) as answer:
             if answer is Answer.END:
                 await self.finish(ExitStatus(self.init.pid, 128 + number, time.time_ns()))
                 return
@@ -294,22 +305,24 @@ class Container:
     def _request_of(self, number: int) -> Request:
         if number == signal.SIGKILL:
             return Request.KILL
-        if number == signal.SIGTERM:
-            return Request.STOP_IN_ORDER if self.settings.wake_on_stop else Request.STOP
+        if number in STOP_SIGNALS or self.name:
+            # What a sleep has ended with its stop signal already is not started for another one.
+            in_order = self.settings.wake_on_stop and not self.settings.disable_checkpointing
+            return Request.STOP_IN_ORDER if in_order else Request.STOP
         return Request.SIGNAL
 
     async def pause(self) -> None:
         async with self.allowed(Request.PAUSE):
             with reported("OCI runtime pause failed"):
                 await self.runc.pause(self.id)
-            self.life.enter(State.PAUSED)
+            self.life.happen(Event.PAUSE)
         self.publish(events_pb2.TaskPaused(container_id=self.id))
 
     async def resume(self) -> None:
         async with self.allowed(Request.RESUME):
             with reported("OCI runtime resume failed"):
                 await self.runc.resume(self.id)
-            self.life.enter(State.RUNNING)
+            self.life.happen(Event.RESUME)
         self.publish(events_pb2.TaskResumed(container_id=self.id))
 
     async def update(self, resources: bytes) -> None:
@@ -320,16 +333,32 @@ class Container:
             raise RpcError(Code.INVALID_ARGUMENT, f"resources are not JSON: {error}") from error
         async with self.allowed(Request.UPDATE) as answer:
             with reported("OCI runtime update failed"):
+                self._check_memory(changes)
                 if answer is Answer.PASS:
                     await self.runc.update(self.id, resources)
                 self.spec = self.spec.with_resources(changes)
                 self.spec.write()
 
+    def _check_memory(self, changes: Mapping[str, Any]) -> None:
+        """Raise RpcError for a memory limit that would have the kernel end the container when it comes back.
+
+        The kernel and runc compare a limit with what is charged to the cgroup, of which memory that is out is no part.
+        """
+        limit = (changes.get("memory") or {}).get("limit") or 0
+        needed = self.controller.memory_needed if self.controller else 0
+        if 0 < limit < needed:
+            raise RpcError(
+                Code.UNKNOWN,
+                f"OCI runtime update failed: unable to set memory limit to {limit} ({limit / MEBIBYTE:.0f} MiB): the "
+                f"container needs {needed} ({needed / MEBIBYTE:.0f} MiB) to come back from its sleep; set no less, or "
+                "wake it (zeropod wake) and have it free memory first",
+            )
+
     async def checkpoint(self, path: Path, work: Path | None, options: list[str]) -> None:
         """containerd's own checkpoint, of the container that it believes to run."""
         async with self.allowed(Request.CHECKPOINT):
-            if self.sleeper:
-                await self.sleeper.settled.wait()
+            if self.controller:
+                await self.controller.make_whole()
             directory = work or self.runc.bundle / "criu-work"
             directory.mkdir(mode=0o700, exist_ok=True)
             with reported("OCI runtime checkpoint failed"):
@@ -381,7 +410,7 @@ class Container:
         self.store.remove()
         if self.pinned_network:
             namespace.unpin(self.pinned_network)
-        pod = places.pod(self.runc.namespace, self.group)
+        pod = paths.pod(self.runc.namespace, self.group)
         (pod / self.id).unlink(missing_ok=True)
         with suppress(OSError):  # the pod has other containers
             pod.rmdir()

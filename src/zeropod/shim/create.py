@@ -7,8 +7,14 @@ changed: its network namespace gets a name, so that it outlives the processes, a
 import json
 from pathlib import Path
 
+from zeropod import paths
 from zeropod.activator.network import avoid_multipath
 from zeropod.kernel import mount, namespace
+from zeropod.lifecycle import settings
+from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.restart import RestartStrategy
+from zeropod.lifecycle.settings import Settings, SettingsError
+from zeropod.lifecycle.suspend import SuspendStrategy
 from zeropod.rpc.messages import events_pb2, runc_options_pb2, task_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import criu
@@ -17,21 +23,18 @@ from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import CONTAINER_NAME, Spec
 from zeropod.runtime.stdio import ProcessIO, Stdio
 from zeropod.shim import options as runtime_options
-from zeropod.shim import places, settings
-from zeropod.shim.checkpointed import Checkpointed
 from zeropod.shim.container import Container
 from zeropod.shim.errors import reported
 from zeropod.shim.host import Host
 from zeropod.shim.process import Process
-from zeropod.shim.restarted import Restarted
-from zeropod.shim.settings import Settings, SettingsError
-from zeropod.shim.sleeper import Sleeper
 
 HOST_NETWORK = "/proc/self/ns/net"
 
 
 async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
     """The container, as runc has created it. Raises RpcError; then nothing of it is left."""
+    if not paths.is_identifier(request.id):
+        raise RpcError(Code.INVALID_ARGUMENT, f"{request.id!r} is not an identifier as containerd has them")
     bundle = Path(request.bundle)
     options = runtime_options.read(request.options)
     with reported("cannot create the container"):
@@ -60,7 +63,7 @@ async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
             _keep_for_delete(container, options)
             for part in request.rootfs:
                 mount.mount(part.type, part.source, bundle / "rootfs" / part.target.lstrip("/"), part.options)
-            container.life.why = why_never(spec, wanted, terminal=request.terminal)
+            container.life.why = why_never(spec, wanted)
             if not container.life.why:
                 _prepare_for_sleep(container)
         if request.checkpoint:
@@ -86,7 +89,7 @@ def created_event(request: task_pb2.CreateTaskRequest, pid: int) -> events_pb2.T
     )
 
 
-def why_never(spec: Spec, wanted: Settings, *, terminal: bool) -> str:
+def why_never(spec: Spec, wanted: Settings) -> str:
     """Why this container will never sleep; empty if it may."""
     namespaces = spec.namespaces
     if spec.is_sandbox:
@@ -95,44 +98,40 @@ def why_never(spec: Spec, wanted: Settings, *, terminal: bool) -> str:
         return f"it is not among {settings.PREFIX}container-names"
     if not wanted.scaledown:
         return f"{settings.PREFIX}scaledown-duration is 0"
-    if terminal:
-        return "it has a terminal"
     path = namespaces.get("network")
     if path is None or (path and namespace.same(path, HOST_NETWORK)):
         return "it uses the host's network"
-    if "user" in namespaces:
-        return "it has a user namespace, in which CRIU cannot restore it"
+    if "user" in namespaces and not path:
+        return "it has a user namespace and no pod, whose network namespace it could join"
     return ""
 
 
 def _prepare_for_sleep(container: Container) -> None:
-    spec, store = container.spec, ImageStore.of(container.id)
+    spec, store = container.spec, ImageStore.of(container.runc.namespace, container.id)
     network = spec.namespaces["network"]
     if not network:
-        places.NETWORKS.mkdir(mode=0o700, parents=True, exist_ok=True)
-        container.pinned_network = places.network(container.runc.namespace, container.id)
+        container.pinned_network = paths.network(container.runc.namespace, container.id)
+        paths.make_private(container.pinned_network.parent)
         namespace.unpin(container.pinned_network)
         namespace.create_pinned(container.pinned_network)
         network = str(container.pinned_network)
         spec = spec.with_network(network)
     avoid_multipath(network)
-    if not container.settings.disable_checkpointing and not container.settings.io_uring:
-        spec = spec.without_io_uring()
     store.prepare()
     own = Path(spec.annotations.get(criu.CONFIG_ANNOTATION, criu.DEFAULT_CONFIG))
     container.criu_configuration = own.read_text() if own.exists() else ""
     container.configure_criu()
     container.spec = spec.with_annotation(criu.CONFIG_ANNOTATION, str(store.config))
     container.spec.write()
-    container.sleeper = Sleeper(
-        container, network, Restarted if container.settings.disable_checkpointing else Checkpointed
+    container.controller = Controller(
+        container, network, RestartStrategy if container.settings.disable_checkpointing else SuspendStrategy
     )
 
 
 def _keep_for_delete(container: Container, options: runc_options_pb2.Options) -> None:
     """Writes down what `delete` has to know when this shim is dead."""
-    bundle, pod = container.runc.bundle, places.pod(container.runc.namespace, container.group)
+    bundle, pod = container.runc.bundle, paths.pod(container.runc.namespace, container.group)
     kept = {"root": options.root, "binary_name": options.binary_name, "bundle": str(bundle)}
-    pod.mkdir(mode=0o700, parents=True, exist_ok=True)
+    paths.make_private(pod)
     for path in (bundle / "options.json", pod / container.id):
         path.write_text(json.dumps(kept))

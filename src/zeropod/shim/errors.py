@@ -6,10 +6,10 @@ Kubernetes and ctr look for some of these words, so they are kept.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from zeropod.lifecycle.machine import ASLEEP, Request, State
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.errors import RuncError, SpecError, StdioError
-from zeropod.shim.lifecycle import ASLEEP, Request, State
 
 FINISHED = "process already finished: not found"
 

@@ -13,10 +13,10 @@ import trio
 
 from zeropod.kernel import pidfd
 from zeropod.kernel.pidfd import ExitStatus
+from zeropod.lifecycle.machine import Answer, Request, decide
 from zeropod.rpc.messages import events_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.shim.errors import FINISHED, refused, reported
-from zeropod.shim.lifecycle import Answer, Request, decide
 from zeropod.shim.process import Process
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Execs:
 
     async def _watch(self, process: Process, handle: int, task_status: trio.TaskStatus[None]) -> None:
         try:
-            with self._container.life.kept_awake(f"exec {process.id} is running"):
+            with self._container.life.inhibit(f"exec {process.id} is running"):
                 task_status.started()
                 status = await pidfd.wait_exit(handle)
         finally:

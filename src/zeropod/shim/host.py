@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import trio
 
 from zeropod.activator.network import PodNetwork
+from zeropod.lifecycle.metrics import Tally
 from zeropod.shim.changes import Changes
 from zeropod.shim.publisher import Publisher
-from zeropod.shim.tally import Tally
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -68,7 +71,7 @@ class Host:
         """
         network, users = self._networks.get(path) or (PodNetwork(path, probers, own=own), 0)
         if not users:
-            self.nursery.start_soon(network.run)
+            self.nursery.start_soon(self._run_network, network)
         self._networks[path] = (network, users + 1)
         try:
             yield network
@@ -78,3 +81,10 @@ class Host:
                 self._networks[path] = (network, users - 1)
             else:
                 network.close()
+
+    async def _run_network(self, network: PodNetwork) -> None:
+        """The network's addresses are followed as long as that works: without it probes may wake, and nothing ends."""
+        try:
+            await network.run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the pod's containers go on
+            log.error("cannot follow the pod's network, health probes may wake its containers: %s", error)

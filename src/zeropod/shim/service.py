@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from zeropod.kernel.pidfd import ExitStatus
+from zeropod.lifecycle.machine import ASLEEP, State
 from zeropod.rpc.messages import process_pb2, runc_options_pb2, task_pb2
 from zeropod.rpc.server import Handler, Services, unary
 from zeropod.rpc.status import Code, RpcError
@@ -22,7 +23,6 @@ from zeropod.runtime.stdio import ProcessIO, Stdio
 from zeropod.shim.container import Container
 from zeropod.shim.create import create, created_event
 from zeropod.shim.host import Host
-from zeropod.shim.lifecycle import ASLEEP, State
 from zeropod.shim.process import Process
 
 NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")

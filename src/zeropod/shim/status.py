@@ -11,15 +11,16 @@ from contextlib import contextmanager, suppress
 
 from google.protobuf.message import Message
 
+from zeropod import paths
+from zeropod.lifecycle.machine import ASLEEP, Request, State
+from zeropod.lifecycle.strategy import MemoryReport
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.server import Services, streaming, unary
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import spec
-from zeropod.shim import places
 from zeropod.shim.bootstrap import Flags
 from zeropod.shim.container import Container
 from zeropod.shim.host import Host
-from zeropod.shim.lifecycle import Request, State
 from zeropod.shim.why import explain
 
 SERVICE = "zeropod.v1.Status"
@@ -37,8 +38,8 @@ def status_listener(flags: Flags) -> Iterator[socket.socket]:
 
     Whoever sees the socket there can connect to it: it gets its name when it listens, and takes a dead shim's place.
     """
-    os.makedirs(places.STATUS_SOCKETS, mode=0o700, exist_ok=True)
-    path = places.status_socket(flags.namespace, flags.id)
+    os.makedirs(paths.STATUS_SOCKETS, mode=0o700, exist_ok=True)
+    path = paths.status_socket(flags.namespace, flags.id)
     nameless = f"{path}.new"
     with suppress(FileNotFoundError):
         os.unlink(nameless)
@@ -114,6 +115,10 @@ class StatusService:
         if container.tally.checkpoints == before:
             why = life.why if life.state is State.RUNNING else f"it is {life.state.name.lower()}"
             raise RpcError(Code.FAILED_PRECONDITION, f"could not put {container.id} to sleep: {why}")
+        if not container.settings.standby:
+            # On its way to COLD, unless something stands against that.
+            while life.state in (State.STANDBY, State.CHECKPOINTING) and not life.why:
+                await life.changed()
         return describe(container)
 
     async def wake(self, request: status_pb2.WakeRequest) -> status_pb2.ContainerStatus:
@@ -130,18 +135,19 @@ class StatusService:
 
 def cannot_sleep(container: Container) -> str:
     """Why it makes no sense to try; empty if it does."""
-    life, sleeper = container.life, container.sleeper
+    life = container.life
     if container.settings.dry_run:
         return "it is in a dry run, by its annotation dry-run"
-    if not sleeper or sleeper.gave_up:
+    if not container.controller:
         return life.why or "it never sleeps"
     if life.state is not State.RUNNING:
         return f"it is {life.state.name.lower()}"
-    return life.held_by
+    return life.inhibited_by
 
 
 def describe(container: Container) -> status_pb2.ContainerStatus:
-    life, sleeper, annotations = container.life, container.sleeper, container.spec.annotations
+    """Return all that is known of a container. Reads a file or two of its cgroup where its memory is out."""
+    life, controller, annotations = container.life, container.controller, container.spec.annotations
     status = status_pb2.ContainerStatus(
         id=container.id,
         namespace=container.runc.namespace,
@@ -153,12 +159,25 @@ def describe(container: Container) -> status_pb2.ContainerStatus:
         pid=container.init.pid if container.pids() else 0,
         why=life.why,
         message=life.message,
-        may_sleep=sleeper is not None,
+        may_sleep=controller is not None,
         dry_run=container.settings.dry_run,
         dry_run_asleep=life.pretended is not None,
-        image_bytes=sleeper.image_bytes if sleeper else 0,
+        image_bytes=controller.image_bytes if controller else 0,
     )
     status.since.FromNanoseconds(life.since_ns)
+    if strategy := controller.strategy if controller else None:
+        status.why_kept = strategy.why_kept if life.state in ASLEEP else ""
+        if report := strategy.memory_report():
+            _describe_memory(report, status)
     container.tally.describe(status)
     status.probes_answered = container.probes_answered
     return status
+
+
+def _describe_memory(report: MemoryReport, status: status_pb2.ContainerStatus) -> None:
+    usage = report.usage
+    status.memory_backend, status.memory_why = report.kind, report.why
+    status.memory_out_bytes, status.memory_left_bytes = usage.out, report.left
+    status.memory_written_bytes = usage.written
+    status.memory_moving = report.moving
+    status.memory_faults, status.memory_brought_in_bytes = usage.faults, usage.brought_in

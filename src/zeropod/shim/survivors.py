@@ -50,12 +50,12 @@ def end_restore(root: Path, id: str) -> None:
     _wait(handles)
 
 
-def kill_pagers(id: str) -> None:
-    """Ends pagers that have outlived their shim, and by now what they served: one that is stopped would stay.
+def kill_pagers(containerd_namespace: str, id: str) -> None:
+    """End pagers that have outlived their shim, and by now what they served: one that is stopped would stay.
 
-    They have the image mapped, whose files may be gone.
+    They have the files of an image or of a page store mapped, which may be deleted by now.
     """
-    served = os.fsencode(images.ImageStore.of(id).images)
+    served = os.fsencode(images.ImageStore.of(containerd_namespace, id).directory) + b"/"
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Why a container is not asleep, in full: what is seen of it now, and what to do about each thing.
+"""Why a container is not asleep, or no deeper, in full: what is seen of it now, and what to do about each thing.
 
 What is asked of the kernel is gathered first; what it means is decided by a pure function and a table.
 """
@@ -12,15 +12,20 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zeropod import paths
 from zeropod.activator.network import PodNetwork
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.runtime.node_config import FILE
-from zeropod.shim.idle import quiet_ms
-from zeropod.shim.lifecycle import ASLEEP, State
+from zeropod.lifecycle.idle.activity import quiet_ms
+from zeropod.lifecycle.machine import ASLEEP, State
+from zeropod.lifecycle.strategy import MemoryReport
+from zeropod.runtime.image.obstacle import Obstacle
+from zeropod.runtime.memory.backend import Kind
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
+
+MEBIBYTE = 1 << 20
 
 MOST = 20
 """Connections that are listed one by one."""
@@ -81,30 +86,49 @@ class Facts:
     """The path of CRIU's log of the last attempt; empty if there is none."""
     limits: Sequence[str] = ()
     """What the kernel lacks."""
+    memory: MemoryReport | None = None
+    """Where its memory is in STANDBY."""
+    obstacles: Sequence[Obstacle] = ()
+    """What stands against COLD."""
 
 
 REMEDIES = (
     ("container-names", "Add its name to the annotation, or remove the annotation, and create the pod anew."),
     ("scaledown-duration is 0", "Set the annotation to a duration such as 10m, and create the pod anew."),
-    ("has a terminal", "Set `tty: false` in the pod, and create it anew."),
     ("host's network", "Give the pod a network of its own: remove `hostNetwork: true`."),
     ("user namespace", "Run it in a pod, whose network namespace it joins."),
     ("listens on a TCP port", "If it is still starting, wait. A container that nobody can connect to never sleeps."),
     ("dry run", "Remove the annotation zeropod.ctrox.dev/dry-run, and create the pod anew."),
+    ("being stopped", "Nothing: it shuts down, and would only be woken to go on with that."),
     ("exec ", "End it, or let it end: it may be a shell that somebody has left open, or a probe that hangs."),
     ("answer to a request", "Wait for the answer. If none is due, look at what uses the CPU in it."),
-    ("not yet read", "The application leaves data unread: it may be stuck. It is tried again every second."),
+    ("health probe", "Asleep it could not become well: look at what the application answers to this probe."),
+    (
+        "not dealt with everything",
+        "Something lies unread: the application may be stuck. If the same still lies there a second later, it sleeps.",
+    ),
+    ("not yet read", "The application leaves data unread: it may be stuck. COLD is tried again every minute."),
     ("not yet taken", "A client reads slowly or is gone; TCP gives up on it after 15 minutes."),
+    (
+        "cannot be frozen",
+        "A process of it hangs in the kernel, in a network file system for example: look for state D.",
+    ),
+    (
+        "standby-max-resident",
+        "It goes COLD, unless something stands against that. To keep it in STANDBY, raise the annotation.",
+    ),
+    ("its memory stays", "Run `zeropod doctor` on the node: it says what there is for the memory of such containers."),
     ("Can't get rlimit", "Give containerd CAP_SYS_RESOURCE; `zeropod doctor` says whether it has it."),
     ("executable file not found", "Install CRIU 4.2 or newer on the node; `zeropod doctor` looks for it."),
-    ("max-checkpoint-bytes", f"Raise it in {FILE}, or let fewer containers sleep on this node."),
-    ("min-free-bytes", f"Make room on the disk of /var/lib/zeropod, or lower it in {FILE}."),
+    ("max-checkpoint-bytes", f"Raise it in {paths.NODE_CONFIG}, or let fewer containers sleep on this node."),
+    ("min-free-bytes", f"Make room on the disk of {paths.STATE}, or lower it in {paths.NODE_CONFIG}."),
     (
         "checkpoint failed",
-        "Look into CRIU's log. What CRIU cannot dump may be ended instead: disable-checkpointing.",
+        "Look into CRIU's log. It sleeps in STANDBY, and COLD is tried again after ten minutes. What CRIU cannot dump "
+        "may be ended instead: disable-checkpointing.",
     ),
     ("sleep cannot be managed", "Run `zeropod doctor` on the node."),
-    ("paused", "Somebody paused it through containerd: resume it."),
+    ("paused", "It was paused through containerd: resume it."),
 )
 """Words in a reason, and what to do about it; the first that fit."""
 
@@ -120,16 +144,22 @@ def reasons(facts: Facts) -> list[Reason]:
     found: list[Reason] = []
     if facts.state in ASLEEP:
         found.append(Reason("asleep", f"It sleeps, {facts.state.name} since {facts.since}."))
-        if facts.why:
+        if facts.obstacles:
+            found += [_against_cold(obstacle) for obstacle in facts.obstacles]
+        elif facts.why:
             found.append(Reason("depth", _sentence(facts.why), remedy(facts.why)))
         if facts.probes:
             found.append(Reason("probe", f"{facts.probes} health probes were answered in its stead so far."))
     elif facts.why:
         found.append(Reason(_kind(facts), _sentence(facts.why), remedy(facts.why)))
     if facts.may_sleep:
-        found += [Reason("exec", _sentence(hold), remedy(hold)) for hold in facts.holds if hold != facts.why]
+        found += [
+            Reason(_kind_of_hold(hold), _sentence(hold), remedy(hold)) for hold in facts.holds if hold != facts.why
+        ]
         if facts.state is State.RUNNING:
             found += _traffic(facts)
+        if facts.memory and (facts.state in ASLEEP or facts.memory.usage.out):
+            found.append(_memory(facts.memory))
         found += _failure(facts)
         found += [Reason("kernel", _sentence(limit), "Run `zeropod doctor` on the node.") for limit in facts.limits]
     return found or [Reason("state", f"It is {facts.state.name} since {facts.since}.")]
@@ -141,17 +171,41 @@ def _kind(facts: Facts) -> str:
     if facts.dry_run and facts.why.startswith("dry run"):
         return "dry-run"
     if facts.why in facts.holds:
-        return "exec"
+        return _kind_of_hold(facts.why)
     if "-bytes" in facts.why:
         return "disk"
     return "error" if facts.why == facts.message else "now"
+
+
+def _kind_of_hold(words: str) -> str:
+    return "stop" if "being stopped" in words else "exec"
+
+
+def _against_cold(obstacle: Obstacle) -> Reason:
+    return Reason("cold", f"COLD would lose something of it: {obstacle.text}.", obstacle.remedy)
+
+
+def _memory(memory: MemoryReport) -> Reason:
+    """Where its memory is, and why there."""
+    usage, left = memory.usage, _mebibytes(memory.left)
+    if memory.kind is Kind.RESIDENT:
+        text = f"Its memory stays where it is, {left}"
+    else:
+        text = f"Its memory is out by {memory.kind}: {_mebibytes(usage.out)} out, {left} in memory"
+        if usage.faults:
+            text += f", {usage.faults} page faults since the last wake"
+    return Reason("memory", f"{text}; {memory.why}." if memory.why else f"{text}.", remedy(memory.why))
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / MEBIBYTE:.0f} MiB"
 
 
 def _traffic(facts: Facts) -> list[Reason]:
     found = []
     if facts.ports:
         ports = ", ".join(map(str, sorted(facts.ports)))
-        last = "nobody has connected yet" if facts.quiet is None else f"somebody connected {_ago(facts.quiet)}"
+        last = "no connection came yet" if facts.quiet is None else f"the last connection came {_ago(facts.quiet)}"
         text = f"Its ports are {ports}; {last}; it sleeps {facts.scaledown:g} s after the last activity."
         found.append(Reason("ports", text))
     ordered = sorted(facts.links, key=lambda link: (link.part is not Part.COUNTS, link.idle))
@@ -187,25 +241,28 @@ def explain(container: "Container") -> list[Reason]:
 
 
 def gather(container: "Container") -> Facts:
-    life, sleeper, settings = container.life, container.sleeper, container.settings
-    network = sleeper.network if sleeper else None
+    life, controller, settings = container.life, container.controller, container.settings
+    network = controller.network if controller else None
+    strategy = controller.strategy if controller else None
     ports, quiet, links = _look(container, network) if network and life.state is State.RUNNING else ((), None, ())
     return Facts(
         state=life.state,
         why=life.why,
         since=clock(life.since_ns),
         scaledown=settings.scaledown,
-        may_sleep=sleeper is not None,
+        may_sleep=controller is not None,
         dry_run=settings.dry_run,
-        holds=life.holds,
+        holds=life.inhibitors,
         ports=ports,
         quiet=quiet,
         links=links,
         probes=container.probes_answered,
         message=life.message,
-        next_attempt=clock(sleeper.next_attempt_ns) if sleeper and sleeper.next_attempt_ns else "",
+        next_attempt=clock(controller.next_attempt_ns) if controller and controller.next_attempt_ns else "",
         log=_log(container.store.work),
         limits=network.limits if network else (),
+        memory=strategy.memory_report() if strategy else None,
+        obstacles=strategy.obstacles if strategy else (),
     )
 
 

@@ -16,6 +16,7 @@ from tests.integration.cri import Container, Cri
 from tests.integration.patience import FACTOR, patient_duration
 from tests.integration.sleep.helpers import shims
 
+from zeropod import paths
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
 # Long enough to look at it between two sleeps. An emulated machine is not as much slower in that as in all else.
@@ -54,7 +55,7 @@ class Running:
 
     @property
     def images(self) -> str:
-        return f"/var/lib/zeropod/i/{self.container.id}/images"
+        return str(paths.container("k8s.io", self.container.id) / "images")
 
     def seen(self) -> Mapping[str, str]:
         """What must be the same after each wake, as the node sees it: where it runs, as whom, under what limits."""

@@ -9,10 +9,9 @@ from tests.integration import manifest, node
 from tests.integration.cri import Cri
 from tests.integration.sleep.helpers.stage import REDIS, Stage
 
-pytestmark = pytest.mark.timeout(120)
+from zeropod import paths
 
-IMAGES = Path("/var/lib/zeropod/i")
-OVERRIDES = Path("/run/zeropod/zeropod.toml")
+pytestmark = pytest.mark.timeout(120)
 
 
 def get(address: str, path: str) -> str:
@@ -23,7 +22,7 @@ def get(address: str, path: str) -> str:
 def test_it_sees_the_nodes_shims_and_collects_what_is_left_of_others(stage: Stage, cri: Cri, tmp_path: Path) -> None:
     asleep = stage.app("cri", REDIS)
     asleep.standby()
-    orphan = IMAGES / "of-a-container-that-is-gone"
+    orphan = paths.container("k8s.io", "of-a-container-that-is-gone")
     (orphan / "images").mkdir(mode=0o700, parents=True)
     (orphan / "images/pages-1.img").write_bytes(bytes(4096))
     (tmp_path / "bin").mkdir()
@@ -51,9 +50,9 @@ def test_it_sees_the_nodes_shims_and_collects_what_is_left_of_others(stage: Stag
         )
         assert line.endswith(" 0.0")
         node.until(lambda: not orphan.exists(), "the orphan is gone")
-        assert (IMAGES / asleep.id).exists()
-        assert "3221225472" in OVERRIDES.read_text()
+        assert paths.container("k8s.io", asleep.id).exists()
+        assert "3221225472" in paths.NODE_OVERRIDES.read_text()
         assert manager.state == "RUNNING"
-    OVERRIDES.unlink()
+    paths.NODE_OVERRIDES.unlink()
     with asleep.connect() as session:
         assert session.redis("PING") == b"PONG"

@@ -13,9 +13,9 @@ from tests.integration.patience import patient
 from tests.integration.sleep.helpers import shims
 from tests.integration.sleep.helpers.stage import NGINX, REDIS, Stage, answers
 
-pytestmark = pytest.mark.timeout(120)
+from zeropod import paths
 
-NODE_CONFIG = Path("/opt/zeropod/etc/zeropod.toml")
+pytestmark = pytest.mark.timeout(120)
 
 
 def zeropod(*arguments: str, status: int = 0) -> str:
@@ -126,23 +126,24 @@ def test_this_node_is_able(stage: Stage) -> None:
 
 
 def test_a_bad_configuration_of_the_node_is_told_and_in_nobodys_way(stage: Stage) -> None:
-    NODE_CONFIG.parent.mkdir(parents=True, exist_ok=True)
-    NODE_CONFIG.write_text('max-checkpoint-bytes = "much"\n')
+    paths.NODE_CONFIG.parent.mkdir(parents=True, exist_ok=True)
+    paths.NODE_CONFIG.write_text('max-checkpoint-bytes = "much"\n')
     try:
         found = next(check for check in json.loads(zeropod("doctor", "--json")) if check["name"] == "configuration")
         assert (found["ok"], "'much'" in found["found"]) == (False, True)
         stage.task(REDIS, "300ms").asleep()
     finally:
-        NODE_CONFIG.unlink()
+        paths.NODE_CONFIG.unlink()
 
 
 def test_images_without_a_container_are_collected(stage: Stage, tmp_path: Path) -> None:
     app = stage.task(REDIS, "300ms")
     app.asleep()
-    orphan = Path("/var/lib/zeropod/i/orphan-of-a-test/images")
-    orphan.mkdir(parents=True)
+    orphan, old = paths.container("default", "orphan-of-a-test"), paths.OLD_IMAGES / "orphan-of-an-older-version"
+    for directory in (orphan, old):
+        (directory / "images").mkdir(parents=True)
     with manager(tmp_path):
-        node.until(lambda: not orphan.parent.exists(), "the orphan is gone")
+        node.until(lambda: not orphan.exists() and not old.exists(), "the orphans are gone")
     with app.connect() as session:
         assert answers(session, app.kind)
 

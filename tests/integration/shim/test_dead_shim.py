@@ -12,7 +12,7 @@ from tests.integration import node
 from tests.integration.cri import Cri, Pod
 from tests.integration.protos import cri_v1_pb2 as v1
 from tests.integration.shimsocket import ShimSocket, address
-from tests.integration.sleep.helpers import faults
+from tests.integration.sleep.helpers import faults, shims
 
 REDIS = "localhost/redis:test"
 
@@ -37,16 +37,13 @@ def test_a_killed_shim_leaves_nothing_of_its_pod(cri: Cri) -> None:
     with cri.pod(annotations=annotations) as pod:
         awake = pod.container("awake", REDIS, command=["sh", "-c", "sleep 4711 & exec sleep 4712"])
         asleep = pod.container("asleep", REDIS)
-        node.until(
-            lambda: os.path.exists(f"/var/lib/zeropod/i/{asleep.id}/images/inventory.img"), "redis has an image", 30
-        )
-        node.until(lambda: not node.running("redis-server *:6379"), "redis is asleep", 30)
+        shims.until_state(asleep.id, "STANDBY")
         os.kill(shim_of(pod.id), signal.SIGKILL)
         assert [awake.wait().exit_code, asleep.wait().exit_code] == [255, 255]
         forgotten(pod)
     for what, name in {"pod": pod.id, "awake": awake.id, "asleep": asleep.id}.items():
         node.until(lambda name=name: not node.leftovers(name), f"nothing is left of {what}: {node.leftovers(name)}")  # type: ignore[misc]
-    assert node.running("sleep", "4711") + node.running("sleep", "4712") == []
+    assert node.running("sleep", "4711") + node.running("sleep", "4712") + node.running("redis-server *:6379") == []
     assert node.Census.take() == before
 
 

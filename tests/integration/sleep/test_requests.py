@@ -77,7 +77,7 @@ def test_a_container_stays_awake_while_an_exec_runs(stage: Stage, way: Way) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_sigkill_and_sigterm_end_a_sleeping_container_without_waking_it(stage: Stage, number: signal.Signals) -> None:
-    app = stage.task(python())
+    app = stage.task(python(), annotations={"wake-on-stop": "false"})
     with stage.client.events() as events:
         app.asleep()
         task(app).kill(number)

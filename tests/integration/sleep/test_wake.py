@@ -26,7 +26,7 @@ def test_an_application_sleeps_and_wakes_again_and_again(stage: Stage, way: Way,
     for cycle in range(1, 4):
         slept = app.asleep()
         assert app.running()
-        assert slept.checkpoints == cycle
+        assert slept.cold_sleeps == cycle
         assert slept.pid == 0
         assert slept.last_checkpoint_ms > 0
         with app.connect() as session:

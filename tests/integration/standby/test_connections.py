@@ -158,19 +158,18 @@ def test_a_connection_between_two_containers_of_a_pod_goes_on(stage: Stage) -> N
             assert (store.status.restores - slept, front.status.restores) == (cycle - 1, cycle - 1)
 
 
-CLOSED = {"tcp-established": "false"}
-
-
 @each_way
-def test_idle_connections_are_closed_where_that_is_wanted(stage: Stage, way: Way) -> None:
-    app = stage.app(way, python(), annotations=CLOSED)
+def test_idle_connections_are_closed_on_the_way_to_disk_where_that_is_wanted(stage: Stage, way: Way) -> None:
+    app = stage.app(way, python(), annotations={"tcp-established": "false", "standby-duration": "500ms"})
     with app.connect() as session:
         assert session.ask("count") == "1 1"
         app.standby()
+        assert undisturbed(session)
+        app.cold()
         with pytest.raises((EOFError, ConnectionResetError)):
             session.line()
-        assert (app.state, app.status.restores) == ("STANDBY", 0)
+        assert (app.state, app.status.restores) == ("COLD", 0)
     for cycle in range(2, 4):
         with app.connect() as session:
             assert session.ask("count") == f"{cycle} 1"
-        app.standby()
+        app.cold()

@@ -76,12 +76,11 @@ def test_nothing_runs_in_standby(stage: Stage, way: Way) -> None:
     assert ticks == list(range(len(ticks)))
 
 
-def test_memory_is_on_disk_in_standby(stage: Stage) -> None:
+def test_memory_moves_out_in_standby(stage: Stage) -> None:
     app = stage.app("cri", python(8000, 100))
-    awake = resident(app.status.pid)
-    frozen = resident(app.standby().pid)
-    assert awake > 100 << 20
-    assert frozen < 10 << 20
+    assert resident(app.status.pid) > 100 << 20
+    pid = app.standby().pid
+    node.until(lambda: resident(pid) < 10 << 20, "its memory is out")
     with app.connect() as session:
         assert session.ask("memory") == server.memory(8000, 100)
 
@@ -151,9 +150,10 @@ def test_the_containers_of_a_pod_are_in_standby_each_on_its_own(stage: Stage) ->
 
 
 def test_looking_at_the_processes_of_a_node_does_not_hang_on_frozen_ones(stage: Stage) -> None:
-    """Their command lines and environments are in their memory, so on disk; what is asked for them may be empty."""
-    app = stage.app("cri", python(8000, 20))
+    """Their command lines and environments are in their memory, which may be out."""
+    app = stage.app("cri", python(8000, 30))
     pid = app.standby().pid
+    node.until(lambda: resident(pid) < 10 << 20, "its memory is out")
     listed = subprocess.run(["ps", "auxe"], capture_output=True, text=True, timeout=patient(10), check=True).stdout
     assert re.search(rf"^root +{pid} .*python3", listed, re.MULTILINE)
     for name in ("cmdline", "environ", "maps", "smaps_rollup", "stack", "wchan"):
@@ -161,4 +161,4 @@ def test_looking_at_the_processes_of_a_node_does_not_hang_on_frozen_ones(stage: 
             file.read()
     assert app.state == "STANDBY"
     with app.connect() as session:
-        assert session.ask("memory") == server.memory(8000, 20)
+        assert session.ask("memory") == server.memory(8000, 30)

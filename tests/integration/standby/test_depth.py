@@ -6,7 +6,7 @@ import pytest
 from tests.integration import node
 from tests.integration.endpoint import Refused
 from tests.integration.sleep.helpers import server, shims
-from tests.integration.sleep.helpers.stage import OURS, PREFIX, REDIS, Stage, Way, answers, python
+from tests.integration.sleep.helpers.stage import OURS, PREFIX, REDIS, Kind, Stage, Way, answers, python
 from tests.integration.standby.helpers.looks import called_by, resident, undisturbed
 
 pytestmark = pytest.mark.timeout(60)
@@ -20,7 +20,7 @@ def test_after_its_time_in_standby_it_sleeps_on_disk_alone(stage: Stage, way: Wa
     for cycle in range(1, 4):
         pid = app.standby().pid
         slept = app.cold()
-        assert (slept.pid, slept.restores) == (0, slept.checkpoints - 1)
+        assert (slept.pid, slept.restores, slept.cold_sleeps) == (0, cycle - 1, cycle)
         assert not node.alive(pid)
         assert app.running()
         with app.connect() as session:
@@ -66,10 +66,24 @@ def test_a_wake_before_its_time_is_over_starts_the_time_anew(stage: Stage) -> No
 def test_without_standby_it_sleeps_on_disk_alone_at_once(stage: Stage, way: Way) -> None:
     app = stage.app(way, REDIS, annotations={"standby": "false"})
     for _ in range(2):
-        assert app.asleep().pid == 0
-        assert app.state == "COLD"
+        assert app.cold().pid == 0
         with app.connect() as session:
             assert answers(session, REDIS)
+
+
+def test_what_would_lose_something_on_disk_stays_in_standby_and_says_why(stage: Stage) -> None:
+    kept = "import os; kept = os.eventfd(0, os.EFD_SEMAPHORE)\n"
+    app = stage.app(
+        "cri", Kind("python", 8000, ("-c", kept + server.PROGRAM, "8000", "0")), annotations={"standby": "false"}
+    )
+    for cycle in range(1, 4):
+        pid = app.standby().pid
+        node.until(lambda: "COLD would lose" in shims.row(app.id)["why"], "why is said")
+        assert "eventfd" in shims.row(app.id)["why"]
+        assert app.status.checkpoint_errors == 0
+        with app.connect() as session:
+            assert session.ask("count") == f"{cycle} 1"
+        assert app.awake().pid == pid
 
 
 SHARED = 100
@@ -116,6 +130,7 @@ def test_where_nothing_may_stay_resident_it_sleeps_on_disk_alone(stage: Stage) -
         ("standby", "perhaps"),
         ("standby-duration", "soon"),
         ("standby-max-resident", "64MB"),
+        ("standby-memory", "disk"),
         ("tcp-established", "yes"),
         ("wake-on-stop", "2"),
     ],

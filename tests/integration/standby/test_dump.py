@@ -1,4 +1,4 @@
-"""What falling asleep does besides: its turn, its pace, what the image leaves out, and how short the way back is."""
+"""What falling asleep does besides: its turn, its pace, what an image leaves out, and how short the way back is."""
 
 import os
 import re
@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from tests.integration import node
 from tests.integration.patience import patient
-from tests.integration.sleep.helpers.stage import KINDS, NGINX, REDIS, App, Stage, answers
+from tests.integration.sleep.helpers.stage import KINDS, NGINX, REDIS, App, Stage, answers, python
+from tests.integration.standby.helpers.looks import resident
 
-from zeropod.kernel import libc, mapped_files
-from zeropod.shim import places
-from zeropod.shim.turns import Turns
+from zeropod import paths
+from zeropod.kernel import libc
+from zeropod.lifecycle.admission import Turns
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -26,17 +27,17 @@ CALLS = 20
 """System calls of the shim between the arrival of a connection and the thaw: 6 when this was written."""
 
 
-@pytest.mark.parametrize("annotations", [{}, {"standby": "false"}], ids=["standby", "cold"])
-def test_a_small_tmpfs_stays_as_it_is_and_a_large_one_goes_to_the_image(
-    stage: Stage, annotations: dict[str, str]
-) -> None:
-    app = stage.task(REDIS, annotations=annotations)
+COLD = {"standby": "false"}
+
+
+def test_a_small_tmpfs_stays_as_it_is_and_a_large_one_goes_to_the_image(stage: Stage) -> None:
+    app = stage.task(REDIS, annotations=COLD)
     root = Path(f"/proc/{app.status.pid}/root")
     (root / "dev/shm/small").write_text("as it was")
     (root / "run/large").write_bytes(b"x" * (1 << 20))
     before = mounts(app.status.pid)
     for _ in range(3):
-        app.asleep()
+        app.cold()
         archives = [file.stat().st_size for file in Path(app.images).glob("tmpfs-*")]
         assert len(archives) == 1  # of /run
         with app.connect() as session:
@@ -56,10 +57,10 @@ def mounts(pid: int) -> list[tuple[str, str, str]]:
 
 
 def test_what_was_dumped_in_the_background_runs_in_the_foreground(stage: Stage) -> None:
-    app = stage.task(NGINX)
+    app = stage.task(NGINX, annotations=COLD)
     before = shares(app.status.pid)
     for _ in range(2):
-        app.standby()
+        app.cold()
         with app.connect() as session:
             assert answers(session, NGINX)
         assert shares(app.awake().pid) == before
@@ -71,19 +72,21 @@ def shares(pid: int) -> tuple[str, int]:
     return nice, libc.syscall("ioprio_get", {"x86_64": 252}[os.uname().machine], 1, pid)
 
 
-def test_nobody_sleeps_out_of_turn_and_those_who_wait_are_awake(stage: Stage) -> None:
+def test_memory_moves_out_in_turn_and_standby_does_not_wait_for_that(stage: Stage) -> None:
     turns = Turns()
     taken = []
     while turn := turns.take():
         taken.append(turn)
-    app = stage.task(REDIS, scaledown="200ms")
-    node.until(lambda: "turn" in app.status.why, "it waits for its turn")
-    with app.connect() as session:
-        for _ in range(20):
-            assert answers(session, REDIS)
-    assert app.state == "RUNNING"
+    app = stage.task(python(8000, 40), scaledown="200ms")
+    for cycle in range(1, 3):
+        pid = app.standby().pid
+        time.sleep(0.5)
+        assert resident(pid) > 40 << 20
+        with app.connect() as session:
+            assert session.ask("count") == f"{cycle} 1"
+    pid = app.standby().pid
     taken.pop().end()
-    app.asleep()
+    node.until(lambda: resident(pid) < 10 << 20, "its memory is out")
     for turn in taken:
         turn.end()
 
@@ -108,20 +111,6 @@ def test_between_a_connection_and_the_thaw_there_are_few_system_calls(stage: Sta
     assert thaw - slept <= CALLS, "\n".join(lines[slept : thaw + 1])
 
 
-def test_what_it_had_used_of_its_program_is_there_before_it_runs(stage: Stage) -> None:
-    app = stage.task(REDIS, scaledown="1s")
-    with app.connect() as session:
-        assert answers(session, REDIS)
-    before = mapped_files.note([app.status.pid])
-    after = mapped_files.note([app.standby().pid])
-    assert [*before] == [*after] == [1]
-    assert len(before[1]) > 30
-    blocks = [
-        {address // (mapped_files.AROUND * mapped_files.PAGE) for address in noted[1]} for noted in (before, after)
-    ]
-    assert len(blocks[0] - blocks[1]) <= len(blocks[0]) // 10, "what the kernel has taken back meanwhile is not there"
-
-
 def is_long(line: str) -> bool:
     """Whether this call has waited for something (strace -T: how long it took, in angle brackets)."""
     took = re.search(r"<([0-9.]+)>$", line)
@@ -131,7 +120,7 @@ def is_long(line: str) -> bool:
 def shim(app: App) -> int:
     with socket.socket(socket.AF_UNIX) as client:
         sandbox = app.spec["annotations"]["io.kubernetes.cri.sandbox-id"]
-        client.connect(places.status_socket("k8s.io", sandbox))
+        client.connect(paths.status_socket("k8s.io", sandbox))
         return int(struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
 
 

@@ -26,6 +26,9 @@ MEGABYTES = 24
 BOUND = patient(10.0)
 """Seconds from a request to its answer or to the end of its connection: the client's patience (client.TIMEOUT)."""
 
+BOTH = {"standby-duration": "200ms"}
+"""It is met in STANDBY and in COLD."""
+
 VICTIMS = ("pager", "criu", "shim", "nobody")
 WEIGHTS = (6, 5, 1, 2)
 
@@ -65,7 +68,7 @@ def test_whoever_is_killed_data_is_right_or_the_end_is_reported(
     killed: Counter[str] = Counter()
     ends = 0
     events = stage.stack.enter_context(stage.client.events())
-    app, expected = stage.task(checker(MEGABYTES)), 0
+    app, expected = stage.task(checker(MEGABYTES), annotations=BOTH), 0
     for number in range(ROUNDS):
         victim = chance.choices(VICTIMS, WEIGHTS)[0]
         before_the_request = chance.random() < 0.6
@@ -87,7 +90,7 @@ def test_whoever_is_killed_data_is_right_or_the_end_is_reported(
             ends += 1
             assert [event.topic for event in events.until(app.id, "exit")].count("exit") == 1, what
             took = time.monotonic() - began
-            app, expected = stage.task(checker(MEGABYTES)), 0
+            app, expected = stage.task(checker(MEGABYTES), annotations=BOTH), 0
         else:
             took = time.monotonic() - began
             expected += 1

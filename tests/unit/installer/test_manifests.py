@@ -14,7 +14,7 @@ import yaml
 
 from zeropod.installer.distributions import NAMES
 from zeropod.installer.main import parser
-from zeropod.shim import settings
+from zeropod.lifecycle import settings
 
 INSTALLER = Path(__file__).resolve().parents[3] / "installer"
 MANIFESTS = INSTALLER / "manifests"

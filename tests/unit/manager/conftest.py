@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from zeropod.manager import shims
+from zeropod import paths
 
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # What the path of a socket has room for is less than pytest's directories take.
     with tempfile.TemporaryDirectory() as directory:
-        monkeypatch.setattr(shims, "SOCKETS", directory)
+        monkeypatch.setattr(paths, "STATUS_SOCKETS", directory)
         yield Path(directory)

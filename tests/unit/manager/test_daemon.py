@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from zeropod.manager import daemon, orphans
-from zeropod.runtime import images, node_config
+from zeropod import paths
+from zeropod.manager import daemon
+from zeropod.runtime import node_config
 from zeropod.runtime.node_config import NodeConfig
 
 
 @pytest.fixture(autouse=True)
 def node(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_config, "FILE", tmp_path / "zeropod.toml")
-    monkeypatch.setattr(node_config, "OVERRIDES", tmp_path / "run" / "zeropod.toml")
-    monkeypatch.setattr(images, "ROOT", tmp_path / "i")
-    monkeypatch.setattr(orphans, "PODS", tmp_path / "pods")
+    monkeypatch.setattr(paths, "NODE_CONFIG", tmp_path / "zeropod.toml")
+    monkeypatch.setattr(paths, "NODE_OVERRIDES", tmp_path / "run" / "zeropod.toml")
+    monkeypatch.setattr(paths, "CONTAINERS", tmp_path / "containers")
+    monkeypatch.setattr(paths, "OLD_IMAGES", tmp_path / "i")
+    monkeypatch.setattr(paths, "PODS", tmp_path / "pods")
 
 
 def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:

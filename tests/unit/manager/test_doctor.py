@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from zeropod.manager import doctor, looks
 from zeropod.manager.checks import CHECKS, Check, Need, carry_out
 from zeropod.manager.looks import Missing, configured
+from zeropod.runtime.memory import choice
+from zeropod.runtime.memory.choice import NodeFacts, SwapDevice
 
 
 def check(look: Callable[[], str], need: Need = Need.REQUIRED) -> Check:
@@ -49,6 +52,23 @@ def test_what_is_missing_comes_with_what_follows_and_what_to_do() -> None:
         [">", "Get", "one."],
         ["ok", "thing", "yes"],
     ]
+
+
+def test_what_takes_several_lines_is_indented() -> None:
+    text = doctor.report([carry_out(check(lambda: "swap: no\nstore: yes"))])
+    assert text.splitlines() == ["ok     thing  swap: no", "              store: yes"]
+
+
+@pytest.mark.parametrize("backend", [None, "swap: yes"])
+def test_a_node_without_a_place_for_memory_lacks_one(backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = NodeFacts((6, 0), "x86_64")
+    device = SwapDevice("/dev/zram0", "partition", 4 << 30, 0, 1)
+    monkeypatch.setattr(choice, "facts", lambda: replace(bare, swaps=(device,), accounting=True) if backend else bare)
+    if backend:
+        assert backend in looks.standby_memory()
+    else:
+        with pytest.raises(Missing, match="keep their memory"):
+            looks.standby_memory()
 
 
 @pytest.mark.parametrize(("need", "status"), [(Need.WANTED, 0), (Need.REQUIRED, 1)])

@@ -55,5 +55,12 @@ def test_an_empty_node_is_called_so() -> None:
         find("x", ())
 
 
-def test_without_a_pod_the_id_is_the_name() -> None:
-    assert name(ContainerStatus(id="redis")) == "redis"
+def test_without_a_pod_the_namespace_and_the_id_are_the_name() -> None:
+    assert name(ContainerStatus(id="redis", namespace="default")) == "default/redis"
+
+
+def test_of_two_with_the_same_id_the_namespace_tells_which() -> None:
+    both = [Found(ContainerStatus(id="redis", namespace=namespace), namespace) for namespace in ("default", "moby")]
+    with pytest.raises(NotFound, match="may be any of 2 containers: default/redis, moby/redis"):
+        find("redis", both)
+    assert find("moby/redis", both).path == "moby"

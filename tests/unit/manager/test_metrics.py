@@ -90,6 +90,21 @@ def test_wakes_from_both_depths_are_one_histogram_and_two_counters() -> None:
     assert found["zeropod_sleeps_total", ("nginx", "standby", "default", "web-0")] == 6
 
 
+def test_the_memory_of_standby_is_told_by_backend_and_where_it_is() -> None:
+    fields: dict[str, object] = {"memory_backend": "swap", "memory_out_bytes": 300, "memory_left_bytes": 4}
+    found = samples(sleeper(state=status_pb2.STANDBY, **fields))
+    name = "zeropod_standby_memory_bytes"
+    assert found[name, ("swap", "nginx", "default", "web-0", "out")] == 300
+    assert found[name, ("swap", "nginx", "default", "web-0", "left")] == 4
+    assert not any(key[0] == name for key in samples(sleeper(state=status_pb2.RUNNING, **fields)))
+
+
+def test_what_was_written_and_brought_back_is_counted() -> None:
+    found = samples(sleeper(memory_written_bytes_total=7, memory_faults_total=3))
+    assert found["zeropod_standby_memory_written_bytes_total", NGINX] == 7
+    assert found["zeropod_standby_page_faults_total", NGINX] == 3
+
+
 @pytest.mark.parametrize(
     ("state", "running"), [(status_pb2.RUNNING, 1), (status_pb2.STANDBY, 0), (status_pb2.COLD, 0), (99, 0)]
 )

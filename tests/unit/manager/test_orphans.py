@@ -5,34 +5,42 @@ from pathlib import Path
 
 import pytest
 
+from zeropod import paths
 from zeropod.manager import orphans
-from zeropod.runtime import images
-from zeropod.shim import places
 
 
-def test_containers_are_looked_for_where_shims_list_them() -> None:
-    assert orphans.PODS == places.PODS
+@pytest.fixture(autouse=True)
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "CONTAINERS", tmp_path / "containers")
+    monkeypatch.setattr(paths, "OLD_IMAGES", tmp_path / "i")
+    monkeypatch.setattr(paths, "PODS", tmp_path / "pods")
 
 
-async def test_after_a_reboot_images_without_a_container_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(images, "ROOT", tmp_path / "i")
-    monkeypatch.setattr(orphans, "PODS", tmp_path / "pods")
+async def test_after_a_reboot_images_without_a_container_go(caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a", "b"):
-        (tmp_path / "i" / name).mkdir(parents=True)
-    (tmp_path / "pods" / "default-pod").mkdir(parents=True)
-    (tmp_path / "pods" / "default-pod" / "a").touch()
+        paths.container("default", name).mkdir(parents=True)
+    paths.container("moby", "a").mkdir(parents=True)
+    paths.pod("default", "pod").mkdir(parents=True)
+    (paths.pod("default", "pod") / "a").touch()
     with caplog.at_level(logging.WARNING):
         await orphans.collect()
-    assert [path.name for path in (tmp_path / "i").iterdir()] == ["a"]
+    assert list(paths.CONTAINERS.glob("*/*")) == [paths.container("default", "a")]
+    assert "removed the image of default/b" in caplog.text
+    assert "removed the image of moby/a" in caplog.text
+
+
+async def test_what_a_shim_of_an_older_version_lists_is_no_orphan(caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        (paths.OLD_IMAGES / name).mkdir(parents=True)
+    (paths.PODS / "default-pod").mkdir(parents=True)
+    (paths.PODS / "default-pod" / "a").touch()
+    with caplog.at_level(logging.WARNING):
+        await orphans.collect()
+    assert [path.name for path in paths.OLD_IMAGES.iterdir()] == ["a"]
     assert "removed the image of b" in caplog.text
 
 
-async def test_what_cannot_be_looked_at_is_told_and_no_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "i").touch()
-    monkeypatch.setattr(images, "ROOT", tmp_path / "i")
+async def test_what_cannot_be_looked_at_is_told_and_no_end(caplog: pytest.LogCaptureFixture) -> None:
+    paths.CONTAINERS.touch()
     await orphans.collect()
     assert "could not be looked for" in caplog.text

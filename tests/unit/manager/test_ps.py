@@ -72,8 +72,43 @@ def test_a_span_is_the_time_without_the_units_too_small_to_be_shown(seconds: int
 def test_the_table_has_a_row_for_each_container() -> None:
     heads, asleep, awake = (re.split(r"\s{2,}", line) for line in table([ASLEEP, AWAKE], NOW).splitlines())
     assert heads[:6] == ["ID", "NAMESPACE", "POD", "CONTAINER", "STATE", "PID"]
-    assert asleep == ["0123456789abc", "default", "web-0", "nginx", "COLD", "-", "1m30s", "120 ms", "76 ms"]
-    assert awake == ["r1", "moby", "-", "-", "RUNNING", "4711", "3s", "-", "-", "exec 7 is running"]
+    assert asleep == ["0123456789abc", "default", "web-0", "nginx", "COLD", "-", "1m30s", "-", "120 ms", "76 ms"]
+    assert awake == ["r1", "moby", "-", "-", "RUNNING", "4711", "3s", "-", "-", "-", "exec 7 is running"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"state": status_pb2.STANDBY, "memory_backend": "swap"}, "swap 328/4 MiB"),
+        ({"state": status_pb2.DOZING, "memory_backend": "store"}, "store 328/4 MiB"),
+        ({"state": status_pb2.STANDBY, "memory_backend": "resident"}, "resident 4 MiB"),
+        ({"state": status_pb2.STANDBY}, "-"),
+        ({"state": status_pb2.RUNNING, "memory_backend": "store"}, "store 328/4 MiB"),
+        ({"state": status_pb2.RUNNING, "memory_backend": "store", "memory_out_bytes": 0}, "-"),
+        ({"state": status_pb2.COLD, "image_bytes": 60 << 20}, "image 60 MiB"),
+    ],
+)
+def test_the_memory_is_out_and_left_or_an_image(fields: dict[str, object], text: str) -> None:
+    made = status(
+        3.0, **{"id": "r1", "namespace": "moby", "memory_out_bytes": 328 << 20, "memory_left_bytes": 4 << 20, **fields}
+    )
+    row = table([made], NOW).splitlines()[1]
+    assert re.split(r"\s{2,}", row)[7] == text
+
+
+def test_the_json_has_the_memory_of_one_in_standby() -> None:
+    found = as_dict(status(memory_backend="swap", memory_why="swap is free", memory_out_bytes=5, why_kept="kept"))
+    assert found["memory"] == {
+        "backend": "swap",
+        "why": "swap is free",
+        "out_bytes": 5,
+        "left_bytes": 0,
+        "written_bytes": 0,
+        "faults": 0,
+        "brought_in_bytes": 0,
+    }
+    assert found["why_kept"] == "kept"
+    assert as_dict(AWAKE)["memory"] is None
 
 
 def test_the_columns_are_aligned_and_no_line_ends_in_blanks() -> None:

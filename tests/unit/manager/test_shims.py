@@ -10,10 +10,10 @@ import trio
 from google.protobuf.message import Message
 from trio.testing import MockClock
 
+from zeropod import paths as places
 from zeropod.manager import shims
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, ListRequest, ListResponse
 from zeropod.rpc.server import serve, unary
-from zeropod.shim import places
 from zeropod.shim import status as shim_status
 
 
@@ -35,7 +35,7 @@ def having(*containers: ContainerStatus) -> Callable[[ListRequest], Awaitable[Me
 
 
 def test_shims_are_looked_for_where_they_listen() -> None:
-    assert (shims.SOCKETS, shims.SERVICE) == (places.STATUS_SOCKETS, shim_status.SERVICE)
+    assert shims.SERVICE == shim_status.SERVICE
 
 
 async def test_the_containers_of_all_shims_come_in_the_order_of_their_names(place: Path, nursery: trio.Nursery) -> None:
@@ -81,7 +81,7 @@ async def test_other_files_are_no_shims(place: Path) -> None:
 
 
 def test_a_node_on_which_no_shim_ever_ran_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shims, "SOCKETS", "/nonexistent/s")
+    monkeypatch.setattr(places, "STATUS_SOCKETS", "/nonexistent/s")
     assert shims.sockets() == []
 
 

@@ -1,14 +1,14 @@
 """Freezing, with the kernel's part played by the test: whatever happens, nothing stays frozen."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
 from zeropod.rpc.messages import cgroups_v2_pb2
-from zeropod.runtime.cgroups import Cgroup, CgroupError, CgroupV1, CgroupV2, FreezeTimeout
+from zeropod.runtime.cgroups import Cgroup, CgroupError, CgroupV1, CgroupV2, FreezeTimeout, SwapState
 from zeropod.runtime.cgroups.tasks import Task, culprits, parse_task
 
 
@@ -51,6 +51,18 @@ class SlowCgroup(Cgroup):
 
     def reclaim(self, size: int) -> None:
         self.log.append("reclaim")
+
+    def swap_state(self) -> SwapState:
+        return SwapState()
+
+    def swap_room(self) -> int | None:
+        return None
+
+    def swap_settings(self) -> dict[Path, Sequence[str]]:
+        return {}
+
+    def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:
+        self.log.append("reclaim to swap")
 
     def oom_kills(self) -> int:
         return 0

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from zeropod.runtime import images
+from zeropod import paths
 from zeropod.runtime.images import ImageStore
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageStore:
-    monkeypatch.setattr(images, "ROOT", tmp_path / "zeropod" / "i")
-    store = ImageStore.of("web")
+    monkeypatch.setattr(paths, "CONTAINERS", tmp_path / "zeropod" / "containers")
+    store = ImageStore.of("default", "web")
     store.prepare()
     (store.images / "pages-1.img").write_bytes(b"x" * 4096)
     (store.images / "core-1.img").write_bytes(b"y" * 100)
@@ -21,19 +21,19 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageStore:
 
 
 def test_nobody_else_may_look_into_any_of_the_directories(store: ImageStore) -> None:
-    directories = [store.directory.parent.parent, *store.directory.parent.parent.rglob("*")]
+    directories = [paths.CONTAINERS.parent, *paths.CONTAINERS.parent.rglob("*")]
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directories if path.is_dir()}
-    assert modes == dict.fromkeys(["zeropod", "i", "web", "images", "work", "predump"], 0o700)
+    assert modes == dict.fromkeys(["zeropod", "containers", "default", "web", "images", "work", "predump"], 0o700)
 
 
 def test_the_umask_opens_nothing_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "ROOT", tmp_path / "i")
+    monkeypatch.setattr(paths, "CONTAINERS", tmp_path / "i")
     before = os.umask(0)
     try:
-        ImageStore.of("web").prepare()
+        ImageStore.of("default", "web").prepare()
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "i" / "web" / "images").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "i" / "default" / "web" / "images").stat().st_mode) == 0o700
 
 
 def test_the_inventory_has_names_and_sizes(store: ImageStore) -> None:
@@ -115,14 +115,33 @@ def test_without_the_image_the_logs_stay(store: ImageStore) -> None:
 
 
 def test_a_container_that_is_gone_leaves_nothing_and_others_alone(store: ImageStore) -> None:
-    ImageStore.of("other").prepare()
+    ImageStore.of("default", "other").prepare()
     store.remove()
     store.remove()
-    assert os.listdir(images.ROOT) == ["other"]
+    assert os.listdir(paths.CONTAINERS / "default") == ["other"]
+
+
+def test_one_of_the_same_id_in_another_namespace_keeps_its_image(store: ImageStore) -> None:
+    inventory = store.inventory()
+    other = ImageStore.of("moby", "web")
+    other.prepare()
+    (other.images / "pages-1.img").write_bytes(b"z")
+    assert store.damage(inventory) == ""
+    other.drop_images()
+    other.remove()
+    assert store.damage(inventory) == ""
+
+
+def test_the_page_store_goes_with_the_image(store: ImageStore) -> None:
+    pages = paths.store("default", "web")
+    pages.mkdir()
+    (pages / "pages").write_bytes(b"secret")
+    store.remove()
+    assert not pages.exists()
 
 
 def test_a_disk_that_takes_nothing_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(images, "ROOT", tmp_path / "file" / "i")
+    monkeypatch.setattr(paths, "CONTAINERS", tmp_path / "file" / "i")
     with pytest.raises(OSError, match="file"):
-        ImageStore.of("web").prepare()
+        ImageStore.of("default", "web").prepare()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropod.runtime import node_config
+from zeropod import paths
 from zeropod.runtime.node_config import KEYS, NodeConfig, override, parse, read
 
 
@@ -16,8 +16,8 @@ from zeropod.runtime.node_config import KEYS, NodeConfig, override, parse, read
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """The administrator's file and the manager's."""
     own, overrides = tmp_path / "zeropod.toml", tmp_path / "run" / "zeropod.toml"
-    monkeypatch.setattr(node_config, "FILE", own)
-    monkeypatch.setattr(node_config, "OVERRIDES", overrides)
+    monkeypatch.setattr(paths, "NODE_CONFIG", own)
+    monkeypatch.setattr(paths, "NODE_OVERRIDES", overrides)
     return own, overrides
 
 

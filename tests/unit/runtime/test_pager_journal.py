@@ -85,8 +85,10 @@ def test_a_fork_is_in_doubt_even_if_it_is_recorded() -> None:
     journal = Journal.create()
     read(journal, Message(REMOVE, 4096, 8192, 0), Message(FORK, 7, 0, 0))
     journal.record(Event(Kind.REMOVE, 3, 4096, 8192))
+    assert journal.forks() == {1: 7}
     journal.record(Event(Kind.FORK, 3))
     assert "forking" in journal.doubt()
+    assert journal.forks() == {1: 7}
 
 
 def test_every_page_fault_counts_and_the_first_are_noted() -> None:
@@ -107,3 +109,39 @@ def test_each_address_space_has_its_own_states_which_another_mapping_finds_in_th
     other = Journal(journal.descriptor)
     again = other.states(5000), other.states(10)
     assert (again[0][4999], again[0][0], again[1][0], again[1][9]) == (1, 0, 1, 0)
+
+
+def test_a_drop_of_ours_is_not_taken_for_the_application_s() -> None:
+    journal = Journal.create()
+    read(journal, Message(REMOVE, 4096, 8192, 0))
+    journal.move([3], begins=True)
+    assert not journal.confirmed
+    assert len(list(journal.unrecorded())) == 1
+    Journal(journal.descriptor).confirm()
+    assert journal.confirmed
+    assert journal.moving(3)
+    assert not journal.moving(2)
+    assert list(journal.unrecorded()) == []
+    journal.move([3], begins=False)
+    assert journal.moving(3)
+    journal.confirm()
+    assert not journal.moving(3)
+
+
+def test_the_memory_of_states_is_given_back_and_others_stay_where_they_are() -> None:
+    journal = Journal.create()
+    first, second = journal.states(5000), journal.states(10)
+    first[:], second[0] = b"\1" * len(first), 1
+    journal.release(0, first)
+    other = Journal(journal.descriptor)
+    assert other.states(5000)[:5000] == bytes(5000)
+    assert other.states(10)[0] == 1
+
+
+def test_what_is_missing_is_counted() -> None:
+    journal = Journal.create()
+    journal.inherited(10)
+    journal.brought(3)
+    journal.forgotten(2)
+    other = Journal(journal.descriptor)
+    assert (other.pages_missing, other.pages_brought) == (5, 3)

@@ -128,3 +128,51 @@ def test_what_criu_has_restored_is_not_missing() -> None:
     assert ours.all[0].count_missing() == 0
     assert ours.all[0].find(PAGE) == (SOURCE, 0)
     journal.close()
+
+
+@given(st.sets(st.integers(0, 39)), st.integers(2, 11), st.sampled_from([1, 2, 4, 16]))
+def test_what_is_brought_in_with_a_page_lies_around_it_and_is_missing(present: set[int], page: int, ahead: int) -> None:
+    journal = Journal.create()
+    ours = spaces(journal, image((2, 10), (20, 30)))
+    ours.happen([Event(Kind.ADOPT, 0, 1)])
+    space = ours.all[0]
+    for state in present - {page - 2}:
+        space.states[state] = 1
+    address, source, first, count = space.around(page * PAGE, ahead)
+    low, block = address // PAGE, page // ahead * ahead
+    assert max(2, block) <= low <= page < low + count <= min(12, block + ahead)
+    assert (source, first) == space.find(address)
+    assert space.states[first : first + count] == bytes(count)
+    assert low in (2, block) or space.states[first - 1]
+    assert low + count in (12, block + ahead) or space.states[first + count]
+    journal.close()
+
+
+def test_an_address_space_that_has_ended_has_nothing_and_what_follows_keeps_its_number() -> None:
+    journal = Journal.create()
+    of = image((2, 10))
+    ours = spaces(journal, of)
+    ours.happen([Event(Kind.ADOPT, 0, 1), Event(Kind.FORK, 0), Event(Kind.GONE, 1), Event(Kind.FORK, 0)])
+    assert [space.gone for space in ours.all] == [False, True, False]
+    assert found(ours.all[1]) == {}
+    assert journal.pages_missing == 10
+    again = spaces(Journal(journal.descriptor), of)
+    assert list(map(found, again.all)) == list(map(found, ours.all))
+    journal.close()
+
+
+def test_the_other_side_catches_up() -> None:
+    journal = Journal.create()
+    of = image((2, 10))
+    ours = spaces(journal, of)
+    ours.happen([Event(Kind.ADOPT, 0, 1)])
+    theirs = spaces(Journal(journal.descriptor), of)
+    ours.happen([Event(Kind.REMOVE, 0, 3 * PAGE, 5 * PAGE), Event(Kind.FORK, 0)])
+    assert len(theirs.all) == 1
+    theirs.catch_up()
+    theirs.catch_up()
+    assert list(map(found, theirs.all)) == list(map(found, ours.all))
+    assert journal.pages_missing == 8 - 2
+    theirs.all[0].mark(0, 100 * PAGE, 2)
+    assert ours.all[0].states[:10] == b"\2\0\0" + b"\2" * 7 or ours.all[0].states[0] == 2
+    journal.close()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from zeropod import paths
 from zeropod.runtime.command import Completed
 from zeropod.runtime.errors import RuncError
-from zeropod.runtime.programs import INSTALLED, environment
+from zeropod.runtime.programs import environment
 from zeropod.runtime.runc import Runc
 from zeropod.runtime.stdio import Streams
 
@@ -161,7 +162,7 @@ async def test_programs_of_the_installation_come_first(fake: Fake, monkeypatch: 
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     fake.will(f'echo "$PATH" >{fake.place}/path')
     await fake.runc().start("web")
-    assert (fake.place / "path").read_text() == f"{INSTALLED}:/usr/bin:/bin\n"
+    assert (fake.place / "path").read_text() == f"{paths.PROGRAMS}:/usr/bin:/bin\n"
 
 
 async def test_an_empty_option_is_the_default() -> None:

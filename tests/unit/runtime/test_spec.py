@@ -4,7 +4,6 @@ import json
 import os
 import stat
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.runtime.errors import SpecError
-from zeropod.runtime.spec import CONTAINER_TYPE, IO_URING, Spec
+from zeropod.runtime.spec import CONTAINER_TYPE, Spec
 
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.lists(st.integers(), max_size=2))
 KEYS = st.sampled_from("abc")
@@ -82,22 +81,6 @@ def test_an_annotation_is_added_or_replaced() -> None:
     assert before.with_annotation("b", "3").annotations == {"a": "1", "b": "3"}
     assert spec().with_annotation("a", "1").annotations == {"a": "1"}
     assert before.annotations == {"a": "1", "b": "2"}
-
-
-def test_without_a_profile_it_gets_one_that_forbids_io_uring_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
-    profile = spec(linux={"seccomp": None, "sysctl": {}}).without_io_uring().content["linux"]["seccomp"]
-    assert (profile["defaultAction"], profile["syscalls"][0]["names"]) == ("SCMP_ACT_ALLOW", IO_URING)
-    assert "SCMP_ARCH_X86" in profile["architectures"]
-
-
-def test_a_profile_that_it_has_is_left_alone_as_is_a_machine_that_we_do_not_know(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    own = spec(linux={"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}})
-    assert own.without_io_uring() is own
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
-    assert spec().without_io_uring() == spec()
 
 
 def test_new_limits_change_only_what_they_name() -> None:

@@ -16,7 +16,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from zeropod.runtime import command, stdio
+from zeropod import paths
+from zeropod.runtime import command
 from zeropod.runtime.errors import StdioError
 from zeropod.runtime.stdio import ProcessIO, Stdio, Streams, console_socket, receive_console
 
@@ -328,7 +329,7 @@ async def test_closing_the_input_twice_or_of_a_process_that_has_none_is_no_error
 def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     # What the path of a socket has room for is less than pytest's directories take.
     with tempfile.TemporaryDirectory() as directory:
-        monkeypatch.setattr(stdio, "CONSOLE_SOCKETS", f"{directory}/z")
+        monkeypatch.setattr(paths, "CONSOLES", f"{directory}/z")
         yield f"{directory}/z"
 
 

@@ -1,6 +1,6 @@
 """Stand-ins for what a container works with: runc, its pod's network, the way to containerd.
 
-The container, its life and its sleeper are the real ones in every test.
+The container, its life and its controller are the real ones in every test.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from zeropod.activator.network import combined
 from zeropod.kernel.lookup import Activity
 from zeropod.kernel.sock_diag import TcpSocket
+from zeropod.lifecycle.settings import Settings
 from zeropod.runtime.command import Started, nothing
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.runc import Runc
@@ -26,7 +27,6 @@ from zeropod.shim.container import Container
 from zeropod.shim.host import Host
 from zeropod.shim.process import Process
 from zeropod.shim.publisher import Publisher
-from zeropod.shim.settings import Settings
 
 Hook = Callable[[], Awaitable[None]]
 

@@ -15,10 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zeropod import paths as places
 from zeropod.rpc.messages import task_pb2
-from zeropod.runtime import images
 from zeropod.runtime.images import ImageStore
-from zeropod.shim import places
 from zeropod.shim.bootstrap import Flags
 from zeropod.shim.clean import clean, clean_pod, up
 from zeropod.shim.delete import REMOVED, main, response
@@ -28,7 +27,7 @@ from zeropod.shim.start import GROUPS
 @pytest.fixture(autouse=True)
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A node on which there is nothing but a runc, which notes how it was called."""
-    monkeypatch.setattr(images, "ROOT", tmp_path / "images")
+    monkeypatch.setattr(places, "CONTAINERS", tmp_path / "images")
     monkeypatch.setattr(places, "NETWORKS", tmp_path / "netns")
     monkeypatch.setattr(places, "PODS", tmp_path / "pods")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -47,21 +46,23 @@ def test_where_nothing_is_left_there_is_nothing_to_complain_about(node: Path) ->
 
 
 def test_everything_of_the_container_is_removed(node: Path) -> None:
-    store = ImageStore.of("web")
+    store = ImageStore.of("k8s.io", "web")
     store.prepare()
     (store.images / "pages-1.img").write_bytes(b"secret")
-    ImageStore.of("other").prepare()
+    ImageStore.of("k8s.io", "other").prepare()
+    ImageStore.of("moby", "web").prepare()
     networks = node / "netns"
-    networks.mkdir()
-    for name in ("k8s.io-web", "k8s.io-other", "moby-web"):
+    for name in ("k8s.io/web", "k8s.io/other", "moby/web"):
+        (networks / name).parent.mkdir(parents=True, exist_ok=True)
         (networks / name).touch()
     assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == []
-    assert os.listdir(node / "images") == ["other"]
-    assert sorted(os.listdir(networks)) == ["k8s.io-other", "moby-web"]
+    assert os.listdir(node / "images" / "k8s.io") == ["other"]
+    assert ImageStore.of("moby", "web").images.exists()
+    assert sorted(networks.glob("*/*")) == [networks / "k8s.io" / "other", networks / "moby" / "web"]
 
 
 def test_a_criu_that_waits_for_its_shim_gets_an_option_without_a_value(node: Path) -> None:
-    store = ImageStore.of("web")
+    store = ImageStore.of("k8s.io", "web")
     store.prepare()
     os.mkfifo(store.config)
     with subprocess.Popen(["cat", store.config], stdout=subprocess.PIPE, text=True) as criu:
@@ -97,16 +98,16 @@ def test_options_that_were_never_written_whole_do_not_matter(node: Path, options
 
 def test_what_runc_complains_about_stops_nothing_else(node: Path) -> None:
     runc(node / "runc", "echo no such cgroup >&2; exit 1")
-    ImageStore.of("web").prepare()
+    ImageStore.of("k8s.io", "web").prepare()
     assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == ["web: runc delete failed: no such cgroup"]
-    assert not ImageStore.of("web").directory.exists()
+    assert not ImageStore.of("k8s.io", "web").directory.exists()
 
 
 def test_a_node_without_runc_is_cleaned_all_the_same(node: Path) -> None:
-    ImageStore.of("web").prepare()
+    ImageStore.of("k8s.io", "web").prepare()
     [complaint] = clean("k8s.io", "web", {"binary_name": "/nonexistent/runc"})
     assert complaint.startswith("web: runc delete failed: ")
-    assert not ImageStore.of("web").directory.exists()
+    assert not ImageStore.of("k8s.io", "web").directory.exists()
 
 
 def test_what_the_shim_has_removed_is_not_looked_for(node: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -133,9 +134,9 @@ def test_the_whole_pod_of_a_dead_shim_is_removed_and_no_other(
     pod(node, "sandbox", "web", "cache")
     pod(node, "other")
     for name in ("web", "cache", "other"):
-        ImageStore.of(name).prepare()
+        ImageStore.of("k8s.io", name).prepare()
     main(Flags(namespace="k8s.io", id="sandbox", bundle=str(node / "bundles" / "sandbox")))
-    assert os.listdir(node / "images") == ["other"]
+    assert os.listdir(node / "images" / "k8s.io") == ["other"]
     assert not places.pod("k8s.io", "sandbox").exists()
     assert capfdbinary.readouterr().err == b""
 
@@ -145,9 +146,9 @@ def test_the_rest_of_a_pod_whose_shim_lives_is_left_alone(
 ) -> None:
     monkeypatch.setattr("zeropod.shim.start.answers", lambda path: True)
     pod(node, "sandbox", "web")
-    ImageStore.of("web").prepare()
+    ImageStore.of("k8s.io", "web").prepare()
     main(Flags(namespace="k8s.io", id="sandbox", bundle=str(node / "bundles" / "sandbox")))
-    assert os.listdir(node / "images") == ["web"]
+    assert os.listdir(node / "images" / "k8s.io") == ["web"]
     assert task_pb2.DeleteResponse.FromString(capfdbinary.readouterr().out).exit_status == 137
 
 
@@ -225,9 +226,11 @@ def test_without_a_bundle_flag_the_container_is_beside_the_present_directory(
 
 
 @pytest.mark.parametrize("asked_for", ["the container", "its pod"])
-def test_pagers_of_this_container_are_ended_and_no_others(node: Path, asked_for: str) -> None:
+@pytest.mark.parametrize("of", ["an image", "the page store"])
+def test_pagers_of_this_container_are_ended_and_no_others(node: Path, asked_for: str, of: str) -> None:
     def pager(id: str) -> "subprocess.Popen[bytes]":
-        directory = ImageStore.of(id).images
+        store = ImageStore.of("k8s.io", id)
+        directory = store.images if of == "an image" else store.directory / "store" / "pages"
         directory.mkdir(parents=True)
         (directory / "pages-1.img").write_bytes(b"x")
         script = (
@@ -259,6 +262,18 @@ def test_pagers_of_this_container_are_ended_and_no_others(node: Path, asked_for:
         for process in (own, other):
             process.kill()
             process.wait()
+
+
+def test_limits_that_a_dead_shim_had_opened_are_put_back(node: Path) -> None:
+    opened, changed = node / "memory.swap.max", node / "memory.other"
+    opened.write_text("max")
+    changed.write_text("7")  # by an update since, which has the last word
+    record = places.store("k8s.io", "web") / "limits"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps([[str(opened), "0", ["max"]], [str(changed), "0", ["max"]]]))
+    assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == []
+    assert (opened.read_text(), changed.read_text()) == ("0", "7")
+    assert not record.exists()
 
 
 def test_a_restore_that_outlives_its_shim_ends_with_all_its_children(node: Path) -> None:
@@ -332,11 +347,11 @@ def test_it_goes_on_when_containerd_does_not_wait_any_longer(node: Path) -> None
     (bundle / "rootfs").mkdir(parents=True)
     os.mkfifo(node / "go")
     runc(node / "runc", f"read line <{node}/go; echo no such cgroup >&2; exit 1")
-    ImageStore.of("web").prepare()
+    ImageStore.of("k8s.io", "web").prepare()
     program = (
-        "import sys; from pathlib import Path; from zeropod.runtime import images;"
-        "from zeropod.shim import delete, places; from zeropod.shim.bootstrap import Flags; top = sys.argv[1];"
-        "images.ROOT, places.PODS = Path(top, 'images'), Path(top, 'pods');"
+        "import sys; from pathlib import Path; from zeropod import paths;"
+        "from zeropod.shim import delete; from zeropod.shim.bootstrap import Flags; top = sys.argv[1];"
+        "paths.CONTAINERS, paths.PODS = Path(top, 'images'), Path(top, 'pods');"
         "delete.main(Flags(namespace='k8s.io', id='web', bundle=top + '/tasks/web'))"
     )
     with subprocess.Popen(
@@ -350,7 +365,7 @@ def test_it_goes_on_when_containerd_does_not_wait_any_longer(node: Path) -> None
             go.write("on\n")
         said = process.communicate(timeout=30)
     assert said == ("", "containerd-shim-zeropod-v2: web: runc delete failed: no such cgroup\n")
-    assert [os.listdir(node / "images"), os.listdir(node / "tasks")] == [[], []]
+    assert [os.listdir(node / "images" / "k8s.io"), os.listdir(node / "tasks")] == [[], []]
 
 
 def test_what_it_did_not_expect_is_a_failure(

@@ -4,20 +4,25 @@ import json
 import os
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 from google.protobuf.message import Message
 from tests.unit.shim.fakes import World
+from tests.unit.shim.states import reach
 from trio.testing import wait_all_tasks_blocked
 
 from zeropod.kernel.pidfd import ExitStatus
+from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.machine import ASLEEP, Answer, Request, State
+from zeropod.lifecycle.suspend import SuspendStrategy
 from zeropod.rpc.messages import cgroups_v2_pb2, events_pb2
 from zeropod.rpc.status import Code, RpcError
+from zeropod.runtime.spec import CONTAINER_NAME
 from zeropod.shim.container import Container
 from zeropod.shim.delete import REMOVED
-from zeropod.shim.lifecycle import ASLEEP, Answer, Request, State
 
 
 class Asking:
@@ -59,18 +64,18 @@ async def stopped(world: World) -> Container:
 
 
 async def test_what_is_possible_at_once_is_done_at_once(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     async with world.container.allowed(Request.EXEC) as answer:
         assert answer is Answer.PASS
 
 
 async def test_a_request_waits_for_the_end_of_a_checkpoint_that_fails(world: World, nursery: trio.Nursery) -> None:
     life = world.container.life
-    life.enter(State.CHECKPOINTING)
+    reach(life, State.CHECKPOINTING)
     asking = Asking(world.container, Request.PAUSE, nursery)
     await wait_all_tasks_blocked()
     assert asking.answer is None
-    life.enter(State.RUNNING)
+    reach(life, State.RUNNING)
     await wait_all_tasks_blocked()
     assert asking.answer is Answer.PASS
 
@@ -79,46 +84,46 @@ async def test_a_request_during_a_checkpoint_wakes_the_container_afterwards(
     world: World, nursery: trio.Nursery
 ) -> None:
     life = world.container.life
-    life.enter(State.CHECKPOINTING)
+    reach(life, State.CHECKPOINTING)
     asking = Asking(world.container, Request.EXEC, nursery)
     await wait_all_tasks_blocked()
     assert not life.wake_wanted.is_set()
-    life.enter(State.COLD)
+    reach(life, State.COLD)
     await wait_all_tasks_blocked()
     assert life.wake_wanted.is_set()
-    life.enter(State.RESTORING)
+    reach(life, State.RESTORING)
     await wait_all_tasks_blocked()
     assert asking.answer is None
-    life.enter(State.RUNNING)
+    reach(life, State.RUNNING)
     await wait_all_tasks_blocked()
     assert asking.answer is Answer.PASS
 
 
 async def test_a_container_is_held_awake_from_the_request_to_its_end(world: World, nursery: trio.Nursery) -> None:
     life = world.container.life
-    life.enter(State.COLD)
+    reach(life, State.COLD)
     asking = Asking(world.container, Request.EXEC, nursery)
     await wait_all_tasks_blocked()
-    life.enter(State.RUNNING)
+    reach(life, State.RUNNING)
     await wait_all_tasks_blocked()
-    assert life.held_by == "exec"
+    assert life.inhibited_by == "exec"
     asking.leave.set()
     await wait_all_tasks_blocked()
-    assert life.held_by == ""
+    assert life.inhibited_by == ""
 
 
 async def test_a_container_that_ends_while_somebody_waits_for_its_wake_is_gone(
     world: World, nursery: trio.Nursery
 ) -> None:
     life = world.container.life
-    life.enter(State.COLD)
+    reach(life, State.COLD)
     asking = Asking(world.container, Request.SIGNAL, nursery)
     await wait_all_tasks_blocked()
-    life.enter(State.STOPPED)
+    reach(life, State.STOPPED)
     await wait_all_tasks_blocked()
     assert asking.error is not None
     assert asking.error.code is Code.NOT_FOUND
-    assert life.held_by == ""
+    assert life.inhibited_by == ""
 
 
 REFUSALS = [
@@ -134,17 +139,17 @@ REFUSALS = [
 async def test_what_is_refused_names_the_request_and_the_state_in_the_words_of_containerds_shim(
     world: World, state: State, request_: Request, text: str
 ) -> None:
-    world.container.life.enter(state)
+    reach(world.container.life, state)
     with pytest.raises(RpcError) as refusal:
         async with world.container.allowed(request_):
             pass
     assert (refusal.value.code, refusal.value.message) == (Code.UNKNOWN, text)
-    assert world.container.life.held_by == ""
+    assert world.container.life.inhibited_by == ""
 
 
 @pytest.mark.parametrize("state", [state for state in State if state in ASLEEP])
 async def test_a_refusal_calls_a_sleeping_container_running(world: World, state: State) -> None:
-    world.container.life.enter(state)
+    reach(world.container.life, state)
     with pytest.raises(RpcError, match="cannot delete a running process"):
         await world.container.delete()
 
@@ -220,7 +225,7 @@ async def test_an_exit_is_announced_once(world: World) -> None:
 
 
 async def test_who_gives_up_waiting_for_an_end_does_not_stop_it(world: World) -> None:
-    world.container.life.enter(State.COLD)
+    reach(world.container.life, State.COLD)
     with trio.CancelScope() as scope:
         scope.cancel()
         await world.container.finish(ExitStatus(1, 137, 1))
@@ -291,11 +296,12 @@ async def test_a_signal_goes_to_runc(world: World) -> None:
     assert world.runc.calls[-1] == "kill web 18"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-async def test_a_sleeping_container_is_killed_without_being_woken(world: World, number: int) -> None:
+@pytest.mark.parametrize(("number", "wake_on_stop"), [(signal.SIGTERM, False), (signal.SIGKILL, True)])
+async def test_a_container_on_disk_is_killed_without_being_woken(world: World, number: int, wake_on_stop: bool) -> None:
     container = world.container
+    container.settings = replace(container.settings, wake_on_stop=wake_on_stop)
     container.init.pid = 4711
-    container.life.enter(State.COLD)
+    reach(container.life, State.COLD)
     await container.kill(number, everyone=True)
     assert not container.life.wake_wanted.is_set()
     assert world.runc.calls == []
@@ -303,16 +309,52 @@ async def test_a_sleeping_container_is_killed_without_being_woken(world: World, 
     assert container.life.state is State.STOPPED
 
 
-async def test_another_signal_wakes_a_sleeping_container_first(world: World, nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("state", [State.STANDBY, State.DOZING, State.COLD])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+async def test_another_signal_wakes_a_sleeping_container_first(
+    world: World, nursery: trio.Nursery, state: State, number: int
+) -> None:
+    """A stop signal, too, unless the container says otherwise: it is to shut down in order."""
     container = world.container
-    container.life.enter(State.COLD)
-    nursery.start_soon(container.kill, signal.SIGHUP, False)
+    reach(container.life, state)
+    nursery.start_soon(container.kill, number, False)
     await wait_all_tasks_blocked()
     assert container.life.wake_wanted.is_set()
     assert world.runc.calls == []
-    container.life.enter(State.RUNNING)
+    reach(container.life, State.RUNNING)
     await wait_all_tasks_blocked()
-    assert world.runc.calls == ["kill web 1"]
+    assert world.runc.calls == [f"kill web {number}"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+async def test_a_container_that_is_stopped_does_not_sleep_again(world: World, number: int) -> None:
+    """However long its shutdown takes, and whatever becomes of the signal."""
+    container = world.container
+    reach(container.life, State.RUNNING)
+    for _ in range(2):
+        await container.kill(number, everyone=False)
+    stops = number == signal.SIGTERM
+    assert container.life.inhibitors == ("it is being stopped",) * stops
+
+
+async def test_any_signal_that_a_kubelet_sends_is_its_stop_signal(world: World) -> None:
+    container = world.container
+    container.spec = container.spec.with_annotation(CONTAINER_NAME, "nginx")
+    reach(container.life, State.RUNNING)
+    await container.kill(signal.SIGHUP, everyone=False)
+    assert container.life.inhibited_by == "it is being stopped"
+
+
+async def test_a_stop_signal_ends_a_container_in_standby_through_its_own_processes(
+    world: World, nursery: trio.Nursery
+) -> None:
+    """Also with `wake-on-stop: "false"`, which is about one that has none."""
+    container = world.container
+    container.settings = replace(container.settings, wake_on_stop=False)
+    reach(container.life, State.STANDBY)
+    nursery.start_soon(container.kill, signal.SIGTERM, False)
+    await wait_all_tasks_blocked()
+    assert (container.life.wake_wanted.is_set(), exits(world)) == (True, [])
 
 
 async def test_a_signal_to_a_stopped_container_finds_nobody(world: World) -> None:
@@ -334,7 +376,7 @@ async def test_a_signal_to_a_stopped_container_finds_nobody(world: World) -> Non
 async def test_a_signal_that_runc_cannot_deliver_is_reported_as_containerd_expects(
     world: World, said: str, code: Code
 ) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     world.runc.fails["kill"] = said
     with pytest.raises(RpcError) as failure:
         await world.container.kill(signal.SIGKILL, everyone=False)
@@ -352,7 +394,7 @@ async def test_a_signal_to_everybody_reaches_what_a_stopped_container_has_left_b
 
 async def test_pause_and_resume_are_announced(world: World) -> None:
     container, states = world.container, []
-    container.life.enter(State.RUNNING)
+    reach(container.life, State.RUNNING)
     for change in (container.pause, container.resume):
         await change()
         states.append(container.life.state)
@@ -362,7 +404,7 @@ async def test_pause_and_resume_are_announced(world: World) -> None:
 
 
 async def test_a_pause_that_fails_changes_nothing(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     world.runc.fails["pause"] = "no freezer"
     with pytest.raises(RpcError, match="OCI runtime pause failed: no freezer"):
         await world.container.pause()
@@ -375,7 +417,7 @@ def limits(world: World) -> object:
 
 
 async def test_new_limits_go_to_runc_and_into_the_bundle(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     await world.container.update(b'{"memory": {"limit": 1}}')
     await world.container.update(b'{"memory": {"swap": 2}, "pids": {"limit": 3}}')
     assert world.runc.calls == ["update", "update"]
@@ -383,7 +425,7 @@ async def test_new_limits_go_to_runc_and_into_the_bundle(world: World) -> None:
 
 
 async def test_new_limits_of_a_sleeping_container_only_go_into_the_bundle(world: World) -> None:
-    world.container.life.enter(State.COLD)
+    reach(world.container.life, State.COLD)
     await world.container.update(b'{"memory": {"limit": 1}}')
     assert world.runc.calls == []
     assert not world.container.life.wake_wanted.is_set()
@@ -391,11 +433,42 @@ async def test_new_limits_of_a_sleeping_container_only_go_into_the_bundle(world:
 
 
 async def test_limits_that_runc_refuses_do_not_get_into_the_bundle(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     world.runc.fails["update"] = "too little memory"
     with pytest.raises(RpcError, match="too little memory"):
         await world.container.update(b'{"memory": {"limit": 1}}')
     assert limits(world) is None
+
+
+class Needs(Controller):
+    """A controller of a container of which a part is out of memory."""
+
+    needed = 75 << 20
+
+    @property
+    def memory_needed(self) -> int:
+        return self.needed
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.STANDBY, State.COLD])
+async def test_a_memory_limit_below_what_it_needs_to_come_back_is_refused(world: World, state: State) -> None:
+    world.container.controller = Needs(world.container, "", SuspendStrategy)
+    reach(world.container.life, state)
+    with pytest.raises(RpcError) as refusal:
+        await world.container.update(b'{"memory": {"limit": 41943040}, "cpu": {"shares": 7}}')
+    for part in ("41943040 (40 MiB)", "78643200 (75 MiB) to come back", "zeropod wake"):
+        assert part in refusal.value.message
+    assert (world.runc.calls, limits(world)) == ([], None)
+    assert not world.container.life.wake_wanted.is_set()
+
+
+@pytest.mark.parametrize("memory", [{"limit": 75 << 20}, {"limit": -1}, {"limit": 0}, {"reservation": 1}, {}])
+async def test_other_limits_of_one_whose_memory_is_out_are_set(world: World, memory: dict[str, int]) -> None:
+    world.container.controller = Needs(world.container, "", SuspendStrategy)
+    reach(world.container.life, State.STANDBY)
+    await world.container.update(json.dumps({"memory": memory}).encode())
+    assert world.runc.calls == ["update"]
+    assert limits(world) == {"memory": memory}
 
 
 async def test_limits_that_are_no_json_are_an_invalid_argument(world: World) -> None:
@@ -405,7 +478,7 @@ async def test_limits_that_are_no_json_are_an_invalid_argument(world: World) -> 
 
 
 async def test_a_checkpoint_for_containerd_is_runcs(world: World, tmp_path: Path) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     await world.container.checkpoint(tmp_path / "image", None, ["--leave-running"])
     assert world.runc.calls == ["checkpoint"]
     assert (world.runc.bundle / "criu-work").is_dir()
@@ -414,12 +487,12 @@ async def test_a_checkpoint_for_containerd_is_runcs(world: World, tmp_path: Path
 async def test_a_checkpoint_for_containerd_wakes_a_sleeping_container_first(
     world: World, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
-    world.container.life.enter(State.COLD)
+    reach(world.container.life, State.COLD)
     nursery.start_soon(world.container.checkpoint, tmp_path / "image", None, [])
     await wait_all_tasks_blocked()
     assert world.container.life.wake_wanted.is_set()
     assert world.runc.calls == []
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     await wait_all_tasks_blocked()
     assert world.runc.calls == ["checkpoint"]
 
@@ -431,7 +504,7 @@ async def test_the_pids_are_those_of_the_cgroup_while_it_is_awake(world: World, 
     container = await running(world)
     (cgroup / "cgroup.procs").write_text("7\n12\n")
     assert container.pids() == [7, 12]
-    container.life.enter(State.COLD)
+    reach(container.life, State.COLD)
     assert container.pids() == []
 
 
@@ -440,7 +513,7 @@ async def test_statistics_while_asleep_are_the_last_ones_without_present_use(wor
     container.slept = cgroups_v2_pb2.Metrics(
         cpu=cgroups_v2_pb2.CPUStat(usage_usec=5), pids=cgroups_v2_pb2.PidsStat(current=9)
     )
-    container.life.enter(State.COLD)
+    reach(container.life, State.COLD)
     stats: Message = container.stats()
     assert isinstance(stats, cgroups_v2_pb2.Metrics)
     assert (stats.cpu.usage_usec, stats.pids.current) == (5, 0)

@@ -7,12 +7,13 @@ import signal
 import pytest
 import trio
 from tests.unit.shim.fakes import World
+from tests.unit.shim.states import reach
 from trio.testing import wait_all_tasks_blocked
 
+from zeropod.lifecycle.machine import State
 from zeropod.rpc.messages import events_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime.stdio import ProcessIO, Stdio
-from zeropod.shim.lifecycle import State
 from zeropod.shim.process import Process
 
 
@@ -29,7 +30,7 @@ async def end(process: Process) -> None:
 
 
 async def test_the_life_of_an_exec_is_announced_step_by_step(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     process = added(world)
     pid = await world.container.execs.start("sh")
     assert process.pid == pid
@@ -43,43 +44,43 @@ async def test_the_life_of_an_exec_is_announced_step_by_step(world: World) -> No
 
 async def test_a_container_is_held_awake_until_its_last_exec_has_ended(world: World) -> None:
     life = world.container.life
-    life.enter(State.RUNNING)
+    reach(life, State.RUNNING)
     first, second = added(world, "1"), added(world, "2")
     await world.container.execs.start("1")
     await world.container.execs.start("2")
-    assert life.held_by == "exec 1 is running"
+    assert life.inhibited_by == "exec 1 is running"
     await end(first)
-    assert life.held_by == "exec 2 is running"
+    assert life.inhibited_by == "exec 2 is running"
     await end(second)
-    assert life.held_by == ""
+    assert life.inhibited_by == ""
 
 
 async def test_an_exec_wakes_a_sleeping_container_first(world: World, nursery: trio.Nursery) -> None:
     life = world.container.life
-    life.enter(State.COLD)
+    reach(life, State.COLD)
     process = added(world)
     nursery.start_soon(world.container.execs.start, "sh")
     await wait_all_tasks_blocked()
     assert life.wake_wanted.is_set()
     assert world.runc.calls == []
-    life.enter(State.RUNNING)
+    reach(life, State.RUNNING)
     while not process.pid:
         await trio.lowlevel.checkpoint()
     assert world.runc.calls == ["exec"]
     await wait_all_tasks_blocked()
-    assert life.held_by == "exec sh is running"
+    assert life.inhibited_by == "exec sh is running"
 
 
 async def test_there_is_no_moment_without_a_hold_between_the_request_and_the_watching(world: World) -> None:
     life = world.container.life
-    life.enter(State.RUNNING)
+    reach(life, State.RUNNING)
     added(world)
     seen: list[str] = []
 
     async def watch() -> None:
         while True:
             await life.changed()
-            seen.append(life.held_by)
+            seen.append(life.inhibited_by)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
@@ -110,7 +111,7 @@ async def test_the_exit_of_an_exec_is_announced_before_that_of_init(world: World
 
 
 async def test_the_process_is_described_to_runc_in_a_file_that_goes_away(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     described: list[object] = []
 
     async def look() -> None:
@@ -124,12 +125,12 @@ async def test_the_process_is_described_to_runc_in_a_file_that_goes_away(world: 
 
 
 async def test_an_exec_that_runc_cannot_start_leaves_the_container_free_to_sleep(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     world.runc.fails["exec"] = "executable not found"
     process = added(world)
     with pytest.raises(RpcError, match="OCI runtime exec failed: executable not found"):
         await world.container.execs.start("sh")
-    assert world.container.life.held_by == ""
+    assert world.container.life.inhibited_by == ""
     assert process.pid == 0
     assert world.events.names == ["TaskExecAdded"]
     assert not [path.name for path in world.runc.bundle.iterdir() if path.name.startswith("sh")]
@@ -143,13 +144,13 @@ async def test_ids_of_execs_are_unique(world: World) -> None:
 
 
 async def test_a_stopped_container_takes_no_exec(world: World) -> None:
-    world.container.life.enter(State.STOPPED)
+    reach(world.container.life, State.STOPPED)
     with pytest.raises(RpcError, match="cannot exec in a stopped state"):
         added(world)
 
 
 async def test_an_exec_starts_once(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     process = added(world)
     await world.container.execs.start("sh")
     with pytest.raises(RpcError, match="cannot start a running process"):
@@ -167,7 +168,7 @@ async def test_an_unknown_exec_is_not_found(world: World) -> None:
 
 
 async def test_a_signal_reaches_the_exec_alone(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     process = added(world)
     await world.container.execs.start("sh")
     world.container.execs.kill("sh", signal.SIGTERM)
@@ -185,7 +186,7 @@ async def test_an_exec_that_has_not_started_takes_no_signal(world: World) -> Non
 
 
 async def test_an_exec_that_has_ended_is_not_found_by_a_signal(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     process = added(world)
     await world.container.execs.start("sh")
     await end(process)
@@ -195,7 +196,7 @@ async def test_an_exec_that_has_ended_is_not_found_by_a_signal(world: World) -> 
 
 
 async def test_only_an_exec_that_does_not_run_is_deleted(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     process = added(world)
     await world.container.execs.start("sh")
     with pytest.raises(RpcError, match="cannot delete a running process"):
@@ -213,7 +214,7 @@ async def test_an_exec_that_never_started_is_deleted_with_status_0(world: World)
 
 
 async def test_running_execs_are_known_by_their_pids(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     process = added(world, "1")
     added(world, "2")
     await world.container.execs.start("1")

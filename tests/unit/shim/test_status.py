@@ -11,15 +11,18 @@ import pytest
 import trio
 from google.protobuf.message import Message
 from tests.unit.shim.fakes import World
+from tests.unit.shim.states import reach
 from trio.testing import wait_all_tasks_blocked
 
+from zeropod import paths as places
+from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.machine import Event, State
+from zeropod.lifecycle.strategy import MemoryReport
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import spec
-from zeropod.shim import places
+from zeropod.runtime.memory.backend import Kind, Usage
 from zeropod.shim.bootstrap import Flags
-from zeropod.shim.lifecycle import State
-from zeropod.shim.sleeper import Sleeper
 from zeropod.shim.status import StatusService, describe, status_listener
 
 FLAGS = Flags(namespace="k8s.io", id="web")
@@ -35,7 +38,7 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.parametrize("state", list(State))
 async def test_every_state_has_its_name(world: World, state: State) -> None:
-    world.container.life.enter(state)
+    reach(world.container.life, state)
     assert status_pb2.State.Name(describe(world.container).state) == state.name
 
 
@@ -57,9 +60,10 @@ async def test_a_container_is_described_with_its_pod(world: World) -> None:
 async def test_a_container_that_sleeps_has_no_pid(world: World, cgroup: Path) -> None:
     await world.container.create()
     (cgroup / "cgroup.procs").write_text(str(world.container.init.pid))
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     assert describe(world.container).pid == world.container.init.pid
-    world.container.life.enter(State.COLD)
+    for event in (Event.QUIET, Event.FROZEN, Event.STANDBY_OVER, Event.DUMPED):
+        world.container.life.happen(event)
     assert describe(world.container).pid == 0
 
 
@@ -67,15 +71,43 @@ async def test_times_are_in_milliseconds(world: World) -> None:
     def never(*_: object) -> None:
         raise AssertionError
 
-    world.container.sleeper = sleeper = Sleeper(world.container, "/proc/self/ns/net", never)  # type: ignore[arg-type]
-    sleeper.tally.slept(0.5, 1)
-    sleeper.tally.slept(0.125, 2)
-    sleeper.tally.woke(0.0625, 3, cold=True)
-    sleeper.tally.restore_errors = 1
+    world.container.controller = controller = Controller(world.container, "/proc/self/ns/net", never)  # type: ignore[arg-type]
+    controller.tally.slept(0.5, 1)
+    controller.tally.slept(0.125, 2)
+    controller.tally.woke(0.0625, 3, cold=True)
+    controller.tally.restore_errors = 1
     found = describe(world.container)
     assert (found.last_checkpoint_ms, found.last_restore_ms) == (125.0, 62.5)
     assert (found.checkpoints, found.restores, found.restore_errors) == (2, 1, 1)
     assert (found.last_checkpoint.ToNanoseconds(), found.last_restore.ToNanoseconds()) == (2, 3)
+
+
+class Strategy:
+    """As much of a way to sleep as is described."""
+
+    why_kept = "stays in STANDBY, since COLD would lose something of it"
+    image_bytes = answered = 0
+
+    def memory_report(self) -> MemoryReport:
+        return MemoryReport(Kind.STORE, "page store", Usage(out=5, written=4, faults=3, brought_in=2), 1)
+
+
+async def test_where_the_memory_of_one_in_standby_is(world: World) -> None:
+    world.container.controller = controller = Controller(world.container, "", lambda *_: None)  # type: ignore[arg-type]
+    controller._strategy = Strategy()  # type: ignore[assignment]
+    reach(world.container.life, State.STANDBY)
+    found = describe(world.container)
+    assert (found.memory_backend, found.memory_why) == ("store", "page store")
+    assert (found.memory_out_bytes, found.memory_left_bytes, found.memory_written_bytes) == (5, 1, 4)
+    assert (found.memory_faults, found.memory_brought_in_bytes) == (3, 2)
+    assert found.why_kept == Strategy.why_kept
+    world.container.life.happen(Event.DATA)
+    assert describe(world.container).why_kept == ""
+
+
+async def test_one_that_has_not_slept_has_no_backend(world: World) -> None:
+    reach(world.container.life, State.RUNNING)
+    assert describe(world.container).memory_backend == ""
 
 
 async def test_one_or_all_containers_are_listed(world: World) -> None:
@@ -137,7 +169,7 @@ async def test_a_watcher_gets_everything_first_and_then_each_change(world: World
     first = await watcher.next()
     assert (first.snapshot, [entry.id for entry in first.containers]) == (True, ["web"])
     assert await watcher.quiet()
-    world.container.life.enter(State.RUNNING)
+    reach(world.container.life, State.RUNNING)
     second = await watcher.next()
     assert (second.snapshot, second.after) == (False, first.sequence)
     assert [entry.state for entry in second.containers] == [status_pb2.RUNNING]
@@ -152,12 +184,12 @@ async def test_who_is_slow_gets_the_newest_state_and_is_told_that_it_missed_some
 ) -> None:
     watcher = Watcher(world, nursery)
     first = await watcher.next()
-    for state in (State.RUNNING, State.CHECKPOINTING, State.COLD):
-        world.container.life.enter(state)
+    for event in (Event.START, Event.QUIET, Event.FROZEN):
+        world.container.life.happen(event)
         await wait_all_tasks_blocked()
     one, other = await watcher.next(), await watcher.next()
     assert (one.after, other.after) == (first.sequence, one.sequence)
-    assert [entry.state for entry in other.containers] == [status_pb2.COLD]
+    assert [entry.state for entry in other.containers] == [status_pb2.STANDBY]
     assert await watcher.quiet()
 
 
@@ -177,7 +209,7 @@ async def test_what_a_container_that_is_gone_does_is_not_told(world: World, nurs
     await watcher.next()
     world.host.remove(world.container)
     await watcher.next()
-    world.container.life.enter(State.STOPPED)
+    reach(world.container.life, State.STOPPED)
     assert await watcher.quiet()
 
 
@@ -201,15 +233,15 @@ async def test_a_container_that_is_not_here_is_not_found(world: World) -> None:
 
 
 async def test_a_container_that_never_sleeps_is_not_put_to_sleep_and_says_why(world: World) -> None:
-    world.container.life.enter(State.RUNNING)
-    world.container.life.why = "it has a terminal"
+    reach(world.container.life, State.RUNNING)
+    world.container.life.why = "it uses the host's network"
     code, words = await refused(StatusService(world.host).sleep(status_pb2.SleepRequest(id="web")))
-    assert (code, words) == (Code.FAILED_PRECONDITION, "cannot put web to sleep: it has a terminal")
+    assert (code, words) == (Code.FAILED_PRECONDITION, "cannot put web to sleep: it uses the host's network")
 
 
 async def test_a_wake_waits_until_it_is_awake(world: World, nursery: trio.Nursery) -> None:
     life, done = world.container.life, trio.Event()
-    life.enter(State.COLD)
+    reach(life, State.COLD)
 
     async def wake() -> None:
         status = await StatusService(world.host).wake(status_pb2.WakeRequest(id="web"))
@@ -219,22 +251,22 @@ async def test_a_wake_waits_until_it_is_awake(world: World, nursery: trio.Nurser
     nursery.start_soon(wake)
     await wait_all_tasks_blocked()
     assert life.wake_wanted.is_set()
-    life.enter(State.RESTORING)
+    life.happen(Event.WANTED)
     await wait_all_tasks_blocked()
     assert not done.is_set()
-    life.enter(State.RUNNING)
+    life.happen(Event.RESTORED)
     with trio.fail_after(1):
         await done.wait()
 
 
 async def test_who_is_dead_is_not_woken(world: World) -> None:
-    world.container.life.enter(State.STOPPED)
+    reach(world.container.life, State.STOPPED)
     assert (await refused(StatusService(world.host).wake(status_pb2.WakeRequest(id="web"))))[0] == Code.NOT_FOUND
 
 
 async def test_why_has_the_words_and_what_to_do(world: World) -> None:
-    world.container.life.why = "it has a terminal"
+    world.container.life.why = "it uses the host's network"
     answer = await StatusService(world.host).why(status_pb2.WhyRequest(id="web"))
     assert answer.status.id == "web"
-    assert [(reason.kind, reason.text) for reason in answer.reasons] == [("setting", "It has a terminal.")]
-    assert "tty: false" in answer.reasons[0].remedy
+    assert [(reason.kind, reason.text) for reason in answer.reasons] == [("setting", "It uses the host's network.")]
+    assert "hostNetwork" in answer.reasons[0].remedy

@@ -7,12 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.shim.fakes import FakeNetwork, World
+from tests.unit.shim.states import reach
 
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.shim.lifecycle import State
-from zeropod.shim.sleeper import Sleeper
+from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.machine import State
+from zeropod.lifecycle.strategy import MemoryReport
+from zeropod.runtime.image.obstacle import Obstacle
+from zeropod.runtime.memory.backend import Kind, Usage
 from zeropod.shim.why import MOST, REMEDIES, Facts, Link, Part, Reason, gather, reasons, remedy
 
+SIZES = st.integers(0, 1 << 50)
 AWAKE = Facts(State.RUNNING, "", "12:00:00 UTC", 60.0)
 
 
@@ -92,16 +97,57 @@ def test_a_full_disk_is_one_and_is_not_taken_for_an_error() -> None:
     assert "Make room" in reasons(replace(AWAKE, why=words))[0].remedy
 
 
+def test_one_that_is_being_stopped_says_so() -> None:
+    words = "it is being stopped"
+    (reason,) = reasons(replace(AWAKE, why=words, holds=[words]))
+    assert (reason.kind, reason.text) == ("stop", "It is being stopped.")
+
+
+def test_what_stands_against_cold_is_told_one_by_one_with_what_to_do() -> None:
+    obstacles = [Obstacle("tty", "its terminal is outside", "tty: false"), Obstacle("x", "something", "")]
+    found = reasons(replace(AWAKE, state=State.STANDBY, why="stays in STANDBY, since …", obstacles=obstacles))
+    assert found[1:] == [
+        Reason("cold", "COLD would lose something of it: its terminal is outside.", "tty: false"),
+        Reason("cold", "COLD would lose something of it: something."),
+    ]
+
+
+def memory(kind: Kind, usage: Usage | None = None, why: str = "") -> MemoryReport:
+    return MemoryReport(kind, why, usage or Usage(), 4 << 20)
+
+
+def test_where_its_memory_is_and_why_there() -> None:
+    report = memory(Kind.STORE, Usage(out=300 << 20, faults=7), "not in swap: the node has no swap; page store")
+    assert reasons(replace(AWAKE, state=State.STANDBY, memory=report))[1] == Reason(
+        "memory",
+        "Its memory is out by store: 300 MiB out, 4 MiB in memory, 7 page faults since the last wake; "
+        "not in swap: the node has no swap; page store.",
+    )
+    assert reasons(replace(AWAKE, state=State.DOZING, memory=memory(Kind.RESIDENT, why="3 MiB are too little")))[
+        1
+    ].text == ("Its memory stays where it is, 4 MiB; 3 MiB are too little.")
+
+
+def test_memory_that_could_not_be_moved_comes_with_something_to_do() -> None:
+    report = memory(Kind.SWAP, why="its memory stays: it is full")
+    assert "zeropod doctor" in reasons(replace(AWAKE, state=State.STANDBY, memory=report))[1].remedy
+
+
+def test_one_that_runs_says_where_its_memory_is_only_if_some_is_out() -> None:
+    assert "memory" not in kinds(replace(AWAKE, memory=memory(Kind.STORE)))
+    assert "memory" in kinds(replace(AWAKE, memory=memory(Kind.STORE, Usage(out=1 << 20))))
+
+
 def test_what_never_sleeps_says_so_and_nothing_else() -> None:
-    facts = replace(AWAKE, may_sleep=False, why="it has a terminal", links=[link(1.0)], message="old")
+    facts = replace(AWAKE, may_sleep=False, why="it uses the host's network", links=[link(1.0)], message="old")
     assert kinds(facts) == ["setting"]
 
 
 @pytest.mark.parametrize("state", [State.STANDBY, State.COLD])
 def test_what_sleeps_says_since_when_and_why_no_deeper(state: State) -> None:
-    found = reasons(replace(AWAKE, state=state, why="standby is switched off"))
+    found = reasons(replace(AWAKE, state=state, why="stays in STANDBY: no"))
     assert found[0].text == f"It sleeps, {state.name} since 12:00:00 UTC."
-    assert found[1].text == "Standby is switched off."
+    assert found[1].text == "Stays in STANDBY: no."
 
 
 @given(
@@ -121,6 +167,9 @@ def test_what_sleeps_says_since_when_and_why_no_deeper(state: State) -> None:
         next_attempt=st.text(),
         log=st.text(),
         limits=st.lists(st.text()),
+        memory=st.none()
+        | st.builds(MemoryReport, st.sampled_from(Kind), st.text(), st.builds(Usage, *[SIZES] * 4), SIZES),
+        obstacles=st.lists(st.builds(Obstacle, st.text(), st.text(), st.text())),
     )
 )
 def test_there_is_always_something_to_say(facts: Facts) -> None:
@@ -141,8 +190,8 @@ async def test_a_connection_counts_though_it_has_grown_older_between_two_looks(w
     network = FakeNetwork()
     network.connections = network.counting = connections  # type: ignore[method-assign]
     world.container.settings = replace(world.container.settings, ports=frozenset({80}))
-    world.container.sleeper = sleeper = Sleeper(world.container, "/proc/self/ns/net", lambda *_: None)  # type: ignore[arg-type]
-    sleeper.network = network  # type: ignore[assignment]
-    world.container.life.enter(State.RUNNING)
+    world.container.controller = controller = Controller(world.container, "/proc/self/ns/net", lambda *_: None)  # type: ignore[arg-type]
+    controller.network = network  # type: ignore[assignment]
+    reach(world.container.life, State.RUNNING)
     (found,) = gather(world.container).links
     assert (found.part, found.remote) == (Part.COUNTS, "10.0.0.2:5")

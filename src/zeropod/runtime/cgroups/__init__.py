@@ -9,7 +9,7 @@ work.
 from collections.abc import Mapping
 from pathlib import Path
 
-from .base import Cgroup, Metrics, MetricsV1, MetricsV2
+from .base import Cgroup, Metrics, MetricsV1, MetricsV2, SwapState
 from .errors import CgroupError, CgroupNotFound, FreezeTimeout
 from .placement import UNIFIED, directories
 from .sleeping import accumulate, asleep
@@ -26,6 +26,7 @@ __all__ = [
     "Metrics",
     "MetricsV1",
     "MetricsV2",
+    "SwapState",
     "accumulate",
     "asleep",
     "at",

@@ -2,7 +2,8 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,6 +23,30 @@ Metrics = MetricsV1 | MetricsV2
 #: Looks at the tasks of a cgroup that does not freeze, until one of them shows. A task that spins in the kernel,
 #: trying over and over to wait for a page, seems asleep now and then, and more often on a busy machine.
 _LOOKS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class SwapState:
+    """How far the memory of a cgroup is on its way to swap, in bytes.
+
+    The kernel keeps some changes back for each CPU (MEMCG_CHARGE_BATCH): up to 64 pages a CPU may be missing.
+    """
+
+    out: int = 0
+    """In swap and nowhere else."""
+    cached: int = 0
+    """In swap, and in memory still or again; where the kernel does not tell (before Linux 5.12), 0."""
+    writing: int = 0
+    """On its way to a disk now, of files also."""
+    present: int = 0
+    """Anonymous and shared memory in page tables or tmpfs, without what is locked; may overlap with `cached`."""
+    charged: int = 0
+    """All that is charged to it, page cache included."""
+
+    @property
+    def may_go(self) -> int:
+        """What reclaiming could still give back."""
+        return self.cached + self.present
 
 
 class Cgroup(ABC):
@@ -138,6 +163,32 @@ class Cgroup(ABC):
 
         That there was less to take is no error; a kernel that cannot be asked (v1, v2 before Linux 5.19) does nothing.
         Blocks while the kernel works, up to some seconds where it swaps: call it in a thread. Raises OSError.
+        """
+
+    @abstractmethod
+    def swap_state(self) -> SwapState:
+        """How much of its memory is in swap; all zero where nothing accounts it, or the cgroup is gone."""
+
+    @abstractmethod
+    def swap_room(self) -> int | None:
+        """Bytes that cgroups above it let it put into swap; None if they set no bound. Its own limit does not count."""
+
+    @abstractmethod
+    def swap_settings(self) -> dict[Path, Sequence[str]]:
+        """Control files of its own that stand against swap, with what opens them: the first value that is taken.
+
+        A file that stands so already is left out; what stands there now is the caller's to put back.
+        """
+
+    @abstractmethod
+    def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:
+        """Ask the kernel to take back anonymous and shared memory, `size` bytes where it takes a size (v2).
+
+        Gives back what waits in the swap cache and what several processes map, both of which madvise(2) leaves. Page
+        cache is spared as far as the kernel can be told; v1 gets at it once nothing else is left. Ends when `over`,
+        called in another thread time and again, says so (it should wait some milliseconds first); v1 hardly ends
+        otherwise. One call may free nothing: the kernel looks at pages twice. Blocks: call it in a thread. Raises
+        OSError.
         """
 
     @abstractmethod

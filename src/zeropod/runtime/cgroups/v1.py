@@ -5,14 +5,15 @@ Kernel: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and memory.rst
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
 
+from zeropod.kernel import interruptible
 from zeropod.rpc.messages import cgroups_v1_pb2
 
-from .base import Cgroup
+from .base import Cgroup, SwapState
 from .files import huge_pages, is_absent, read, write
 from .metrics_v1 import metrics
 from .parse import flat_keyed, number
@@ -27,6 +28,10 @@ _LOOK_EVERY = 0.001
 
 #: How long, in seconds, the events of a removed cgroup may trail behind: they come from kernel work queues.
 _LAST_WORD = 0.1
+
+#: memory.swappiness, from the most that kernels take: 200 since Linux 5.8 (with it only anonymous and shared memory is
+#: looked at, as long as there is some), 100 before. With 0 reclaiming leaves both alone.
+_MOST_SWAPPINESS = ("200", "100")
 
 
 class CgroupV1(Cgroup):
@@ -95,6 +100,36 @@ class CgroupV1(Cgroup):
 
     def reclaim(self, size: int) -> None:
         """Nothing: v1 has only memory.force_empty, which takes everything, and against whose use the kernel warns."""
+
+    def swap_state(self) -> SwapState:
+        stat = flat_keyed(self._memory("memory.stat"))
+        present = stat.get("total_rss", 0) + stat.get("total_shmem", 0) - stat.get("total_unevictable", 0)
+        return SwapState(
+            # v1 counts a page here only once it has left memory.
+            out=stat.get("total_swap", 0),
+            cached=stat.get("total_swapcached", 0),
+            writing=stat.get("total_writeback", 0),
+            present=max(0, present),
+            charged=self.memory_current(),
+        )
+
+    def swap_room(self) -> int | None:
+        """None: v1 bounds memory and swap together (memory.memsw), and what goes to swap leaves memory."""
+        return None
+
+    def swap_settings(self) -> dict[Path, Sequence[str]]:
+        directory = self._directories.get("memory")
+        stands = self._memory("memory.swappiness")
+        if directory is None or stands is None or stands.strip() in _MOST_SWAPPINESS:
+            return {}
+        return {directory / "memory.swappiness": _MOST_SWAPPINESS}
+
+    def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:  # noqa: ARG002 - v1 takes no size
+        try:
+            interruptible.write(self._file("memory", "memory.force_empty"), "0", over)
+        except OSError as error:
+            if not is_absent(error):
+                raise
 
     def oom_kills(self) -> int:
         return flat_keyed(self._memory("memory.oom_control")).get("oom_kill", 0)

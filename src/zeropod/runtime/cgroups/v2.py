@@ -4,14 +4,15 @@ Kernel: Documentation/admin-guide/cgroup-v2.rst. What its statistics mean is `me
 """
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
 
+from zeropod.kernel import interruptible
 from zeropod.rpc.messages import cgroups_v2_pb2
 
-from .base import Cgroup
+from .base import Cgroup, SwapState
 from .change import Changes
 from .files import huge_pages, is_absent, read, write
 from .metrics_v2 import metrics
@@ -69,6 +70,49 @@ class CgroupV2(Cgroup):
             # EAGAIN: it got less than that.
             if error.errno != errno.EAGAIN and not is_absent(error):
                 raise
+
+    def swap_state(self) -> SwapState:
+        stat = flat_keyed(read(self.directory / "memory.stat"))
+        cached = stat.get("swapcached", 0)
+        present = stat.get("anon", 0) + stat.get("shmem", 0) - stat.get("unevictable", 0)
+        return SwapState(
+            # v2 counts what has a place in swap, also while it is in memory.
+            out=max(0, number(read(self.directory / "memory.swap.current")) - cached),
+            cached=cached,
+            # The swap cache's too, whatever the name says.
+            writing=stat.get("file_writeback", 0),
+            present=max(0, present),
+            charged=self.memory_current(),
+        )
+
+    def swap_room(self) -> int | None:
+        rooms = []
+        for above in self.directory.parents:
+            limit = read(above / "memory.swap.max")
+            if limit is None:
+                break
+            if limit.strip() != "max":
+                rooms.append(max(0, number(limit) - number(read(above / "memory.swap.current"))))
+        return min(rooms, default=None)
+
+    def swap_settings(self) -> dict[Path, Sequence[str]]:
+        limit = self.directory / "memory.swap.max"
+        stands = read(limit)
+        return {} if stands is None or stands.strip() == "max" else {limit: ("max",)}
+
+    def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:
+        reclaim = self.directory / "memory.reclaim"
+        # The word keeps the kernel from taking page cache instead; older kernels do not know it, and take some of both.
+        for value in (f"{size} swappiness=200", str(size)):
+            try:
+                interruptible.write(reclaim, value, over)
+            except OSError as error:
+                if error.errno == errno.EINVAL and value != str(size):
+                    continue
+                # EAGAIN: it got less than that.
+                if error.errno != errno.EAGAIN and not is_absent(error):
+                    raise
+            return
 
     def oom_kills(self) -> int:
         return flat_keyed(read(self.directory / "memory.events")).get("oom_kill", 0)

@@ -19,6 +19,7 @@ from zeropod.runtime.pagemap import Image
 from zeropod.runtime.pager import handover, wire
 from zeropod.runtime.pager.journal import Journal
 from zeropod.runtime.pager.serve import ORPHAN_LOOK, Server
+from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Spaces
 from zeropod.runtime.pager.wire import Lost
 from zeropod.runtime.pager.working_set import Page
@@ -38,9 +39,10 @@ class Inheritance:
     wanted: Sequence[Page]
     """What `fill` brings in."""
     listener: socket.socket | None
-    """For CRIU; None for a successor."""
+    """For CRIU; None where the userfaultfds are there already."""
     guards: Mapping[int, int]
-    """For a successor: userfaultfds by number of the address space."""
+    """For a successor, or for memory that was not restored: userfaultfds by number of the address space."""
+    service: Service
 
 
 def fork(inheritance: Inheritance, control: socket.socket) -> int:
@@ -95,7 +97,7 @@ def _serve(inheritance: Inheritance, control: socket.socket) -> None:
     journal = Journal(inheritance.journal)
     files = [userfault.MappedFile.of(file) for file in inheritance.files]
     spaces = Spaces(inheritance.image, [file.address for file in files], journal)
-    server = Server(journal, spaces, files, control, inheritance.wanted)
+    server = Server(journal, spaces, files, control, inheritance.wanted, inheritance.service)
     try:
         if inheritance.listener is not None:
             handover.receive(server, inheritance.listener)
@@ -114,6 +116,8 @@ def _take_over(server: Server, guards: Mapping[int, int]) -> None:
     """Goes on where another pager has died: those whose page faults it had read fault again."""
     server.recover()
     for number, uffd in guards.items():
+        if server.spaces.all[number].gone:
+            continue
         server.serve_space(uffd, server.spaces.all[number])
         userfault.wake_all(uffd)
 

@@ -2,7 +2,8 @@
 
 A file without a name, mapped by the pager and by the shim:
 
-    header      flags and counts, and what the last read of a userfaultfd has brought
+    header      flags and counts, what the last read of a userfaultfd has brought, and a byte or two for each of the
+                first address spaces: whether its memory is being moved out
     trace       the first page faults after the thaw: (pid as CRIU names it, address), the next wake's working set
     events      what has happened to the address spaces, in order: every Space can be built again from the image
                 by applying them
@@ -12,11 +13,14 @@ Rules, on which it depends that nobody reads wrong data after a pager's death:
 
 1. Reading a userfaultfd acknowledges events (not page faults: a wake repeats those). So the kernel writes what is read
    into the header itself, where a successor finds what its predecessor has not recorded any more: `busy` is set before
-   the read, and cleared once every event of that read is recorded. A fork is the exception: the read has opened a
-   descriptor, which is lost with the pager. Found dead with one of those, it is in doubt.
+   the read, and cleared once every event of that read is recorded. With a fork the read has opened a descriptor, which
+   only the keeper has beside the pager: a pager found dead with one of those has a successor only if it is got there.
 2. A page is marked after it has been copied. A mark that is missing costs one copy that finds the page there.
 3. An event is counted after it has been written. Nothing that is counted is half there.
 4. When there is no room for an event, all is in doubt for good.
+5. While the memory of an address space is moved out, the discards in it are ours and are not the application's. The
+   shim asks for that, and the pager confirms when it has handled everything that it has read: before the first drop,
+   and again before the processes are let go. A successor confirms at its start.
 
 One thing is left to the kernel: a copy is refused (EAGAIN) from the moment that an event happens until it has been
 read, so that no page is copied to where it does not belong any more.
@@ -26,11 +30,13 @@ import itertools
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
 
+from zeropod.kernel import libc
 from zeropod.kernel.userfault import FORK, MESSAGE, PAGE, PAGEFAULT, REMAP, Message, messages
 from zeropod.runtime.pager.working_set import WORKING_SET_PAGES
 
@@ -62,6 +68,23 @@ _RECORDED = 40
 _INBOX = 64
 READ: Final = 16 * MESSAGE
 """Bytes of one read."""
+_BROUGHT = 1024
+_FORGOTTEN = 1032
+_INHERITED = 1040
+_MOVING = 2048
+_CONFIRMED = 3072
+MOVABLE: Final = 1024
+"""How many address spaces can be moved out: those with the numbers below."""
+
+MISSING: Final = 0
+"""State of a page that is out."""
+IN: Final = 1
+"""State of a page that is in memory; what the file holds is what it was when it was written or brought in."""
+OUTDATED: Final = 2
+"""State of a page that is in memory, and whose copy in the file must not be used again even if it seems unchanged."""
+
+_PUNCH_HOLE = 0x02 | 0x01
+"""fallocate(2): FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE."""
 
 
 class Phase(IntEnum):
@@ -72,6 +95,8 @@ class Phase(IntEnum):
     SERVING = 1
     DONE = 2
     """Every page is in."""
+    RETIRED = 3
+    """Ended on request, with everything recorded: another one goes on from an index of its own."""
 
 
 class Kind(IntEnum):
@@ -85,6 +110,8 @@ class Kind(IntEnum):
     """From, to, length."""
     REMOVE = 4
     """Start, end: gone, and zero if it is asked for again."""
+    GONE = 5
+    """The address space has ended: its states are given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +140,8 @@ class Journal:
         self.descriptor = descriptor
         self.memory = mmap.mmap(descriptor, _STATES_AT)
         self._end = _STATES_AT
+        self._regions: list[int] = []
+        """Where each address space's states begin."""
 
     @classmethod
     def create(cls) -> "Journal":
@@ -130,7 +159,16 @@ class Journal:
         at, self._end = self._end, self._end + length
         if os.fstat(self.descriptor).st_size < self._end:
             os.ftruncate(self.descriptor, self._end)
-        return mmap.mmap(self.descriptor, length, offset=at)
+        states = mmap.mmap(self.descriptor, length, offset=at)
+        self._regions.append(at)
+        return states
+
+    def release(self, number: int, states: mmap.mmap) -> None:
+        """Gives back the memory of an address space's states; its place in the file is not used again."""
+        length = len(states)
+        states.close()
+        with suppress(OSError):
+            libc.call("fallocate", self.descriptor, _PUNCH_HOLE, self._regions[number], length)
 
     def inbox(self) -> memoryview:
         """Where a userfaultfd is to be read to. As long as it is there the journal cannot be closed."""
@@ -138,17 +176,38 @@ class Journal:
 
     def doubt(self) -> str:
         """What a pager that is dead has taken with it, in words; empty if a successor can go on."""
-        if self.memory[BUSY] & FULL:
+        if self.full:
             return "there was no room to record what happened to the memory"
-        if self.memory[BUSY] and any(message.event == FORK for message in self._read()):
-            return "a process was forking"
-        return ""
+        return "a process was forking" if self.forks() else ""
+
+    @property
+    def full(self) -> bool:
+        """Rule 4 holds."""
+        return bool(self.memory[BUSY] & FULL)
+
+    def forks(self) -> dict[int, int]:
+        """The userfaultfds that a pager which is dead had just been given: number of the child's address space, which
+        a successor gives it if it has none yet, and number of the descriptor in the table of pager and keeper."""
+        if not self.memory[BUSY]:
+            return {}
+        (space,) = NUMBER.unpack_from(self.memory, READER)
+        messages = [message for message in self._read() if message.event != PAGEFAULT and not self.moving(space)]
+        before = self._count(_RECORDED)
+        number = sum(event.kind in (Kind.ADOPT, Kind.FORK) for event in itertools.islice(self.events(), before))
+        found = {}
+        for message in messages:
+            if message.event == FORK:
+                found[number] = message.first
+                number += 1
+        return found
 
     def unrecorded(self) -> Iterator[Event]:
         """What was read by a pager that is dead now, and not recorded any more."""
         if not self.memory[BUSY]:
             return
         (space,) = NUMBER.unpack_from(self.memory, READER)
+        if self.moving(space):
+            return
         events = [message for message in self._read() if message.event != PAGEFAULT]
         for message in events[self._count(_EVENT_COUNT) - self._count(_RECORDED) :]:
             yield Event.of(message, space)
@@ -191,8 +250,14 @@ class Journal:
             _COUNT.pack_into(self.memory, _RECORDED, count + 1)
         return True
 
-    def events(self) -> Iterator[Event]:
-        for number in range(self._count(_EVENT_COUNT)):
+    @property
+    def event_count(self) -> int:
+        """How many have been recorded."""
+        return self._count(_EVENT_COUNT)
+
+    def events(self, first: int = 0) -> Iterator[Event]:
+        """In their order, from this number on."""
+        for number in range(first, self._count(_EVENT_COUNT)):
             kind, *values = _EVENT.unpack_from(self.memory, _EVENTS_AT + number * _EVENT.size)
             yield Event(Kind(kind), *values)
 
@@ -218,6 +283,47 @@ class Journal:
             pid, address = _TRACE.unpack_from(self.memory, _HEADER + number * _TRACE.size)
             yield pid, address
 
+    def brought(self, pages: int) -> None:
+        """Counts pages that were missing and are in."""
+        self._add(_BROUGHT, pages)
+
+    def forgotten(self, pages: int) -> None:
+        """Counts pages that were missing and that nobody will ask for."""
+        self._add(_FORGOTTEN, pages)
+
+    def inherited(self, pages: int) -> None:
+        """Counts pages that are missing in a forked child."""
+        self._add(_INHERITED, pages)
+
+    @property
+    def pages_brought(self) -> int:
+        """How many missing pages were brought in since the start."""
+        return self._count(_BROUGHT)
+
+    @property
+    def pages_missing(self) -> int:
+        """How many are missing more than at the start (or fewer: then below 0), but for what was dropped since."""
+        return self._count(_INHERITED) - self._count(_BROUGHT) - self._count(_FORGOTTEN)
+
+    def move(self, spaces: Iterable[int], *, begins: bool) -> None:
+        """Asks the pager to take the discards in these address spaces for ours, or no longer. From the shim."""
+        for number in spaces:
+            self.memory[_MOVING + number] = begins
+
+    def confirm(self) -> None:
+        """Does what was asked for by `move`: everything that was read has been handled. From the pager."""
+        self.memory[_CONFIRMED : _CONFIRMED + MOVABLE] = self.memory[_MOVING : _MOVING + MOVABLE]
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the pager does what was asked for."""
+        asked, done = (self.memory[at : at + MOVABLE] for at in (_MOVING, _CONFIRMED))
+        return asked == done
+
+    def moving(self, space: int) -> bool:
+        """Whether discards in this address space are ours."""
+        return space < MOVABLE and bool(self.memory[_CONFIRMED + space])
+
     @property
     def keeper(self) -> int:
         """Pid of the process that shares the pager's descriptors; 0: none."""
@@ -226,6 +332,9 @@ class Journal:
 
     def forget_keeper(self) -> None:
         NUMBER.pack_into(self.memory, KEEPER, 0)
+
+    def _add(self, at: int, count: int) -> None:
+        _COUNT.pack_into(self.memory, at, self._count(at) + count)
 
     def _count(self, at: int) -> int:
         (count,) = _COUNT.unpack_from(self.memory, at)

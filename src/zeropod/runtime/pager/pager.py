@@ -8,9 +8,11 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +21,10 @@ import trio
 from zeropod.kernel import keeper, pidfd
 from zeropod.runtime import command, pagemap
 from zeropod.runtime.errors import CriuError
-from zeropod.runtime.images import Fingerprint
 from zeropod.runtime.pager import child, handover, wire
+from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.pager.journal import Journal, Phase
+from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.working_set import WorkingSet, beforehand, following
 
 HANDOVER: Final = 5.0
@@ -31,6 +34,9 @@ FILL: Final = 2.0
 END: Final = 5.0
 """Seconds between SIGKILL and the end of the pager."""
 SUCCESSORS: Final = 5
+"""How many in a row."""
+STEADY: Final = 60.0
+"""Seconds after which a pager's death is the first of a row."""
 
 _SO_SNDBUFFORCE: Final = 32
 _ROOM: Final = 1 << 20
@@ -41,35 +47,27 @@ class PagerLost(Exception):  # noqa: N818 - what has happened to the memory
     not run since; its missing pages stay missing until `Pager.kill` is called."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """One pages file, held open: a deleted image can still be served."""
-
-    path: Path
-    descriptor: int
-    fingerprint: Fingerprint
-
-    @classmethod
-    def open(cls, path: Path) -> "ImageFile":
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return cls(path, descriptor, Fingerprint.of(os.fstat(descriptor)))
-
-    def damage(self) -> str:
-        now = Fingerprint.of(os.fstat(self.descriptor))
-        if now.size != self.fingerprint.size:
-            return f"{self.path} has {now.size} bytes instead of {self.fingerprint.size}"
-        # Deleting a file changes its times as well, and harms nobody who has it open.
-        if now != self.fingerprint and os.fstat(self.descriptor).st_nlink:
-            return f"{self.path} was written to"
-        return ""
-
-
 class Pager:
-    """One restored container's missing pages, until the last is in."""
+    """One container's missing pages: until the last is in, or until it is retired.
+
+    For one that CRIU restores: `start` or `at`. For processes that live, whose userfaultfds are there: the constructor
+    with a journal in which their address spaces are recorded, and `guards`. That one, `move` and `retire` may be called
+    from another thread than trio's.
+    """
 
     def __init__(
-        self, image: pagemap.Image, listener: socket.socket, wanted: WorkingSet, say: Callable[[str], None]
+        self,
+        image: pagemap.Image,
+        files: list[PagesFile],
+        journal: Journal,
+        wanted: WorkingSet,
+        say: Callable[[str], None],
+        *,
+        listener: socket.socket | None = None,
+        guards: Mapping[int, int] | None = None,
+        service: Service | None = None,
     ) -> None:
+        """Takes over the files, the journal and the guards. Raises OSError: the guards remain the caller's then."""
         self.working_set = wanted
         """For the next pager, once `run` has returned."""
         self.filled = 0
@@ -77,7 +75,12 @@ class Pager:
         self._image = image
         self._wanted = wanted
         self._say = say
-        self._guards: dict[int, int] = {}
+        self._guards: dict[int, int] = dict(guards or {})
+        self._service = service or Service()
+        self._retiring = False
+        self._retired = threading.Event()
+        self._drained = trio.Event()
+        self._born = 0.0
         self._reports = trio.Lock()
         self._reaping = trio.Lock()
         self._handed_over = False
@@ -89,15 +92,15 @@ class Pager:
         self._ended = False
         self._reaped = False
         self._successors = 0
-        self._journal = Journal.create()
-        self._files: list[ImageFile] = []
+        self.journal = journal
+        self._files = files
         self._control: socket.socket | None = None
         self._events: select.epoll | None = None
         """Readable when the pager has said something or has died. Its end of `control` may be open after that."""
         try:
-            self._files.extend(ImageFile.open(path) for path in image.files)
             self.pid = self._fork(listener)
         except OSError:
+            self._guards.clear()
             self._close()
             raise
 
@@ -115,7 +118,15 @@ class Pager:
         cls, listener: socket.socket, images: Path, wanted: WorkingSet = (), *, say: Callable[[str], None]
     ) -> "Pager":
         """The same where somebody listens already, as CRIU may be on its way. The listener remains the caller's."""
-        return cls(pagemap.read(images), listener, wanted, say)
+        image, files = pagemap.read(images), list[PagesFile]()
+        try:
+            files.extend(PagesFile.open(path) for path in image.files)
+            journal = Journal.create()
+        except OSError:
+            for file in files:
+                os.close(file.descriptor)
+            raise
+        return cls(image, files, journal, wanted, say, listener=listener)
 
     async def guarded(self) -> None:
         """After the restore: returns once every userfaultfd is guarded. Raises CriuError when that does not happen."""
@@ -143,9 +154,18 @@ class Pager:
 
     def drain(self) -> None:
         """The container runs: everything is brought in, page faults first."""
-        if not self._ended and not self._journal.draining:
-            self._journal.drain()
+        if not self._ended and not self.journal.draining:
+            self.journal.drain()
             self._send(wire.DRAIN)
+
+    async def drained(self) -> None:
+        """Returns when everything is in, of a pager that then goes on serving until it is killed."""
+        await self._drained.wait()
+
+    @property
+    def guards(self) -> Mapping[int, int]:
+        """The userfaultfds by number of their address space."""
+        return self._guards
 
     async def run(self) -> None:
         """Supervises the pager until every page is in; then the guards are closed. Raises PagerLost."""
@@ -153,14 +173,70 @@ class Pager:
             await self._until(lambda: self._done)
             if self._ended:
                 return
-            if self._done or self._journal.phase is Phase.DONE:
+            if self._retiring:
+                await self._retire()
+                return
+            if self._done or self.journal.phase is Phase.DONE:
+                if not self._service.completes:
+                    # What is not registered any more is the caller's to see to, before the guards are closed.
+                    self._drained.set()
+                    await self._until(lambda: False)
+                    await self._reap()
+                    return
                 break
             await self._reap()
+            if self._retiring:
+                await self._retire()
+                return
             if not self._ended:
                 self._succeed()
-        self.working_set = following(self._journal.trace(), self._wanted)
+                if self._retiring:
+                    self._send(wire.RETIRE)
+        self.working_set = following(self.journal.trace(), self._wanted)
         self._close()
         await self._reap()
+
+    async def _retire(self) -> None:
+        await self._until(lambda: False)
+        await self._reap()
+        self.working_set = following(self.journal.trace(), self._wanted)
+        self._retired.set()
+
+    def retire(self, patience: float) -> bool:
+        """From another thread: ends the pager with everything recorded, and waits for that; `run` returns.
+
+        Afterwards the journal says what has happened, `take_guards` gives the userfaultfds, and `close` is due. One
+        that has not ended within `patience` seconds is killed. False when even that has not ended it.
+        """
+        self._retiring = True
+        self._send(wire.RETIRE)
+        if self._retired.wait(patience):
+            return True
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        return self._retired.wait(patience)
+
+    def take_guards(self) -> dict[int, int]:
+        """The userfaultfds by number of their address space, which are the caller's from now on; of a retired pager."""
+        guards, self._guards = self._guards, {}
+        return guards
+
+    def close(self) -> None:
+        """What is left of a retired pager."""
+        if not self._closed:
+            self._close()
+
+    def move(self, spaces: Sequence[int], *, begins: bool, patience: float) -> bool:
+        """From another thread: whether the pager takes discards in these address spaces for ours from now on, or no
+        longer takes them so; a successor's word counts. The processes must be stopped."""
+        self.journal.move(spaces, begins=begins)
+        until, looks = time.monotonic() + patience, 0
+        while not self.journal.confirmed and not self._ended and time.monotonic() < until:
+            if looks % 200 == 0:
+                self._send(wire.LOOK)
+            looks += 1
+            time.sleep(0.00005)
+        return self.journal.confirmed
 
     async def kill(self) -> None:
         """Ends it for good: the process that it served has been killed, or is about to be."""
@@ -179,7 +255,7 @@ class Pager:
     @property
     def phase(self) -> Phase:
         """How far it is."""
-        return Phase.DONE if self._closed else self._journal.phase
+        return Phase.DONE if self._closed else self.journal.phase
 
     @property
     def ended(self) -> bool:
@@ -189,16 +265,39 @@ class Pager:
     @property
     def faults(self) -> int:
         """Page faults served so far; 0 once it has ended."""
-        return 0 if self._closed else self._journal.faults
+        return 0 if self._closed else self.journal.faults
 
     def damage(self) -> str:
         """What has happened to the image since the start; empty if it is good. Takes microseconds."""
         return next(filter(None, (file.damage() for file in self._files)), "")
 
+    def doubt(self) -> str:
+        """Why a pager that is dead can have no successor; empty if it can. Gets hold of what only its keeper has."""
+        forks = self.journal.forks()
+        missing = {number: descriptor for number, descriptor in forks.items() if number not in self._guards}
+        with suppress(OSError):
+            handle = pidfd.open(self.journal.keeper)
+            try:
+                for number, descriptor in missing.items():
+                    self._guards[number] = pidfd.getfd(handle, descriptor)
+            finally:
+                os.close(handle)
+        doubt = self.journal.doubt()
+        return "" if forks and all(number in self._guards for number in forks) and not self.journal.full else doubt
+
     def _fork(self, listener: socket.socket | None) -> int:
         files = tuple(file.descriptor for file in self._files)
+        service = self._service
+        if not service.completes:
+            service = replace(service, files=tuple((file.descriptor, file.fingerprint) for file in self._files))
         inheritance = child.Inheritance(
-            self._image, files, self._journal.descriptor, beforehand(self._wanted), listener, dict(self._guards)
+            self._image,
+            files,
+            self.journal.descriptor,
+            beforehand(self._wanted),
+            listener,
+            dict(self._guards),
+            service,
         )
         self._hang_up()
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -216,14 +315,17 @@ class Pager:
         for descriptor in (control.fileno(), self._process):
             self._events.register(descriptor, select.EPOLLIN)
         self._dead = self._reaped = False
+        self._born = time.monotonic()
         return pid
 
     def _succeed(self) -> None:
         """Puts a successor in the place of a dead pager, or raises PagerLost."""
         reason = self._lost
-        if not reason and self._journal.phase is Phase.HANDOVER:
+        if time.monotonic() - self._born > STEADY:
+            self._successors = 0
+        if not reason and self.journal.phase is Phase.HANDOVER:
             reason = "the pager died while CRIU handed over the processes"
-        elif not reason and (doubt := self._journal.doubt()):
+        elif not reason and (doubt := self.doubt()):
             reason = f"the pager died, and {doubt}"
         elif not reason and self._successors == SUCCESSORS:
             reason = f"the pager died {SUCCESSORS + 1} times"
@@ -266,6 +368,9 @@ class Pager:
             self._dead = True
         elif report.kind == wire.GUARD and report.descriptor is not None:
             self._guards[report.value] = report.descriptor
+        elif report.kind == wire.ENDED:
+            if (guard := self._guards.pop(report.value, None)) is not None:
+                os.close(guard)
         elif report.kind == wire.COMPLETE:
             self._handed_over = True
         elif report.kind == wire.FILLED:
@@ -291,9 +396,9 @@ class Pager:
 
     def _end_keeper(self) -> None:
         """It has what the pager had open, and would keep it so."""
-        if pid := self._journal.keeper:
+        if pid := self.journal.keeper:
             keeper.end(pid, child.NAME)
-            self._journal.forget_keeper()
+            self.journal.forget_keeper()
 
     async def _reap(self) -> None:
         async with self._reaping:
@@ -314,7 +419,7 @@ class Pager:
             os.close(self._files.pop().descriptor)
         self._end_keeper()
         self._hang_up()
-        self._journal.close()
+        self.journal.close()
         self._ended = self._closed = True
 
 

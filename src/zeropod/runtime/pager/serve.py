@@ -1,16 +1,14 @@
 """The pager's loop: page faults first, then what the shim asks for, then the drain.
 
 Owns the order of work in the child. An application waits for each page fault, so this is written for few operations
-between the poll and the copy; everything else happens when nobody waits. Nothing is done unasked before the drain
-begins: until then the container sleeps, and would grow.
+between the poll and the copy; everything else happens when nothing waits. Nothing is done unasked before the drain
+begins: until then the container sleeps, and would grow. How a service differs from another is in `Service`.
 """
 
-import errno
 import os
 import select
 import socket
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -19,9 +17,9 @@ from zeropod.kernel import userfault
 from zeropod.kernel.keeper import Keeper
 from zeropod.kernel.userfault import FORK, MESSAGE, PAGE, PAGEFAULT
 from zeropod.runtime.pager import wire
+from zeropod.runtime.pager.copying import LARGE_SLICE, SMALL_SLICE, Copier
 from zeropod.runtime.pager.journal import (
     BUSY,
-    FULL,
     KEEPER,
     NUMBER,
     READER,
@@ -31,9 +29,9 @@ from zeropod.runtime.pager.journal import (
     Kind,
     Phase,
 )
+from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Space, Spaces
-from zeropod.runtime.pager.wire import Lost
-from zeropod.runtime.pager.working_set import WORKING_SET_PAGES, Page
+from zeropod.runtime.pager.working_set import Page
 
 QUIET: Final = 0.002
 """Seconds without a page fault after which the first request is taken to be served and the drain begins."""
@@ -42,9 +40,6 @@ POLL: Final = 0.0001
 not more, since the container may need the processor."""
 FIRST_REQUEST: Final = 0.05
 """Seconds after which it begins in any case."""
-SMALL_SLICE: Final = 32
-LARGE_SLICE: Final = 64
-"""Pages that the drain copies between two looks for page faults: about 50 and 100 microseconds."""
 GENTLE: Final = 0.001
 """Seconds after a page fault during which the slices are small: they come in groups."""
 ORPHAN_LOOK: Final = 0.2
@@ -54,11 +49,11 @@ KEEP: Final = 7200
 at the wake."""
 RETRY: Final = 0.001
 """Seconds until a page is tried again that could not be brought in."""
-NO_MEMORY: Final = 10.0
-"""Seconds of being refused memory for the container after which it is given up."""
+MANY: Final = 8
+"""Address spaces from which on a fork looks for those that have ended."""
 
 
-class Server:
+class Server(Copier):
     """Serves a set of address spaces until every page is in or every process is gone."""
 
     def __init__(
@@ -68,31 +63,21 @@ class Server:
         files: Sequence[userfault.MappedFile],
         control: socket.socket,
         wanted: Sequence[Page],
+        service: Service | None = None,
     ) -> None:
-        self.journal = journal
-        self.spaces = spaces
-        self.files = files
-        self.control = control
-        self.wanted = wanted
-        self.served: dict[int, Space] = {}
-        """By userfaultfd."""
-        self.poll = select.epoll()
-        self.poll.register(control, select.EPOLLIN)
+        super().__init__(journal, spaces, files, control, wanted, service or Service())
         self.orphan = False
-        self.complete = False
-        """Everything is in already, before the container runs."""
+        self.retired = False
+        """Another one is to go on."""
+        self._first_fault = 0.0
+        self._many = MANY
         self.drain_began = 0.0
         """When the container was let run; then the first request goes before the drain."""
         self._draining = False
-        self._refused_since = 0.0
         self._last_fault = 0.0
         self._inbox = journal.inbox()
-        self._full = 0
-        """FULL, when the journal is."""
         self._keeper: Keeper | None = None
         self._kept_until = 0.0
-        self._retry: deque[tuple[int, int]] = deque()
-        """(userfaultfd, address) of page faults not served yet: there was no memory, or events came first."""
 
     def adopt(self, uffd: int, pid: int) -> None:
         """Takes on a process that CRIU has restored."""
@@ -110,17 +95,12 @@ class Server:
             self._happened(event)
         self.journal.is_recorded()
         self.journal.memory[BUSY] = self._full
-
-    def drop(self, uffd: int) -> None:
-        """Its process is gone."""
-        del self.served[uffd]
-        self.poll.unregister(uffd)
-        os.close(uffd)
+        self.journal.confirm()
 
     def run(self) -> None:
         """Returns when there is nothing left to serve. Raises Lost when memory cannot be completed."""
         self._look_whether_it_runs()  # the shim may have said so when there was nobody to hear it
-        while self.served and not self.complete:
+        while not self.retired and (self.served or not (self.orphan or self.service.completes)) and not self.complete:
             idle = self._step(self._timeout())
             if idle and self.drain_began:
                 now = time.monotonic()
@@ -164,6 +144,12 @@ class Server:
             uffd, address = self._retry.popleft()
             if uffd in self.served:
                 self._fault(uffd, address)
+        if len(self.served) >= self._many:
+            # Each child that a program forks has one, and nothing tells of its end.
+            self._drop_dead()
+            self._many = max(MANY, 2 * len(self.served))
+        if not self.service.completes:
+            self.keep()
         self._look_whether_it_runs()
 
     def _look_whether_it_runs(self) -> None:
@@ -192,10 +178,17 @@ class Server:
             if uffd not in self.served:
                 return
             space = self.served[uffd]
-            self.journal.fault(space.pid, address, noted=not self._draining)
+            self.journal.fault(space.pid, address, noted=self._noted())
             self._fault(uffd, address)
         if self.drain_began:
             self._last_fault = time.monotonic()
+
+    def _noted(self) -> bool:
+        if self._draining or self.service.noted == float("inf"):
+            return not self._draining
+        now = time.monotonic()
+        self._first_fault = self._first_fault or now
+        return now - self._first_fault < self.service.noted
 
     def _read(self, uffd: int) -> list[int]:
         """Records the events and returns the addresses of the page faults."""
@@ -216,6 +209,8 @@ class Server:
             if message.event == PAGEFAULT:
                 addresses.append(message.second & -PAGE)
                 continue
+            if self.journal.moving(number):
+                continue  # a drop of ours
             self._happened(Event.of(message, number))
             if message.event == FORK:
                 self._forked(message.first)
@@ -223,138 +218,28 @@ class Server:
         memory[BUSY] = self._full
         return addresses
 
-    def _happened(self, event: Event) -> None:
-        if not self.spaces.happen([event]):
-            self._full = FULL
-
     def _forked(self, uffd: int) -> None:
         child = self.spaces.all[-1]
         wire.send(self.control, wire.GUARD, child.number, uffd)
         self.serve_space(uffd, child)
-
-    def _fault(self, uffd: int, address: int) -> None:
-        """Brings in one page."""
-        while uffd in self.served:
-            space = self.served[uffd]
-            source, state = space.find(address)
-            if source:
-                _, error = userfault.copy(uffd, address, source, PAGE)
-            else:
-                error = userfault.zero(uffd, address)
-            if not error:
-                if source:
-                    space.states[state] = 1
-                self._refused_since = 0.0
-                return
-            if error == errno.EAGAIN:
-                # An event is waiting to be read, after which the page may belong elsewhere. More page faults may come
-                # with it: they are served behind this one.
-                self._retry.extend((uffd, other) for other in self._read(uffd))
-            elif error in (errno.EEXIST, errno.ENOENT):
-                # It is there already, or unmapped: who waits shall look again.
-                if source:
-                    space.states[state] = 1
-                self._wake(uffd, address)
-                return
-            elif error in (errno.ENOMEM, errno.ENOSPC):
-                self._refused()
-                self._retry.append((uffd, address))
-                return
-            else:
-                self._failed(uffd, error)
-
-    def _wake(self, uffd: int, address: int) -> None:
-        try:
-            userfault.wake(uffd, address, PAGE)
-        except OSError as error:
-            self._failed(uffd, error.errno or errno.EIO)
-
-    def _failed(self, uffd: int, error: int) -> None:
-        """Forgets a process that is gone; raises Lost for everything else."""
-        if error == errno.ESRCH:
-            return self.drop(uffd)
-        if error == errno.EFAULT:
-            raise Lost("the image cannot be read any more: it was cut short, or its disk fails")
-        raise Lost(f"a page cannot be brought in: {os.strerror(error)}")
-
-    def _refused(self) -> None:
-        now = time.monotonic()
-        self._refused_since = self._refused_since or now
-        if now - self._refused_since > NO_MEMORY:
-            raise Lost(f"for {NO_MEMORY:g} s there was no memory for the container's pages: raise its memory limit")
 
     def _command(self) -> None:
         command = wire.command(self.control)
         if command == wire.FILL:
             self.journal.forget_faults()
             wire.send(self.control, wire.FILLED, self._fill())
+            self._first_fault = 0.0
             # The kernel has mapped what lies around each page as well: it would count as ours all through the sleep.
             for file in self.files:
                 file.forget()
+        elif command == wire.LOOK:
+            self.journal.confirm()
+        elif command == wire.RETIRE:
+            self.retired = True
         elif command == wire.GONE:
             self.orphan = True
             self.poll.unregister(self.control)
         # wire.DRAIN only ends the poll: the journal says it.
-
-    def _fill(self) -> int:
-        """Brings in the working set; the container is frozen. Returns the number of pages.
-
-        Of a small image everything: that costs less memory than the pager itself, which then ends.
-        """
-        missing = sum(space.count_missing() for space in self.served.values())
-        if missing <= WORKING_SET_PAGES:
-            while not self._refused_since and self._drain_slice(LARGE_SLICE):
-                pass
-            self.complete = not self._refused_since
-            return missing
-        by_pid = {space.pid: uffd for uffd, space in self.served.items() if space.pid}
-        filled = 0
-        for pid, address in self.wanted:
-            uffd = by_pid.get(pid)
-            if uffd is None or uffd not in self.served:
-                continue
-            space = self.served[uffd]
-            source, state = space.find(address)
-            if source and not space.states[state]:
-                done, error = userfault.copy(uffd, address, source, PAGE)
-                if done:
-                    space.states[state] = 1
-                    filled += 1
-                elif error in (errno.ENOMEM, errno.ENOSPC):
-                    break
-                elif error == errno.EAGAIN:
-                    self.faults(uffd)
-        return filled
-
-    def _drain_slice(self, limit: int) -> bool:
-        """Copies a few missing pages; False when there are none."""
-        for uffd, space in self.served.items():
-            address, source, first, pages = space.missing(limit)
-            if pages:
-                self._drain(uffd, space, address, source, first, pages)
-                return True
-        return False
-
-    def _drain(self, uffd: int, space: Space, address: int, source: int, first: int, pages: int) -> None:
-        done, error = userfault.copy(uffd, address, source, pages * PAGE)
-        copied = done // PAGE
-        if copied:
-            space.states[first : first + copied] = b"\1" * copied
-            self._refused_since = 0.0
-        if not error or copied:
-            return
-        if error == errno.EAGAIN:
-            self.faults(uffd)
-        elif error == errno.ENOENT and pages > 1:
-            # The run goes beyond the end of a mapping, or was unmapped: page by page to where it ends.
-            self._drain(uffd, space, address, source, first, pages // 2)
-        elif error in (errno.EEXIST, errno.ENOENT):
-            space.states[first] = 1
-        elif error in (errno.ENOMEM, errno.ENOSPC):
-            self._refused()
-            time.sleep(0.01)
-        else:
-            self._failed(uffd, error)
 
     def _drop_dead(self) -> None:
         for uffd in [uffd for uffd in self.served if not userfault.alive(uffd)]:
@@ -365,6 +250,9 @@ class Server:
 
         Until then the userfaultfds are in force, and who touches memory for the first time waits for an answer.
         """
+        if self.retired:
+            self.journal.phase = Phase.RETIRED
+            return
         self.journal.phase = Phase.DONE
         wire.send(self.control, wire.DONE)
         while self.served and not self.orphan:

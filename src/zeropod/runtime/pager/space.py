@@ -1,7 +1,8 @@
 """One process's memory as its pager sees it: which pages come from where, and which are in.
 
 Owns the table of runs and how it changes when the process unmaps, moves or discards memory, or forks. Pages that are
-not in the table are zero. The copying itself is done by `serve`.
+not in the table are zero. The copying itself is done by `serve`. The shim builds the same tables from the same journal
+(`Spaces.catch_up`), to know what is where before it moves memory out again.
 """
 
 from array import array
@@ -11,7 +12,7 @@ from mmap import mmap
 
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.pagemap import Image, Runs
-from zeropod.runtime.pager.journal import Event, Journal, Kind
+from zeropod.runtime.pager.journal import IN, MISSING, Event, Journal, Kind
 
 Piece = tuple[int, int, int, int]
 """(start, end, source address minus start, number of the first page's state)."""
@@ -34,6 +35,8 @@ class Space:
         """Number of the first page's state."""
         self.cursor = 0
         """The drain has passed everything below this address."""
+        self.gone = False
+        """The address space has ended; its states must not be looked at."""
 
     def add(self, start: int, end: int, source: int, first: int) -> None:
         at = bisect_right(self.starts, start)
@@ -50,11 +53,44 @@ class Space:
         offset = address - self.starts[at]
         return self.sources[at] + offset, self.firsts[at] + offset // PAGE
 
-    def count_missing(self) -> int:
-        return sum(
-            self.states[first : first + (end - start) // PAGE].count(0)
-            for start, end, first in zip(self.starts, self.ends, self.firsts, strict=True)
-        )
+    def around(self, address: int, ahead: int) -> tuple[int, int, int, int]:
+        """The missing pages around one, in an aligned block of `ahead`, that lie together in memory and in the file:
+        (address, source, number of the first state, pages); no pages when it is not in the image."""
+        at = bisect_right(self.starts, address) - 1
+        if at < 0 or address >= self.ends[at]:
+            return 0, 0, 0, 0
+        start = self.starts[at]
+        low = max(start, address - address % (ahead * PAGE))
+        high = min(self.ends[at], low - low % (ahead * PAGE) + ahead * PAGE)
+        first = self.firsts[at] + (low - start) // PAGE
+        before = (address - low) // PAGE
+        states = self.states[first : first + (high - low) // PAGE]
+        begin = before - len(states[:before]) + len(states[:before].rstrip(b"\0"))
+        after = states[before + 1 :]
+        pages = before + 1 - begin + len(after) - len(after.lstrip(b"\0"))
+        return low + begin * PAGE, self.sources[at] + low + begin * PAGE - start, first + begin, pages
+
+    def count_missing(self, start: int = 0, end: int = 1 << 64) -> int:
+        """Of the pages in [start, end)."""
+        count = 0
+        for at in range(max(0, bisect_right(self.starts, start) - 1), len(self.starts)):
+            low, high = max(start, self.starts[at]), min(end, self.ends[at])
+            if self.starts[at] >= end:
+                break
+            if low < high:
+                first = self.firsts[at] + (low - self.starts[at]) // PAGE
+                count += self.states[first : first + (high - low) // PAGE].count(MISSING)
+        return count
+
+    def mark(self, start: int, end: int, state: int) -> None:
+        """Sets the state of every page in [start, end) that is in the image."""
+        for at in range(max(0, bisect_right(self.starts, start) - 1), len(self.starts)):
+            low, high = max(start, self.starts[at]), min(end, self.ends[at])
+            if self.starts[at] >= end:
+                break
+            if low < high:
+                first, pages = self.firsts[at] + (low - self.starts[at]) // PAGE, (high - low) // PAGE
+                self.states[first : first + pages] = bytes([state]) * pages
 
     def missing(self, limit: int) -> tuple[int, int, int, int]:
         """The next run of pages not in, of at most `limit` pages from the cursor on: (address, source, number of its
@@ -65,10 +101,10 @@ class Space:
             skip = max(0, self.cursor - start) // PAGE
             pages = (self.ends[at] - start) // PAGE
             if skip < pages and (found := self.states.find(b"\0", first + skip, first + pages)) >= 0:
-                end = self.states.find(b"\1", found, min(first + pages, found + limit))
+                states = self.states[found : min(first + pages, found + limit)]
                 address = start + (found - first) * PAGE
                 self.cursor = address
-                count = (end if end >= 0 else min(first + pages, found + limit)) - found
+                count = len(states) - len(states.lstrip(b"\0"))
                 return address, self.sources[at] + address - start, found, count
         self.cursor = 1 << 64
         return 0, 0, 0, 0
@@ -118,15 +154,22 @@ class Spaces:
         self._addresses = addresses
         """Where each of the image's files is mapped."""
         self._journal = journal
+        self._applied = 0
         self.all: list[Space] = []
-        for event in journal.events():
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Applies what another process has recorded."""
+        for event in self._journal.events(self._applied):
             self.apply(event, again=True)
+            self._applied += 1
 
     def happen(self, events: Iterable[Event]) -> bool:
         """Applies and records; False when one could not be recorded."""
         recorded = True
         for event in events:
             self.apply(event)
+            self._applied += 1
             recorded = self._journal.record(event) and recorded
         return recorded
 
@@ -139,11 +182,27 @@ class Spaces:
                 states = self._journal.states(parent.pages)
                 if not again:
                     states[:] = parent.states[:]
+                    self._journal.inherited(parent.count_missing())
                 self.all.append(parent.fork(len(self.all), states))
             case Kind.REMAP:
                 self.all[event.space].move(event.first, event.second, event.third)
             case Kind.REMOVE:
-                self.all[event.space].cut(event.first, event.second)
+                space = self.all[event.space]
+                if not again and (missing := space.count_missing(event.first, event.second)):
+                    self._journal.forgotten(missing)
+                space.cut(event.first, event.second)
+            case Kind.GONE:
+                self._end(self.all[event.space], again)
+
+    def _end(self, space: Space, again: bool) -> None:
+        if space.gone:
+            return
+        if not again:
+            self._journal.forgotten(space.count_missing())
+        space.gone = True
+        for column in (space.starts, space.ends, space.sources, space.firsts):
+            del column[:]
+        self._journal.release(space.number, space.states)
 
     def _restored(self, number: int, pid: int, again: bool) -> Space:
         runs = self._image.processes.get(pid) or Runs()
@@ -157,6 +216,6 @@ class Spaces:
             space.firsts.append(first)
             pages = (end - start) // PAGE
             if not lazy and not again:
-                space.states[first : first + pages] = b"\1" * pages
+                space.states[first : first + pages] = bytes([IN]) * pages
             first += pages
         return space

@@ -13,12 +13,13 @@ from tests.integration.shimsocket import ShimSocket, address
 from tests.integration.sleep.helpers.stage import App
 from tests.integration.test_cgroups import MISSING_PAGE
 
+from zeropod import paths as places
 from zeropod.kernel import pidfd
 
 OWN = Path("/opt/zeropod/bin/criu")
 """Found before the node's own by runc and by the shim."""
 
-STORE = "/var/lib/zeropod/i"
+STORE = str(places.CONTAINERS)
 
 CHECKPOINT = "grep -qw checkpoint /proc/$PPID/cmdline"
 """Whether runc wants a checkpoint from this CRIU (it talks to it through a socket, not by arguments)."""
@@ -67,11 +68,12 @@ def shim_pid(app: App) -> int:
 
 
 def pagers(app: App) -> list[int]:
-    """The pids of what brings in its pages: processes of that name that have its image mapped."""
+    """The pids of what brings in its pages: processes of that name that have files of its image or its store mapped."""
+    directory = str(places.container(app.namespace, app.id))
     found = [pid for pid in node.running("lazy-pages") if app.images in node.processes().get(pid, ())]
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
-            if _read(f"/proc/{name}/comm") == "zeropod-pager\n" and app.images in _read(f"/proc/{name}/maps"):
+            if _read(f"/proc/{name}/comm") == "zeropod-pager\n" and directory in _read(f"/proc/{name}/maps"):
                 found.append(int(name))
     return found
 

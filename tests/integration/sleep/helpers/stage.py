@@ -19,6 +19,7 @@ from tests.integration.sleep.helpers import server, shims
 from tests.integration.sleep.helpers.client import TIMEOUT, Session
 from tests.node.images import IMAGES
 
+from zeropod import paths
 from zeropod.kernel.namespace import entered
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
@@ -82,6 +83,11 @@ class App:
         return self.container.id
 
     @property
+    def namespace(self) -> str:
+        """containerd's namespace that it is in."""
+        return "k8s.io" if isinstance(self.container, cri.Container) else self.container.client.namespace
+
+    @property
     def bundle(self) -> str:
         if isinstance(self.container, cri.Container):
             return f"{node.TASKS}/k8s.io/{self.id}"
@@ -90,13 +96,18 @@ class App:
     @property
     def images(self) -> str:
         """The directory of its checkpoint."""
-        return f"/var/lib/zeropod/i/{self.id}/images"
+        return str(paths.container(self.namespace, self.id) / "images")
 
     @cached_property
     def spec(self) -> dict[str, Any]:
         with open(os.path.join(self.bundle, "config.json")) as file:
             spec: dict[str, Any] = json.load(file)
         return spec
+
+    @cached_property
+    def _never_stands_by(self) -> bool:
+        values = self.spec.get("annotations") or {}
+        return values.get(f"{PREFIX}standby") == "false" or values.get(f"{PREFIX}disable-checkpointing") == "true"
 
     @cached_property
     def network(self) -> str:
@@ -159,8 +170,8 @@ class App:
         return shims.state(self.id)
 
     def asleep(self, timeout: float = 15.0) -> ContainerStatus:
-        """Wait until it sleeps, however deep."""
-        return shims.until_state(self.id, ASLEEP, timeout)
+        """Wait until it sleeps, as deep as its annotations say."""
+        return shims.until_state(self.id, "COLD" if self._never_stands_by else ASLEEP, timeout)
 
     def standby(self, timeout: float = 15.0) -> ContainerStatus:
         return shims.until_state(self.id, "STANDBY", timeout)

@@ -1,0 +1,291 @@
+"""What wakes a container that is frozen in place: what it has open, watched until something comes for it.
+
+Everything stays the application's: what arrives waits in its socket, pipe or terminal, and is found there after the
+thaw. Nothing is accepted, read or changed. `watchable` says what counts and what does not.
+
+Only what arrives from `take` on wakes. What lay there before may lie there for good, in a listener that nothing is
+accepted from or a connection that is not read, and must not keep the container awake: `pending` tells of it, and the
+caller decides. So the one epoll set is edge-triggered (EPOLLET): the kernel reports each further connection, message
+or byte, also where some are unread already, an end, a reset, an error and an urgent byte.
+
+Best taken just before the freeze: whatever comes while the processes are being frozen is an edge then, even if they
+have dealt with it themselves. `renew` after the freeze adds what was opened meanwhile. Where it is taken after the
+freeze, a connect(2) that has finished between the two, and room that was made between them, are not noticed.
+
+Traps: a duplicate keeps what it duplicates alive when the application ends, so that a peer, or the reader of its
+output, sees no end: `close` at once then. A closed duplicate stays in an epoll set for as long as the application has
+the file open, so the set is closed first. A process that this one forks without execve(2) has the duplicates as well.
+"""
+
+import errno
+import os
+import select
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import trio
+
+from zeropod.activator.hold import watchable
+from zeropod.activator.hold.descriptor_limit import DescriptorLimit
+from zeropod.activator.hold.watchable import ASKED, Found, Key, Watched
+from zeropod.kernel import open_files, pidfd
+
+_limit = DescriptorLimit()
+
+
+class Arrived(Enum):
+    """What the application is wanted for."""
+
+    CONNECTION = auto()
+    """A connection in a listener's accept queue."""
+    DATA = auto()
+    """Data, its end or its failure, a connect(2) that has finished, or room to write in where there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What lies unread in one object."""
+
+    inode: int
+    amount: int
+    """Bytes or connections, and one more for an end or an error. To be compared: the bytes of a queue of messages are
+    those of the first one, or what all of them take in the kernel."""
+    where: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"unread in a {self.where}: {self.amount}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is there already; false when there is nothing that was not known."""
+
+    unread: tuple[Unread, ...] = ()
+    """Without what was known."""
+    amounts: Mapping[int, int] = field(default_factory=dict)
+    """By inode, of all there is: what is known to the next attempt."""
+
+    def __bool__(self) -> bool:
+        return bool(self.unread)
+
+    def __str__(self) -> str:
+        return ", ".join(sorted({str(unread) for unread in self.unread}))
+
+
+class FrozenSockets:
+    """Duplicates of what the processes of one container have open; without any, nothing ever arrives."""
+
+    def __init__(self, uncounted: Collection[int] = (), known_unread: Mapping[int, int] | None = None) -> None:
+        self._uncounted = frozenset(uncounted)
+        self._known = dict(known_unread or {})
+        self._watched: dict[int, Watched] = {}
+        """By descriptor."""
+        self._ignored: set[Key] = set()
+        """Looked at, and found not to count."""
+        self._epoll: select.epoll | None = None
+        self._connected: set[int] = set()
+        """The listeners that a connection has come to."""
+        self._first: Watched | None = None
+        """Where data was first seen to have come."""
+
+    @classmethod
+    def take(
+        cls,
+        pids: Collection[int],
+        *,
+        uncounted: Collection[int] = (),
+        known_unread: Mapping[int, int] | None = None,
+    ) -> "FrozenSockets":
+        """Duplicate what these processes have open and watch it from now on.
+
+        `uncounted`: inodes of sockets, pipes and FIFOs of which nothing counts. `known_unread`: what a former attempt
+        found to be there; as long as it is the same, `pending` does not tell of it. Raises OSError where the kernel
+        refuses, or when this process may not have as many descriptors; then nothing stays open.
+        """
+        frozen = cls(uncounted, known_unread)
+        frozen.renew(pids)
+        return frozen
+
+    def renew(self, pids: Collection[int]) -> None:
+        """Watch also what was opened since, and let go of what was closed. Raises OSError, and is closed then."""
+        try:
+            present = self._duplicate(pids)
+            self._forget(watched for watched in list(self._watched.values()) if watched.found.key not in present)
+        except BaseException:
+            self.close()
+            raise
+
+    def __bool__(self) -> bool:
+        return bool(self._watched)
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def pending(self, ports: Collection[int] = ()) -> Pending:
+        """Return what lies there now, for the last look at a container that seems to be idle; `ports` as in `event`."""
+        chosen = frozenset(ports)
+        amounts: dict[int, int] = {}
+        where: dict[int, str] = {}
+        for descriptor, events in _polled(self._watched, ASKED):
+            watched = self._watched[descriptor]
+            inode = watched.found.inode
+            if inode and watched.counts(chosen) and (amount := watched.unread(events)):
+                # Both ends of a pipe have its inode.
+                amounts[inode] = amounts.get(inode, 0) + amount
+                where[inode] = str(watched)
+        new = (Unread(inode, amount, where[inode]) for inode, amount in amounts.items())
+        return Pending(tuple(unread for unread in new if self._known.get(unread.inode) != unread.amount), amounts)
+
+    def ready(self, ports: Collection[int] = ()) -> Arrived | None:
+        """Return what has arrived since `take` or `disregard`; `ports` as in `event`."""
+        for descriptor, _ in self._edges():
+            self._note(descriptor)
+        if self._first:
+            return Arrived.DATA
+        chosen = frozenset(ports)
+        return Arrived.CONNECTION if any(self._watched[each].counts(chosen) for each in self._connected) else None
+
+    async def event(self, ports: Collection[int] = ()) -> Arrived:
+        """Wait until something has arrived, and leave it there; one task at a time.
+
+        Of the TCP listeners only those on one of the ports count (empty: all), everything else always does. Where
+        there are both a new connection and data, it is DATA, of which there is no doubt that it is for the application.
+        """
+        while (arrived := self.ready(ports)) is None:
+            if self._epoll is None:
+                await trio.sleep_forever()
+            else:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+        return arrived
+
+    def disregard(self) -> None:
+        """Let only count what arrives from now on."""
+        self._edges()
+        self._connected, self._first = set(), None
+
+    @property
+    def cause(self) -> str:
+        """What something has arrived in, in words for a log; empty as long as nothing has."""
+        first = self._first or next((self._watched[descriptor] for descriptor in self._connected), None)
+        return str(first) if first else ""
+
+    def close(self) -> None:
+        """Let go of everything, which the application still has; when nothing is waiting for an event."""
+        if self._epoll:
+            self._epoll.close()
+            self._epoll = None
+        for watched in self._watched.values():
+            watched.close()
+        self._watched, self._connected, self._first = {}, set(), None
+        _limit.release(self)
+
+    def _duplicate(self, pids: Collection[int]) -> set[Key]:
+        """Watch what is new, and return the keys of all that is there."""
+        known = {watched.found.key for watched in self._watched.values()}
+        present: set[Key] = set()
+        fresh: dict[int, Watched] = {}
+        try:
+            for pid in pids:
+                with suppress(*open_files.GONE):
+                    self._duplicate_from(pid, known, present, fresh)
+            self._watch(fresh)
+        except BaseException:
+            for watched in fresh.values():
+                watched.close()
+            raise
+        self._watched |= fresh
+        return present
+
+    def _duplicate_from(self, pid: int, known: set[Key], present: set[Key], fresh: dict[int, Watched]) -> None:
+        with open_files.table(pid) as table:
+            process = pidfd.open(pid)
+            try:
+                for found in watchable.found(pid, table):
+                    if found.key in present or found.inode in self._uncounted:
+                        continue
+                    if found.key in known or found.key in self._ignored:
+                        present.add(found.key)
+                    elif (duplicate := self._copy(process, found)) is not None:
+                        present.add(found.key)
+                        self._sort(found, duplicate, fresh)
+            finally:
+                os.close(process)
+
+    def _copy(self, process: int, found: Found) -> int | None:
+        try:
+            duplicate = _limit.make(self, lambda: pidfd.getfd(process, found.number))
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.ESRCH):
+                return None
+            raise
+        return duplicate
+
+    def _sort(self, found: Found, duplicate: int, fresh: dict[int, Watched]) -> None:
+        try:
+            watched = watchable.watched(found, duplicate) if found.is_behind(duplicate) else None
+        except BaseException:
+            os.close(duplicate)
+            raise
+        if watched:
+            fresh[duplicate] = watched
+        else:
+            self._ignored.add(found.key)
+            os.close(duplicate)
+
+    def _watch(self, fresh: Mapping[int, Watched]) -> None:
+        if not fresh:
+            return
+        if self._epoll is None:
+            self._epoll = _limit.make(self, select.epoll)
+        before = dict(_polled(fresh, ASKED | select.POLLOUT))
+        for descriptor, watched in fresh.items():
+            events = ASKED | select.EPOLLET
+            # What could be written to all along is not waited for. Where there is no room the application may be
+            # waiting for the other end to make some, or for its connect(2) to finish.
+            if not watched.listens and not before.get(descriptor, 0) & select.POLLOUT:
+                events |= select.EPOLLOUT
+            _register(self._epoll, descriptor, events)
+        # The kernel reports once what was ready already.
+        for descriptor, events in self._epoll.poll(0, len(self._watched) + len(fresh)):
+            if descriptor not in fresh:
+                self._note(descriptor)
+            elif events & ~before.get(descriptor, 0):
+                self._note(descriptor, fresh[descriptor])
+
+    def _forget(self, closed: Iterable[Watched]) -> None:
+        for watched in closed:
+            if self._epoll:
+                self._epoll.unregister(watched.descriptor)
+            self._connected.discard(watched.descriptor)
+            del self._watched[watched.descriptor]
+            watched.close()
+
+    def _note(self, descriptor: int, watched: Watched | None = None) -> None:
+        watched = watched or self._watched[descriptor]
+        if watched.listens:
+            self._connected.add(descriptor)
+        else:
+            self._first = self._first or watched
+
+    def _edges(self) -> list[tuple[int, int]]:
+        return self._epoll.poll(0, len(self._watched)) if self._epoll and self._watched else []
+
+
+def _polled(descriptors: Iterable[int], events: int) -> list[tuple[int, int]]:
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, events)
+    return poll.poll(0)
+
+
+def _register(epoll: select.epoll, descriptor: int, events: int) -> None:
+    try:
+        epoll.register(descriptor, events)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(
+                error.errno, "no more files can be watched on this node (fs.epoll.max_user_watches)"
+            ) from error
+        raise

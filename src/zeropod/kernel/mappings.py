@@ -1,0 +1,111 @@
+"""The mappings of a process, as /proc/PID/maps and /proc/PID/smaps list them.
+
+Owns the one parser of both files, and the letters of their flags. Which mapping may be paged out, registered or copied
+is decided above.
+
+Source of facts: proc_pid_maps(5), proc_pid_smaps(5), show_smap_vma_flags() in fs/proc/task_mmu.c.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+LOCKED: Final = "lo"
+"""mlock(2)."""
+HUGE_TLB: Final = "ht"
+IO: Final = "io"
+RAW_PAGES: Final = "pf"
+"""Pages without a struct page (VM_PFNMAP), as devices and the kernel's own pages have."""
+USERFAULT_MISSING: Final = "um"
+USERFAULT_WRITE: Final = "uw"
+
+_SHARED_MEMORY = ("/dev/zero (deleted)", "/memfd:", "/SYSV", "/dev/shm/", "[anon_shmem:")
+"""What the names of mappings of memory without a disk begin with; other tmpfs files look like files of a disk."""
+
+# 7f51ecf97000-7f51ed0fb000 r-xp 00028000 fe:00 1234   /usr/lib/x86_64-linux-gnu/libc.so.6
+_HEAD = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)\n?")
+_KIBIBYTE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """One mapping; `flags` and `sizes` are empty where the text was that of maps."""
+
+    start: int
+    end: int
+    permissions: str
+    """Four letters: r, w, x or `-` for each, then `p` for private or `s` for shared."""
+    offset: int
+    device: str
+    inode: int
+    name: str
+    """The file's path, with ` (deleted)` behind it if so; a name in brackets; or empty."""
+    flags: frozenset[str] = frozenset()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """`Rss`, `Anonymous`, `Swap`, `Locked` and so on, in bytes."""
+
+    @property
+    def private(self) -> bool:
+        """Whether writes stay with the process (MAP_PRIVATE)."""
+        return self.permissions.endswith("p")
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether there is no file behind it, not even one without a name."""
+        return self.inode == 0
+
+    @property
+    def shared_memory(self) -> bool:
+        """Whether it is shared memory by its name: MAP_SHARED | MAP_ANONYMOUS, memfd, System V, POSIX."""
+        return not self.private and self.name.startswith(_SHARED_MEMORY)
+
+
+def parse(lines: Iterable[str]) -> Iterator[Area]:
+    """Yield the mappings of a text of maps or smaps; a line of an unknown shape is skipped, kernels add some."""
+    head: re.Match[str] | None = None
+    flags: frozenset[str] = frozenset()
+    sizes: dict[str, int] = {}
+    for line in lines:
+        # A name cannot begin a line of its own: the kernel writes a newline in it as \012.
+        if found := _HEAD.fullmatch(line):
+            if head:
+                yield _area(head, flags, sizes)
+            head, flags, sizes = found, frozenset(), {}
+            continue
+        key, colon, value = line.partition(":")
+        if not colon:
+            continue
+        words = value.split()
+        if key == "VmFlags":
+            flags = frozenset(words)
+        elif len(words) == 2 and words[1] == "kB" and words[0].isdecimal():
+            sizes[key] = int(words[0]) * _KIBIBYTE
+    if head:
+        yield _area(head, flags, sizes)
+
+
+def _area(head: re.Match[str], flags: frozenset[str], sizes: Mapping[str, int]) -> Area:
+    start, end, permissions, offset, device, inode, name = head.groups()
+    return Area(
+        start=int(start, 16),
+        end=int(end, 16),
+        permissions=permissions,
+        offset=int(offset, 16),
+        device=device,
+        inode=int(inode),
+        # The only character that is escaped, so a name that has these four itself cannot be told from it.
+        name=name.replace(r"\012", "\n"),
+        flags=flags,
+        sizes=sizes,
+    )
+
+
+def of(pid: int, *, sizes: bool = True) -> Iterator[Area]:
+    """Yield a process's mappings from smaps, or, without flags and sizes but sooner, from maps.
+
+    The file is read in pieces: what the process maps meanwhile may be missing or seen twice. Raises OSError:
+    FileNotFoundError or ProcessLookupError if there is no such process.
+    """
+    with open(f"/proc/{pid}/{'smaps' if sizes else 'maps'}", errors="surrogateescape", newline="\n") as file:
+        yield from parse(file)

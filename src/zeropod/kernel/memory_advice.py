@@ -1,0 +1,71 @@
+"""process_madvise(2): advice on the memory of another process, here to page it out.
+
+Owns the call's number, the layout of its vectors and what a partial result means. Nothing is injected into the process;
+it may run or be frozen. Which memory is to go, and how much at a time, is decided above.
+
+The kernel does not say how much went: pages that several processes map, and all of them where the cgroup may not swap
+or no swap is free, are passed over without an error.
+
+Source of facts: process_madvise(2), madvise(2), mm/madvise.c.
+"""
+
+import errno
+import platform
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from zeropod.kernel import libc
+
+_NUMBER = {"x86_64": 440, "aarch64": 440, "riscv64": 440, "loongarch64": 440, "ppc64le": 440, "s390x": 440}
+"""process_madvise(2), Linux 5.10. Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h."""
+
+MACHINES: Final = frozenset(_NUMBER)
+"""The architectures whose number is known."""
+
+_PAGEOUT: Final = 21
+"""MADV_PAGEOUT; the same wherever the call is."""
+
+_AT_ONCE: Final = 1024
+"""IOV_MAX."""
+
+_VECTOR = struct.Struct("@PN")
+"""A struct iovec."""
+
+_PASSED_OVER = frozenset({errno.ENOMEM, errno.EINVAL})
+"""ENOMEM: part of the range is not mapped (any more). EINVAL: locked, huge or a device's."""
+
+
+def page_out(pidfd: int, ranges: Sequence[tuple[int, int]]) -> int:
+    """Ask the kernel to page out these ranges (start, end) of a process; return the bytes it has looked at.
+
+    A range that cannot be paged out is passed over. Blocks while pages are handed to the swap device: some 0.6 ms for
+    1 MB. Raises OSError: ESRCH when the process is gone, EPERM without CAP_SYS_NICE or the right to ptrace it, ENOSYS.
+    """
+    number = _NUMBER.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"process_madvise(2): its number on {platform.machine()} is not known to zeropod")
+    looked_at, position = 0, 0
+    while position < len(ranges):
+        some = ranges[position : position + _AT_ONCE]
+        vectors = b"".join(_VECTOR.pack(start, end - start) for start, end in some)
+        try:
+            done = libc.syscall("process_madvise", number, pidfd, vectors, len(some), _PAGEOUT, 0)
+        except OSError as error:
+            if error.errno not in _PASSED_OVER:
+                raise
+            done = 0
+        looked_at += done
+        complete = _complete(some, done)
+        # The kernel stops at the first range that fails, and counts those before it: go on behind it.
+        position += complete + (complete < len(some))
+    return looked_at
+
+
+def _complete(ranges: Sequence[tuple[int, int]], done: int) -> int:
+    """How many of the ranges `done` bytes are."""
+    for index, (start, end) in enumerate(ranges):
+        done -= end - start
+        if done < 0:
+            return index
+    return len(ranges)

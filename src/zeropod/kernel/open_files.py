@@ -1,0 +1,150 @@
+"""Open files of other processes: their list, what each of them is, how much lies unread in it.
+
+Owns the reading of /proc/PID/fd and the questions that can be asked of any file. Which files matter is decided above.
+
+Nothing here may wait for a file system. A stat(2) of a file on FUSE or NFS asks its server, which may be down, or be
+one of the very processes that stand still; a poll(2) of a FUSE file asks it too, and the close(2) of a duplicate
+flushes the file. So a file is told by the text of its link first, and by a statx(2) that is content with what the
+kernel has cached; only what is known to be a queue in the kernel is duplicated and polled.
+
+Source of facts: proc_pid_fd(5), statx(2), fs/fuse/{dir,file}.c, fs/nfs/dir.c.
+"""
+
+import array
+import ctypes
+import fcntl
+import os
+import platform
+import stat
+import struct
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from zeropod.kernel import libc
+
+# Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h and others of the kind.
+_STATX = {"x86_64": 332, "aarch64": 291, "riscv64": 291, "loongarch64": 291, "ppc64le": 383, "s390x": 379}
+_AT_NO_AUTOMOUNT, _AT_STATX_DONT_SYNC = 0x800, 0x4000
+_STATX_TYPE, _STATX_INO = 0x1, 0x100
+_STATX_SIZE = 256
+_MODE_AND_INODE = struct.Struct("=28xHxxQ")
+_DEVICES = struct.Struct("=128xIIII")
+
+GONE = (FileNotFoundError, ProcessLookupError)
+"""What the kernel says of a process or a descriptor that has ended meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a file is, without a question to its file system's server."""
+
+    mode: int
+    inode: int
+    device: tuple[int, int]
+    """Major and minor number of the file system it is on."""
+    special: tuple[int, int]
+    """Major and minor number of the device that it is, of a character or block device."""
+
+
+class Table:
+    """The descriptors of one process; a directory of /proc is open as long as the context of `table`."""
+
+    def __init__(self, directory: int) -> None:
+        self._directory = directory
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        """Yield (descriptor, text of its link); what is closed meanwhile is left out."""
+        for name in os.listdir(self._directory):
+            with suppress(*GONE):
+                yield int(name), os.readlink(name, dir_fd=self._directory)
+
+    def identity(self, descriptor: int) -> Identity | None:
+        """Return what the file behind a descriptor is, None if that is closed.
+
+        Raises OSError where the file system cannot tell from what it has cached.
+        """
+        with suppress(*GONE):
+            return _identity(self._directory, str(descriptor))
+        return None
+
+    def access(self, descriptor: int) -> int:
+        """Return os.O_RDONLY, os.O_WRONLY or os.O_RDWR, as the file was opened; -1 if the descriptor is closed.
+
+        The mode of the link itself says it, so that the file is not asked.
+        """
+        with suppress(*GONE):
+            mode = os.lstat(str(descriptor), dir_fd=self._directory).st_mode
+            reads, writes = mode & stat.S_IRUSR, mode & stat.S_IWUSR
+            return os.O_RDWR if reads and writes else os.O_WRONLY if writes else os.O_RDONLY
+        return -1
+
+
+@contextmanager
+def table(pid: int) -> Iterator[Table]:
+    """Open the table of a process. Raises FileNotFoundError or ProcessLookupError when it has ended."""
+    directory = os.open(f"/proc/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield Table(directory)
+    finally:
+        os.close(directory)
+
+
+def inode_in(link: str, kind: str) -> int | None:
+    """Return N of a link `kind:[N]`, None for any other link."""
+    if link.startswith(kind) and link.startswith(":[", len(kind)) and link.endswith("]"):
+        digits = link[len(kind) + 2 : -1]
+        return int(digits) if digits.isascii() and digits.isdigit() else None
+    return None
+
+
+def fdinfo(pid: int, descriptor: int) -> dict[str, str]:
+    """Return the lines `name: value` of /proc/PID/fdinfo; of several of one name the last. Empty once closed."""
+    try:
+        with open(f"/proc/{pid}/fdinfo/{descriptor}") as file:
+            lines = file.read().splitlines()
+    except GONE:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def unread(descriptor: int) -> int:
+    """Return the bytes that lie unread in a stream, a pipe or a terminal, or in the first of the messages of a queue.
+
+    0 for what does not know the question.
+    """
+    amount = array.array("i", [0])
+    try:
+        fcntl.ioctl(descriptor, termios.FIONREAD, amount)
+    except OSError:
+        return 0
+    return amount[0]
+
+
+def _identity(directory: int, name: str) -> Identity:
+    number = _STATX.get(platform.machine())
+    if number is None:
+        found = os.stat(name, dir_fd=directory)
+        return Identity(found.st_mode, found.st_ino, _numbers(found.st_dev), _numbers(found.st_rdev))
+    answer = ctypes.create_string_buffer(_STATX_SIZE)
+    flags, wanted = _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC, _STATX_TYPE | _STATX_INO
+    libc.syscall("statx", number, directory, name, flags, wanted, answer)
+    mode, inode = _MODE_AND_INODE.unpack_from(answer)
+    special_major, special_minor, major, minor = _DEVICES.unpack_from(answer)
+    return Identity(mode, inode, (major, minor), (special_major, special_minor))
+
+
+def _numbers(device: int) -> tuple[int, int]:
+    return os.major(device), os.minor(device)
+
+
+def devices(mountinfo: str, file_system: str) -> set[tuple[int, int]]:
+    """Return the device numbers of the file systems of one type in the text of a /proc/PID/mountinfo."""
+    found = set()
+    for line in mountinfo.splitlines():
+        mount, _, kind = line.partition(" - ")
+        if kind.partition(" ")[0] == file_system:
+            major, _, minor = mount.split(" ")[2].partition(":")
+            found.add((int(major), int(minor)))
+    return found

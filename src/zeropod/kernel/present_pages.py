@@ -1,0 +1,93 @@
+"""Which pages of a process are in memory, in pieces of a bounded size.
+
+Owns the choice between the two ways to ask: PAGEMAP_SCAN (Linux 6.7), which passes over what was never touched at
+once, and reading /proc/PID/pagemap, eight bytes a page.
+
+Source of facts: Documentation/admin-guide/mm/pagemap.rst.
+"""
+
+import errno
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from zeropod.kernel import pagemap_scan
+
+PAGE: Final = mmap.PAGESIZE
+
+Ranges = list[tuple[int, int]]
+"""Starts and ends."""
+
+_WINDOW: Final = 1 << 16
+"""Pages of pagemap that are read at once: 512 KiB of it."""
+
+# The uppermost byte of a (little-endian) entry: bit 63 is "present", 61 "a file's or shared".
+_TOP: Final = 7
+_OWN = bytes(int(top & 0xA0 == 0x80) for top in range(256))
+_SHARED = bytes(int(top & 0xA0 == 0xA0) for top in range(256))
+
+
+def pieces(pagemap: int, start: int, end: int, most: int, *, shared: bool, scan: bool = True) -> Iterator[Ranges]:
+    """Yield what is present between two addresses, up to `most` bytes at a time.
+
+    Only a process's own pages (anonymous, or its copies of a file's), or with `shared` only those of files and
+    shared memory. `pagemap` is a descriptor of /proc/PID/pagemap; with `scan` false it is read even where the kernel
+    has the ioctl. Raises OSError: ESRCH when the process is gone.
+    """
+    if scan:
+        try:
+            yield from _grouped(_scanned(pagemap, start, end, shared=shared), most)
+        except OSError as error:
+            if error.errno != errno.ENOTTY:  # before Linux 6.7
+                raise
+        else:
+            return
+    yield from _grouped(_read(pagemap, start, end, shared=shared), most)
+
+
+def _scanned(pagemap: int, start: int, end: int, *, shared: bool) -> Iterator[tuple[int, int]]:
+    # The page of zeroes, which the kernel has once for all, is nothing that could go.
+    every = pagemap_scan.PRESENT | (pagemap_scan.FILE if shared else 0)
+    no = pagemap_scan.ZERO | (0 if shared else pagemap_scan.FILE)
+    for region in pagemap_scan.scan(pagemap, start, end, every=every, no=no):
+        yield region.start, region.end
+
+
+def _read(pagemap: int, start: int, end: int, *, shared: bool) -> Iterator[tuple[int, int]]:
+    wanted = _SHARED if shared else _OWN
+    while start < end:
+        count = min((end - start) // PAGE, _WINDOW)
+        # Empty once the process has ended.
+        tops = os.pread(pagemap, count * 8, start // PAGE * 8)[_TOP::8].translate(wanted)
+        if not tops:
+            return
+        for first, last in _runs(tops):
+            yield start + first * PAGE, start + last * PAGE
+        start += len(tops) * PAGE
+
+
+def _runs(marks: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the runs of ones, as (first, behind the last)."""
+    first = marks.find(1)
+    while first >= 0:
+        last = marks.find(0, first)
+        last = len(marks) if last < 0 else last
+        yield first, last
+        first = marks.find(1, last)
+
+
+def _grouped(ranges: Iterable[tuple[int, int]], most: int) -> Iterator[Ranges]:
+    """Yield the same ranges in groups of `most` bytes, divided where they have to be; the last may be smaller."""
+    group, left = Ranges(), most
+    for start, end in ranges:
+        while start < end:
+            stop = min(end, start + left)
+            group.append((start, stop))
+            left -= stop - start
+            start = stop
+            if not left:
+                yield group
+                group, left = Ranges(), most
+    if group:
+        yield group

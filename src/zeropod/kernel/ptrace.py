@@ -1,0 +1,369 @@
+"""ptrace(2) as far as borrowing a thread for a few system calls needs it.
+
+Owns the requests, the layouts of their arguments, how a stop is reported, and what differs between architectures: the
+order of the registers, the instruction that enters the kernel, the numbers of the calls that are made in other
+processes. Which thread to stop, and what it has to do, is decided above.
+
+Every call but `seize` wants to be made by the OS thread that has seized; when that thread ends, for whatever reason,
+the kernel lets go of all that it traces, stopped or not.
+
+x86-64 is run and tested. **aarch64 is tables only**: written after the kernel's headers, never run. One thing is known
+to be less there: the kernel winds an interrupted call back before it reports the stop, so one that has to go on by
+restart_syscall(2) (nanosleep, say) starts over from the beginning instead, with its full time.
+
+Source of facts: ptrace(2), include/uapi/linux/ptrace.h, kernel/ptrace.c, kernel/signal.c, include/uapi/linux/rseq.h,
+arch/x86/include/uapi/asm/ptrace.h, arch/arm64/include/uapi/asm/ptrace.h, arch/*/kernel/signal.c, system call tables.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import signal
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from zeropod.kernel import libc
+
+_CONT: Final = 7
+_DETACH: Final = 17
+_SYSCALL: Final = 24
+_SETOPTIONS: Final = 0x4200
+_GETREGSET: Final = 0x4204
+_SETREGSET: Final = 0x4205
+_SEIZE: Final = 0x4206
+_INTERRUPT: Final = 0x4207
+_GETSIGMASK: Final = 0x420A
+_SETSIGMASK: Final = 0x420B
+_GET_RSEQ_CONFIGURATION: Final = 0x420F
+_GET_SYSCALL_USER_DISPATCH_CONFIG: Final = 0x4211
+
+_NT_PRSTATUS: Final = 1
+_NT_ARM_SYSTEM_CALL: Final = 0x404
+
+_EVENT_STOP: Final = 128
+_WALL: Final = 0x40000000
+
+SYSGOOD: Final = 1
+"""Option: a system call stop is reported as SIGTRAP | 0x80, so that it cannot be taken for a signal."""
+EXITKILL: Final = 1 << 20
+"""Option: the tracee is killed when its tracer ends."""
+SUSPEND_SECCOMP: Final = 1 << 21
+"""Option: no seccomp filter is asked. Wants CAP_SYS_ADMIN, no filter on the tracer, CONFIG_CHECKPOINT_RESTORE."""
+
+EVERY_SIGNAL: Final = (1 << 64) - 1
+_SIGNAL_SET: Final = 8
+"""Bytes of the kernel's signal set."""
+
+_ALL_BITS: Final = (1 << 64) - 1
+_NO_CALL: Final = _ALL_BITS
+"""As the number of the system call in a tracee's registers: it is in none."""
+
+_ERESTARTNOHAND: Final = 514
+"""Kernel-internal: make the call again, unless a signal handler runs first; then it fails with EINTR."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What differs between machines."""
+
+    registers: tuple[str, ...]
+    """NT_PRSTATUS, 64 bits each."""
+    arguments: tuple[str, ...]
+    result: str
+    counter: str
+    """The program counter."""
+    number: tuple[str, ...]
+    """What holds the number of the call when the instruction is executed."""
+    current: str | None
+    """The register that tells which call a stopped thread is in; None: NT_ARM_SYSTEM_CALL does."""
+    instruction: bytes
+    """Enters the kernel for a system call."""
+    calls: Mapping[str, int]
+    eintr: Mapping[int, tuple[str, int, int] | None]
+    """Calls that fail with EINTR after a mere stop, and what makes sure that they wait for ever: a register, and what
+    these of its bits must be. Of others it cannot be told how long they have waited already. None: all of them do."""
+
+
+_X86_64: Final = Architecture(
+    registers=(
+        *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi"),
+        *("orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
+    ),
+    arguments=("rdi", "rsi", "rdx", "r10", "r8", "r9"),
+    result="rax",
+    counter="rip",
+    number=("rax",),
+    current="orig_rax",
+    instruction=b"\x0f\x05",
+    calls={
+        "mmap": 9,
+        "munmap": 11,
+        "madvise": 28,
+        "close": 3,
+        "ioctl": 16,
+        "fcntl": 72,
+        "socketpair": 53,
+        "recvmsg": 47,
+    },
+    # semop, rt_sigtimedwait, semtimedop, epoll_wait, epoll_pwait, epoll_pwait2. Source: signal(7).
+    eintr={
+        65: None,
+        128: ("rdx", _ALL_BITS, 0),
+        220: ("r10", _ALL_BITS, 0),
+        232: ("r10", 1 << 31, 1 << 31),
+        281: ("r10", 1 << 31, 1 << 31),
+        441: ("r10", _ALL_BITS, 0),
+    },
+)
+
+_AARCH64: Final = Architecture(
+    registers=(*(f"x{number}" for number in range(31)), "sp", "pc", "pstate"),
+    arguments=("x0", "x1", "x2", "x3", "x4", "x5"),
+    result="x0",
+    counter="pc",
+    number=("x8",),
+    current=None,
+    instruction=b"\x01\x00\x00\xd4",
+    calls={
+        "mmap": 222,
+        "munmap": 215,
+        "madvise": 233,
+        "close": 57,
+        "ioctl": 29,
+        "fcntl": 25,
+        "socketpair": 199,
+        "recvmsg": 212,
+    },
+    # The result has overwritten the first argument, so no call can be made again.
+    eintr={},
+)
+
+_ARCHITECTURES: Final = {"x86_64": _X86_64, "aarch64": _AARCH64}
+
+
+@cache
+def architecture() -> Architecture:
+    """Return this machine's. Raises OSError(ENOSYS) for one that is not listed."""
+    machine = platform.machine()
+    if machine not in _ARCHITECTURES:
+        raise OSError(errno.ENOSYS, f"ptrace(2): the registers of {machine} are not known to zeropod")
+    return _ARCHITECTURES[machine]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a tracee has stopped."""
+
+    signal: int
+    event: int
+
+    @property
+    def trap(self) -> bool:
+        """Where `interrupt` or a group stop has stopped it: before it looks for signals on the way to user mode.
+
+        Only here may registers be put back that say "in an interrupted system call": the kernel acts on them next.
+        """
+        return self.event == _EVENT_STOP
+
+    @property
+    def group(self) -> bool:
+        """A stop signal (SIGSTOP, say) holds its process, too."""
+        return self.event == _EVENT_STOP and self.signal != signal.SIGTRAP
+
+    @property
+    def syscall(self) -> bool:
+        """At the beginning or the end of a system call."""
+        return self.event == 0 and self.signal == signal.SIGTRAP | 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Rseq:
+    """The restartable-sequences area of a thread."""
+
+    address: int
+    size: int
+    signature: int
+    """Stands, as 4 bytes, before every abort handler."""
+
+
+Registers = dict[str, int]
+"""By name, in the kernel's order."""
+
+
+def seize(tid: int, options: int = 0) -> None:
+    """Become the tracer of a thread, which runs on. Raises OSError: EPERM where it has one, or has ended.
+
+    Blocks for a thread that a stop signal holds *and* the v1 freezer has frozen, until it is thawed.
+    """
+    libc.call("ptrace", _SEIZE, tid, 0, options)
+
+
+def interrupt(tid: int) -> None:
+    """Have a tracee stop (`Stop.trap`) before it next executes an instruction of its own.
+
+    One that is stopped already stops there once more when it is resumed; a frozen one, when it is thawed. Any other
+    stop before (a signal, a system call) takes the request away.
+    """
+    libc.call("ptrace", _INTERRUPT, tid, 0, 0)
+
+
+def resume(tid: int, signal_number: int = 0) -> None:
+    """Let a stopped tracee run on, and deliver the signal that it has stopped for (0: drop that)."""
+    libc.call("ptrace", _CONT, tid, 0, signal_number)
+
+
+def resume_to_syscall(tid: int, signal_number: int = 0) -> None:
+    """Let a stopped tracee run on to the beginning or the end of a system call."""
+    libc.call("ptrace", _SYSCALL, tid, 0, signal_number)
+
+
+def detach(tid: int) -> None:
+    """Let go of a stopped tracee; it runs on. Raises OSError: ESRCH where it is not stopped."""
+    libc.call("ptrace", _DETACH, tid, 0, 0)
+
+
+def set_options(tid: int, options: int) -> None:
+    """Replace the options of a stopped tracee. Raises OSError: EPERM and EINVAL for SUSPEND_SECCOMP."""
+    libc.call("ptrace", _SETOPTIONS, tid, 0, options)
+
+
+def next_stop(tid: int) -> Stop | None:
+    """Return what a tracee has stopped for, once for each stop; None as long as it runs.
+
+    Never takes an exit status away from the parent, which may be another thread of ours. Raises ChildProcessError when
+    the tracee has ended.
+    """
+    result = os.waitid(os.P_PID, tid, os.WSTOPPED | os.WNOHANG | _WALL)
+    if result is None:
+        return None
+    return Stop(result.si_status & 0xFF, result.si_status >> 8)
+
+
+def reap(tid: int) -> bool:
+    """Take note of the end of a tracee that is not our child, which passes it on to its parent.
+
+    Returns whether it had come to that: the first thread of a process ends after all others. Raises ChildProcessError.
+    """
+    return os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | _WALL) is not None
+
+
+class OtherWidth(Exception):  # noqa: N818 - named for what was found
+    """The tracee is a 32-bit program: its registers have another layout."""
+
+
+def registers(tid: int) -> Registers:
+    """Return a stopped tracee's registers. Raises OtherWidth, OSError."""
+    names = architecture().registers
+    raw = _regset(tid, _NT_PRSTATUS, 8 * len(names) + 8)
+    if len(raw) != 8 * len(names):
+        raise OtherWidth
+    return dict(zip(names, struct.unpack(f"={len(names)}Q", raw), strict=True))
+
+
+def set_registers(tid: int, values: Registers) -> None:
+    """Replace a stopped tracee's registers. At a system call stop of aarch64 that of x7 is ignored."""
+    _set_regset(tid, _NT_PRSTATUS, struct.pack(f"={len(values)}Q", *values.values()))
+
+
+def prepare_call(tid: int, own: Registers, at: int, name: str, arguments: tuple[int, ...]) -> None:
+    """Have a stopped tracee make a system call when it is next resumed, by the instruction at address `at`."""
+    table = architecture()
+    changed = dict(own)
+    changed[table.counter] = at
+    for register in table.number:
+        changed[register] = table.calls[name]
+    for register, value in zip(table.arguments, arguments, strict=False):
+        changed[register] = value & _ALL_BITS
+    set_in_no_call(tid, changed)
+    set_in_no_call(tid, changed)
+
+
+def set_in_no_call(tid: int, own: Registers) -> None:
+    """Give a stopped tracee these registers, but have it in no system call.
+
+    At a trap the kernel then restarts nothing, and at the beginning of a call it does not make that.
+    """
+    table = architecture()
+    if table.current is not None:
+        set_registers(tid, own | {table.current: _NO_CALL})
+    else:
+        set_registers(tid, own)
+        _set_regset(tid, _NT_ARM_SYSTEM_CALL, struct.pack("=i", -1))
+
+
+def in_syscall(own: Registers) -> bool:
+    """Whether a thread that has stopped at a trap was on its way out of a system call. False where not known."""
+    current = architecture().current
+    return current is not None and own[current] < 1 << 63
+
+
+def without_spurious_eintr(own: Registers) -> Registers:
+    """Return registers with which a call that failed with EINTR for the stop alone is made again.
+
+    Unless a handler runs: then it fails with EINTR as it should. Returns `own` itself if there is nothing to do.
+    """
+    table = architecture()
+    if table.current is None or own[table.result] != -errno.EINTR & _ALL_BITS or own[table.current] not in table.eintr:
+        return own
+    for_ever = table.eintr[own[table.current]]
+    if for_ever is not None:
+        register, bits, value = for_ever
+        if own[register] & bits != value:
+            return own
+    return own | {table.result: -_ERESTARTNOHAND & _ALL_BITS}
+
+
+def signal_mask(tid: int) -> int:
+    """Return the signals that a stopped tracee blocks; inside sigsuspend, ppoll and the like those outside of it."""
+    buffer = ctypes.create_string_buffer(_SIGNAL_SET)
+    libc.call("ptrace", _GETSIGMASK, tid, _SIGNAL_SET, buffer)
+    return int.from_bytes(buffer.raw, "little")
+
+
+def set_signal_mask(tid: int, mask: int) -> None:
+    """Replace the signals that a stopped tracee blocks; what sigsuspend and the like have put in their place goes."""
+    buffer = ctypes.create_string_buffer(mask.to_bytes(_SIGNAL_SET, "little"), _SIGNAL_SET)
+    libc.call("ptrace", _SETSIGMASK, tid, _SIGNAL_SET, buffer)
+
+
+def rseq(tid: int) -> Rseq | None:
+    """Return where a stopped tracee's rseq area is; None where it has none, or the kernel (before 5.13) cannot tell."""
+    buffer = ctypes.create_string_buffer(24)
+    try:
+        libc.call("ptrace", _GET_RSEQ_CONFIGURATION, tid, len(buffer), buffer)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.EINVAL):
+            return None
+        raise
+    address, size, signature = struct.unpack_from("=QII", buffer.raw)
+    return Rseq(address, size, signature) if address else None
+
+
+def dispatches_syscalls(tid: int) -> bool:
+    """Whether a stopped tracee handles its system calls itself (PR_SET_SYSCALL_USER_DISPATCH)."""
+    buffer = ctypes.create_string_buffer(32)
+    try:
+        libc.call("ptrace", _GET_SYSCALL_USER_DISPATCH_CONFIG, tid, len(buffer), buffer)
+    except OSError as error:
+        # A kernel before 6.4 cannot tell; on aarch64 there is no such thing.
+        if error.errno in (errno.EIO, errno.EINVAL):
+            return False
+        raise
+    return any(buffer.raw[:8])
+
+
+def _regset(tid: int, kind: int, size: int) -> bytes:
+    buffer = ctypes.create_string_buffer(size)
+    vector = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(buffer), size), 16)
+    libc.call("ptrace", _GETREGSET, tid, kind, vector)
+    return buffer.raw[: struct.unpack_from("=Q", vector.raw, 8)[0]]
+
+
+def _set_regset(tid: int, kind: int, data: bytes) -> None:
+    buffer = ctypes.create_string_buffer(data, len(data))
+    vector = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(buffer), len(data)), 16)
+    libc.call("ptrace", _SETREGSET, tid, kind, vector)

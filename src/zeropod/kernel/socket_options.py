@@ -1,0 +1,264 @@
+"""Socket options that CRIU 4.2 does not restore: which of them a socket has set, and setting them again.
+
+A value counts as set where it differs from that of a new socket in the same network namespace: defaults depend on
+sysctls. Each option here was set on a socket, dumped and restored, and had its default again afterwards. Left out are
+those that the kernel itself changes on a connection (TCP_MAXSEG, TCP_WINDOW_CLAMP, TCP_QUICKACK, SO_INCOMING_CPU).
+
+Source of facts: tcp(7), ip(7), ipv6(7), udp(7), socket(7), include/uapi/linux.
+"""
+
+import ctypes
+import socket
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from zeropod.kernel import libc, namespace
+
+_SOCKET, _IP, _TCP, _UDP, _IPV6 = socket.SOL_SOCKET, 0, 6, 17, 41
+_LONGEST = 16
+_TCP_INFO, _CLOSE, _LISTEN = 11, 7, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    name: str
+    level: int
+    number: int
+
+
+_ANY = tuple(
+    Option(name, _SOCKET, number)
+    for name, number in {
+        "SO_BUSY_POLL": 46,
+        "SO_MAX_PACING_RATE": 47,
+        "SO_ZEROCOPY": 60,
+    }.items()
+)
+_NOT_CONNECTIONS = tuple(
+    Option(name, level, number)
+    for name, (level, number) in {
+        "SO_TIMESTAMP": (_SOCKET, 29),
+        "SO_TIMESTAMPNS": (_SOCKET, 35),
+        "SO_TIMESTAMPING": (_SOCKET, 37),
+    }.items()
+)
+"""Left out of connections, of which there may be thousands: each option there costs half a microsecond."""
+_CONNECTION = tuple(
+    Option(name, _TCP, number)
+    for name, number in {
+        "TCP_USER_TIMEOUT": 18,
+        "TCP_LINGER2": 8,
+        "TCP_NOTSENT_LOWAT": 25,
+        "TCP_THIN_LINEAR_TIMEOUTS": 16,
+        "TCP_CONGESTION": 13,
+        "TCP_INQ": 36,
+    }.items()
+)
+_LISTENER = tuple(
+    Option(name, level, number)
+    for name, (level, number) in {
+        "SO_INCOMING_CPU": (_SOCKET, 49),
+        "TCP_MAXSEG": (_TCP, 2),
+        "TCP_SYNCNT": (_TCP, 7),
+        "TCP_DEFER_ACCEPT": (_TCP, 9),
+        "TCP_WINDOW_CLAMP": (_TCP, 10),
+        "TCP_FASTOPEN": (_TCP, 23),
+        "TCP_TX_DELAY": (_TCP, 37),
+        "TCP_RTO_MAX_MS": (_TCP, 44),
+        "TCP_RTO_MIN_US": (_TCP, 45),
+        "TCP_DELACK_MAX_US": (_TCP, 46),
+        "IP_MINTTL": (_IP, 21),
+        "TCP_SAVE_SYN": (_TCP, 27),
+        "IP_BIND_ADDRESS_NO_PORT": (_IP, 24),
+    }.items()
+)
+_V4 = tuple(
+    Option(name, _IP, number)
+    for name, number in {"IP_RECVERR": 11, "IP_MTU_DISCOVER": 10, "IP_TRANSPARENT": 19}.items()
+)
+_V4_DATAGRAM = tuple(
+    Option(name, _IP, number)
+    for name, number in {
+        "IP_RECVTTL": 12,
+        "IP_RECVTOS": 13,
+        "IP_RECVOPTS": 6,
+        "IP_RECVORIGDSTADDR": 20,
+        "IP_MULTICAST_IF": 32,
+        "IP_MULTICAST_TTL": 33,
+        "IP_MULTICAST_LOOP": 34,
+        "IP_MULTICAST_ALL": 49,
+        "IP_UNICAST_IF": 50,
+        "IP_RECVFRAGSIZE": 25,
+        "IP_LOCAL_PORT_RANGE": 51,
+        "IP_CHECKSUM": 23,
+        "IP_RECVERR_RFC4884": 26,
+    }.items()
+)
+_V6 = tuple(
+    Option(name, _IPV6, number)
+    for name, number in {
+        "IPV6_TCLASS": 67,
+        "IPV6_RECVERR": 25,
+        "IPV6_MTU_DISCOVER": 23,
+        "IPV6_TRANSPARENT": 75,
+        "IPV6_AUTOFLOWLABEL": 70,
+        "IPV6_MINHOPCOUNT": 73,
+    }.items()
+)
+_V4_ON_V6 = (Option("IP_TOS", _IP, 1), Option("IP_RECVERR", _IP, 11))
+"""For what comes by IPv4 to a socket of IPv6."""
+_V6_DATAGRAM = tuple(
+    Option(name, _IPV6, number)
+    for name, number in {
+        "IPV6_MULTICAST_IF": 17,
+        "IPV6_MULTICAST_HOPS": 18,
+        "IPV6_MULTICAST_LOOP": 19,
+        "IPV6_RECVHOPLIMIT": 51,
+        "IPV6_RECVTCLASS": 66,
+        "IPV6_DONTFRAG": 62,
+        "IPV6_FLOWINFO_SEND": 33,
+        "IPV6_ADDR_PREFERENCES": 72,
+    }.items()
+)
+_UDP_ONLY = tuple(
+    Option(name, level, number)
+    for name, (level, number) in {
+        "UDP_SEGMENT": (_UDP, 103),
+        "UDP_GRO": (_UDP, 104),
+        "UDP_NO_CHECK6_TX": (_UDP, 101),
+        "UDP_NO_CHECK6_RX": (_UDP, 102),
+        "SO_RXQ_OVFL": (_SOCKET, 40),
+        "SO_SELECT_ERR_QUEUE": (_SOCKET, 45),
+    }.items()
+)
+
+_GROUP_FILTER = struct.Struct("@I4x128sII")
+"""struct group_filter without sources."""
+_MCAST_JOIN_GROUP, _MCAST_MSFILTER = 42, 48
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A multicast group on an interface."""
+
+    interface: int
+    address: str
+
+    @property
+    def family(self) -> int:
+        return socket.AF_INET6 if ":" in self.address else socket.AF_INET
+
+    def packed(self) -> bytes:
+        raw = socket.inet_pton(self.family, self.address)
+        if self.family == socket.AF_INET6:
+            return struct.pack("=HHI", socket.AF_INET6, 0, 0) + raw
+        return struct.pack("=HH", socket.AF_INET, 0) + raw
+
+
+def applicable(family: int, kind: int, state: int) -> Sequence[Option]:
+    """Return the options that are looked at for an IP socket of this family and type; `state` is TCP's, or 0."""
+    datagram = kind != socket.SOCK_STREAM
+    options = list(_ANY)
+    if family == socket.AF_INET:
+        options += _V4 + (_V4_DATAGRAM if datagram else ())
+    else:
+        options += _V6 + _V4_ON_V6 + (_V6_DATAGRAM if datagram else ())
+    if kind == socket.SOCK_STREAM:
+        options += _CONNECTION + (_LISTENER + _NOT_CONNECTIONS if state == _LISTEN else ())
+    else:
+        options += _NOT_CONNECTIONS
+    if kind == socket.SOCK_DGRAM:
+        options += _UDP_ONLY
+    return options
+
+
+def tcp_state(sock: socket.socket) -> int:
+    """Return the state of a TCP socket as tcp_info has it. Raises OSError."""
+    return sock.getsockopt(_TCP, _TCP_INFO, 1)[0]
+
+
+class Defaults:
+    """What new sockets of a network namespace have, asked for once for each kind."""
+
+    def __init__(self, netns: namespace.PathOrFd) -> None:
+        self._netns = netns
+        self._values: dict[tuple[int, int, int, bool], Mapping[Option, bytes]] = {}
+
+    def changed(self, sock: socket.socket, state: int = 0) -> list[tuple[Option, bytes]]:
+        """Return the options of a socket that are not as on a new one, with their values. Raises OSError."""
+        family, kind, protocol = sock.family, sock.type, sock.proto
+        key = (family, kind, protocol, state == _LISTEN)
+        if key not in self._values:
+            with namespace.entered(self._netns):
+                new = socket.socket(family, kind, protocol)
+            with new:
+                self._values[key] = _values(new, applicable(family, kind, state))
+        found = []
+        get = sock.getsockopt
+        for option, default in self._values[key].items():
+            now = get(option.level, option.number, _LONGEST)
+            if now != default:
+                found.append((option, now))
+        return found
+
+
+def _values(sock: socket.socket, options: Iterable[Option]) -> dict[Option, bytes]:
+    found = {}
+    for option in options:
+        with suppress(OSError):  # this kernel, or this kind of socket, does not have it
+            found[option] = sock.getsockopt(option.level, option.number, _LONGEST)
+    return found
+
+
+def set_option(sock: socket.socket, option: Option, value: bytes) -> None:
+    """Set an option to what `changed` has returned of it. Raises OSError."""
+    sock.setsockopt(option.level, option.number, value)
+
+
+def groups(igmp: str, igmp6: str) -> list[Group]:
+    """Return the multicast groups in /proc/net/igmp and igmp6 beyond those that every interface is in."""
+    found, interface = [], 0
+    for line in igmp.splitlines()[1:]:
+        fields = line.split()
+        if line[:1].isdecimal() and fields and fields[0].isascii() and fields[0].isdecimal():
+            interface = int(fields[0])
+        elif fields and len(fields[0]) == 8:
+            with suppress(ValueError):
+                found.append(Group(interface, socket.inet_ntoa(bytes.fromhex(fields[0])[::-1])))
+    for line in igmp6.splitlines():
+        fields = line.split()
+        if len(fields) >= 3 and fields[0].isascii() and fields[0].isdecimal() and len(fields[2]) == 32:
+            with suppress(ValueError):
+                found.append(Group(int(fields[0]), socket.inet_ntop(socket.AF_INET6, bytes.fromhex(fields[2]))))
+    return [group for group in found if not _is_everywhere(group.address)]
+
+
+def _is_everywhere(address: str) -> bool:
+    return address in ("224.0.0.1", "ff01::1", "ff02::1") or address.startswith("ff02::1:ff")
+
+
+def memberships(sock: socket.socket, candidates: Iterable[Group]) -> list[Group]:
+    """Return those groups that the socket is in."""
+    found = []
+    for group in candidates:
+        if group.family == sock.family:
+            level = _IPV6 if group.family == socket.AF_INET6 else _IP
+            with suppress(OSError):  # EADDRNOTAVAIL: it is not in the group
+                _get_filter(sock, level, _GROUP_FILTER.pack(group.interface, group.packed(), 0, 0))
+                found.append(group)
+    return found
+
+
+def join(sock: socket.socket, group: Group) -> None:
+    """Put the socket into a group. Raises OSError."""
+    level = _IPV6 if group.family == socket.AF_INET6 else _IP
+    sock.setsockopt(level, _MCAST_JOIN_GROUP, struct.pack("@I4x128s", group.interface, group.packed()))
+
+
+def _get_filter(sock: socket.socket, level: int, value: bytes) -> None:
+    # getsockopt(2) reads the group from the buffer, which Python's own has no way to pass.
+    buffer = ctypes.create_string_buffer(value, len(value))
+    length = ctypes.create_string_buffer(struct.pack("@I", len(value)), 4)
+    libc.call("getsockopt", sock.fileno(), level, _MCAST_MSFILTER, buffer, length)

@@ -1,0 +1,1 @@
+"""When a container sleeps and wakes, and what follows. Read `machine` first, then `controller`, then `suspend`."""

@@ -1,0 +1,93 @@
+"""Turns: only so many containers of a node fall asleep at once, whichever shim they belong to.
+
+A turn is a lock (flock) on a FIFO, so the kernel gives it back if its shim dies. It is a FIFO for the sake of those who
+wait: they have it open for reading, whoever has the turn for writing, and the kernel tells readers of the last writer's
+end. It does so after it has let go of the lock (`__fput` in fs/file_table.c), so nobody looks too early, and nobody has
+to look again.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from zeropod import paths
+from zeropod.concurrency import race
+
+
+def at_once(cpus: int) -> int:
+    """How many may fall asleep at once: half of the CPUs are left to those who are awake, and a disk is one disk."""
+    return max(1, min(4, cpus // 2))
+
+
+class Turn:
+    """The right to fall asleep now, until `end`."""
+
+    def __init__(self, reader: int, writer: int) -> None:
+        self._descriptors = [reader, writer]
+
+    def end(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
+class Turns:
+    def __init__(self, place: Path = paths.TURNS, number: int | None = None) -> None:
+        number = at_once(os.cpu_count() or 1) if number is None else number
+        self._place = place
+        self._files = [place / str(one) for one in range(number)]
+
+    def take(self) -> Turn | None:
+        """A turn, if one is free. Raises OSError."""
+        for file in self._files:
+            reader = self._open(file)
+            if turn := _locked(file, reader):
+                return turn
+            os.close(reader)
+        return None
+
+    async def free(self) -> None:
+        """Returns when one may be free; somebody else may take it first. Raises OSError."""
+        readers: list[int] = []
+        try:
+            waits: list[Callable[[], object]] = []
+            for file in self._files:
+                readers.append(self._open(file))
+                if turn := _locked(file, readers[-1]):
+                    readers.pop()  # it is the turn's
+                    turn.end()
+                    await trio.lowlevel.checkpoint()
+                    return
+                waits.append(partial(trio.lowlevel.wait_readable, readers[-1]))
+            await race(*waits)  # type: ignore[arg-type]
+        finally:
+            for reader in readers:
+                os.close(reader)
+
+    def _open(self, file: Path) -> int:
+        for _ in range(2):
+            with suppress(FileNotFoundError):
+                return os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkfifo(file, 0o600)
+        return os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _locked(file: Path, reader: int) -> Turn | None:
+    # A reader is told of the end of writers that came after it. The one that does not get the lock was a writer for an
+    # instant, too: whoever has it may have gone meanwhile, and then it is that instant's end which is told.
+    writer = os.open(file, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(writer)
+        return None
+    except OSError:
+        os.close(writer)
+        raise
+    return Turn(reader, writer)

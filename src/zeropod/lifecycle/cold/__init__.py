@@ -1,0 +1,1 @@
+"""COLD: a container that was ended, and is on disk by CRIU."""

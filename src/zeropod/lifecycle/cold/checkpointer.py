@@ -1,0 +1,166 @@
+"""From a container in STANDBY to its image on disk: what has to be held, in which order, and how it is undone.
+
+    start runc and CRIU ▶ hold the listeners ▶ lock established connections ▶ look once more ▶ dump
+
+The container is frozen and watched all the time. Up to the last look whatever comes for it ends the attempt, and it is
+frozen and watched as before. From then on what comes waits, and finds a restored container; or the same one, if CRIU
+fails.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+
+from zeropod.concurrency import TaskStarter, race
+from zeropod.lifecycle.cold.background import Pace
+from zeropod.lifecycle.cold.dump import DUMP, Dump
+from zeropod.lifecycle.cold.terminate import end
+from zeropod.lifecycle.cold.traffic import Traffic
+from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.reservation import room
+from zeropod.lifecycle.stages import Stages
+from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, Workload
+from zeropod.runtime import criu, ipcns
+from zeropod.runtime.cgroups import CgroupError
+from zeropod.runtime.errors import CriuError, RuncError
+from zeropod.runtime.images import Inventory
+from zeropod.runtime.tmpfs import KeptMounts
+
+
+class Checkpointer:
+    """One container's; `kept` is what does not go through the image."""
+
+    def __init__(self, workload: Workload, nursery: TaskStarter, traffic: Traffic, kept: KeptMounts) -> None:
+        self._workload = workload
+        self._nursery = nursery
+        self._traffic = traffic
+        self._kept = kept
+
+    async def checkpoint(
+        self,
+        incarnation: Incarnation,
+        arrival: Callable[[], Awaitable[object]],
+        has_arrived: Callable[[], bool],
+        ports: frozenset[int],
+    ) -> Inventory:
+        """Dump the frozen container, and end its processes. What comes for them is held then.
+
+        `arrival` returns when something has come for it, `has_arrived` says so; it listens on `ports`. Raises NotIdle
+        when something has come or stands against a dump, CheckpointFailed when CRIU has failed: it is frozen as before.
+        Raises ContainerLost when its processes are gone, and there is no image.
+        """
+        pace = Pace(self._nursery, self._workload.log)
+        try:
+            async with room(self._workload):
+                return await self._checkpoint(incarnation, arrival, has_arrived, ports, pace)
+        finally:
+            await pace.end()
+
+    async def _checkpoint(
+        self,
+        incarnation: Incarnation,
+        arrival: Callable[[], Awaitable[object]],
+        has_arrived: Callable[[], bool],
+        ports: frozenset[int],
+        pace: Pace,
+    ) -> Inventory:
+        workload, stages = self._workload, Stages()
+        dump: Dump | None = None
+        try:
+            workload.store.prepare()
+            workload.configure_criu()
+            options = criu.checkpoint_options(tcp_established=workload.settings.tcp_established)
+            options += await self._pre_dump(pace)
+            self._keep_mounts(incarnation)
+            dump = Dump(workload, options, workload.criu_options(more=self._kept.for_dump()), pace.dumps)
+            self._nursery.start_soon(dump.run)
+            await self._begun(dump, arrival)
+            stages.end("prepare")
+            await self._traffic.hold(incarnation, ports)
+            if has_arrived() or workload.life.wake_wanted.is_set() or workload.life.doze_wanted.is_set():
+                raise NotIdle("something came at the last moment")
+            life = workload.life
+            pace.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
+            incarnation.exit_expected = True
+            stages.end("hold")
+            inventory = await self._dump(incarnation, dump, stages)
+            stages.end("inventory")
+        except BaseException as error:  # cancelled, too: whatever is held is let go of
+            with trio.CancelScope(shield=True):
+                await self._undo(incarnation, dump)
+            if incarnation.exit:
+                raise ContainerLost(f"died in a checkpoint that failed: {error}", incarnation.exit) from error
+            if isinstance(error, OSError | CgroupError | CriuError):
+                raise CheckpointFailed(f"its checkpoint failed: {error}") from error
+            raise
+        workload.log.debug("stages of the dump: %s", stages)
+        return inventory
+
+    async def _undo(self, incarnation: Incarnation, dump: Dump | None) -> None:
+        workload = self._workload
+        if dump:
+            await dump.stop()
+            with suppress(OSError):  # what was for this dump alone must not get into another one
+                workload.configure_criu()
+        if incarnation.exit_expected:
+            self._traffic.leave_repair(incarnation)
+        self._traffic.hand_over()
+        workload.store.drop_images()
+        incarnation.exit_expected = False
+
+    def _keep_mounts(self, incarnation: Incarnation) -> None:
+        workload, kept = self._workload, self._kept
+        pids = incarnation.pids()
+        if not pids:
+            raise NotIdle("it is about to end")
+        try:
+            if "user" not in workload.spec.namespaces:
+                kept.keep(pids, workload.spec.bind_mounts)
+        except OSError as error:
+            workload.log.warning("cannot keep its tmpfs mounts, they go to the image: %s", error)
+            kept.close()
+
+    async def _begun(self, dump: Dump, arrival: Callable[[], Awaitable[object]]) -> None:
+        """Return when CRIU waits to begin. Raises NotIdle when something comes for the container before."""
+        life = self._workload.life
+        try:
+            await race(dump.ready, arrival, life.inhibited, life.wake_wanted.wait, life.doze_wanted.wait)
+        except RuncError as error:
+            raise criu.explain(self._workload.store.work / "dump.log", error) from error
+        if not dump.is_ready:
+            raise NotIdle("something came at the last moment")
+
+    async def _pre_dump(self, pace: Pace) -> list[str]:
+        """Write most of the memory while the container can still be thawed, where that is wanted and possible."""
+        workload, store = self._workload, self._workload.store
+        if not workload.settings.pre_dump:
+            return []
+        try:
+            await workload.runc.checkpoint(workload.id, store.predump, store.work, ["--pre-dump"], DUMP, pace.dumps)
+        except RuncError as error:
+            failure = criu.explain(store.work / "dump.log", error)
+            workload.log.warning("the pre-dump failed, the checkpoint is taken without it: %s", failure)
+            return []
+        return ["--parent-path", "../predump"]
+
+    async def _dump(self, incarnation: Incarnation, dump: Dump, stages: Stages) -> Inventory:
+        workload, store = self._workload, self._workload.store
+        stats = workload.stats_awake()
+        ipc = workload.spec.namespaces.get("ipc")
+        segments = ipcns.attached(incarnation.pids(), ipc) if ipc else frozenset()
+        try:
+            await dump.go()
+        except RuncError as error:
+            if not criu.has_dumped(store.work / "dump.log"):
+                raise criu.explain(store.work / "dump.log", error) from error
+            workload.log.warning("CRIU did not live to end what it had dumped: %s", error)
+            await end(workload, incarnation)
+        stages.end("dump")
+        await incarnation.exited.wait()
+        workload.slept = stats
+        if ipc:
+            ipcns.sort_out(store.images, ipc, segments)
+        inventory = store.inventory()
+        self._traffic.processes_are_gone()
+        return inventory

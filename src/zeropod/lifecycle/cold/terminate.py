@@ -1,0 +1,85 @@
+"""Ends a container's processes on purpose, frozen or not, so that the container can live on without them.
+
+Also those of a restore that has failed: they are known by their cgroup only, since runc has moved CRIU itself there.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import NoReturn
+
+import trio
+
+from zeropod.kernel import mount
+from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.strategy import ContainerLost, Workload, sigkilled
+from zeropod.runtime.cgroups import Cgroup
+from zeropod.runtime.errors import RuncError
+
+Silence = Callable[[Collection[int]], None]
+"""Sees to it that the connections of these processes end without a word to their peers."""
+
+AGAIN = 0.005
+"""Seconds until the next look whether killed processes are gone. One that was forking may have left another."""
+
+DEATH = 10.0
+"""Seconds for killed processes to be gone; they take milliseconds, with gigabytes of memory some more."""
+
+
+async def end(container: Workload, incarnation: Incarnation) -> None:
+    """Nobody is told of the exit. Raises Lost when they do not die."""
+    incarnation.exit_expected = True
+    _kill(incarnation.cgroup)
+    with trio.move_on_after(DEATH) as patience:
+        await incarnation.exited.wait()
+    if patience.cancelled_caught:
+        raise ContainerLost(f"its processes do not die within {DEATH:g} s of SIGKILL", sigkilled(incarnation.pid))
+    with suppress(RuncError):
+        await container.runc.delete(container.id, force=True)
+
+
+async def keep_ending(container: Workload, silence: Silence) -> NoReturn:
+    """Ends whatever appears in its cgroup, until cancelled."""
+    while True:
+        if container.incarnation:
+            _silence_and_kill(container.incarnation.cgroup, silence)
+        await trio.sleep(AGAIN)
+
+
+async def clear_away(container: Workload, silence: Silence) -> None:
+    """Ends what a failed restore has left, and has runc forget the container. What is left after all is logged."""
+    if container.incarnation:
+        cgroup = container.incarnation.cgroup
+        with trio.move_on_after(DEATH) as patience:
+            while _silence_and_kill(cgroup, silence):  # noqa: ASYNC110 - the kernel has no event for it
+                await trio.sleep(AGAIN)
+        if patience.cancelled_caught:
+            container.log.error("of a failed restore, processes %s do not die", cgroup.pids())
+    try:
+        # A runc that was killed leaves the container's root mounted there. It would be emptied with the rest.
+        mount.unmount_below(container.runc.state_of(container.id))
+        await container.runc.delete(container.id, force=True)
+    except (OSError, RuncError) as error:
+        container.log.error("runc does not forget a failed restore: %s", error)
+
+
+def _silence_and_kill(cgroup: Cgroup, silence: Silence) -> bool:
+    pids = cgroup.pids()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)  # or CRIU's part in it would end the silence, as the last step of a restore
+    if pids:
+        silence(pids)
+    return _kill(cgroup)
+
+
+def _kill(cgroup: Cgroup) -> bool:
+    """Whether there was somebody to be killed."""
+    pids = cgroup.pids()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    # What a v1 freezer holds does not die; with SIGKILL pending it does not run either.
+    cgroup.thaw()
+    return bool(pids)

@@ -1,0 +1,153 @@
+"""What comes for a container that cannot answer: nothing of it is refused, and nothing lost.
+
+From the freeze until its processes are back, new connections complete their handshake in duplicates of its listeners,
+packets of its established connections wait in the pod's lock. `hand_over` gives both to the restored sockets.
+"""
+
+import socket
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+import trio
+
+from zeropod.activator.held import HeldListeners
+from zeropod.activator.network import PodNetwork
+from zeropod.activator.redirect import Redirect
+from zeropod.concurrency import TaskStarter
+from zeropod.kernel import sockets
+from zeropod.kernel.connection_table import Connection
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.machine import Event
+from zeropod.lifecycle.strategy import CheckpointFailed, NotIdle, Workload
+
+SETTLE = 1.0
+"""Seconds after the lock in which bare acknowledgements, the echo of what was sent before, do not wake."""
+
+
+class Traffic:
+    def __init__(self, container: Workload, network: PodNetwork, nursery: TaskStarter) -> None:
+        self._container = container
+        self._network = network
+        self._nursery = nursery
+        self._held = HeldListeners()
+        self._redirect: Redirect | None = None
+        """Instead of held listeners, on a kernel that cannot move their connections."""
+        self._locked: frozenset[Connection] = frozenset()
+        self._locked_at = 0.0
+        self._data_came = False
+
+    async def hold(self, incarnation: Incarnation, ports: frozenset[int]) -> None:
+        """Hold everything from now on; the container is frozen. Raises NotIdle, CheckpointFailed, OSError.
+
+        `ports`: those that it listens on.
+        """
+        own = incarnation.socket_inodes()
+        self._hold_listeners(incarnation, own)
+        if not self._held:
+            raise NotIdle("nothing in it listens on a TCP port")
+        if not self._network.can_hand_over:
+            await self._start_redirect(ports)
+        self._lock(self._network.connections(), own)
+        # Not before: now nothing runs, and nothing more reaches a connection, so what is seen remains true.
+        if self._held.waiting():
+            raise NotIdle("a connection came at the last moment")
+        mine = [sock for sock in self._network.connections() if sock.inode in own]
+        if any(sock.receive_queue for sock in mine):
+            raise NotIdle("it has not yet read what a connection has sent")
+        if any(sock.send_queue for sock in mine if sock.state is not TcpState.SYN_SENT):
+            raise NotIdle("a peer has not yet taken what it has sent")
+
+    def _hold_listeners(self, incarnation: Incarnation, own: Collection[int]) -> None:
+        listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}
+        self._held = HeldListeners.take(incarnation.pids(), listening)
+
+    def _lock(self, connections: Iterable[TcpSocket], own: Collection[int]) -> None:
+        if self._container.settings.tcp_established:
+            mine = (sock for sock in connections if sock.inode in own)
+            self._locked = self._network.established.lock(mine)
+            self._locked_at = trio.current_time()
+
+    async def _start_redirect(self, ports: frozenset[int]) -> None:
+        if not self._network.lookup:
+            raise CheckpointFailed("this kernel can neither hand over nor redirect its connections")
+        settings = self._container.settings
+        self._redirect = Redirect(
+            self._network.path,
+            ports,
+            self._network.lookup,
+            connect_timeout=settings.connect_timeout,
+            proxy_timeout=settings.proxy_timeout,
+        )
+        await self._nursery.start(self._redirect.run)
+
+    def processes_are_gone(self) -> None:
+        """Lets restored listeners bind beside those that are held."""
+        if self._redirect:
+            self._held.close()  # nothing has come to it since the redirect
+        self._held.prepare_hand_over()
+
+    @property
+    def is_redirected(self) -> bool:
+        """Whether new connections are proxied, on a kernel that cannot move them."""
+        return self._redirect is not None
+
+    async def connection(self) -> Event:
+        """Returns when somebody has connected to the container, for which all is held."""
+        if self._redirect:
+            await self._redirect.connection()
+        else:
+            await self._held.connection(self._container.settings.ports)
+        return Event.CONNECTION
+
+    def accept(self) -> socket.socket | None:
+        """The first connection that waits for the container, whose own it is not any more. Raises OSError."""
+        return self._held.accept(self._container.settings.ports)
+
+    async def data(self) -> Event:
+        """Returns when a packet has come for one of the connections that sleep with the container.
+
+        It is true until the hand-over: whoever waits later is told, too.
+        """
+        while not self._data_came:
+            held = await self._network.established.packet(self._locked)
+            # Later on even a bare acknowledgement wakes: a keep-alive that nobody answers ends the connection.
+            if held.incoming and (held.carries_data or trio.current_time() > self._locked_at + SETTLE):
+                self._data_came = True
+        return Event.DATA
+
+    def hand_over(self) -> None:
+        """Gives what has come to the container's own sockets; without any, it is refused."""
+        self._held.close()
+        self._data_came = False
+        if self._redirect:
+            self._redirect.ready()
+            self._redirect = None  # what it still proxies goes on in the nursery
+        self._network.established.release(self._locked)
+        self._locked = frozenset()
+
+    def silence(self, pids: Collection[int]) -> None:
+        """Their connections vanish without a word to the peers when they are killed. To be restored they have to."""
+        if not self._container.settings.tcp_established:
+            return
+        try:
+            for connection in self._connections_of(pids):
+                with connection, suppress(OSError):  # one that CRIU has not connected yet has nothing to say
+                    sockets.enter_repair(connection)
+        except OSError as error:
+            self._container.log.warning("its connections may be lost: %s", error)
+
+    def leave_repair(self, incarnation: Incarnation) -> None:
+        """A CRIU that was killed leaves connections behind on which the application can not even read."""
+        try:
+            for connection in self._connections_of(incarnation.pids()):
+                with connection:
+                    sockets.leave_repair(connection)
+        except OSError as error:
+            self._container.log.warning("its connections may be unusable after the failed checkpoint: %s", error)
+
+    def _connections_of(self, pids: Collection[int]) -> Iterable[socket.socket]:
+        """Duplicates of their sockets. Raises OSError."""
+        own = {inode for pid in pids for _, inode in sockets.sockets_of(pid)}
+        connected = {sock.inode for sock in self._network.connections() if sock.inode in own}
+        return sockets.duplicate(pids, connected).values()

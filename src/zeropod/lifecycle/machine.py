@@ -1,0 +1,237 @@
+"""The states of a container, what changes them, and what is done then: two tables, no effects.
+
+    CREATED ─start─▶ RUNNING ─idle─▶ CHECKPOINTING ─frozen─▶ STANDBY ─standby-duration─▶ CHECKPOINTING ─dumped─▶ COLD
+                       ▲ ▲ │              │                   │   │                                              │
+                  resume │ pause          └── not idle ───────┘   └─ probe, exec ─▶ DOZING                        │
+                       │ │ ▼                  or failed: thaw                         │ over: frozen again        │
+                     PAUSED└──────────────────────────────────────────────────────────┘ or woken                 │
+                         └──────────────────────────────── RESTORING ◀──────────── connection, data, exec … ─────┘
+
+Rule 1: a container's state changes by `transition` and nowhere else. What is not in the table raises IllegalTransition.
+Rule 2: an action returns the event that comes of it, so the last action of a row leads to the next row.
+Rule 3: to containerd every state from CHECKPOINTING to RESTORING is "running".
+Rule 4: CHECKPOINTING and RESTORING end by themselves within a bounded time, so a request that arrives there waits, and
+is looked up again in the state that came of it. Nothing is refused because of the moment.
+Rule 5: what ends a container at once (SIGKILL, delete) never wakes it first.
+Rule 6: the processes exist in every state but COLD and STOPPED. Whatever fails there, they are thawed and stay awake.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class State(Enum):
+    CREATED = auto()
+    RUNNING = auto()
+    CHECKPOINTING = auto()
+    """On the way down: being frozen, frozen again after a nap, or dumped on the way from STANDBY to COLD."""
+    STANDBY = auto()
+    """Frozen where it is. Its memory moves out; everything else stays in the kernel."""
+    DOZING = auto()
+    """Thawed from STANDBY for the length of a probe or an exec, and about to be frozen again."""
+    COLD = auto()
+    """Ended, and on disk."""
+    RESTORING = auto()
+    """On the way from COLD to RUNNING."""
+    PAUSED = auto()
+    STOPPED = auto()
+
+
+class Event(Enum):
+    """What changes the state of a container."""
+
+    START = auto()
+    """containerd has started it."""
+    PAUSE = auto()
+    RESUME = auto()
+    EXIT = auto()
+    """Its init process has ended, or its end is reported without a process."""
+    QUIET = auto()
+    """No traffic for `scaledown-duration`, and nothing that inhibits sleep; or sleep was asked for."""
+    FROZEN = auto()
+    """All its processes are frozen, and nothing had come for it until then."""
+    NOT_IDLE = auto()
+    """It turned out to be in use while it was being frozen or dumped."""
+    FAILED = auto()
+    """It could not be frozen, dumped or watched."""
+    CONNECTION = auto()
+    """A new connection has completed its handshake."""
+    DATA = auto()
+    """Data, its end or a failure has come on something that its processes have open; or input on its stdin."""
+    PROBE = auto()
+    """A health probe has come that only the application can answer."""
+    WANTED = auto()
+    """A request waits for it that this state answers by waking it."""
+    WANTED_SHORTLY = auto()
+    """A request waits for it that this state answers by a nap."""
+    NAP_OVER = auto()
+    """What it was thawed for is done."""
+    STANDBY_OVER = auto()
+    """`standby-duration` has passed, or too much of its memory stays; and nothing stands against COLD."""
+    KEPT = auto()
+    """It could not be dumped, which was known before anything was changed: it stays in STANDBY."""
+    DUMPED = auto()
+    """Its processes have ended, and are in an image."""
+    RESTORED = auto()
+
+
+class Action(Enum):
+    """What the controller does in a row, in this order; see there what each one is."""
+
+    AWAIT_IDLE = auto()
+    """Wait until it may sleep. Returns QUIET."""
+    BACK_OFF = auto()
+    """Say why it stays awake, and wait before the next attempt."""
+    FREEZE = auto()
+    """Returns FROZEN, NOT_IDLE or FAILED."""
+    MOVE_OUT = auto()
+    """Begin to move its memory out, in the background."""
+    AWAIT_ARRIVAL = auto()
+    """Wait for what wakes it, makes it nap or sends it to COLD. Returns that."""
+    THAW = auto()
+    """Let it run, watch it no longer."""
+    NAP = auto()
+    """Let it run for a moment. Returns NAP_OVER, CONNECTION, WANTED or FAILED."""
+    REFREEZE = auto()
+    """Returns FROZEN, PROBE, NOT_IDLE or FAILED."""
+    DUMP = auto()
+    """Returns DUMPED, KEPT, FAILED, or what has come meanwhile."""
+    RESTORE = auto()
+    """Returns RESTORED. A container that cannot be restored is lost: its exit is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What follows from one event in one state."""
+
+    next: State
+    actions: tuple[Action, ...] = ()
+
+
+def _rows(states: Iterable[State], events: Iterable[Event], row: Row) -> dict[tuple[State, Event], Row]:
+    wanted = tuple(events)
+    return {(state, event): row for state in states for event in wanted}
+
+
+_ARRIVALS = (Event.CONNECTION, Event.DATA, Event.WANTED)
+_SHORT = (Event.PROBE, Event.WANTED_SHORTLY)
+_AWAKE = Row(State.RUNNING, (Action.THAW, Action.AWAIT_IDLE))
+_FAILED = Row(State.RUNNING, (Action.THAW, Action.BACK_OFF, Action.AWAIT_IDLE))
+
+TRANSITIONS: dict[tuple[State, Event], Row] = {
+    (State.CREATED, Event.START): Row(State.RUNNING),
+    (State.RUNNING, Event.PAUSE): Row(State.PAUSED),
+    (State.PAUSED, Event.RESUME): Row(State.RUNNING),
+    **_rows((state for state in State if state is not State.STOPPED), (Event.EXIT,), Row(State.STOPPED)),
+    # Down.
+    (State.RUNNING, Event.QUIET): Row(State.CHECKPOINTING, (Action.FREEZE,)),
+    (State.CHECKPOINTING, Event.FROZEN): Row(State.STANDBY, (Action.MOVE_OUT, Action.AWAIT_ARRIVAL)),
+    (State.CHECKPOINTING, Event.NOT_IDLE): _FAILED,
+    (State.CHECKPOINTING, Event.FAILED): _FAILED,
+    # In STANDBY.
+    **_rows((State.STANDBY, State.CHECKPOINTING), _ARRIVALS, _AWAKE),
+    **_rows((State.STANDBY, State.CHECKPOINTING), _SHORT, Row(State.DOZING, (Action.NAP,))),
+    (State.STANDBY, Event.FAILED): _FAILED,
+    (State.STANDBY, Event.STANDBY_OVER): Row(State.CHECKPOINTING, (Action.DUMP,)),
+    # A nap.
+    (State.DOZING, Event.NAP_OVER): Row(State.CHECKPOINTING, (Action.REFREEZE,)),
+    **_rows((State.DOZING,), (Event.CONNECTION, Event.WANTED), _AWAKE),
+    (State.DOZING, Event.FAILED): _FAILED,
+    # On disk.
+    (State.CHECKPOINTING, Event.KEPT): Row(State.STANDBY, (Action.AWAIT_ARRIVAL,)),
+    (State.CHECKPOINTING, Event.DUMPED): Row(State.COLD, (Action.AWAIT_ARRIVAL,)),
+    **_rows((State.COLD,), (*_ARRIVALS, *_SHORT, Event.FAILED), Row(State.RESTORING, (Action.RESTORE,))),
+    (State.RESTORING, Event.RESTORED): Row(State.RUNNING, (Action.AWAIT_IDLE,)),
+}
+"""Every change of state there is."""
+
+
+class IllegalTransition(Exception):  # noqa: N818 - the state machine's own word
+    """An event came in a state in which it cannot happen: a defect of ours."""
+
+
+def transition(state: State, event: Event) -> Row:
+    """Return what follows from an event. Raises IllegalTransition."""
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise IllegalTransition(f"{event.name} cannot happen in {state.name}") from None
+
+
+class Request(Enum):
+    """What containerd or `zeropod` asks for."""
+
+    START = auto()
+    EXEC = auto()
+    """An exec without input: a probe, a script."""
+    SESSION = auto()
+    """An exec with input or a terminal: a person works in the container."""
+    WAKE = auto()
+    """`zeropod wake`."""
+    SIGNAL = auto()
+    """Any signal but the next two."""
+    STOP = auto()
+    """A stop signal, to a container that need not notice its end (`wake-on-stop: "false"`)."""
+    STOP_IN_ORDER = auto()
+    """A stop signal, to a container that is to shut down by itself (`wake-on-stop: "true"`)."""
+    KILL = auto()
+    """SIGKILL."""
+    PAUSE = auto()
+    RESUME = auto()
+    UPDATE = auto()
+    CHECKPOINT = auto()
+    """containerd's own checkpoint request, not a sleep."""
+    STATS = auto()
+    PIDS = auto()
+    DELETE = auto()
+
+
+class Answer(Enum):
+    PASS = auto()
+    """Do it with runc, now."""
+    WAKE = auto()
+    """Wake the container first, then do it."""
+    DOZE = auto()
+    """Let the container run for as long as this takes, then do it."""
+    WAIT = auto()
+    """Look again when the state has changed."""
+    END = auto()
+    """Report the exit without waking the container."""
+    RECORD = auto()
+    """Answer from what is known, or note it for the next restore: there is no process."""
+    REFUSE = auto()
+    """Not possible in this state."""
+    GONE = auto()
+    """The process has ended: not found."""
+
+
+_P, _WAKE, _DOZE, _WAIT = Answer.PASS, Answer.WAKE, Answer.DOZE, Answer.WAIT
+_END, _REC, _NO, _GONE = Answer.END, Answer.RECORD, Answer.REFUSE, Answer.GONE
+
+ANSWERS = {
+    #                      CREATED RUNNING CHECKPOINTING STANDBY DOZING COLD RESTORING PAUSED STOPPED
+    Request.START: (_P, _NO, _NO, _NO, _NO, _NO, _NO, _NO, _NO),
+    Request.EXEC: (_P, _P, _WAIT, _DOZE, _P, _WAKE, _WAIT, _NO, _NO),
+    Request.SESSION: (_P, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _NO, _NO),
+    Request.WAKE: (_NO, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _NO, _GONE),
+    Request.SIGNAL: (_P, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _P, _GONE),
+    Request.STOP: (_P, _P, _WAIT, _WAKE, _WAKE, _END, _WAIT, _P, _GONE),
+    Request.STOP_IN_ORDER: (_P, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _P, _GONE),
+    Request.KILL: (_P, _P, _WAIT, _P, _P, _END, _WAIT, _P, _GONE),
+    Request.PAUSE: (_NO, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _NO, _NO),
+    Request.RESUME: (_NO, _NO, _NO, _NO, _NO, _NO, _NO, _P, _NO),
+    Request.UPDATE: (_P, _P, _WAIT, _P, _P, _REC, _WAIT, _P, _NO),
+    Request.CHECKPOINT: (_NO, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _P, _NO),
+    Request.STATS: (_P, _P, _P, _P, _P, _REC, _REC, _P, _P),
+    Request.PIDS: (_P, _P, _P, _P, _P, _REC, _REC, _P, _P),
+    Request.DELETE: (_P, _NO, _NO, _NO, _NO, _NO, _NO, _NO, _P),
+}
+"""What to do about a request, by state, in the order of `State`."""
+
+ASLEEP = frozenset({State.CHECKPOINTING, State.STANDBY, State.DOZING, State.COLD, State.RESTORING})
+
+
+def decide(state: State, request: Request) -> Answer:
+    """Return what to do about a request in this state."""
+    return ANSWERS[request][tuple(State).index(state)]

@@ -1,0 +1,1 @@
+"""Health probes of a container that sleeps."""

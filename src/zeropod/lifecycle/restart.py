@@ -1,0 +1,176 @@
+"""To sleep by being ended, and to wake by being started afresh: containers with `disable-checkpointing`.
+
+Their state is lost, which is what the user asked for. The application binds its ports itself when it starts again, so
+its listeners cannot be held: new connections are redirected to the activator meanwhile and proxied when it is up.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+import trio
+
+from zeropod.activator.network import PodNetwork
+from zeropod.activator.redirect import Redirect
+from zeropod.concurrency import TaskStarter
+from zeropod.lifecycle.idle.activity import quiet_for
+from zeropod.lifecycle.machine import Event
+from zeropod.lifecycle.probing.probes import Probes
+from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, Workload, sigkilled
+from zeropod.rpc.status import RpcError
+from zeropod.runtime.errors import RuncError
+from zeropod.runtime.image.obstacle import Obstacle
+
+GRACE = 10.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+FIRST_LOOK, LAST_LOOK = 0.002, 0.1
+"""Seconds between looks whether the started application listens, from the first on doubling to the last."""
+
+
+class RestartStrategy:
+    why_kept = ""
+    obstacles: Sequence[Obstacle] = ()
+    frozen_at = 0.0
+    image_bytes = 0
+
+    def __init__(self, container: Workload, network: PodNetwork, nursery: TaskStarter) -> None:
+        self._container = container
+        self._network = network
+        self._nursery = nursery
+        self._redirect: Redirect | None = None
+        self._ports: frozenset[int] = frozenset()
+        self._ended = False
+        self._probes = Probes(container, network, nursery)
+
+    @property
+    def answered(self) -> int:
+        return self._probes.answered
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def memory_report(self) -> None:
+        """Return nothing: it has no STANDBY."""
+
+    def memory_needed(self) -> int:
+        """Return 0: it begins with nothing."""
+        return 0
+
+    async def ready(self) -> None:
+        """Waits until the started application listens, and sends new connections straight to it from then on."""
+        pause = FIRST_LOOK
+        while self._redirect and self._ports:
+            incarnation = self._container.incarnation
+            assert incarnation is not None
+            up = self._ports & self._network.listening_ports(incarnation.socket_inodes())
+            self._redirect.ready(up)
+            self._ports -= up
+            await trio.sleep(pause)
+            pause = min(2 * pause, LAST_LOOK)
+        self._redirect = None  # what it still proxies goes on in the nursery
+
+    async def make_whole(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def pass_probes(self) -> None:
+        await self._probes.pass_all()
+
+    async def freeze(self) -> Event:
+        container, network, incarnation = self._container, self._network, self._container.incarnation
+        assert incarnation is not None
+        if not network.lookup:
+            raise CheckpointFailed("connections cannot be redirected without eBPF, so it is not ended")
+        self._probes.open()
+        self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
+        before = network.activity(self._ports)
+        if not self._ports:
+            raise NotIdle("nothing in it listens on a TCP port")
+        redirect = Redirect(
+            network.path,
+            self._ports,
+            network.lookup,
+            connect_timeout=container.settings.connect_timeout,
+            proxy_timeout=container.settings.proxy_timeout,
+            inspector=self._probes.inspector,
+        )
+        try:
+            await self._nursery.start(redirect.run)
+        except OSError as error:
+            raise CheckpointFailed(f"its connections cannot be redirected: {error}") from error
+        last_moment = quiet_for(self._ports, network.activity(self._ports), network.counting())
+        if network.activity(self._ports) != before or last_moment < container.idle_threshold:
+            redirect.ready()
+            raise NotIdle("a connection came at the last moment")
+        self._redirect = redirect
+        self.frozen_at = time.monotonic()
+        container.slept = container.stats_awake()
+        incarnation.exit_expected = True
+        self._ended = True
+        await self._end()
+        return Event.DUMPED
+
+    async def _end(self) -> None:
+        container, incarnation = self._container, self._container.incarnation
+        assert incarnation is not None
+        for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, float("inf"))):
+            for pid in [incarnation.pid] if number == signal.SIGTERM else incarnation.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            with trio.move_on_after(patience):
+                await incarnation.exited.wait()
+                break
+        with suppress(RuncError):
+            await container.runc.delete(container.id, force=True)
+
+    def move_out(self) -> None:
+        raise AssertionError("it is never frozen")
+
+    def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
+        return (self._connection,)
+
+    async def _connection(self) -> Event:
+        assert self._redirect is not None
+        await self._redirect.connection()
+        return Event.CONNECTION
+
+    def thaw(self) -> None:
+        """Do nothing: it is never frozen."""
+
+    def awake(self) -> None:
+        """Do nothing: nothing watches it."""
+
+    # It has no STANDBY to nap in, or to leave for the disk.
+
+    def nap(self) -> None:
+        raise AssertionError("there is no standby")
+
+    async def napped(self) -> str:
+        raise AssertionError("there is no standby")
+
+    async def refreeze(self) -> Event:
+        raise AssertionError("there is no standby")
+
+    async def dump(self) -> Event:
+        raise AssertionError("there is no standby")
+
+    async def restore(self) -> None:
+        workload = self._container
+        try:
+            await workload.start_afresh()
+        except RpcError as error:
+            raise ContainerLost(f"cannot be started again: {error.message}", sigkilled(workload.init.pid)) from error
+        self._ended = False
+
+    async def watch_memory(self) -> NoReturn:
+        await trio.sleep_forever()
+        raise AssertionError("sleep_forever returned")
+
+    async def release(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._redirect:
+            self._redirect.close()

@@ -1,0 +1,1 @@
+"""STANDBY: a container that is frozen where it is."""

@@ -1,0 +1,214 @@
+"""Where one container's memory goes while it is in STANDBY: which backend it has, and the move in the background.
+
+Owns the choice at each sleep, the task that moves out, and what is said of it. A backend that still has pages of the
+container stays: another one is chosen only when everything is back in.
+"""
+
+from functools import partial
+
+import trio
+
+from zeropod import paths
+from zeropod.concurrency import TaskStarter, race
+from zeropod.lifecycle.admission import Turns
+from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.reservation import key_of, reserve
+from zeropod.lifecycle.strategy import MemoryReport, Workload
+from zeropod.runtime import budget
+from zeropod.runtime.memory import backends, choice
+from zeropod.runtime.memory.backend import Backend, Kind, MemoryFailed, MemoryLost, Usage
+from zeropod.runtime.memory.store import StoreBackend
+
+GROWN = 8 << 20
+"""Bytes of memory that a nap may bring back without another move: a move costs some milliseconds of CPU."""
+
+
+class StandbyMemory:
+    def __init__(self, workload: Workload, nursery: TaskStarter) -> None:
+        self._workload = workload
+        self._nursery = nursery
+        self._backend: Backend | None = None
+        self._turns = Turns()
+        self._scope = trio.CancelScope()
+        self._idle = trio.Event()
+        self._idle.set()
+        self._left = 0
+        self._faults_counted = 0
+        self._choice = ""
+        self._changed = trio.Event()
+        self.why = ""
+        """Why it is this backend, or why memory stays, in words."""
+
+    @property
+    def kind(self) -> Kind:
+        """The backend that the container has."""
+        return self._backend.kind if self._backend else Kind.RESIDENT
+
+    @property
+    def usage(self) -> Usage:
+        """What it has done."""
+        return self._backend.usage if self._backend else Usage()
+
+    @property
+    def descriptors(self) -> frozenset[tuple[int, int]]:
+        """What the backend keeps in the descriptor tables of the processes: (pid, number)."""
+        return self._backend.descriptors if self._backend else frozenset()
+
+    def report(self, incarnation: Incarnation) -> MemoryReport | None:
+        """Return where the memory is; None before the first move. Reads a file or two of the cgroup."""
+        if self._backend is None and not self.why:
+            return None
+        usage = self.usage
+        self._count_faults(usage)
+        return MemoryReport(self.kind, self.why, usage, incarnation.cgroup.resident_bytes(), self.moves)
+
+    def needed(self, incarnation: Incarnation) -> int:
+        """Return how many bytes it takes once everything is in; those that are out are charged to nothing."""
+        return self.usage.out + incarnation.cgroup.resident_bytes()
+
+    def _count_faults(self, usage: Usage) -> None:
+        # A backend begins at 0 again with a move.
+        new = usage.faults - self._faults_counted if usage.faults >= self._faults_counted else usage.faults
+        self._workload.tally.memory_faults_total += new
+        self._faults_counted = usage.faults
+
+    def begin(self, incarnation: Incarnation) -> None:
+        """Move the memory of the frozen processes out, in the background; not again after a nap that changed little."""
+        if self._left and incarnation.cgroup.resident_bytes() < self._left + GROWN:
+            return
+        self._left = 0
+        before, self._scope, self._idle = self._idle, trio.CancelScope(), trio.Event()
+        self._nursery.start_soon(self._move, incarnation, before, self._scope, self._idle)
+
+    async def _move(
+        self, incarnation: Incarnation, before: trio.Event, scope: trio.CancelScope, idle: trio.Event
+    ) -> None:
+        try:
+            with trio.CancelScope(shield=True):
+                await before.wait()  # of a move that was cut just now, and ends in a moment
+            with scope:
+                await self._move_out(incarnation)
+        finally:
+            idle.set()
+            self._workload.life.tell()
+
+    async def _move_out(self, incarnation: Incarnation) -> None:
+        while (turn := self._turns.take()) is None:
+            await self._turns.free()
+        try:
+            backend = await self._choose(incarnation)
+            self.why = self._choice
+            self._count_faults(backend.usage)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                await backend.move_out(incarnation.pids())
+            finally:
+                self._workload.tally.memory_written_bytes_total += backend.usage.written
+            await backend.fill()
+            self._left = max(1, incarnation.cgroup.resident_bytes())
+        except MemoryLost as error:
+            # What watches the memory is told, too, and ends the container.
+            self._workload.log.error("its memory cannot be brought back: %s", error)
+        except (MemoryFailed, OSError) as error:
+            self.why = f"its memory stays: {error}"
+            self._workload.log.warning("in STANDBY, but its memory stays: %s", error)
+        finally:
+            turn.end()
+            budget.release(key_of(self._workload))
+
+    async def _choose(self, incarnation: Incarnation) -> Backend:
+        present = incarnation.cgroup.resident_bytes()
+        if self._backend is None or not self._backend.usage.out:
+            facts = await trio.to_thread.run_sync(choice.facts)
+            kind, self._choice = choice.choose(self._workload.settings.standby_memory, facts, present)
+            if self._backend is None or self._backend.kind is not kind:
+                if self._backend:  # a pager that just ended would leave pages that wait for it
+                    await self._backend.bring_back()
+                await self.close()
+                self._backend = self._make(kind, incarnation)
+        return self._backend
+
+    def _make(self, kind: Kind, incarnation: Incarnation) -> Backend:
+        workload = self._workload
+        namespace = workload.runc.namespace
+        directory = paths.store(namespace, workload.id)
+        paths.make_private(directory)
+        backend = backends.make(
+            kind, incarnation.cgroup, directory, self._nursery, say=workload.log.warning, reserve=self._reserve
+        )
+        self._changed.set()
+        self._changed = trio.Event()
+        return backend
+
+    def _reserve(self, need: int) -> str:
+        words, _ = reserve(key_of(self._workload), need)
+        return words
+
+    @property
+    def moves(self) -> bool:
+        """Whether memory is on its way out."""
+        return not self._idle.is_set()
+
+    async def moved(self) -> None:
+        """Return when nothing is on its way out any more."""
+        await self._idle.wait()
+
+    def cut(self) -> None:
+        """End the move: the container is about to run. Returns at once."""
+        self._scope.cancel()
+        if self._backend:
+            self._backend.cut()
+        if not self._idle.is_set():
+            self._left = 0
+
+    def woke(self) -> None:
+        """The container runs for longer than a nap: the next sleep begins with a move."""
+        self._left = 0
+
+    async def bring_back(self) -> None:
+        """Bring everything back in. Raises MemoryLost."""
+        await self._idle.wait()
+        if self._backend:
+            await self._backend.bring_back()
+
+    async def leave(self, incarnation: Incarnation) -> bool:
+        """Make the frozen processes ready for a dump that leaves out what is in the store; False where there is none.
+
+        Raises MemoryFailed, MemoryLost.
+        """
+        await self._idle.wait()
+        backend = self._backend
+        return isinstance(backend, StoreBackend) and await backend.leave(incarnation.pids())
+
+    async def ended(self, *, carried: bool) -> None:
+        """The processes are in an image, which leaves out what is in the store if that was `carried`."""
+        if carried and isinstance(self._backend, StoreBackend):
+            await self._backend.processes_ended()
+        else:
+            await self.close()
+
+    async def rejoin(self, incarnation: Incarnation) -> None:
+        """Give restored processes, which are stopped, what the image has left out. Raises MemoryFailed, MemoryLost."""
+        assert isinstance(self._backend, StoreBackend)
+        await self._backend.rejoin(incarnation.pids())
+
+    async def lost(self) -> str:
+        """Return why pages that are out cannot be had any more; wait for ever as long as they can."""
+        while True:
+            backend, changed = self._backend, self._changed
+            if backend is None:
+                await changed.wait()
+            elif lost := await race(backend.lost, partial(_changed, changed)):
+                return lost
+
+    async def close(self) -> None:
+        """Let go of what the backend holds: the processes are gone, or have all their memory."""
+        backend, self._backend = self._backend, None
+        self.why = ""
+        if backend:
+            await backend.close()
+
+
+async def _changed(changed: trio.Event) -> str:
+    await changed.wait()
+    return ""

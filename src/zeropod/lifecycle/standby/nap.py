@@ -1,0 +1,86 @@
+"""What happens while a container in standby runs for a moment: whether it may lie down again, or has to stay awake.
+
+A doze is for a probe or an exec. Everybody else finds an application that answers, and must not see it freeze in the
+middle of that: whoever has used it turns the doze into a wake. Who has come is known even if he has gone meanwhile:
+before and after the doze, while nobody can be answered, what waits is looked at; in between the gate looks at all that
+a prober may have made.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+from zeropod.activator.network import PodNetwork
+from zeropod.lifecycle.baseline import Baseline
+from zeropod.lifecycle.idle.activity import quiet_ms
+from zeropod.lifecycle.strategy import Workload
+
+SETTLE = 2.0
+"""Seconds for the application to close connections that the other end has closed, as those of a probe are. On a machine
+whose CPUs are busy it needs some tenths of one, and until then it could not lie down without being woken by them."""
+
+LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
+"""Seconds between looks whether it has, which take a millisecond or two each; the last one for all further ones."""
+
+
+class Nap:
+    """One doze; made before the container is thawed.
+
+    `only_probers`: whether who has come are probers alone, who then are known not to count.
+    """
+
+    def __init__(
+        self, container: Workload, network: PodNetwork, baseline: Baseline, only_probers: Callable[[], bool]
+    ) -> None:
+        incarnation = container.incarnation
+        assert incarnation is not None
+        self._incarnation = incarnation
+        self._network = network
+        self._baseline = baseline
+        self._only_probers = only_probers
+        self.somebody = ""
+        """That somebody waits for the container as it begins to run, in words; empty if nobody does."""
+        self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
+        self._since = trio.current_time()
+
+    def begins(self) -> None:
+        """To be called before each thaw, when all that may be a prober's goes to the gate already."""
+        if not self._baseline.has_come() or self._only_probers():
+            return
+        seen = self._baseline.seen()
+        if self._baseline.waits_in_listeners(self._incarnation):
+            self.somebody = "somebody has connected"
+        else:
+            self._baseline.disregard(seen)
+
+    async def settled(self) -> None:
+        """Returns when nothing is left of the connections that the doze was for.
+
+        Those of probers that came to the container itself are answered; what they have closed has a moment.
+        """
+        await self._while(self._is_probed)
+        with trio.move_on_after(SETTLE):
+            await self._while(lambda: self._baseline.ending(self._incarnation))
+
+    async def _while(self, condition: Callable[[], bool]) -> None:
+        looks = 0
+        # The kernel has no event for it.
+        while condition():
+            await trio.sleep(LOOKS[min(looks, len(LOOKS) - 1)])
+            looks += 1
+
+    def _is_probed(self) -> bool:
+        """A probe that came to the container itself is still with it; for LONGEST seconds, after which it is none."""
+        return bool(self._network.of_probers(self._incarnation.socket_inodes, self._ports))
+
+    def use(self) -> str:
+        """How somebody has used a connection of the container, which is frozen again, in words; empty if nobody has."""
+        dozed_ms = (trio.current_time() - self._since) * 1000
+        own = self._incarnation.socket_inodes()
+        for sock in self._network.connections():
+            if sock.inode in own and sock.local[1] in self._ports and quiet_ms(sock) <= dozed_ms:
+                address, port = sock.remote
+                return (
+                    f"the connection from {address} port {port} ({sock.state.name}) was used while it ran for a probe"
+                )
+        return ""

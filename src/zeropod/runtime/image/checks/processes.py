@@ -1,0 +1,103 @@
+"""Processes, threads and namespaces."""
+
+from collections.abc import Iterator
+
+from zeropod.runtime.image.obstacle import Kind, Obstacle
+from zeropod.runtime.image.snapshot import Snapshot
+
+_OF_INIT = ("cgroup", "ipc", "net", "pid", "time", "user", "uts")
+"""Namespaces that must be the first process's. Mount namespaces inside are dumped, though."""
+_FOR_CHILDREN = (("pid_for_children", "pid"), ("time_for_children", "time"))
+
+_STOPPED = "do_signal_stop"
+"""Where a stopped process sleeps. Once it is frozen, its state does not show that any more."""
+
+
+def unreadable(snapshot: Snapshot) -> Iterator[Obstacle]:
+    """What could not be looked at might be anything."""
+    for complaint in snapshot.unreadable:
+        yield Kind.UNREADABLE.found(complaint)
+
+
+def states(snapshot: Snapshot) -> Iterator[Obstacle]:
+    """CRIU waits for ever for a stopped process, cannot trace a traced one, and has no image of a dead main thread."""
+    for process in snapshot.processes:
+        if process.status.get("TracerPid", "0") != "0":
+            yield Kind.TRACED.found(str(process))
+        elif process.state in ("T", "t") or process.waits_in == _STOPPED:
+            yield Kind.STOPPED.found(str(process))
+        if process.state == "Z" and process.status.get("Threads", "1") not in ("0", "1"):
+            yield Kind.DEAD_LEADER.found(str(process))
+        if process.shares_memory_with in snapshot.pids:
+            yield Kind.SHARED_MEMORY_MAP.found(str(process))
+
+
+def attributes(snapshot: Snapshot) -> Iterator[Obstacle]:
+    """What CRIU neither dumps nor restores of a task."""
+    for process in snapshot.processes:
+        if process.personality:
+            yield Kind.PERSONALITY.found(f"{process}, {process.personality:#x}")
+        for thread in process.threads:
+            if thread.own_tables:
+                yield Kind.THREAD_PRIVATE.found(f"{process}, thread {thread.tid}: {', '.join(thread.own_tables)}")
+            if snapshot.facts.reapplied:
+                continue
+            if snapshot.allowed_cpus and thread.affinity and thread.affinity != snapshot.allowed_cpus:
+                yield Kind.AFFINITY.found(f"{process}, thread {thread.tid}")
+            if thread.io_priority:
+                yield Kind.IO_PRIORITY.found(f"{process}, thread {thread.tid}")
+            if thread.timer_slack not in (0, snapshot.timer_slack):  # 0 is a real-time thread's
+                yield Kind.TIMER_SLACK.found(f"{process}, thread {thread.tid}")
+    for key in snapshot.keys:
+        yield Kind.KEYRING.found(" ".join(key.split()[8:]))
+
+
+def namespaces(snapshot: Snapshot) -> Iterator[Obstacle]:
+    """CRIU dumps the namespaces of the first process, of the others only mounts."""
+    init, facts = snapshot.init, snapshot.facts
+    if facts.pid_namespace is None:
+        yield Kind.HOST_PID.found("")
+    if init is None:
+        return
+    user = init.namespaces.get("user", "")
+    if facts.user_namespace or (snapshot.user_namespace and user and user != snapshot.user_namespace):
+        yield Kind.USER_NAMESPACE.found("")
+    for process in snapshot.processes:
+        if process.state == "Z":
+            continue
+        own = process.namespaces
+        if process.parent not in snapshot.pids and process is not init and own.get("pid") != init.namespaces.get("pid"):
+            yield Kind.FOREIGN_MEMBER.found(str(process))
+            continue
+        different = [kind for kind in _OF_INIT if own.get(kind) != init.namespaces.get(kind)]
+        different += [later for later, now in _FOR_CHILDREN if now not in different and own.get(later) != own.get(now)]
+        if different:
+            yield Kind.NESTED_NAMESPACE.found(f"{process}: {', '.join(different)}")
+
+
+def strangers(snapshot: Snapshot) -> Iterator[Obstacle]:
+    """What is in the pid namespace is killed with it; what is not of the first process's family is not dumped."""
+    for stranger in snapshot.strangers:
+        yield Kind.FOREIGN_PROCESS.found(f"process {stranger.pid} ({stranger.name})")
+    init = snapshot.init
+    for process in snapshot.processes:
+        if init is None or process is init or process.parent in snapshot.pids:
+            continue
+        if process.namespaces.get("pid") == init.namespaces.get("pid") and process.state != "Z":
+            yield Kind.OPEN_EXEC.found(str(process))
+
+
+def sandboxes(snapshot: Snapshot) -> Iterator[Obstacle]:
+    """Restrictions that would be lost. No file of /proc tells of landlock; a process that uses it has no_new_privs."""
+    facts = snapshot.facts
+    if facts.seccomp_notify:
+        yield Kind.SECCOMP_NOTIFY.found("")
+    if facts.no_new_privileges:
+        return
+    for process in snapshot.processes:
+        filters = int(process.status.get("Seccomp_filters", "0"))
+        if process.status.get("NoNewPrivs") == "1" and filters <= facts.seccomp:
+            yield Kind.LANDLOCK.found(str(process))
+
+
+CHECKS = (unreadable, states, attributes, namespaces, strangers, sandboxes)

@@ -1,0 +1,125 @@
+"""The open files of one process, with its directories and mapped files, as /proc shows them.
+
+Each costs a readlink, and a stat unless it is a socket; fdinfo is read of the few kinds where it tells something.
+"""
+
+import os
+import stat
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from zeropod.runtime.image.parsers import Mapped
+from zeropod.runtime.image.snapshot import DELETED, Descriptor
+
+MOST_DESCRIPTORS = 50_000
+"""Of one container: beyond that a look would take seconds."""
+
+_INFORMATIVE = ("anon_inode:", "pipe:")
+_MEMORY = ("/memfd:", "/SYSV", "/dev/zero (deleted)", "/[aio]")
+"""Mapped shared memory that has no file."""
+
+
+def text(path: str) -> str:
+    """Return the text of a file of /proc. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        parts = []
+        while part := file.read(1 << 16):
+            parts.append(part)
+    return b"".join(parts).decode(errors="surrogateescape")
+
+
+class Table:
+    """One process's."""
+
+    def __init__(self, pid: int, ours: Collection[tuple[int, int]]) -> None:
+        self._pid = pid
+        self._base = f"/proc/{pid}"
+        self._ours = {number for owner, number in ours if owner == pid}
+        # Links begin at the root of the mount namespace, names in a chroot at its own.
+        self._has_whole_root = os.readlink(f"{self._base}/root") == os.readlink("/proc/self/root") == "/"
+
+    def descriptors(self, most: int) -> list[Descriptor]:
+        """Return what it has open. Raises OSError when it cannot be looked at, ValueError when it is too much."""
+        numbers = [int(name) for name in os.listdir(f"{self._base}/fd")]
+        if len(numbers) > most:
+            raise ValueError(f"more than {MOST_DESCRIPTORS} descriptors")
+        found = []
+        for number in numbers:
+            if number in self._ours:
+                continue
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found.append(self._descriptor(number))
+        return found
+
+    def _descriptor(self, number: int) -> Descriptor:
+        path = f"{self._base}/fd/{number}"
+        link = os.readlink(path)
+        if link.startswith("socket:["):
+            return Descriptor(number, link, inode=int(link[8:-1]), mode=stat.S_IFSOCK)
+        found = self._examined(Descriptor(number, link), path)
+        if link.startswith(_INFORMATIVE) or stat.S_ISCHR(found.mode) or (link.startswith("/") and found.mode):
+            info = text(f"{self._base}/fdinfo/{number}")
+            found = replace(found, info=info, flags=_flags(info))
+        return found
+
+    def held(self, mapped: Sequence[Mapped]) -> list[Descriptor]:
+        """Return its directories and what it has mapped. Raises OSError."""
+        found = []
+        for what in ("cwd", "root"):
+            path = f"{self._base}/{what}"
+            found.append(self._examined(Descriptor(-1, os.readlink(path), what), path))
+        for each in mapped:
+            if each.path.startswith(_MEMORY):
+                continue
+            nothing = Descriptor(-1, each.path, "mapped")
+            if not each.path.startswith("/"):
+                found.append(nothing)
+                continue
+            start, _, end = each.range.partition("-")
+            with suppress(FileNotFoundError):
+                found.append(self._examined(nothing, f"{self._base}/map_files/{int(start, 16):x}-{int(end, 16):x}"))
+        return found
+
+    def _examined(self, descriptor: Descriptor, path: str) -> Descriptor:
+        """The same with what stat(2) says of the file. One that cannot be asked any more (ESTALE) has lost its name."""
+        try:
+            seen = os.stat(path)
+        except (FileNotFoundError, ProcessLookupError):
+            raise
+        except OSError:
+            return replace(descriptor, named=descriptor.link.startswith("/proc/"))
+        huge = seen.st_blksize > 1 << 16 and os.statvfs(path).f_bsize > 1 << 16
+        return replace(
+            descriptor,
+            device=seen.st_dev,
+            inode=seen.st_ino,
+            mode=seen.st_mode,
+            links=seen.st_nlink,
+            blocks=getattr(seen, "st_blocks", 0),
+            special=seen.st_rdev,
+            modified=seen.st_mtime,
+            named=self._is_named(descriptor.link, seen),
+            huge=huge,
+        )
+
+    def _is_named(self, link: str, seen: os.stat_result) -> bool:
+        if not link.startswith("/"):
+            return not link.startswith("(unreachable)")
+        # An inode of /proc may be made anew at any time, and CRIU knows those of processes that have ended.
+        if link.endswith(DELETED) or link.startswith(("/proc/", "/memfd:")):
+            return True
+        if not self._has_whole_root:
+            return True
+        try:
+            there = os.lstat(f"{self._base}/root{link}")
+        except OSError:
+            return seen.st_nlink == 0
+        return (there.st_dev, there.st_ino) == (seen.st_dev, seen.st_ino)
+
+
+def _flags(info: str) -> int:
+    for line in info.splitlines():
+        if line.startswith("flags:"):
+            return int(line.split()[1], 8)
+    return 0

@@ -1,0 +1,187 @@
+"""What only the open files themselves can tell, asked of duplicates: options of sockets, what waits to be read.
+
+Nothing in the container changes by that: a duplicate is polled and asked for options, then closed.
+"""
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import sys
+import termios
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from zeropod.kernel import pidfd, socket_options, unix_diag
+from zeropod.kernel.socket_options import Defaults, Group
+from zeropod.runtime.image.descriptors import text
+from zeropod.runtime.image.snapshot import Descriptor, Process, Socket, UnixEnd
+
+_SOCKET = "socket:["
+_EVENTS = ("anon_inode:inotify", "anon_inode:[fanotify]")
+_PIPE = "pipe:["
+_INET = (socket.AF_INET, socket.AF_INET6)
+_TCP_CLOSE = 7
+_UDP_CORK = 1
+_UNANSWERED = (errno.EBADF, errno.ESRCH)
+"""Of pidfd_getfd: the descriptor or the process is gone."""
+
+
+@contextmanager
+def _opened(pid: int) -> Iterator[int]:
+    handle = pidfd.open(pid)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _duplicate(handle: int, number: int) -> int | None:
+    """Return a duplicate, None if it is gone. Raises OSError."""
+    try:
+        return pidfd.getfd(handle, number)
+    except OSError as error:
+        if error.errno in _UNANSWERED:
+            return None
+        raise
+
+
+def with_polls(processes: Sequence[Process]) -> list[Process]:
+    """Return the processes with what poll(2) says of their watches and pipes. Raises OSError."""
+    return [replace(process, descriptors=_polled(process)) if _to_poll(process) else process for process in processes]
+
+
+def _to_poll(process: Process) -> bool:
+    return any(each.link.startswith((_PIPE, *_EVENTS)) for each in process.descriptors)
+
+
+def _polled(process: Process) -> list[Descriptor]:
+    found = []
+    with _opened(process.pid) as handle:
+        for each in process.descriptors:
+            if each.link.startswith((_PIPE, *_EVENTS)) and (duplicate := _duplicate(handle, each.number)) is not None:
+                try:
+                    seen = _poll(duplicate)
+                finally:
+                    os.close(duplicate)
+                alone = bool(seen & (select.POLLHUP | select.POLLERR))
+                each = replace(each, readable=bool(seen & select.POLLIN), alone=alone)
+            found.append(each)
+    return found
+
+
+def _poll(descriptor: int) -> int:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return next((seen for _, seen in poll.poll(0)), 0)
+
+
+def read_sockets(processes: Sequence[Process], pid: int) -> list[Socket]:
+    """Return the sockets that these processes have, each once. Raises OSError."""
+    netns = f"/proc/{pid}/ns/net"
+    defaults, candidates = Defaults(netns), _groups(pid)
+    found: dict[int, Socket] = {}
+    for process in processes:
+        mine = [each for each in process.descriptors if each.link.startswith(_SOCKET) and each.inode not in found]
+        if not mine:
+            continue
+        with _opened(process.pid) as handle:
+            for each in mine:
+                if each.inode in found or (duplicate := _duplicate(handle, each.number)) is None:
+                    continue
+                holder = f"{process}, descriptor {each.number}"
+                found[each.inode] = _examined(duplicate, each.inode, holder, defaults, candidates)
+    return list(found.values())
+
+
+def _groups(pid: int) -> list[Group]:
+    texts = []
+    for name in ("igmp", "igmp6"):
+        try:
+            texts.append(text(f"/proc/{pid}/net/{name}"))
+        except FileNotFoundError:  # no IPv6
+            texts.append("")
+    return socket_options.groups(*texts)
+
+
+def _examined(duplicate: int, inode: int, holder: str, defaults: Defaults, candidates: Sequence[Group]) -> Socket:
+    """Return what a duplicate says, and close it."""
+    try:
+        sock = socket.socket(fileno=duplicate)
+    except OSError:  # a family that has no addresses
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=duplicate) as sock:
+            family, kind, protocol = (
+                sock.getsockopt(socket.SOL_SOCKET, each)
+                for each in (socket.SO_DOMAIN, socket.SO_TYPE, socket.SO_PROTOCOL)
+            )
+            return Socket(inode, holder, family, kind, protocol)
+    with sock:
+        return _asked(sock, inode, holder, defaults, candidates)
+
+
+def _asked(sock: socket.socket, inode: int, holder: str, defaults: Defaults, candidates: Sequence[Group]) -> Socket:
+    family, kind, protocol = int(sock.family), int(sock.type), sock.proto
+    plain = Socket(inode, holder, family, kind, protocol)
+    if family == socket.AF_NETLINK:
+        return replace(plain, readable=bool(_poll(sock.fileno()) & select.POLLIN))
+    if family not in _INET or kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW):
+        return plain
+    if kind == socket.SOCK_STREAM:
+        if protocol != socket.IPPROTO_TCP:
+            return plain
+        state = socket_options.tcp_state(sock)
+        failed = state == _TCP_CLOSE and bool(_poll(sock.fileno()) & select.POLLERR)
+        options = tuple(option.name for option, _ in defaults.changed(sock, state))
+        return Socket(inode, holder, family, kind, protocol, _local(sock) if options else "", False, failed, 0, options)
+    return replace(
+        plain,
+        local=_local(sock),
+        readable=bool(_poll(sock.fileno()) & select.POLLIN),
+        unsent=_unsent(sock),
+        options=tuple(option.name for option, _ in defaults.changed(sock)),
+        groups=tuple(group.address for group in socket_options.memberships(sock, candidates)),
+    )
+
+
+def _unsent(sock: socket.socket) -> int:
+    with suppress(OSError):  # of ICMP and raw sockets, which have no such thing
+        if sock.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
+            return 1
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
+
+
+def _local(sock: socket.socket) -> str:
+    with suppress(OSError):
+        address, port = sock.getsockname()[:2]
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return ""
+
+
+def read_unix(processes: Sequence[Process], pid: int, sockets: Sequence[Socket]) -> list[UnixEnd]:
+    """Return what there is to know of the Unix sockets among these, which these processes have. Raises OSError.
+
+    The end that `accept` returns is in the network namespace of the other end: one that is not found is connected to
+    a process elsewhere.
+    """
+    ours = {each.inode for process in processes for each in process.descriptors if each.link.startswith(_SOCKET)}
+    if not ours:
+        return []
+    everything = {each.inode: each for each in unix_diag.sockets(f"/proc/{pid}/ns/net")}
+    waiting = {client for inode in ours & everything.keys() for client in everything[inode].pending}
+    found = []
+    for inode in (each.inode for each in sockets if each.family == socket.AF_UNIX):
+        if inode not in everything:
+            found.append(UnixEnd(inode, "", peer_is_foreign=True))
+            continue
+        end = everything[inode]
+        foreign = sum(
+            client not in ours or (client in everything and everything[client].unsent > 0) for client in end.pending
+        )
+        is_elsewhere = bool(end.peer) and end.peer not in ours
+        # One that is connected and not accepted yet, by none of the container's listeners.
+        is_dangling = end.peer == 0 and end.type != socket.SOCK_DGRAM and not end.is_shut and inode not in waiting
+        found.append(UnixEnd(inode, end.name, is_elsewhere or is_dangling, len(end.pending), foreign))
+    return found

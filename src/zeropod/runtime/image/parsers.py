@@ -1,0 +1,141 @@
+"""Parsers of the texts of /proc that a snapshot is made of.
+
+Lines of another form than expected are left out: no text makes a parser fail. Formats: proc(5), proc_pid_fdinfo(5),
+proc_pid_mountinfo(5), proc_locks(5).
+"""
+
+import re
+from dataclasses import dataclass
+
+from zeropod.runtime.image.snapshot import REFRESHED, Lock, Mount
+
+_NAMED = ("/", "anon_inode:")
+_SEGMENT = "/SYSV"
+"""What the name of mapped System V shared memory begins with; its inode is its id."""
+_REFRESHED_PATH = re.compile(r"/\.\.\d{4}_\d\d_\d\d_")
+
+
+def status(text: str) -> dict[str, str]:
+    """Return /proc/PID/status by name."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines()) if value}
+
+
+def mounts(text: str) -> list[Mount]:
+    """Return the lines of a mountinfo text; those that are none are left out."""
+    found = []
+    for line in text.splitlines():
+        before, hyphen, after = line.partition(" - ")
+        fields = before.split(" ")
+        if hyphen and len(fields) >= 6 and fields[0].isdecimal() and after:
+            root, place = unescaped(fields[3]), unescaped(fields[4])
+            found.append(Mount(int(fields[0]), fields[2], root, place, after.split(" ")[0], tuple(fields[6:])))
+    return found
+
+
+def unescaped(text: str) -> str:
+    """Return a field of mountinfo without its octal escapes."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def locks(text: str) -> list[Lock]:
+    """Return the lines of /proc/locks; of a lock that waits (`->`), the one that it waits for comes before it."""
+    found = []
+    for line in text.splitlines():
+        fields = line.replace("->", "-> ").split()[1:]
+        waits = fields[:1] == ["->"]
+        kind, *rest = fields[1:] if waits else fields or [""]
+        device, _, inode = rest[3].rpartition(":") if len(rest) > 3 else ("", "", "")
+        if inode.isdecimal() and re.fullmatch(r"-?\d+", rest[2]):
+            found.append(Lock(int(rest[2]), device, int(inode), waits, kind, " ".join([kind, *rest])))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A file in /proc/PID/maps."""
+
+    range: str
+    path: str
+    device: str
+    inode: int
+
+
+def mapped(text: str) -> list[Mapped]:
+    """Return each file in a /proc/PID/maps once: those that have a name and an inode."""
+    found: dict[tuple[str, int, str], Mapped] = {}
+    for line in text.splitlines():
+        fields = line.split(maxsplit=5)
+        if (
+            len(fields) == 6
+            and fields[4] != "0"
+            and fields[4].isdecimal()
+            and fields[5].startswith(("/", "anon_inode:"))
+        ):
+            place, _, _, device, inode, path = fields
+            found.setdefault((device, int(inode), path), Mapped(place, path, device, int(inode)))
+    return list(found.values())
+
+
+def segments(text: str) -> list[int]:
+    """Return the ids of the System V shared memory in a /proc/PID/maps, once for each mapping."""
+    fields = (line.split(maxsplit=5) for line in text.splitlines() if _SEGMENT in line)
+    return [int(each[4]) for each in fields if len(each) == 6 and each[5].startswith(_SEGMENT) and each[4].isdecimal()]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A line of an inotify descriptor's fdinfo."""
+
+    inode: int
+    device: int
+    mask: int
+
+
+def watches(info: str) -> list[Watch]:
+    """Return what an inotify descriptor watches, by its fdinfo."""
+    found = []
+    for line in info.splitlines():
+        if line.startswith("inotify "):
+            fields = dict(each.split(":", 1) for each in line.split()[1:] if ":" in each)
+            try:
+                found.append(Watch(int(fields["ino"], 16), int(fields["sdev"], 16), int(fields["mask"], 16)))
+            except (KeyError, ValueError):
+                continue
+    return found
+
+
+def polled(info: str) -> list[tuple[int, int]]:
+    """Return what an epoll descriptor watches, by its fdinfo: number and inode."""
+    found = []
+    for line in info.splitlines():
+        if line.startswith("tfd:"):
+            fields = line.replace(":", " ").split()
+            named = dict(zip(fields[::2], fields[1::2], strict=False))
+            try:
+                found.append((int(named["tfd"]), int(named["ino"], 16)))
+            except (KeyError, ValueError):
+                continue
+    return found
+
+
+def value(info: str, name: str) -> str:
+    """Return the value of a line of fdinfo; empty if there is no such line."""
+    for line in info.splitlines():
+        if line.startswith(name + ":"):
+            return line.partition(":")[2].strip()
+    return ""
+
+
+def is_refreshed(path: str) -> bool:
+    """Return whether a path is in the part of a volume that the kubelet replaces as a whole."""
+    return bool(_REFRESHED_PATH.search(path)) or REFRESHED in path
+
+
+def cpus(text: str) -> frozenset[int]:
+    """Return a list of processors as cpusets have it: 0-3,7."""
+    found: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdecimal() and (not last or last.isdecimal()):
+            found.update(range(int(first), min(int(last or first), int(first) + 8192) + 1))
+    return frozenset(found)

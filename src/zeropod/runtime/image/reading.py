@@ -1,0 +1,184 @@
+"""A container's snapshot, read from /proc: its processes, and what surrounds them.
+
+The edge: all that can fail does so here. A process that vanishes or cannot be looked at is put into `unreadable`; a
+descriptor that vanishes is left out, since the container is frozen when it matters.
+"""
+
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from zeropod.kernel import kcmp, task_attributes
+from zeropod.kernel.kcmp import Resource
+from zeropod.kernel.namespace import CLONE_NEWIPC, entered
+from zeropod.runtime.cgroups.placement import UNIFIED, directories
+from zeropod.runtime.image import parsers, surroundings
+from zeropod.runtime.image.descriptors import MOST_DESCRIPTORS, Table, text
+from zeropod.runtime.image.duplicates import read_sockets, read_unix, with_polls
+from zeropod.runtime.image.snapshot import Facts, Mount, Process, Snapshot, Socket, Stranger, Thread
+
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts")
+_THREADS_OWN = ("ipc", "mnt", "net", "uts")
+
+_Part = TypeVar("_Part")
+
+
+class _Reader:
+    """One look at a container; what could not be read is in `complaints`."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self.complaints: list[str] = []
+        self._boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._tick = os.sysconf("SC_CLK_TCK")
+
+    def part(self, what: str, read: Callable[[], _Part], default: _Part) -> _Part:
+        try:
+            return read()
+        except (OSError, ValueError, IndexError) as error:
+            self.complaints.append(f"{what}: {error}")
+            return default
+
+    def processes(self, pids: Collection[int]) -> list[Process]:
+        found: list[Process] = []
+        left = MOST_DESCRIPTORS
+        for pid in sorted(pids):
+            try:
+                process = self._process(pid, left)
+            except (OSError, ValueError, IndexError) as error:
+                self.complaints.append(f"process {pid}: {error}")
+                continue
+            left -= len(process.descriptors)
+            found.append(process)
+        return found
+
+    def _process(self, pid: int, left: int) -> Process:
+        base = f"/proc/{pid}"
+        status = parsers.status(text(f"{base}/status"))
+        started = self._boot + int(text(f"{base}/stat").rpartition(")")[2].split()[19]) / self._tick
+        name = status.get("Name", "?")
+        if status.get("State", "").startswith("Z"):
+            return Process(pid, name, status, started=started)
+        namespaces = links(base, _NAMESPACES)
+        table = Table(pid, self._facts.ours)
+        maps = text(f"{base}/maps")
+        parent = int(status.get("PPid", "0"))
+        shares = bool(parent) and _shared(pid, parent, Resource.ADDRESS_SPACE)
+        return Process(
+            pid,
+            name,
+            status,
+            int(text(f"{base}/personality"), 16),
+            namespaces,
+            table.descriptors(left),
+            table.held(parsers.mapped(maps)),
+            parsers.segments(maps),
+            self._threads(pid, namespaces),
+            started,
+            text(f"{base}/wchan"),
+            parent if shares else 0,
+        )
+
+    def _threads(self, pid: int, namespaces: dict[str, str]) -> Sequence[Thread]:
+        found = []
+        for name in os.listdir(f"/proc/{pid}/task"):
+            tid = int(name)
+            own: list[str] = []
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if tid != pid:
+                    theirs = links(f"/proc/{pid}/task/{tid}", _THREADS_OWN)
+                    own = [kind for kind, link in theirs.items() if namespaces.get(kind) != link]
+                    own += [] if _shared(pid, tid, Resource.FILES) else ["files"]
+                    own += [] if _shared(pid, tid, Resource.DIRECTORIES) else ["directories"]
+                has = task_attributes.read(tid)
+                found.append(Thread(tid, has.affinity, has.io_priority, has.timer_slack, tuple(own)))
+        return found
+
+
+def read(pids: Collection[int], facts: Facts) -> Snapshot:
+    """Return what is known of these processes now. Blocks for some tens of milliseconds; raises nothing."""
+    reader = _Reader(facts)
+    processes = reader.processes(pids)
+    first = Snapshot(facts, processes).init
+    if first is None:
+        return Snapshot(facts, unreadable=tuple(reader.complaints) or ("it has no process",))
+    part = reader.part
+    mounts: list[Mount] = []
+    processes = part("pipes", lambda: with_polls(processes), processes)
+    mounts = part("mounts", lambda: parsers.mounts(text(f"/proc/{first.pid}/mountinfo")), mounts)
+    sockets: list[Socket] = []
+    sockets = part("sockets", lambda: read_sockets(processes, first.pid), sockets)
+    around = surroundings.look(frozenset(pids))
+    in_namespace = [each for each in around if each.pid_namespace == first.namespaces.get("pid")]
+    return Snapshot(
+        facts,
+        processes,
+        mounts,
+        part("volumes", lambda: surroundings.binds(facts, mounts, first.pid, around), []),
+        part("locks", lambda: parsers.locks(text("/proc/locks")), []),
+        sockets,
+        part("Unix sockets", lambda: read_unix(processes, first.pid, sockets), []),
+        [Stranger(each.pid, each.name) for each in in_namespace if facts.pid_namespace == ""],
+        part("cpuset", lambda: _allowed_cpus(first.pid), frozenset(os.sched_getaffinity(0))),
+        part("shared memory", lambda: _shared_segments(processes, first.pid), []),
+        part("message queues", lambda: surroundings.queues(mounts, first.pid), []),
+        part("keys", lambda: _keys(facts.id), []),
+        part("timer slack", lambda: task_attributes.read(os.getpid()).timer_slack, 50_000),
+        part("user namespace", lambda: os.readlink("/proc/self/ns/user"), ""),
+        tuple(reader.complaints),
+    )
+
+
+def links(base: str, kinds: Sequence[str]) -> dict[str, str]:
+    """Return the namespaces of a task by kind, except those that it does not have."""
+    found = {}
+    for kind in kinds:
+        with suppress(FileNotFoundError):
+            found[kind] = os.readlink(f"{base}/ns/{kind}")
+    return found
+
+
+def _shared(first: int, second: int, resource: Resource) -> bool:
+    """Return whether they share it. Without kcmp(2) CRIU does not work either: then nothing is said against it here."""
+    try:
+        return kcmp.shared(first, second, resource)
+    except OSError:
+        return resource is not Resource.ADDRESS_SPACE
+
+
+def _allowed_cpus(pid: int) -> frozenset[int]:
+    """Return the processors of its cpuset that we may use, too: what a restored thread gets."""
+    ours = frozenset(os.sched_getaffinity(0))
+    found = directories(text(f"/proc/{pid}/cgroup"), text("/proc/self/mountinfo"))
+    for controller, name in (("cpuset", "cpuset.effective_cpus"), (UNIFIED, "cpuset.cpus.effective")):
+        if controller in found:
+            with suppress(OSError):
+                if allowed := parsers.cpus((found[controller] / name).read_text()):
+                    return allowed
+    return ours
+
+
+def _shared_segments(processes: Sequence[Process], pid: int) -> list[int]:
+    """Return the System V shared memory that they have attached, and others too."""
+    ours: dict[int, int] = {}
+    for process in processes:
+        for segment in process.segments:
+            ours[segment] = ours.get(segment, 0) + 1
+    if not ours:
+        return []
+    with entered(f"/proc/{pid}/ns/ipc", CLONE_NEWIPC):
+        lines = [line.split() for line in text("/proc/sysvipc/shm").splitlines()[1:]]
+    attached = {int(fields[1]): int(fields[6]) for fields in lines}
+    return [segment for segment, count in ours.items() if attached.get(segment, 0) > count]
+
+
+def _keys(id: str) -> list[str]:
+    """Return the session keyring that runc has made for the container, if there is a key in it."""
+    keys = Path("/proc/keys")
+    if not id or not keys.exists():
+        return []
+    wanted = f"_ses.{id}: "
+    return [line for line in text(str(keys)).splitlines() if wanted in line and not line.endswith(": empty")]

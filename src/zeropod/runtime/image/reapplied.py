@@ -1,0 +1,152 @@
+"""What CRIU loses and can be set again from outside: noted before a dump, set after the restore.
+
+Of threads: processors, I/O priority, timer slack; of processes: the filter of core dumps. Of sockets: options and
+multicast memberships. With this an obstacle less for many programs: gRPC sets TCP_USER_TIMEOUT, the JVM the filter of
+core dumps. To be called while no restored process runs yet (CRIU's leave-stopped), so that none sees it missing. A
+thread is known by the id that it sees itself, a socket by its process and number: both are what CRIU restores.
+"""
+
+import os
+import socket
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from zeropod.kernel import pidfd, socket_options, task_attributes
+from zeropod.kernel.socket_options import Defaults, Group, Option
+from zeropod.kernel.task_attributes import Attributes
+from zeropod.runtime.image.descriptors import text
+
+_INET = (socket.AF_INET, socket.AF_INET6)
+_SOCKET = "socket:["
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What is to be set again, by a process's own pid."""
+
+    threads: Mapping[int, Mapping[int, Attributes]] = field(default_factory=dict)
+    """By a thread's own id."""
+    core_filters: Mapping[int, str] = field(default_factory=dict)
+    options: Mapping[int, Mapping[int, list[tuple[Option, bytes]]]] = field(default_factory=dict)
+    """By number of the descriptor."""
+    groups: Mapping[int, Mapping[int, list[Group]]] = field(default_factory=dict)
+
+
+def note(pids: Collection[int]) -> Noted:
+    """Return what these frozen processes have that CRIU loses. A process that is gone is left out. Raises OSError."""
+    if not pids:
+        return Noted()
+    defaults = Defaults(f"/proc/{min(pids)}/ns/net")
+    candidates = _groups(min(pids))
+    usual = text("/proc/self/coredump_filter")
+    threads: dict[int, dict[int, Attributes]] = {}
+    filters: dict[int, str] = {}
+    options: dict[int, dict[int, list[tuple[Option, bytes]]]] = {}
+    groups: dict[int, dict[int, list[Group]]] = {}
+    seen: set[str] = set()
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            own = _own(pid, pid)
+            tids = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+            threads[own] = {_own(pid, tid): task_attributes.read(tid) for tid in tids}
+            if (core := text(f"/proc/{pid}/coredump_filter")) not in ("", usual):
+                filters[own] = core
+            for number, sock in _sockets(pid, seen):
+                with sock:
+                    state = socket_options.tcp_state(sock) if sock.type == socket.SOCK_STREAM else 0
+                    if changed := defaults.changed(sock, state):
+                        options.setdefault(own, {})[number] = changed
+                    if candidates and (joined := socket_options.memberships(sock, candidates)):
+                        groups.setdefault(own, {})[number] = joined
+    return Noted(threads, filters, options, groups)
+
+
+def reapply(pids: Collection[int], noted: Noted) -> list[str]:
+    """Set in restored processes what was noted; returns what could not be set, in words."""
+    complaints: list[str] = []
+    for pid in pids:
+        try:
+            own = _own(pid, pid)
+            for tid in map(int, os.listdir(f"/proc/{pid}/task")):
+                if attributes := noted.threads.get(own, {}).get(_own(pid, tid)):
+                    task_attributes.write(tid, attributes)
+            if (core := noted.core_filters.get(own)) is not None:
+                with open(f"/proc/{pid}/coredump_filter", "w") as file:
+                    file.write(f"0x{core.strip()}")
+            _reapply_sockets(pid, noted.options.get(own, {}), noted.groups.get(own, {}), complaints)
+        except OSError as error:
+            complaints.append(f"process {pid}: {error}")
+    return complaints
+
+
+def _reapply_sockets(
+    pid: int,
+    options: Mapping[int, list[tuple[Option, bytes]]],
+    groups: Mapping[int, list[Group]],
+    complaints: list[str],
+) -> None:
+    numbers = options.keys() | groups.keys()
+    if not numbers:
+        return
+    handle = pidfd.open(pid)
+    try:
+        for number in numbers:
+            with socket.socket(fileno=pidfd.getfd(handle, number)) as sock:
+                for option, value in options.get(number, ()):
+                    try:
+                        socket_options.set_option(sock, option, value)
+                    except OSError as error:
+                        complaints.append(f"process {pid}, descriptor {number}, {option.name}: {error}")
+                for group in groups.get(number, ()):
+                    try:
+                        socket_options.join(sock, group)
+                    except OSError as error:
+                        complaints.append(f"process {pid}, descriptor {number}, group {group.address}: {error}")
+    finally:
+        os.close(handle)
+
+
+def _sockets(pid: int, seen: set[str]) -> list[tuple[int, socket.socket]]:
+    """Return duplicates of a process's IP sockets, except those seen in another one, with their numbers."""
+    handle = pidfd.open(pid)
+    found = []
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):
+                link = os.readlink(f"/proc/{pid}/fd/{name}")
+                if not link.startswith(_SOCKET) or link in seen:
+                    continue
+                seen.add(link)
+                sock = _opened(pidfd.getfd(handle, int(name)))
+                if sock is not None:
+                    found.append((int(name), sock))
+    finally:
+        os.close(handle)
+    return found
+
+
+def _opened(duplicate: int) -> socket.socket | None:
+    try:
+        sock = socket.socket(fileno=duplicate)
+    except OSError:  # a family that has no addresses
+        os.close(duplicate)
+        return None
+    if sock.family in _INET and (sock.type != socket.SOCK_STREAM or sock.proto == socket.IPPROTO_TCP):
+        return sock
+    sock.close()
+    return None
+
+
+def _groups(pid: int) -> list[Group]:
+    texts = {"igmp": "", "igmp6": ""}
+    for name in texts:
+        with suppress(FileNotFoundError):  # no IPv6
+            texts[name] = text(f"/proc/{pid}/net/{name}")
+    return socket_options.groups(**texts)
+
+
+def _own(pid: int, tid: int) -> int:
+    """Return the id that a thread sees itself."""
+    lines = text(f"/proc/{pid}/task/{tid}/status").splitlines()
+    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))

@@ -1,0 +1,109 @@
+"""What surrounds a container on its node, as far as it matters: its pid namespace's other processes, shared volumes."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from zeropod.runtime.image import parsers
+from zeropod.runtime.image.descriptors import text
+from zeropod.runtime.image.snapshot import REFRESHED, Bind, Facts, Mount
+
+_SANDBOX = "pause"
+"""What the process of a pod's sandbox is called: it has the pod's shared memory mounted and does nothing with it."""
+
+_REMOVED = "//deleted"
+"""What the root of a mount ends with in mountinfo once its name is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A process that is not the container's."""
+
+    pid: int
+    name: str
+    pid_namespace: str
+    mount_namespace: str
+
+
+def look(pids: Collection[int]) -> list[Other]:
+    """Return all processes but these; those that end meanwhile or may not be looked at are left out."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) not in pids:
+            with suppress(OSError):
+                namespaces = os.readlink(f"/proc/{name}/ns/pid"), os.readlink(f"/proc/{name}/ns/mnt")
+                found.append(Other(int(name), text(f"/proc/{name}/comm").strip(), *namespaces))
+    return found
+
+
+def binds(facts: Facts, mounts: Sequence[Mount], pid: int, around: Sequence[Other]) -> list[Bind]:
+    """Return the container's bind mounts as they are now. Raises OSError."""
+    by_place: dict[str, Mount] = {mount.place: mount for mount in mounts}
+    wanted = [(each, by_place[each.place]) for each in facts.mounts if each.is_bind and each.place in by_place]
+    if not wanted:
+        return []
+    others = _others_mounts(pid, around)
+    return [
+        Bind(
+            each.place,
+            mount,
+            mount.root.endswith(_REMOVED) or _is_changed(each.source, f"/proc/{pid}/root{each.place}"),
+            os.path.lexists(f"/proc/{pid}/root{each.place}{REFRESHED}"),
+            any(_overlap(mount, other) for other in others.get(mount.device, ())),
+            os.path.isdir(f"/proc/{pid}/root{each.place}"),
+        )
+        for each, mount in wanted
+    ]
+
+
+def _is_changed(source: str, place: str) -> bool:
+    """Return whether a volume's source is not what is mounted. A relative one is the bundle's."""
+    if not source.startswith("/"):
+        return False
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return not os.path.samestat(os.stat(source), os.stat(place))
+    return True
+
+
+def _others_mounts(pid: int, around: Sequence[Other]) -> Mapping[str, list[Mount]]:
+    """Return what other containers have mounted, by device: not the node itself, nor the sandboxes of pods."""
+    ours = {os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink("/proc/self/ns/mnt"), _of(1)}
+    found: dict[str, list[Mount]] = {}
+    seen = set(ours)
+    for other in around:
+        if other.mount_namespace not in seen and other.name != _SANDBOX:
+            seen.add(other.mount_namespace)
+            with suppress(OSError):
+                theirs = parsers.mounts(text(f"/proc/{other.pid}/mountinfo"))
+                # A service with a mount namespace of its own (systemd's PrivateTmp) sees the node's root: no container.
+                if _is_node(theirs):
+                    continue
+                for mount in theirs:
+                    found.setdefault(mount.device, []).append(mount)
+    return found
+
+
+def _of(pid: int) -> str:
+    with suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    return ""
+
+
+def _is_node(mounts: Sequence[Mount]) -> bool:
+    ours = {(mount.device, mount.root) for mount in parsers.mounts(text("/proc/self/mountinfo")) if mount.place == "/"}
+    return any((mount.device, mount.root) in ours for mount in mounts if mount.place == "/")
+
+
+def _overlap(one: Mount, other: Mount) -> bool:
+    first, second = one.root.rstrip("/") + "/", other.root.rstrip("/") + "/"
+    return first.startswith(second) or second.startswith(first)
+
+
+def queues(mounts: Sequence[Mount], pid: int) -> list[str]:
+    """Return the POSIX message queues that the container sees. Raises OSError."""
+    found = []
+    for mount in mounts:
+        if mount.kind == "mqueue":
+            found += os.listdir(f"/proc/{pid}/root{mount.place}")
+    return found

@@ -1,0 +1,35 @@
+"""Makes the backend that was chosen for a container."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from zeropod.concurrency import TaskStarter
+from zeropod.runtime.cgroups import Cgroup
+from zeropod.runtime.memory.backend import Backend, Kind
+from zeropod.runtime.memory.limits import LIMITS
+from zeropod.runtime.memory.resident import ResidentBackend
+from zeropod.runtime.memory.store import StoreBackend
+from zeropod.runtime.memory.swap import SwapBackend
+
+
+def make(
+    kind: Kind,
+    cgroup: Cgroup,
+    directory: Path,
+    tasks: TaskStarter,
+    *,
+    say: Callable[[str], None],
+    reserve: Callable[[int], str],
+) -> Backend:
+    """Return a backend for the container of this cgroup, which has this directory alone.
+
+    `say` logs a warning. `reserve` is told how many bytes are about to be written to the disk, and returns why they
+    must not be, or nothing. Raises OSError.
+    """
+    match kind:
+        case Kind.SWAP:
+            return SwapBackend(cgroup, directory / LIMITS)
+        case Kind.STORE:
+            return StoreBackend(directory / "pages", cgroup, tasks, say=say, reserve=reserve)
+        case Kind.RESIDENT:
+            return ResidentBackend()

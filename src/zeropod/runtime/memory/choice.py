@@ -1,0 +1,222 @@
+"""Which backend a container gets, and what the node has for it.
+
+Owns the order of preference and its reasons in words: for the log, `why` and `doctor`. `facts` reads the node, all else
+is pure.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from zeropod.kernel import memory_advice
+from zeropod.runtime.cgroups import placement
+
+from .backend import Kind
+
+AUTO: Final = "auto"
+"""The value of the annotation `standby-memory` that leaves the choice to the node."""
+
+SMALL: Final = 16 << 20
+"""Bytes of memory up to which freezing is all that pays."""
+
+SPARE: Final = 64 << 20
+"""Bytes of swap that must stay free beyond what a container needs: others swap, too."""
+
+_SWAP_KERNEL: Final = (5, 10)
+"""process_madvise(2)."""
+_STORE_KERNEL: Final = (6, 1)
+"""/dev/userfaultfd, by which a pager needs no rights of the container's."""
+_STORE_MACHINES: Final = frozenset({"x86_64", "aarch64"})
+
+
+@dataclass(frozen=True, slots=True)
+class SwapDevice:
+    """One line of /proc/swaps, in bytes."""
+
+    name: str
+    kind: str
+    """`partition` for any block device, or `file`."""
+    size: int
+    used: int
+    priority: int
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is zram: it gives memory back at once, but only as much as it can compress."""
+        return Path(self.name).name.startswith("zram")
+
+    @property
+    def free(self) -> int:
+        """What is left of it."""
+        return max(0, self.size - self.used)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What a node has for the memory of sleeping containers."""
+
+    kernel: tuple[int, int]
+    machine: str
+    swaps: tuple[SwapDevice, ...] = ()
+    accounting: bool = False
+    """Whether cgroups account swap: without it nothing tells what is out, and v2 has no limit to open."""
+    userfaultfd: bool = False
+    """Whether /dev/userfaultfd is there and may be opened."""
+
+    @property
+    def free_swap(self) -> int:
+        """Bytes free on all devices."""
+        return sum(device.free for device in self.swaps)
+
+
+def choose(wanted: str, node: NodeFacts, present: int, *, small: int = SMALL) -> tuple[Kind, str]:
+    """Return the backend for a container with `present` bytes of memory, and why, in words.
+
+    `wanted` is `auto` or a kind. One that the node cannot do is replaced by the next in the order swap, store,
+    resident. Raises ValueError for any other word.
+    """
+    kinds = list(Kind)
+    if wanted != AUTO and wanted not in kinds:
+        raise ValueError(f"{wanted!r} is none of {AUTO}, {', '.join(kinds)}")
+    if wanted == AUTO and present <= small:
+        return Kind.RESIDENT, f"{_size(present)} are too little to move"
+    passed_over: list[str] = []
+    for kind in kinds if wanted == AUTO else kinds[kinds.index(Kind(wanted)) :]:
+        against = obstacle(kind, node, present)
+        if against is None:
+            return kind, "; ".join([*passed_over, _in_favour(kind, node, wanted)])
+        passed_over.append(f"not in {kind}: {against}")
+    raise AssertionError("resident is always possible")
+
+
+def obstacle(kind: Kind, node: NodeFacts, present: int = 0) -> str | None:
+    """Return what stands against a backend for `present` bytes on this node; None if nothing does."""
+    match kind:
+        case Kind.SWAP:
+            return _against_swap(node, present)
+        case Kind.STORE:
+            return _against_store(node)
+        case Kind.RESIDENT:
+            return None
+
+
+def _against_swap(node: NodeFacts, present: int) -> str | None:
+    if not node.swaps:
+        return "the node has no swap"
+    if not node.accounting:
+        return "cgroups do not account swap (kernel parameter swapaccount, or no memory controller)"
+    if node.kernel < _SWAP_KERNEL:
+        return f"needs {_version(_SWAP_KERNEL)}, this is {_version(node.kernel)}"
+    if node.machine not in memory_advice.MACHINES:
+        return f"not known how to on {node.machine}"
+    if node.free_swap < present + SPARE:
+        return f"only {_size(node.free_swap)} of swap are free, {_size(present)} and {_size(SPARE)} to spare are needed"
+    return None
+
+
+def _against_store(node: NodeFacts) -> str | None:
+    if node.machine not in _STORE_MACHINES:
+        return f"not known how to on {node.machine}"
+    if node.kernel < _STORE_KERNEL:
+        return f"needs {_version(_STORE_KERNEL)}, this is {_version(node.kernel)}"
+    if not node.userfaultfd:
+        return "/dev/userfaultfd is missing or may not be opened (CONFIG_USERFAULTFD)"
+    return None
+
+
+def _in_favour(kind: Kind, node: NodeFacts, wanted: str) -> str:
+    if kind is Kind.SWAP:
+        return f"{_size(node.free_swap)} of swap are free ({', '.join(map(_describe, node.swaps))})"
+    if kind is Kind.STORE:
+        return "page store by userfaultfd"
+    return "memory stays" if wanted != Kind.RESIDENT else "memory stays, as the annotation says"
+
+
+def advice(node: NodeFacts) -> list[str]:
+    """Return what `doctor` says: a line for each backend, and what would make a better one possible."""
+    lines = [
+        f"{kind}: yes, {_in_favour(kind, node, kind)}"
+        if (against := obstacle(kind, node)) is None
+        else f"{kind}: no, {against}"
+        for kind in (Kind.SWAP, Kind.STORE)
+    ]
+    if obstacle(Kind.SWAP, node) is not None:
+        lines.append(
+            "better: swap, on zram or a disk, wakes containers sooner than the page store does; a kubelet starts on a "
+            "node with swap if its failSwapOn is false, and zeropod opens it for its own containers only"
+        )
+    elif not any(device.in_memory for device in node.swaps):
+        lines.append("better: zram gives memory back at once and is read five times as fast as a swap file")
+    if obstacle(Kind.SWAP, node) is not None and obstacle(Kind.STORE, node) is not None:
+        lines.append("sleeping containers keep their memory on this node")
+    return lines
+
+
+def facts(proc: Path = Path("/proc"), dev: Path = Path("/dev")) -> NodeFacts:
+    """Read the node. Blocks for some hundred microseconds."""
+    return NodeFacts(
+        kernel=parse_release(platform.release()),
+        machine=platform.machine(),
+        swaps=parse_swaps(_text(proc / "swaps")),
+        accounting=_accounts_swap(_text(proc / "self/mountinfo")),
+        userfaultfd=os.access(dev / "userfaultfd", os.R_OK | os.W_OK),
+    )
+
+
+def parse_release(release: str) -> tuple[int, int]:
+    """Return the first two numbers of uname's release; (0, 0) if it does not begin with two."""
+    found = re.match(r"([0-9]+)\.([0-9]+)", release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def parse_swaps(text: str) -> tuple[SwapDevice, ...]:
+    """Return the devices in a text of /proc/swaps, whose numbers are KiB; a line of an unknown shape is skipped."""
+    found = []
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        # A deleted file is `/swap\040(deleted)`: one word.
+        if len(words) == 5 and words[2].isdecimal() and words[3].isdecimal() and words[4].lstrip("-").isdecimal():
+            name = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), words[0])
+            found.append(SwapDevice(name, words[1], int(words[2]) << 10, int(words[3]) << 10, int(words[4])))
+    return tuple(found)
+
+
+def _accounts_swap(mountinfo: str) -> bool:
+    mounts = placement.cgroup_mounts(mountinfo)
+    memory = [mount.mount_point for mount in mounts if "memory" in mount.controllers]
+    if memory:
+        return any((point / "memory.memsw.usage_in_bytes").exists() for point in memory)
+    unified = [mount.mount_point for mount in mounts if placement.UNIFIED in mount.controllers]
+    # The root itself has no such file.
+    return any((child / "memory.swap.max").exists() for point in unified for child in _children(point))
+
+
+def _children(directory: Path) -> Iterable[Path]:
+    try:
+        return [child for child in directory.iterdir() if child.is_dir()]
+    except OSError:
+        return []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""  # a kernel without swap has no /proc/swaps
+
+
+def _describe(device: SwapDevice) -> str:
+    kind = "zram" if device.in_memory else device.kind
+    return f"{device.name}: {kind}, {_size(device.free)} of {_size(device.size)}"
+
+
+def _version(number: tuple[int, int]) -> str:
+    return f"Linux {number[0]}.{number[1]}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size >> 20} MiB"

@@ -1,0 +1,108 @@
+"""Control files that are opened while memory moves out, and put back whatever happens in between.
+
+Owns the record of what stood in them. It is written before the first of them is opened, so that a shim that dies in
+between leaves enough for the next one, or for the clean-up after it, to put everything back: `restore_limits`.
+
+A file that no longer holds what was written here is left alone: a change of the container's resources came meanwhile,
+and has the last word.
+"""
+
+import errno
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+LIMITS = "limits"
+"""The record's name in a container's directory."""
+
+_GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR})
+"""The cgroup was removed, and with it what stood there."""
+
+
+@contextmanager
+def opened(record: Path, settings: Mapping[Path, Sequence[str]]) -> Iterator[None]:
+    """Write each file's first value that the kernel takes; put back what stood there at the end.
+
+    `record` must not exist: `restore_limits` comes first. Raises OSError, with everything put back, if the record
+    cannot be written, or none of a file's values.
+    """
+    if not settings:
+        yield
+        return
+    stood = {file: file.read_text().strip() for file in settings}
+    _write_record(record, [(str(file), stood[file], values) for file, values in settings.items()])
+    try:
+        for file, values in settings.items():
+            _open(file, values)
+        yield
+    finally:
+        restore_limits(record)
+
+
+def restore_limits(record: Path) -> None:
+    """Put back what a record says, and remove it. Does nothing without one.
+
+    A file that cannot be written is logged, and stays in the record. Blocks for some microseconds a file.
+    """
+    try:
+        text = record.read_text()
+    except FileNotFoundError:
+        return
+    left = []
+    for file, stood, values in _parse(record, text):
+        try:
+            if Path(file).read_text().strip() in values:
+                _put(Path(file), stood)
+        except OSError as error:
+            if error.errno not in _GONE:
+                _log.error("cannot put %s back to %s, it stays at what zeropod has set: %s", file, stood, error)
+                left.append((file, stood, values))
+    if left:
+        _write_record(record, left)
+    else:
+        record.unlink(missing_ok=True)
+
+
+def _parse(record: Path, text: str) -> list[tuple[str, str, list[str]]]:
+    try:
+        return [(str(file), str(stood), [str(value) for value in values]) for file, stood, values in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        # It is replaced in one step, so this is not one of ours that was cut short.
+        _log.error("cannot read %s, what it says is not put back: %s", record, error)
+        return []
+
+
+def _write_record(record: Path, entries: Sequence[tuple[str, str, Sequence[str]]]) -> None:
+    new = record.with_name(record.name + ".new")
+    try:
+        new.write_text(json.dumps(entries))
+        new.replace(record)
+    except OSError:
+        with suppress(OSError):
+            new.unlink()
+        raise
+
+
+def _open(file: Path, values: Sequence[str]) -> None:
+    for value in values:
+        try:
+            _put(file, value)
+        except OSError as error:
+            if error.errno != errno.EINVAL or value == values[-1]:
+                raise
+        else:
+            return
+
+
+def _put(file: Path, value: str) -> None:
+    """In one write(2), and never making the file, which in a cgroup would fail with a misleading EACCES."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)

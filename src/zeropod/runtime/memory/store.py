@@ -1,0 +1,322 @@
+"""The page store as a backend: memory in files of our own, brought back by a pager when it is touched.
+
+Owns what one container's move, wake and end look like to trio: a thread for each move, a task that looks after the
+pager, and what is said when memory is lost. The order of a move is `userfault.eviction`'s, the page faults are
+`runtime.pager`'s. After a thaw nothing is brought in unasked: what is not touched stays out, that is memory saved while
+the container is awake. The price: memory that a mapping gets for the first time is asked of the pager, too, and while
+no pager lives the application waits; `bring_back` ends that. (Giving up a mapping as soon as all of it is in would lose
+which of its pages are unchanged, and the next sleep would write them all again.)
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from zeropod.concurrency import TaskStarter
+from zeropod.kernel import userfault
+from zeropod.kernel.userfault import PAGE
+from zeropod.runtime.cgroups import Cgroup
+from zeropod.runtime.memory.backend import Kind, MemoryFailed, MemoryLost, Usage
+from zeropod.runtime.memory.userfault import mappings
+from zeropod.runtime.memory.userfault.cold import Carried, leave, rejoin
+from zeropod.runtime.memory.userfault.eviction import Eviction
+from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
+from zeropod.runtime.memory.userfault.holdings import Holdings
+from zeropod.runtime.memory.userfault.injection import Unsuitable, held, own_thread
+from zeropod.runtime.memory.userfault.store import PageStore
+from zeropod.runtime.pager import Pager, PagerLost
+
+MINIMUM: Final = 16 << 20
+"""Bytes of anonymous memory below which a container is left as it is: a pager takes some 5 MB itself."""
+LOOK: Final = 10.0
+"""Seconds between two looks whether the files are what they were."""
+SWITCH: Final = 0.0005
+"""Seconds after which the interpreter lets another thread run while one moves: a thaw must not wait for 5 ms."""
+UNREGISTERINGS: Final = 5
+"""How often mappings are looked for: they may change meanwhile, as the application runs."""
+
+BRING_BACK_WITHIN: Final = 120.0
+"""Seconds; some hundred MB take less than one."""
+
+
+class StoreBackend:
+    """The memory of one container, over all of its sleeps."""
+
+    def __init__(
+        self,
+        directory: Path,
+        cgroup: Cgroup,
+        nursery: TaskStarter,
+        *,
+        say: Callable[[str], None],
+        reserve: Callable[[int], str],
+        minimum: int = MINIMUM,
+    ) -> None:
+        """Empties the directory, which is the container's alone; the pagers are looked after in the nursery.
+
+        `reserve` is told how many bytes are about to be written, and returns why they must not be, or nothing.
+        Raises OSError.
+        """
+        self._nursery = nursery
+        self._token = trio.lowlevel.current_trio_token()
+        self._reserve = reserve
+        self._minimum = minimum
+        self._say = say
+        self._freezer = Freezer(cgroup)
+        self._holdings = Holdings(PageStore(directory), self._started, say)
+        self._limiter = trio.CapacityLimiter(1)
+        self._idle = trio.Event()
+        self._idle.set()
+        self._written = 0
+        self._lost = ""
+        self._carried: Carried | None = None
+        self._is_lost = trio.Event()
+        self._closed = False
+        self.left: dict[int, str] = {}
+        """Processes whose memory the last move has left where it is, and why."""
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.STORE
+
+    @property
+    def usage(self) -> Usage:
+        """What it has done; takes microseconds."""
+        generation = self._holdings.generation
+        if generation is None or generation.pager.ended:
+            return Usage(written=self._written)
+        journal = generation.pager.journal
+        return Usage(generation.pages_out * PAGE, self._written, journal.faults, journal.pages_brought * PAGE)
+
+    @property
+    def descriptors(self) -> frozenset[tuple[int, int]]:
+        """The userfaultfds that it keeps in the processes, in those of their children that have inherited them, too."""
+        numbers = set(self._holdings.kept.values())
+        return frozenset(
+            (pid, number) for pid in self._freezer.cgroup.pids() for number in numbers if _is_userfaultfd(pid, number)
+        )
+
+    async def move_out(self, pids: Sequence[int]) -> None:
+        """As the protocol says. Raises MemoryFailed, MemoryLost."""
+        if self._lost:
+            raise MemoryLost(self._lost)
+        if self._closed or not self._idle.is_set():
+            raise MemoryFailed("its memory is being moved already, or it is closed")
+        self._freezer.begin()
+        self._idle = trio.Event()
+        eviction = Eviction(self._holdings, self._freezer, tuple(pids), self._reserve, self._minimum)
+        result: list[BaseException | None] = []
+        finished = trio.Event()
+        self._nursery.start_soon(self._in_thread, eviction, result, finished)
+        try:
+            await finished.wait()
+        finally:
+            if not finished.is_set():
+                self.cut()
+                with trio.CancelScope(shield=True):
+                    await finished.wait()
+        if error := result[0]:
+            raise error
+
+    async def _in_thread(self, eviction: Eviction, result: list[BaseException | None], finished: trio.Event) -> None:
+        error: BaseException | None = None
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(partial(_run, eviction), limiter=self._limiter)
+        except (MemoryFailed, MemoryLost) as failure:
+            error = failure
+            if isinstance(failure, MemoryLost):
+                self._declare_lost(str(failure))
+        except OSError as failure:
+            error = MemoryFailed(f"its memory cannot be moved out: {failure}")
+        finally:
+            self._written, self.left = eviction.written, eviction.left
+            result.append(error)
+            finished.set()
+            self._idle.set()
+
+    def cut(self) -> None:
+        self._freezer.cut()
+
+    async def settle(self) -> None:
+        await self._idle.wait()
+
+    async def fill(self) -> None:
+        if (generation := self._holdings.generation) and not generation.pager.ended:
+            await generation.pager.fill()
+
+    async def bring_back(self) -> None:
+        """As the protocol says; the processes may be frozen or run. Raises MemoryLost."""
+        await self.settle()
+        if self._lost:
+            raise MemoryLost(self._lost)
+        generation = self._holdings.generation
+        if generation is None:
+            return
+        pager = generation.pager
+        pager.drain()
+        with trio.move_on_after(BRING_BACK_WITHIN) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._until_lost, nursery.cancel_scope)
+                await pager.drained()
+                nursery.cancel_scope.cancel()
+        if scope.cancelled_caught:
+            raise MemoryLost(f"the pager has not brought everything in within {BRING_BACK_WITHIN:g} s")
+        if self._is_lost.is_set():
+            raise MemoryLost(self._lost)
+        await trio.to_thread.run_sync(self._unregister, limiter=self._limiter)
+        await pager.kill()
+        self._holdings.generation = None
+        self._holdings.forget_files()
+        if self._freezer.cgroup.frozen():
+            self._freezer.begin()
+            await trio.to_thread.run_sync(own_thread, self._take_descriptors_back, limiter=self._limiter)
+
+    async def leave(self, pids: Sequence[int]) -> bool:
+        """Make the frozen processes ready for a dump that leaves out what is in the store; False where it cannot be.
+
+        Whatever comes of it, they can run on as before. Raises MemoryFailed, MemoryLost.
+        """
+        await self.settle()
+        if self._lost:
+            raise MemoryLost(self._lost)
+        if not self.usage.out:
+            return False
+        self._freezer.begin()
+        self._carried = await trio.to_thread.run_sync(partial(self._leave, tuple(pids)), limiter=self._limiter)
+        return self._carried is not None
+
+    def _leave(self, pids: Sequence[int]) -> Carried | None:
+        try:
+            with suppress(Cut):
+                return own_thread(lambda: leave(self._holdings, self._freezer, pids))
+        except (OSError, Unsuitable) as error:
+            raise MemoryFailed(f"its processes cannot be made ready for a dump: {error}") from error
+        return None
+
+    async def processes_ended(self) -> None:
+        """They are in an image, and what it leaves out is in the store."""
+        generation, self._holdings.generation = self._holdings.generation, None
+        if generation:
+            await generation.pager.kill()
+        self._holdings.kept.clear()
+
+    async def rejoin(self, pids: Sequence[int]) -> None:
+        """Give the restored processes, which are still stopped, what the image has left out.
+
+        Raises MemoryFailed, MemoryLost; they must not run then, and it can be tried again with others.
+        """
+        carried = self._carried
+        assert carried is not None
+        await self.processes_ended()  # of an attempt that failed
+
+        def work() -> None:
+            own_thread(lambda: rejoin(self._holdings, carried, pids))
+
+        try:
+            await trio.to_thread.run_sync(work, limiter=self._limiter)
+        except OSError as error:
+            raise MemoryFailed(f"the restored processes cannot be given their memory: {error}") from error
+
+    async def _until_lost(self, scope: trio.CancelScope) -> None:
+        await self.lost()
+        scope.cancel()
+
+    def _unregister(self) -> None:
+        """Give every mapping back to the kernel. A second look finds what was mapped, or moved, during the first."""
+        generation = self._holdings.generation
+        assert generation
+        pids = self._freezer.cgroup.pids()
+        uffds = list(generation.pager.guards.values())
+        for _ in range(UNREGISTERINGS):
+            found = False
+            for pid in pids:
+                ranges: list[tuple[int, int]] = []
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    ranges = mappings.registered(mappings.read_smaps(pid))
+                for start, end in ranges:
+                    found = True
+                    for uffd in uffds:
+                        # Of another process, or of the application's own: then this one has nothing there.
+                        with suppress(OSError):
+                            userfault.unregister(uffd, start, end - start)
+            if not found:
+                return
+
+    def _take_descriptors_back(self) -> None:
+        """Have the frozen processes close what was left in them: CRIU has no image of it."""
+        kept = self.descriptors
+        if not kept:
+            return
+        freezer = self._freezer
+        # What cannot be stopped keeps its own: then that is known to stand against a dump.
+        with suppress(Cut, Unsuitable, MemoryFailed):
+            with held(
+                freezer.cgroup.pids(), thaw=freezer.thaw, freeze=freezer.freeze, while_waiting=freezer.check
+            ) as stopped:
+                for injection in stopped.injections:
+                    for pid, number in kept:
+                        if pid == injection.pid:
+                            injection.close_descriptor(number)
+            freezer.wait_frozen()
+            self._holdings.kept.clear()
+
+    async def lost(self) -> str:
+        while not self._lost:
+            with trio.move_on_after(LOOK):
+                await self._is_lost.wait()
+            generation = self._holdings.generation
+            if generation and not generation.pager.ended and (damage := generation.pager.damage()):
+                self._declare_lost(damage)
+        return self._lost
+
+    async def close(self) -> None:
+        with trio.CancelScope(shield=True):
+            self.cut()
+            await self.settle()
+            self._closed = True
+            if self._holdings.generation:
+                await self._holdings.generation.pager.kill()
+            self._holdings.close()
+
+    def _started(self, pager: Pager) -> None:
+        """From the thread that moves."""
+        self._token.run_sync_soon(self._nursery.start_soon, self._look_after, pager)
+
+    async def _look_after(self, pager: Pager) -> None:
+        try:
+            await pager.run()
+        except PagerLost as reason:
+            self._declare_lost(str(reason))
+
+    def _declare_lost(self, reason: str) -> None:
+        if not self._lost and not self._closed:
+            self._lost = reason
+            self._is_lost.set()
+
+
+def _is_userfaultfd(pid: int, number: int) -> bool:
+    with suppress(OSError):
+        return os.readlink(f"/proc/{pid}/fd/{number}") == "anon_inode:[userfaultfd]"
+    return False
+
+
+def _run(eviction: Eviction) -> None:
+    with suppress(Cut), _switching_often():
+        eviction.run()
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, SWITCH))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -1,0 +1,269 @@
+"""The memory of a sleeping container goes to the node's swap; the kernel brings back what is touched.
+
+Owns one move in three steps, each of which ends within milliseconds of a cut:
+
+1. Page out, about 1 MB a system call. That suffices for pages of one process where the swap is in memory (zram).
+2. Wait for the disk, where there is one: until a page is written it cannot leave.
+3. Reclaim through the cgroup, if anything is left: written pages stay in the swap cache and charged to the container,
+   and step 1 passes over pages that several processes map (shared memory, whatever a fork has not written to since).
+
+The cgroup may stand against swap (memory.swap.max 0 on v2, memory.swappiness 0 on v1), and then all three do nothing
+without a word. So the limit is opened before the first step and put back behind the last: what is in swap stays there,
+and what comes back during a wake cannot go out again before the next move, which opens it anew.
+
+Nothing here depends on the processes being frozen; thawed ones lose pages that they then fault in again.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from zeropod.kernel import interruptible, mappings, memory_advice, pagemap_scan, pidfd, present_pages
+from zeropod.runtime.cgroups import Cgroup
+
+from .backend import Kind, MemoryFailed, Usage
+from .limits import opened, restore_limits
+
+_log = logging.getLogger(__name__)
+
+CHUNK: Final = 1 << 20
+"""Bytes of present memory a system call: some 0.6 ms, for which a thawed process may wait."""
+
+RECLAIM_CHUNK: Final = 8 << 20
+"""Bytes that the cgroup is asked for at once, where that takes a size."""
+
+TOLERATED: Final = 1 << 20
+"""Bytes that may stay without another round."""
+
+WRITING_TOLERATED: Final = 1 << 20
+"""Bytes on their way to a disk that are not waited for: they may be a file's."""
+
+LOOK_EVERY: Final = 0.004
+"""Seconds between two looks at how far the disk is."""
+
+RECLAIM_LOOK_EVERY: Final = 0.0003
+"""Seconds between two looks at what is left: v1 takes 4 MB a millisecond, and the page cache once all else is gone."""
+
+WRITE_STALLED: Final = 1.0
+"""Seconds without progress after which the disk is not waited for any longer."""
+
+RECLAIM_SECONDS: Final = 20.0
+"""Seconds after which reclaiming ends, whatever is left."""
+
+FRUITLESS: Final = 6
+"""Calls in a row that freed nothing after which reclaiming ends; the first ones often only age pages."""
+
+FRUITLESS_PAUSE: Final = 0.02
+"""Seconds after one such call; twice that after the second, and so on."""
+
+RECLAIM_STALLED: Final = 0.05
+"""Seconds without progress after which a call is broken off."""
+
+PROGRESS: Final = 64 << 10
+"""Bytes that count as progress."""
+
+WORTH_A_FAILURE: Final = 16 << 20
+"""Bytes that may stay, whatever share of the memory they are; beyond it, half of the memory staying is a failure."""
+
+_UNMOVABLE: Final = frozenset({mappings.LOCKED, mappings.HUGE_TLB, mappings.IO, mappings.RAW_PAGES})
+
+
+class SwapBackend:
+    """One container's memory in swap. Made in the main thread, by the trio task that uses it."""
+
+    def __init__(self, cgroup: Cgroup, record: Path) -> None:
+        """`record` is a file to be, in a directory that exists: what `restore_limits` puts back if we die.
+
+        Puts back at once what a predecessor's record says. Raises OSError.
+        """
+        self._cgroup = cgroup
+        self._record = record
+        self._moving: _Move | None = None
+        self._settled = trio.Event()
+        self._settled.set()
+        self._written = 0
+        self._limiter = trio.CapacityLimiter(1)
+        interruptible.prepare()
+        restore_limits(record)
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.SWAP
+
+    @property
+    def usage(self) -> Usage:
+        """What is out now, as the cgroup accounts it: reads a file or two of it."""
+        return Usage(out=self._cgroup.swap_state().out, written=self._written)
+
+    @property
+    def descriptors(self) -> frozenset[tuple[int, int]]:
+        return frozenset()
+
+    async def move_out(self, pids: Sequence[int]) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        move = _Move(self._cgroup, self._record)
+        self._moving, self._settled = move, trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cut_when_cancelled, move)
+                with trio.CancelScope(shield=True):
+                    failure = await trio.to_thread.run_sync(move.run, tuple(pids), limiter=self._limiter)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._written = move.written
+            self._moving = None
+            self._settled.set()
+        if failure is not None:
+            raise failure
+
+    def cut(self) -> None:
+        if self._moving is not None:
+            self._moving.cut.set()
+
+    async def settle(self) -> None:
+        await self._settled.wait()
+
+    async def fill(self) -> None:
+        """Do nothing: nobody but the kernel knows which pages were touched."""
+        await trio.lowlevel.checkpoint()
+
+    async def bring_back(self) -> None:
+        """Do nothing: what reads the memory, a dump say, has the kernel bring it back."""
+        await trio.lowlevel.checkpoint()
+
+    async def lost(self) -> str:
+        """Wait for ever: a swap device that fails is the kernel's to report, by SIGBUS to the process."""
+        await trio.sleep_forever()
+        raise AssertionError("slept for ever")
+
+    async def close(self) -> None:
+        self.cut()
+        await self.settle()
+        restore_limits(self._record)
+
+
+async def _cut_when_cancelled(move: "_Move") -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        # At the end of the move, too: it is over then.
+        move.cut.set()
+
+
+def _has_something(area: mappings.Area) -> bool:
+    """Whether it may have pages that can go to swap: own ones, or shared memory's; a file's go back to the file."""
+    if area.flags & _UNMOVABLE:
+        return False
+    if area.private:
+        return area.sizes["Anonymous"] > 0
+    return area.shared_memory and area.sizes["Rss"] > 0
+
+
+class _Move:
+    """One move, in a thread of its own. `cut` may be set by any thread."""
+
+    def __init__(self, cgroup: Cgroup, record: Path) -> None:
+        self._cgroup = cgroup
+        self._record = record
+        self.cut = threading.Event()
+        self.written = 0
+
+    def run(self, pids: Sequence[int]) -> MemoryFailed | None:
+        """Move what these processes have, or return what stood against it: a nursery would wrap what is raised."""
+        try:
+            self._run(pids)
+        except MemoryFailed as error:
+            return error
+        except OSError as error:
+            failed = MemoryFailed(f"cannot move memory to swap: {error}")
+            failed.__cause__ = error
+            return failed
+        return None
+
+    def _run(self, pids: Sequence[int]) -> None:
+        if self._cgroup.swap_room() == 0:
+            raise MemoryFailed(f"a cgroup above {self._cgroup.directory} does not let it swap (memory.swap.max)")
+        before = self._cgroup.swap_state()
+        restore_limits(self._record)
+        with opened(self._record, self._cgroup.swap_settings()):
+            for pid in pids:
+                # Not there any more: what it had is free.
+                with suppress(ProcessLookupError, FileNotFoundError):
+                    self._page_out(pid)
+            self._wait_for_the_disk()
+            self._reclaim()
+        after = self._cgroup.swap_state()
+        self.written = max(0, after.out + after.cached - before.out - before.cached)
+        if self.cut.is_set():
+            return
+        if after.present > max(WORTH_A_FAILURE, before.present // 2):
+            raise MemoryFailed(
+                f"{after.present >> 20} of {before.present >> 20} MiB could not be moved to swap; "
+                "is it full (/proc/swaps)?"
+            )
+        if after.may_go > WORTH_A_FAILURE:
+            _log.warning(
+                "%s: %d MiB stay in memory, of which %d MiB are in swap already",
+                *(self._cgroup.directory, after.may_go >> 20, after.cached >> 20),
+            )
+
+    def _page_out(self, pid: int) -> None:
+        with ExitStack() as descriptors:
+            handle = pidfd.open(pid)
+            descriptors.callback(os.close, handle)
+            pagemap = pagemap_scan.open(pid)
+            descriptors.callback(os.close, pagemap)
+            for area in mappings.of(pid):
+                if self.cut.is_set():
+                    return
+                if not _has_something(area):
+                    continue
+                for piece in present_pages.pieces(pagemap, area.start, area.end, CHUNK, shared=not area.private):
+                    memory_advice.page_out(handle, piece)
+                    if self.cut.is_set():
+                        return
+
+    def _wait_for_the_disk(self) -> None:
+        least, since = self._cgroup.swap_state().writing, time.monotonic()
+        while least > WRITING_TOLERATED and time.monotonic() - since < WRITE_STALLED:
+            if self.cut.wait(LOOK_EVERY):
+                return
+            writing = self._cgroup.swap_state().writing
+            if writing < least:
+                least, since = writing, time.monotonic()
+
+    def _reclaim(self) -> None:
+        until = time.monotonic() + RECLAIM_SECONDS
+        left, fruitless = self._may_go(), 0
+        while left > TOLERATED and fruitless < FRUITLESS and not self.cut.is_set() and time.monotonic() < until:
+            self._cgroup.reclaim_to_swap(min(left, RECLAIM_CHUNK), self._stop_reclaiming())
+            now = self._may_go()
+            fruitless = 0 if now < left - PROGRESS else fruitless + 1
+            left = min(left, now)
+            # The disk may be what it waits for.
+            self.cut.wait(FRUITLESS_PAUSE * fruitless)
+
+    def _stop_reclaiming(self) -> Callable[[], bool]:
+        """What ends one call: a cut, nothing left, or no progress, for with that v1 turns to the page cache."""
+        least, since = self._may_go(), time.monotonic()
+
+        def over() -> bool:
+            nonlocal least, since
+            if self.cut.wait(RECLAIM_LOOK_EVERY):
+                return True
+            left, now = self._may_go(), time.monotonic()
+            if left < least - PROGRESS:
+                least, since = left, now
+            return left <= TOLERATED or now - since > RECLAIM_STALLED
+
+        return over
+
+    def _may_go(self) -> int:
+        return self._cgroup.swap_state().may_go

@@ -1,0 +1,4 @@
+"""The page store's hold on a process: memory that is taken out of it while it sleeps, and faults that bring it back.
+
+`injection` borrows a thread of a process for the few calls that only the process itself can make.
+"""

@@ -1,0 +1,428 @@
+"""One move: the memory of frozen processes goes to the page store, in steps that can be cut at any moment.
+
+Owns the order, on which it depends that no byte is lost. The rules:
+
+1. What is dropped has been stored since it last changed. Frozen processes are not still: what a system call has in hand
+   is finished when they are thawed to be stopped, and the kernel writes signal frames. So pages are write-protected
+   before they are stored, and when the processes are stopped those are left alone that were written to since. Where
+   the kernel cannot tell (before Linux 6.7) memory is compared with what was stored.
+2. A mapping is registered before anything in it is dropped, and a pager runs before anything is registered.
+3. A page is marked as out before it is dropped. One that is marked and still there is served all the same.
+4. If the processes may have run between protecting pages and recording that, nothing counts as unchanged the next time.
+5. A cut ends the step in hand. What was stored but is not in the index yet is deleted; what is dropped is out.
+
+    open        stopped    a userfaultfd for each process that has none
+    register    frozen     the mappings
+    protect     frozen     which pages have to be stored
+    store       frozen     in pieces of 1 MB; longest of all
+    index       frozen     another pager with the new index
+    drop        stopped    in pieces of 4 MB
+
+Runs in a thread of its own. The container may be thawed by others at any moment, and is then left as it is.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from zeropod.kernel import pidfd, userfault
+from zeropod.kernel.process_memory import RANGES, Buffer
+from zeropod.kernel.userfault import PAGE
+from zeropod.runtime.memory.backend import MemoryFailed
+from zeropod.runtime.memory.userfault import extents, mappings
+from zeropod.runtime.memory.userfault.extents import Extent
+from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
+from zeropod.runtime.memory.userfault.holdings import Holdings, Member, Written
+from zeropod.runtime.memory.userfault.injection import Held, Unsuitable, held, own_thread
+from zeropod.runtime.memory.userfault.mappings import PageMap
+from zeropod.runtime.memory.userfault.ranges import (
+    Range,
+    batches,
+    divided,
+    equal_pages,
+    intersect,
+    joined,
+    pieces,
+    subtract,
+    together,
+    total,
+)
+from zeropod.runtime.memory.userfault.recognition import recognise
+from zeropod.runtime.memory.userfault.store import NewFile
+from zeropod.runtime.pager.journal import IN, MISSING, OUTDATED
+
+STORED_AT_ONCE: Final = 1 << 20
+"""Bytes that are stored between two looks for a cut."""
+DROPPED_AT_ONCE: Final = 4 << 20
+"""Bytes that are dropped between two looks for a cut: about a millisecond."""
+FRAGMENTS: Final = 4096
+"""Pieces in which a process's pages may lie in the store: each costs 20 µs of every move."""
+CALLS_AT_ONCE: Final = 24
+"""Calls in the process between two looks for a cut: 20 to 40 µs each."""
+CONFIRM_WITHIN: Final = 5.0
+"""Seconds until a pager, or its successor, must have confirmed what is asked of it; it takes 0.1 ms."""
+KEPT_AT: Final = 900
+"""Number from which on a process keeps its userfaultfd: below the usual limit of 1024, above what most have open."""
+
+
+class Eviction:
+    """One move."""
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        freezer: Freezer,
+        pids: Sequence[int],
+        reserve: Callable[[int], str],
+        minimum: int,
+    ) -> None:
+        self.written = 0
+        """Bytes that were stored."""
+        self.left: dict[int, str] = {}
+        """Processes whose memory stays, and why."""
+        self._holdings = holdings
+        self._freezer = freezer
+        self._pids = pids
+        self._reserve = reserve
+        self._minimum = minimum
+        self._maps: dict[int, PageMap] = {}
+        """By pid."""
+        self._buffer: Buffer | None = None
+
+    def run(self) -> None:
+        """Do all of it, or as much as there is time for. Raises Cut, MemoryFailed, MemoryLost."""
+        self._freezer.check_frozen()
+        pids = self._large_enough()
+        if not pids:
+            return
+        try:
+            self._move(pids)
+        finally:
+            for pages in self._maps.values():
+                pages.close()
+
+    def _large_enough(self) -> list[int]:
+        """The processes, unless all of them together are too small to be worth a pager."""
+        size, pids = 0, []
+        for pid in self._pids:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                status = mappings.Status.of(pid)
+                if status.pinned:
+                    self.left[pid] = "has memory that a device may write to"
+                    continue
+                size += status.anonymous
+                pids.append(pid)
+        return pids if self._holdings.generation or size >= self._minimum else []
+
+    def _move(self, pids: Sequence[int]) -> None:
+        holdings = self._holdings
+        holdings.look_for_members()
+        if holdings.tracking:
+            recognise(holdings.members, pids, self._map)
+        known = {member.pid for member in holdings.members}
+        new = self._open([pid for pid in pids if pid not in known])
+        learn = True
+        if new:
+            holdings.replace(new, learn=learn)
+            learn = False
+        members = [member for member in holdings.movable() if member.pid in pids]
+        self._freezer.check_frozen()
+        members = [member for member in members if self._register(member)]
+        as_of = holdings.generation.pager.journal.event_count if holdings.generation else 0
+        stored = self._store(members)
+        faults = holdings.generation.pager.journal.faults if holdings.generation else 0
+        if any(written.ranges for written in stored.values()) or (learn and faults):
+            try:
+                self._freezer.check_frozen()
+                if not holdings.replace(written=stored, as_of=as_of, learn=learn):
+                    raise Cut
+            finally:
+                holdings.forget_files()
+        self._freezer.check_frozen()
+        own_thread(lambda: self._drop(members))
+        self._freezer.wait_frozen()
+        with suppress(OSError):
+            holdings.store.write_index(holdings.entries())
+
+    # Open
+
+    def _open(self, pids: Sequence[int]) -> list[Member]:
+        """Make a userfaultfd in each of these processes, or take the one that is there."""
+        made: list[Member] = []
+        rest = []
+        for pid in pids:
+            if (uffd := self._kept(pid)) is not None:
+                made.append(Member(pid, uffd))
+            else:
+                rest.append(pid)
+        if rest:
+            try:
+                own_thread(lambda: self._inject(rest, made))
+            except BaseException:
+                for member in made:
+                    os.close(member.uffd)
+                raise
+        return made
+
+    def _kept(self, pid: int) -> int | None:
+        """The userfaultfd that was left in the process."""
+        number = self._holdings.kept.get(pid)
+        if number is None:
+            return None
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{number}") != "anon_inode:[userfaultfd]":
+                return None
+            handle = pidfd.open(pid)
+            try:
+                uffd = pidfd.getfd(handle, number)
+            finally:
+                os.close(handle)
+        except OSError:
+            return None
+        if userfault.alive(uffd):
+            return uffd
+        os.close(uffd)
+        return None
+
+    def _inject(self, pids: Sequence[int], made: list[Member]) -> None:
+        features = userfault.EVENTS
+        if self._holdings.tracking:
+            features |= userfault.WP_ASYNC | userfault.PAGEFAULT_FLAG_WP
+        with self._held() as stopped:
+            for injection in stopped.injections:
+                self._freezer.check()
+                if injection.pid not in pids:
+                    continue
+                try:
+                    made.append(Member(injection.pid, injection.open_userfaultfd(features, KEPT_AT)))
+                except Unsuitable as unsuitable:
+                    self.left[injection.pid] = unsuitable.reason
+                except OSError as error:
+                    self.left[injection.pid] = f"cannot be given a userfaultfd: {error.strerror}"
+                if injection.kept_descriptor is not None:
+                    self._holdings.kept[injection.pid] = injection.kept_descriptor
+        self._freezer.wait_frozen()
+
+    @contextmanager
+    def _held(self) -> Iterator[Held]:
+        """All processes of the container, stopped. Raises Cut, MemoryFailed."""
+        everything = sorted({*self._pids, *self._freezer.cgroup.pids()})
+        try:
+            with held(
+                everything,
+                thaw=self._freezer.thaw,
+                freeze=self._freezer.freeze,
+                while_waiting=self._freezer.check,
+            ) as stopped:
+                self._freezer.check()
+                self.left.update(stopped.unsuitable)
+                yield stopped
+        except Unsuitable as unsuitable:
+            raise MemoryFailed(f"its processes cannot be stopped: {unsuitable}") from unsuitable
+
+    # Register, protect, store
+
+    def _register(self, member: Member) -> bool:
+        """Whether anything of the process can be moved out."""
+        modes = userfault.MISSING | (userfault.WRITES if self._holdings.tracking else 0)
+        member.ranges = []
+        try:
+            found = mappings.movable(mappings.read_smaps(member.pid))
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        for start, end in found:
+            # Another userfaultfd has it (EBUSY), or it is memory of a kind that this one cannot have.
+            with suppress(OSError):
+                userfault.register(member.uffd, start, end - start, modes)
+                member.ranges.append((start, end))
+        self._freezer.check()
+        return bool(member.ranges)
+
+    def _map(self, pid: int) -> PageMap:
+        if pid not in self._maps:
+            self._maps[pid] = PageMap(pid, tracking=self._holdings.tracking)
+        return self._maps[pid]
+
+    def _store(self, members: Sequence[Member]) -> dict[int, Written]:
+        """Write what is not in the store, or not any more. Raises Cut, MemoryFailed."""
+        stored: dict[int, Written] = {}
+        wanted: dict[int, tuple[Member, list[Range], list[Extent]]] = {}
+        sparse = self._sparse()
+        for member in members:
+            self._freezer.check()
+            renewed = sparse if self._in_order(member) else set(self._holdings.store.files)
+            with suppress(FileNotFoundError, ProcessLookupError):
+                changed = self._protect(member, renewed)
+                copied = self._copied(member, changed, renewed)
+                wanted[member.number] = member, changed, copied
+        need = sum(total(changed) + sum(e.end - e.start for e in copied) for _, changed, copied in wanted.values())
+        if not need:
+            return stored
+        if refusal := self._reserve(need):
+            raise MemoryFailed(refusal)
+        if damage := self._holdings.store.damage():
+            raise MemoryFailed(damage)
+        self._buffer = self._buffer or Buffer(STORED_AT_ONCE)
+        try:
+            file = self._holdings.store.begin()
+        except OSError as error:
+            raise MemoryFailed(f"the page store cannot be written: {error}") from error
+        try:
+            for number, (member, changed, copied) in wanted.items():
+                ranges = joined(sorted([*changed, *((extent.start, extent.end) for extent in copied)]))
+                stored[number] = Written(ranges, [*self._save(member, changed, file), *self._copy(copied, file)])
+            self._holdings.store.add(file)
+        except OSError as error:
+            file.abandon()
+            raise MemoryFailed(f"the page store cannot be written: {error.strerror}") from error
+        except BaseException:
+            file.abandon()
+            raise
+        self.written = file.size
+        return stored
+
+    def _in_order(self, member: Member) -> bool:
+        """Whether its pages lie in pieces that are large enough; otherwise all of them are written anew."""
+        generation = self._holdings.generation
+        return generation is None or len(generation.space(member).starts) <= FRAGMENTS
+
+    def _sparse(self) -> set[int]:
+        """The files that are to be written anew, as most of them is out of date."""
+        store = self._holdings.store
+        return store.outdated(self._holdings.live_bytes()) if store.files else set()
+
+    def _protect(self, member: Member, renewed: set[int]) -> list[Range]:
+        """Protect what is in memory against writes; return what of it has to be stored."""
+        holdings, pages = self._holdings, self._map(member.pid)
+        assert holdings.generation
+        tracked, member.tracked = member.tracked and holdings.tracking, False
+        written = pages.protect(member.ranges)
+        present = pages.look(member.ranges).present
+        self._freezer.check()
+        known = holdings.extents(member)
+        self._freezer.check()
+        unchanged: list[Range] = []
+        space = holdings.generation.space(member)
+        if tracked:
+            current = [extent for extent in known if extent.file not in renewed]
+            unchanged = subtract(intersect(present, extents.usable(current)), written)
+            for start, end in intersect(unchanged, extents.missing(current)):
+                space.mark(start, end, IN)
+        changed = subtract(present, unchanged)
+        for start, end in changed:
+            self._freezer.check()
+            space.mark(start, end, OUTDATED)
+        # Only now: had they been thawed before, what is protected and what is marked might not be the same pages.
+        self._freezer.check_frozen()
+        member.tracked = holdings.tracking
+        return changed
+
+    def _copied(self, member: Member, changed: Sequence[Range], renewed: set[int]) -> list[Extent]:
+        """What has to be copied from older files, since it is out."""
+        if not renewed:
+            return []
+        old = [extent for extent in self._holdings.extents(member) if extent.file in renewed]
+        return list(extents.without(old, changed))
+
+    def _save(self, member: Member, changed: Sequence[Range], file: NewFile) -> list[Extent]:
+        """Write these pages to the file."""
+        assert self._buffer
+        found: list[Extent] = []
+        for group in batches(changed, STORED_AT_ONCE, RANGES):
+            while group:
+                self._freezer.check()
+                try:
+                    data = self._buffer.read(member.pid, group)
+                except ProcessLookupError:
+                    return found
+                except OSError:
+                    data = memoryview(b"")
+                data = data[: len(data) & -PAGE]
+                offset = file.append(data)
+                group, done = divided(group, len(data))
+                for start, end in done:
+                    found.append(Extent(start, end, file.number, offset, bytes([IN]) * ((end - start) // PAGE)))
+                    offset += end - start
+                # A page that cannot be read stays where it is.
+                group = subtract(group, [(group[0][0], group[0][0] + PAGE)]) if group else []
+        return found
+
+    def _copy(self, copied: Sequence[Extent], file: NewFile) -> list[Extent]:
+        """Write pages that are out to the file, from others."""
+        found: list[Extent] = []
+        for extent in copied:
+            source = self._holdings.store.files[extent.file].descriptor
+            for start in range(extent.start, extent.end, STORED_AT_ONCE):
+                self._freezer.check()
+                part = extent.part(start, min(extent.end, start + STORED_AT_ONCE))
+                data = os.pread(source, part.end - part.start, part.offset)
+                if len(data) != part.end - part.start:
+                    raise MemoryFailed("a file of the page store was cut short")
+                found.append(part._replace(file=file.number, offset=file.append(data)))
+        return found
+
+    # Drop
+
+    def _drop(self, members: Sequence[Member]) -> None:
+        """Stop the processes and drop what is stored."""
+        generation = self._holdings.generation
+        assert generation
+        with self._held() as stopped:
+            by_pid = {injection.pid: injection for injection in stopped.injections}
+            chosen = [member for member in members if member.pid in by_pid]
+            numbers = [member.number for member in chosen]
+            if not generation.pager.move(numbers, begins=True, patience=CONFIRM_WITHIN):
+                raise MemoryFailed("the pager does not answer")
+            try:
+                for member in chosen:
+                    injection = by_pid[member.pid]
+                    spared = joined((page, page + PAGE) for page in sorted(injection.kept_pages))
+                    for groups in together(self._droppable(member, spared), DROPPED_AT_ONCE, CALLS_AT_ONCE):
+                        self._freezer.check()
+                        for start, end in (part for group in groups for part in group):
+                            generation.space(member).mark(start, end, MISSING)
+                        pages = sum(map(total, groups)) // PAGE
+                        generation.dropped += pages
+                        try:
+                            injection.drop([(group[0][0], group[-1][1] - group[0][0]) for group in groups])
+                        except OSError as error:
+                            # It has ended, or the mapping is sealed. What is marked and still there does no harm.
+                            generation.dropped -= pages
+                            self.left[member.pid] = f"does not drop its memory: {error.strerror}"
+                            if isinstance(error, ProcessLookupError | TimeoutError):
+                                break
+            finally:
+                confirmed = generation.pager.move(numbers, begins=False, patience=CONFIRM_WITHIN)
+        if not confirmed:
+            raise MemoryFailed("the pager does not answer")
+
+    def _droppable(self, member: Member, spared: Sequence[Range]) -> Iterator[list[Range]]:
+        """Pages that are in the store as they are in memory, in groups that one call drops."""
+        found = self._map(member.pid).look(member.ranges)
+        self._freezer.check()
+        index = self._holdings.extents(member)
+        self._freezer.check()
+        usable = intersect(found.present, extents.usable(index))
+        wanted = subtract(subtract(usable, found.stay), spared)
+        if not self._holdings.tracking:
+            wanted = self._as_stored(member, index, wanted)
+        # The kernel's zeroes may go with what lies around them, unless the index has something else for them.
+        zero = intersect(found.zero, joined((extent.start, extent.end) for extent in index))
+        kept = joined(sorted([*subtract(found.present, wanted), *found.stay, *spared, *zero]))
+        return pieces(wanted, kept, member.ranges, DROPPED_AT_ONCE)
+
+    def _as_stored(self, member: Member, index: Sequence[Extent], wanted: Sequence[Range]) -> list[Range]:
+        """Of these pages, those that are as they were stored, found by comparing them."""
+        if self._buffer is None:
+            return []
+        result: list[Range] = []
+        for extent in extents.without(index, subtract([(0, 1 << 64)], wanted)):
+            source = self._holdings.store.files[extent.file].descriptor
+            for start in range(extent.start, extent.end, STORED_AT_ONCE):
+                self._freezer.check()
+                part = extent.part(start, min(extent.end, start + STORED_AT_ONCE))
+                now = bytes(self._buffer.read(member.pid, [(part.start, part.end)]))
+                then = os.pread(source, part.end - part.start, part.offset)
+                result += ((start + low, start + high) for low, high in equal_pages(now, then))
+        return joined(result)

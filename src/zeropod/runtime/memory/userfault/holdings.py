@@ -1,0 +1,329 @@
+"""What the shim holds of a container whose memory is in the page store: store, pager, and who is who in them.
+
+Owns the generation: one pager with the journal and the index that it was started with. A move makes a new one, since
+the index of a pager never changes but by what the processes do. The old pager ends first, with everything recorded; the
+userfaultfds stay open here, so whatever asks for a page meanwhile waits.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from zeropod.kernel import pagemap_scan, userfault
+from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
+from zeropod.runtime.memory.userfault import extents
+from zeropod.runtime.memory.userfault.extents import Extent
+from zeropod.runtime.memory.userfault.ranges import Range
+from zeropod.runtime.memory.userfault.store import Entry, PageStore
+from zeropod.runtime.pagemap import Image
+from zeropod.runtime.pager import Pager, WorkingSet
+from zeropod.runtime.pager.files import PagesFile
+from zeropod.runtime.pager.journal import MISSING, MOVABLE, Event, Journal, Kind, Phase
+from zeropod.runtime.pager.service import Service
+from zeropod.runtime.pager.space import Space, Spaces
+
+RETIRE_WITHIN: Final = 5.0
+"""Seconds until a pager that is told to end must have; it takes a millisecond."""
+GUARDED_WITHIN: Final = 0.5
+"""Seconds until userfaultfds that came with a fork must have arrived."""
+STARTS: Final = 3
+"""How often it is tried to start a pager: memory may be short for a moment."""
+UNKNOWN: Final = 1 << 40
+"""Plus the number of its address space: stands for the pid of a process that was forked and not recognised yet."""
+
+AHEAD: Final = 16
+"""Pages that a fault brings in at most: 64 KB."""
+NOTED: Final = 1.0
+"""Seconds after the first fault of a wake in which faults count for the working set: the first requests."""
+FILL: Final = 1024
+"""Pages of the working set that are brought in while the container sleeps, at most: 4 MB."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One process whose memory is out, or may go out."""
+
+    pid: int
+    """`UNKNOWN` or above where it is not known."""
+    uffd: int
+    """The shim's own descriptor of it."""
+    number: int = -1
+    """Of its address space, in the present generation."""
+    tracked: bool = False
+    """Which pages have been written to since they were stored can be told from the page map."""
+    ranges: list[Range] = field(default_factory=list)
+    """The mappings that can be moved out, in the present move."""
+
+    @property
+    def known(self) -> bool:
+        return self.pid < UNKNOWN
+
+    def close(self) -> None:
+        """Let go of the userfaultfd."""
+        with suppress(OSError):
+            os.close(self.uffd)
+
+
+class Generation:
+    """A pager, and the same tables as it has."""
+
+    def __init__(self, pager: Pager, spaces: Spaces, members: list[Member], out: int) -> None:
+        self.pager = pager
+        self.spaces = spaces
+        self.members = members
+        self.dropped = 0
+        """Pages dropped since it began."""
+        self._out_at_start = out
+
+    def space(self, member: Member) -> Space:
+        return self.spaces.all[member.number]
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """Changes with everything that the pager does."""
+        journal = self.pager.journal
+        return journal.event_count, journal.pages_brought, len(self.pager.guards)
+
+    @property
+    def pages_out(self) -> int:
+        if self.pager.ended:
+            return 0
+        return max(0, self._out_at_start + self.dropped + self.pager.journal.pages_missing)
+
+
+@dataclass(slots=True)
+class Written:
+    """What a move has stored of one process."""
+
+    ranges: list[Range] = field(default_factory=list)
+    """The pages whose older copies do not count any more."""
+    extents: list[Extent] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the next generation is started with."""
+
+    members: list[Member]
+    """In the order of their numbers to be."""
+    files: list[int]
+    """Numbers in the store of the files that are referred to."""
+    image: Image
+    states: list[bytes]
+    """Of each member's pages."""
+
+
+class Holdings:
+    """Used by the thread that moves, and between moves by trio's."""
+
+    def __init__(self, store: PageStore, started: Callable[[Pager], None], say: Callable[[str], None]) -> None:
+        """`started` has `Pager.run` called in trio, which ends when the pager has."""
+        self.store = store
+        self.tracking = _can_track()
+        """Whether the kernel can tell which pages were written to."""
+        self.generation: Generation | None = None
+        self.working_set: WorkingSet = ()
+        self.kept: dict[int, int] = {}
+        """Number of the userfaultfd's duplicate in each process, by pid."""
+        self.stranded: list[int] = []
+        """Userfaultfds without a pager, which none could be started for: what is missing there waits."""
+        self._started = started
+        self._say = say
+
+    @property
+    def members(self) -> list[Member]:
+        return self.generation.members if self.generation else []
+
+    def extents(self, member: Member) -> list[Extent]:
+        """Where its pages are. The processes must be frozen."""
+        assert self.generation
+        self.generation.spaces.catch_up()
+        return list(extents.of_space(self.generation.space(member)))
+
+    def entries(self) -> list[Entry]:
+        """The index as it is now."""
+        return [
+            Entry(member.pid, *extents.to_runs(self.extents(member)))
+            for member in self.members
+            if not self._space_gone(member)
+        ]
+
+    def _space_gone(self, member: Member) -> bool:
+        return self.generation is None or self.generation.space(member).gone
+
+    def replace(
+        self,
+        new: Sequence[Member] = (),
+        written: Mapping[int, Written] | None = None,
+        *,
+        as_of: int | None = None,
+        learn: bool = False,
+    ) -> bool:
+        """Start the next generation, with new members, and with what was written, by number of the address space.
+
+        False when processes have run since `as_of` events: what was written does not count then, and nothing of it is
+        in the index. `learn`: the faults since the last generation are those of a wake. Raises MemoryFailed (the new
+        members' userfaultfds are closed), MemoryLost.
+        """
+        old, right = self.generation, True
+        newcomers: list[tuple[Member, list[Extent]]] = [(member, []) for member in new]
+        plan = self._plan(newcomers)
+        if old is not None:
+            # What takes long is done while the old pager still serves, and once more if it was not idle.
+            before = old.progress
+            plan = self._plan([*self._indexed(old, written or {}), *newcomers])
+            if not old.pager.retire(RETIRE_WITHIN):
+                for member in new:
+                    os.close(member.uffd)
+                raise MemoryFailed("the pager does not end when it is told to")
+            if reason := old.pager.doubt():
+                raise MemoryLost(f"the pager died, and {reason}")
+            old.spaces.catch_up()
+            old.spaces.happen(old.pager.journal.unrecorded())
+            right = as_of is None or as_of == old.pager.journal.event_count
+            if before != old.progress or not right:
+                plan = self._plan([*self._indexed(old, written or {} if right else {}), *newcomers])
+            if learn:
+                self.working_set = old.pager.working_set
+            kept = {member.uffd for member in plan.members}
+            for uffd in old.pager.take_guards().values():
+                if uffd not in kept:
+                    os.close(uffd)
+        try:
+            self.generation = self._start(plan)
+        except OSError as error:
+            self.stranded = [member.uffd for member in plan.members]
+            raise MemoryLost(f"no pager can be started: {error}") from error
+        finally:
+            if old is not None:
+                old.pager.close()
+        self._started(self.generation.pager)
+        return right
+
+    def resume(self, indexed: Sequence[tuple[Member, list[Extent]]]) -> None:
+        """Start a generation for processes that came back with this index. Raises MemoryLost."""
+        try:
+            self.generation = self._start(self._plan(indexed))
+        except OSError as error:
+            raise MemoryLost(f"no pager can be started: {error}") from error
+        self._started(self.generation.pager)
+
+    def _indexed(self, old: Generation, written: Mapping[int, Written]) -> list[tuple[Member, list[Extent]]]:
+        """The members whose memory still exists, and where their pages will be."""
+        old.spaces.catch_up()
+        members = {member.number: member for member in old.members}
+        tracked = all(member.tracked for member in old.members)
+        result = []
+        for number, uffd in sorted(old.pager.guards.items()):
+            if number >= len(old.spaces.all):
+                continue  # forked after this look, which is repeated then
+            space = old.spaces.all[number]
+            if space.gone or not userfault.alive(uffd):
+                continue
+            member = members.get(number) or Member(UNKNOWN + number, uffd, tracked=tracked)
+            member.uffd = uffd
+            found = list(extents.of_space(space))
+            if (ours := written.get(number)) is not None:
+                found = extents.replaced(found, ours.ranges, ours.extents)
+            result.append((member, found))
+        return result
+
+    def _plan(self, indexed: Sequence[tuple[Member, list[Extent]]]) -> "_Plan":
+        numbers = sorted({extent.file for _, found in indexed for extent in found})
+        places = {number: place for place, number in enumerate(numbers)}
+        runs_of, states_of = {}, []
+        for number, (member, found) in enumerate(indexed):
+            pid = member.pid if member.known else UNKNOWN + number
+            runs, states = extents.to_runs(found)
+            runs_of[pid] = extents.renumbered(runs, places)
+            states_of.append(states)
+        image = Image(runs_of, tuple(self.store.files[number].path for number in numbers))
+        return _Plan([member for member, _ in indexed], numbers, image, states_of)
+
+    def _start(self, plan: "_Plan") -> Generation:
+        for _ in range(STARTS - 1):
+            with suppress(OSError):
+                return self._try(plan)
+            time.sleep(0.01)
+        return self._try(plan)
+
+    def _try(self, plan: "_Plan") -> Generation:
+        files, journal = self._again(plan.files), Journal.create()
+        spaces = Spaces(plan.image, extents.sources(plan.files), journal)
+        for number, (member, states) in enumerate(zip(plan.members, plan.states, strict=True)):
+            member.number = number
+            if not member.known:
+                member.pid = UNKNOWN + number
+            spaces.happen([Event(Kind.ADOPT, number, member.pid)])
+            spaces.all[number].states[: len(states)] = states
+        journal.phase = Phase.SERVING
+        guards = {member.number: member.uffd for member in plan.members}
+        service = Service(ahead=AHEAD, protected=self.tracking, completes=False, noted=NOTED, fill=FILL)
+        pager = Pager(plan.image, files, journal, self.working_set, self._say, guards=guards, service=service)
+        return Generation(pager, spaces, plan.members, sum(states.count(MISSING) for states in plan.states))
+
+    def _again(self, numbers: Iterable[int]) -> list[PagesFile]:
+        files: list[PagesFile] = []
+        try:
+            files.extend(self.store.files[number].again() for number in numbers)
+        except OSError:
+            for file in files:
+                os.close(file.descriptor)
+            raise
+        return files
+
+    def look_for_members(self) -> None:
+        """Take on what was forked, and forget what has ended: with the process, or as it executed another program.
+
+        The processes are frozen: that a fork has happened is recorded, but the userfaultfd may still be on its way.
+        """
+        if self.generation is None:
+            return
+        self.generation.spaces.catch_up()
+        numbers = {member.number for member in self.members}
+        tracked = all(member.tracked for member in self.members)
+        until = time.monotonic() + GUARDED_WITHIN
+        for space in self.generation.spaces.all:
+            if space.number in numbers or space.gone:
+                continue
+            while (uffd := self.generation.pager.guards.get(space.number)) is None and time.monotonic() < until:
+                time.sleep(0.0005)
+            if uffd is not None:
+                self.members.append(Member(UNKNOWN + space.number, uffd, space.number, tracked))
+        self.generation.members = [member for member in self.members if userfault.alive(member.uffd)]
+
+    def movable(self) -> list[Member]:
+        """The members that can be moved out."""
+        return [member for member in self.members if member.known and member.number < MOVABLE]
+
+    def forget_files(self) -> None:
+        """Delete the files of the store that the present generation does not refer to."""
+        self.store.keep(self.live_bytes())
+
+    def live_bytes(self) -> dict[int, int]:
+        """How many bytes of each file are current."""
+        live: dict[int, int] = {}
+        if self.generation:
+            self.generation.spaces.catch_up()
+            for space in self.generation.spaces.all:
+                extents.count(space, live)
+        return live
+
+    def close(self) -> None:
+        """The processes have ended, and the pager has been killed."""
+        self.generation = None
+        for uffd in self.stranded:
+            with suppress(OSError):
+                os.close(uffd)
+        self.stranded = []
+        self.store.close()
+
+
+def _can_track() -> bool:
+    try:
+        return bool(userfault.offered() & userfault.WP_ASYNC) and pagemap_scan.available()
+    except OSError:
+        return False

@@ -1,0 +1,171 @@
+"""Which mappings of a process can be moved out, and what of them is in memory.
+
+Owns the reading of /proc/PID/smaps and /proc/PID/status for that, and the reasons why memory stays: it is shared,
+locked, of huge pages, wiped for children, a file's, or the kernel's own. What another userfaultfd has is seen when it
+is registered. Reads only; the process is frozen.
+
+Source of facts: proc_pid_smaps(5), fs/proc/task_mmu.c, Documentation/admin-guide/mm/pagemap.rst.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from zeropod.kernel import pagemap_scan
+from zeropod.kernel.userfault import PAGE
+from zeropod.runtime.memory.userfault.ranges import Range, joined
+
+_HEAD: Final = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) (....) [0-9a-f]+ \S+ (\d+) *([^\n]*)\n(?:[A-Z][^\n]*\n)*?VmFlags:([^\n]*)", re.MULTILINE
+)
+_STAY: Final = frozenset({b"lo", b"ht", b"io", b"pf", b"wf", b"sh", b"ss", b"dp"})
+"""VmFlags: locked, huge pages, device memory, no page structures, wiped in a forked child, shared, a shadow stack,
+droppable."""
+
+_WHOLE_BATCH: Final = 1 << 16
+"""Entries of the page map that are read at once where PAGEMAP_SCAN is not there: of 256 MB."""
+
+
+def movable(smaps: bytes) -> list[Range]:
+    """Return the mappings, from the text of /proc/PID/smaps, whose private anonymous memory can be moved out."""
+    found = []
+    for match in _HEAD.finditer(smaps):
+        start, end, permissions, inode, name, flags = match.groups()
+        if inode != b"0" or permissions[3:] != b"p" or permissions[:1] != b"r":
+            continue
+        if name not in (b"", b"[heap]") and not name.startswith(b"[anon:"):
+            continue
+        if not _STAY.isdisjoint(flags.split()):
+            continue
+        found.append((int(start, 16), int(end, 16)))
+    return found
+
+
+def registered(smaps: bytes) -> list[Range]:
+    """Return the mappings that a userfaultfd, whichever, is registered for."""
+    return [
+        (int(match[1], 16), int(match[2], 16))
+        for match in _HEAD.finditer(smaps)
+        if not {b"um", b"uw"}.isdisjoint(match[6].split())
+    ]
+
+
+def read_smaps(pid: int) -> bytes:
+    """Raises OSError: ProcessLookupError or FileNotFoundError when it is gone."""
+    descriptor = os.open(f"/proc/{pid}/smaps", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(descriptor, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What /proc/PID/status says of a process's memory, in bytes."""
+
+    anonymous: int
+    pinned: int
+    """For devices, or by io_uring: they write to it past the page tables."""
+
+    @classmethod
+    def of(cls, pid: int) -> "Status":
+        """Raises OSError."""
+        with open(f"/proc/{pid}/status", errors="replace") as file:
+            found = {key: value for key, _, value in (line.partition(":") for line in file)}
+        sizes = (int(found.get(key, "0 kB").split()[0]) * 1024 for key in ("RssAnon", "VmPin"))
+        return cls(*sizes)
+
+
+@dataclass(slots=True)
+class Pages:
+    """Pages of a process, sorted."""
+
+    present: list[Range]
+    """In memory, but for the kernel's page of zeroes, which costs nothing."""
+    stay: list[Range]
+    """In memory or in swap, and not to be dropped now: written to since they were protected, or in swap."""
+    zero: list[Range]
+    """The kernel's page of zeroes."""
+
+
+_THERE: Final = pagemap_scan.PRESENT | pagemap_scan.ZERO
+
+
+class PageMap:
+    """The page map of one process, held open."""
+
+    def __init__(self, pid: int, *, tracking: bool) -> None:
+        """`tracking`: there is PAGEMAP_SCAN, and writes are tracked. Raises OSError."""
+        self.descriptor = pagemap_scan.open(pid)
+        self._tracking = tracking
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def protect(self, ranges: Sequence[Range]) -> list[Range]:
+        """Write-protect all present pages of these mappings; return those that have been written to since they were.
+
+        Without tracking that is all of them. Raises OSError.
+        """
+        if not self._tracking:
+            return self.look(ranges).present
+        scan, written, present, zero = (
+            pagemap_scan.scan,
+            pagemap_scan.WRITTEN,
+            pagemap_scan.PRESENT,
+            pagemap_scan.ZERO,
+        )
+        found: list[Range] = []
+        for start, end in ranges:
+            for low, high, categories in scan(
+                self.descriptor, start, end, every=written, some=present | zero, protect=True
+            ):
+                if not categories & zero:
+                    found.append((low, high))
+        return joined(found)
+
+    def look(self, ranges: Sequence[Range]) -> Pages:
+        """Return what is there. Raises OSError."""
+        return self._scan(ranges) if self._tracking else self._read(ranges)
+
+    def _scan(self, ranges: Sequence[Range]) -> Pages:
+        scan = pagemap_scan
+        present: list[Range] = []
+        stay: list[Range] = []
+        zero: list[Range] = []
+        asked = scan.PRESENT | scan.SWAPPED | scan.ZERO
+        for start, end in ranges:
+            for low, high, found in scan.scan(self.descriptor, start, end, some=asked):
+                (zero if found & scan.ZERO else present if found & scan.PRESENT else stay).append((low, high))
+            for low, high, found in scan.scan(self.descriptor, start, end, every=scan.WRITTEN, some=_THERE):
+                if not found & scan.ZERO:
+                    stay.append((low, high))
+        return Pages(joined(present), joined(sorted(stay)), joined(zero))
+
+    def _read(self, ranges: Sequence[Range]) -> Pages:
+        pages = Pages([], [], [])
+        for start, end in ranges:
+            for low, high, kind in self._entries(start, end):
+                (pages.present if kind == 1 else pages.stay).append((low, high))
+        return pages
+
+    def _entries(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(start, end, 1: present, 2: to be left alone) by reading all entries: the highest byte of each says it."""
+        while start < end:
+            stop = min(end, start + _WHOLE_BATCH * PAGE)
+            entries = os.pread(self.descriptor, (stop - start) // PAGE * 8, start // PAGE * 8)
+            kinds = entries[7::8].translate(_KINDS)
+            for match in _RUN.finditer(kinds):
+                kind = kinds[match.start()]
+                yield start + match.start() * PAGE, start + match.end() * PAGE, kind
+            start = stop
+
+
+_KINDS: Final = bytes(0 if not top & 0xC0 else 1 if top & 0x80 and not top & 0x04 else 2 for top in range(256))
+"""By the highest byte of an entry: bit 63 is present, 62 swapped, 58 a guard region."""
+_RUN: Final = re.compile(rb"\x01+|\x02+")

@@ -1,0 +1,181 @@
+"""Which connections count since the freeze, over a network that only says what a test has put there."""
+
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.unit.shim.fakes import FakeNetwork
+
+from zeropod.kernel.lookup import Activity
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.lifecycle.baseline import Baseline, connection_of
+from zeropod.lifecycle.settings import Settings
+
+PORT, OTHER = 8080, 9090
+OWN, FOREIGN = 7, 8
+
+
+class Network(FakeNetwork):
+    """Knows listeners and probers, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listening: list[TcpSocket] = []
+        self.probers_since: Activity | None = None
+        self.refuses: OSError | None = None
+
+    def come(self, port: int = PORT) -> None:
+        seen = self.lookups.get(port, Activity(0, 0))
+        self.lookups[port] = Activity(seen.last_ns + 1, seen.connections + 1)
+
+    def segment(self, port: int = PORT) -> None:
+        """A part of a handshake that comes to nothing: seen, and no connection."""
+        seen = self.lookups.get(port, Activity(0, 0))
+        self.lookups[port] = replace(seen, last_ns=seen.last_ns + 1)
+
+    def listeners(self) -> list[TcpSocket]:
+        return self.listening
+
+    def only_probers_since(self, _: object, __: object) -> Activity | None:
+        if self.refuses:
+            raise self.refuses
+        return self.probers_since
+
+
+def life() -> Any:
+    return SimpleNamespace(socket_inodes=lambda: frozenset({OWN}))
+
+
+class Frozen:
+    """A container that has just been frozen, and its baseline."""
+
+    def __init__(self, settings: Settings, network: Network) -> None:
+        self.network = network
+        self.incarnation = life()
+        workload: Any = SimpleNamespace(settings=settings, log=logging.LoggerAdapter(logging.getLogger("baseline"), {}))
+        given: Any = network
+        self.baseline = Baseline(workload, given)
+        self.baseline.take(self.incarnation, frozenset({PORT}))
+
+
+@pytest.fixture
+def network() -> Network:
+    made = Network()
+    made.come()
+    return made
+
+
+@pytest.fixture
+def frozen(network: Network) -> Frozen:
+    return Frozen(Settings(), network)
+
+
+def connection(state: TcpState, inode: int = OWN, port: int = 5) -> TcpSocket:
+    return TcpSocket(2, state, ("10.0.0.1", PORT), ("10.0.0.2", port), inode, 0, 0, 0, 0, 0)
+
+
+def listener(port: int, inode: int, waiting: int) -> TcpSocket:
+    made = connection(TcpState.LISTEN, inode)
+    return replace(made, local=("0.0.0.0", port), remote=("0.0.0.0", 0), receive_queue=waiting)
+
+
+def test_what_came_before_the_freeze_does_not_count(frozen: Frozen) -> None:
+    assert not frozen.baseline.has_come()
+    assert not frozen.baseline.has_connected()
+
+
+def test_what_comes_later_does(frozen: Frozen) -> None:
+    frozen.network.come()
+    assert frozen.baseline.has_come()
+    assert frozen.baseline.has_connected()
+
+
+def test_what_is_no_connection_has_come_and_not_connected(frozen: Frozen) -> None:
+    frozen.network.segment()
+    assert frozen.baseline.has_come()
+    assert not frozen.baseline.has_connected()
+
+
+def test_only_its_own_ports_count(frozen: Frozen) -> None:
+    frozen.network.come(OTHER)
+    assert not frozen.baseline.has_come()
+
+
+def test_ports_that_were_chosen_count_in_the_place_of_those_that_it_listens_on(network: Network) -> None:
+    frozen = Frozen(Settings(ports=frozenset({OTHER})), network)
+    network.come(PORT)
+    assert not frozen.baseline.has_come()
+    network.come(OTHER)
+    assert frozen.baseline.has_connected()
+
+
+def test_what_is_disregarded_does_not_count_any_more_and_what_came_meanwhile_does(frozen: Frozen) -> None:
+    frozen.network.come()
+    seen = frozen.baseline.seen()
+    frozen.network.come()
+    frozen.baseline.disregard(seen)
+    assert frozen.baseline.has_connected()
+    frozen.baseline.disregard(frozen.baseline.seen())
+    assert not frozen.baseline.has_come()
+
+
+def test_probers_alone_do_not_count_from_then_on(frozen: Frozen) -> None:
+    frozen.network.come()
+    frozen.network.probers_since = frozen.baseline.seen()
+    assert frozen.baseline.only_probes()
+    assert not frozen.baseline.has_come()
+    frozen.network.come()
+    frozen.network.probers_since = None
+    assert not frozen.baseline.only_probes()
+    assert frozen.baseline.has_connected(), "and what is none goes on counting"
+
+
+def test_where_probers_cannot_be_told_from_others_they_count(frozen: Frozen, caplog: pytest.LogCaptureFixture) -> None:
+    frozen.network.come()
+    frozen.network.refuses = OSError("no such device")
+    assert not frozen.baseline.only_probes()
+    assert frozen.baseline.has_connected()
+    assert "no such device" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("port", "inode", "waiting", "waits"),
+    [(PORT, OWN, 1, True), (PORT, OWN, 0, False), (PORT, FOREIGN, 1, False), (OTHER, OWN, 1, False)],
+)
+def test_what_is_not_accepted_waits_in_a_listener_of_its_own(
+    frozen: Frozen, port: int, inode: int, waiting: int, waits: bool
+) -> None:
+    frozen.network.listening = [listener(port, inode, waiting)]
+    assert frozen.baseline.waits_in_listeners(frozen.incarnation) is waits
+
+
+@pytest.mark.parametrize(
+    ("state", "inode", "ending"),
+    [
+        (TcpState.CLOSE_WAIT, OWN, True),
+        (TcpState.CLOSE_WAIT, FOREIGN, False),
+        (TcpState.ESTABLISHED, OWN, False),
+    ],
+)
+def test_a_connection_that_the_peer_has_ended_since_is_the_containers_to_close(
+    frozen: Frozen, state: TcpState, inode: int, ending: bool
+) -> None:
+    frozen.network.sockets = [connection(state, inode)]
+    assert frozen.baseline.ending(frozen.incarnation) is ending
+
+
+def test_one_that_was_left_half_closed_before_the_freeze_is_not_waited_for(network: Network) -> None:
+    left = connection(TcpState.CLOSE_WAIT, port=5)
+    network.sockets = [left]
+    frozen = Frozen(Settings(), network)
+    assert not frozen.baseline.ending(frozen.incarnation)
+    network.sockets = [left, connection(TcpState.CLOSE_WAIT, port=6)]
+    assert frozen.baseline.ending(frozen.incarnation)
+
+
+def test_a_connection_is_known_by_both_ends() -> None:
+    one, other = connection(TcpState.CLOSE_WAIT, port=5), connection(TcpState.ESTABLISHED, FOREIGN, port=5)
+    assert connection_of(one) == connection_of(other)
+    assert connection_of(one) != connection_of(connection(TcpState.CLOSE_WAIT, port=6))

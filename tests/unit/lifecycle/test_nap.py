@@ -1,0 +1,91 @@
+"""Whether a nap may end, in virtual time."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+from tests.unit.shim.fakes import FakeNetwork
+from trio.testing import MockClock
+
+from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.lifecycle.settings import Settings
+from zeropod.lifecycle.standby.nap import SETTLE, Nap
+
+PORT = 8080
+
+
+class Slow:
+    """An application that closes what its client has closed after so many seconds; stands in for `Baseline`."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._closes_at = trio.current_time() + seconds
+        self.has_come = lambda: False
+        self.waits_in_listeners = lambda _: True
+        self.disregarded = 0
+
+    def ending(self, _: object) -> bool:
+        return trio.current_time() < self._closes_at
+
+    def seen(self) -> str:
+        return "all"
+
+    def disregard(self, seen: str) -> None:
+        assert seen == "all"
+        self.disregarded += 1
+
+
+def napping(network: FakeNetwork, baseline: Slow | None = None, *, only_probers: bool = False) -> Nap:
+    incarnation = SimpleNamespace(socket_inodes=lambda: frozenset({7}))
+    container: Any = SimpleNamespace(settings=Settings(ports=frozenset({PORT})), incarnation=incarnation)
+    given: Any = network
+    its: Any = baseline or Slow()
+    return Nap(container, given, its, lambda: only_probers)
+
+
+def connection(inode: int, quiet_ms: int) -> TcpSocket:
+    own, other = ("10.0.0.1", PORT), ("10.0.0.2", 5)
+    return TcpSocket(2, TcpState.ESTABLISHED, own, other, inode, 0, 0, 0, quiet_ms, quiet_ms)
+
+
+async def test_a_busy_application_has_time_to_close_a_probes_connection(autojump_clock: MockClock) -> None:
+    nap = napping(FakeNetwork(), Slow(0.6))
+    await nap.settled()
+    assert 0.6 <= trio.current_time() < 0.7
+    assert nap.use() == ""
+
+
+async def test_one_that_never_closes_it_is_not_waited_for(autojump_clock: MockClock) -> None:
+    await napping(FakeNetwork(), Slow(1000.0)).settled()
+    assert trio.current_time() == pytest.approx(SETTLE)
+
+
+@pytest.mark.parametrize(
+    ("has_come", "only_probers", "waits", "wanted", "disregarded"),
+    [
+        (False, False, True, False, 0),
+        (True, True, True, False, 0),
+        (True, False, True, True, 0),
+        (True, False, False, False, 1),
+    ],
+    ids=["nobody", "probers alone", "somebody", "a stray segment"],
+)
+async def test_who_waits_as_it_begins_may_be_gone_when_it_ends(
+    has_come: bool, only_probers: bool, waits: bool, wanted: bool, disregarded: int
+) -> None:
+    baseline = Slow()
+    baseline.has_come, baseline.waits_in_listeners = lambda: has_come, lambda _: waits
+    nap = napping(FakeNetwork(), baseline, only_probers=only_probers)
+    nap.begins()
+    assert (bool(nap.somebody), baseline.disregarded) == (wanted, disregarded)
+
+
+@pytest.mark.parametrize(("inode", "quiet_ms", "is_use"), [(7, 500, True), (7, 1500, False), (8, 500, False)])
+async def test_data_on_a_connection_of_its_own_is_use(
+    autojump_clock: MockClock, inode: int, quiet_ms: int, is_use: bool
+) -> None:
+    network = FakeNetwork()
+    network.sockets = [connection(inode, quiet_ms)]
+    nap = napping(network)
+    await trio.sleep(1.0)
+    assert nap.use() == ("the connection from 10.0.0.2 port 5 (ESTABLISHED) was used while it ran for a probe" * is_use)

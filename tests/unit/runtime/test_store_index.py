@@ -1,0 +1,190 @@
+"""The page store's files and index, and what a move changes about where pages are."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zeropod.kernel.userfault import PAGE
+from zeropod.runtime.memory.userfault import extents
+from zeropod.runtime.memory.userfault.extents import Extent, replaced, to_runs, usable, without
+from zeropod.runtime.memory.userfault.ranges import Range, joined
+from zeropod.runtime.memory.userfault.store import (
+    FILES,
+    GARBAGE,
+    Damaged,
+    Entry,
+    PageStore,
+    decode,
+    encode,
+)
+from zeropod.runtime.pagemap import Image
+from zeropod.runtime.pager.journal import IN, MISSING, OUTDATED, Event, Journal, Kind
+from zeropod.runtime.pager.space import Space, Spaces
+
+LAST = 40
+
+Model = dict[int, tuple[int, int, int]]
+"""File, page in it and state, by page."""
+
+
+def extents_of(model: Model) -> list[Extent]:
+    return [
+        Extent(page * PAGE, (page + 1) * PAGE, file, at * PAGE, bytes([state]))
+        for page, (file, at, state) in sorted(model.items())
+    ]
+
+
+def model_of(found: list[Extent]) -> Model:
+    return {
+        page: (extent.file, extent.offset // PAGE + page - extent.start // PAGE, extent.states[number])
+        for extent in found
+        for number, page in enumerate(range(extent.start // PAGE, extent.end // PAGE))
+    }
+
+
+def ranges_of(pages: set[int]) -> list[Range]:
+    return joined((page * PAGE, (page + 1) * PAGE) for page in sorted(pages))
+
+
+models = st.dictionaries(
+    st.integers(0, LAST),
+    st.tuples(st.integers(1, 3), st.integers(0, 100), st.sampled_from([MISSING, IN, OUTDATED])),
+)
+sets = st.sets(st.integers(0, LAST))
+
+
+def together(model: Model) -> list[Extent]:
+    """Through the form that a pager is started with: runs as long as possible."""
+    with table(model) as space:
+        return list(extents.of_space(space))
+
+
+@contextmanager
+def table(model: Model) -> Iterator[Space]:
+    runs, states = to_runs(extents_of(model))
+    numbers = sorted(set(runs.files))
+    journal = Journal.create()
+    try:
+        image = Image(
+            {7: extents.renumbered(runs, {number: place for place, number in enumerate(numbers)})},
+            tuple(Path(str(number)) for number in numbers),
+        )
+        spaces = Spaces(image, extents.sources(numbers), journal)
+        spaces.happen([Event(Kind.ADOPT, 0, 7)])
+        spaces.all[0].states[: len(states)] = states
+        yield spaces.all[0]
+    finally:
+        journal.close()
+
+
+@settings(deadline=None)
+@given(models, sets, models)
+def test_a_move_replaces_what_it_has_written_and_nothing_else(old: Model, gone: set[int], new: Model) -> None:
+    new = {page: place for page, place in new.items() if page in gone}
+    found = replaced(together(old), ranges_of(gone), extents_of(new))
+    assert model_of(found) == {page: place for page, place in old.items() if page not in gone} | new
+    assert [extent.start for extent in found] == sorted(extent.start for extent in found)
+
+
+@settings(deadline=None)
+@given(models, sets)
+def test_what_can_be_used_is_what_is_not_outdated(model: Model, gone: set[int]) -> None:
+    found = together(model)
+    assert model_of(found) == model
+    assert usable(found) == ranges_of({page for page, (_, _, state) in model.items() if state != OUTDATED})
+    assert extents.missing(found) == ranges_of({page for page, (_, _, state) in model.items() if state == MISSING})
+    assert model_of(list(without(found, ranges_of(gone)))) == {
+        page: place for page, place in model.items() if page not in gone
+    }
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 1 << 30), models), max_size=3, unique_by=lambda pair: pair[0]))
+def test_the_index_is_read_as_it_was_written(processes: list[tuple[int, Model]]) -> None:
+    entries = [Entry(pid, *to_runs(extents_of(model))) for pid, model in processes]
+    files, found = decode(encode({}, entries))
+    assert files == {}
+    assert found == entries
+
+
+@given(st.data())
+def test_a_damaged_index_is_known_as_such(data: st.DataObject) -> None:
+    whole = encode({}, [Entry(1, *to_runs(extents_of({1: (1, 1, 0), 2: (1, 2, 1)})))])
+    at = data.draw(st.integers(0, len(whole) - 1))
+    changed = bytearray(whole)
+    changed[at] ^= data.draw(st.integers(1, 255))
+    for wrong in (bytes(changed), whole[:at]):
+        with pytest.raises(Damaged, match="index of the page store is damaged"):
+            decode(wrong)
+
+
+def test_files_are_for_root_alone_and_go_with_the_store(tmp_path: Path) -> None:
+    store = PageStore(tmp_path / "store")
+    file = store.begin()
+    assert file.append(b"x" * PAGE) == 0
+    assert file.append(b"y" * PAGE) == PAGE
+    store.add(file)
+    store.write_index([])
+    assert store.directory.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in store.directory.iterdir())
+    assert os.pread(store.files[1].descriptor, 1, PAGE) == b"y"
+    assert store.damage() == ""
+    store.close()
+    assert not store.directory.exists()
+
+
+def test_a_file_that_is_abandoned_leaves_nothing(tmp_path: Path) -> None:
+    store = PageStore(tmp_path)
+    file = store.begin()
+    file.append(b"x")
+    file.abandon()
+    assert list(tmp_path.iterdir()) == []
+    store.close()
+
+
+def test_what_a_former_store_has_left_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / "pages-3").write_bytes(b"x")
+    store = PageStore(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    store.close()
+
+
+def test_a_file_that_is_mostly_out_of_date_is_written_anew(tmp_path: Path) -> None:
+    store = PageStore(tmp_path)
+    for _ in range(2):
+        file = store.begin()
+        file.append(bytes(2 * GARBAGE + 2 * PAGE))
+        store.add(file)
+    assert store.outdated({1: GARBAGE + PAGE, 2: PAGE}) == {2}
+    assert store.outdated({1: GARBAGE + PAGE}) == set()
+    store.close()
+
+
+def test_there_are_not_ever_more_files(tmp_path: Path) -> None:
+    store = PageStore(tmp_path)
+    for _ in range(FILES):
+        file = store.begin()
+        file.append(bytes(PAGE))
+        store.add(file)
+    live = {number: PAGE * number for number in store.files}
+    assert store.outdated(live) == {1}
+    store.keep([2])
+    assert list(store.files) == [2]
+    store.close()
+
+
+@settings(deadline=None)
+@given(models)
+def test_current_bytes_are_counted_for_each_file(model: Model) -> None:
+    expected: dict[int, int] = {}
+    for file, _, _ in model.values():
+        expected[file] = expected.get(file, 0) + PAGE
+    live: dict[int, int] = {}
+    with table(model) as space:
+        extents.count(space, live)
+    assert live == expected
