@@ -54,7 +54,7 @@ from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
 FREEZE = 2.0
 """Seconds for all tasks to freeze; they take a millisecond unless one hangs in a system call."""
 
-MASTER_WAITS = 0.5
+MASTER_WAITS = 1.0
 """Seconds that a process with children waits after a thaw at least, if nothing comes for it: its workers need pages of
 theirs before they can report to it."""
 
@@ -95,6 +95,8 @@ class SuspendStrategy:
         self._nap: Nap | None = None
         self._inventory: Inventory = {}
         self._ended = False
+        self._needed = 0
+        """Bytes of memory that it takes once all of it is back from COLD."""
         self._carried = False
         """Whether the image leaves out what is in the page store."""
         self._no_cold_before, self._why_no_cold = -math.inf, ""

@@ -3,12 +3,13 @@
 Swap is the whole machine's: it is on for these tests only, and off again however they end.
 """
 
+import fcntl
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,26 @@ BEGIN_AT_ONCE = 4
 
 
 class Swap:
-    """A swap file, on while the block lasts; `why_not` says why there is none."""
+    """A swap file, on while the block lasts; `why_not` says why there is none.
+
+    Its lock tells whether that is so: a run that is killed leaves swap on, and the next one switches it off.
+    """
 
     def __init__(self) -> None:
-        self._file = DISK / f"situations-swap-{os.getpid()}"
+        self._file = DISK / f"situations-swap-{os.urandom(4).hex()}"
+        self._lock = -1
         self.why_not = ""
 
     def __enter__(self) -> "Swap":
+        for left in DISK.glob("situations-swap-*"):
+            with open(left, "rb") as file, suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _switch_off(left)
         try:
             with open(self._file, "wb") as made:
                 os.fchmod(made.fileno(), 0o600)
+                self._lock = os.open(self._file, os.O_RDONLY)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
                 os.posix_fallocate(made.fileno(), 0, SWAP)
             subprocess.run(["mkswap", self._file], check=True, stdout=subprocess.DEVNULL)
             on = subprocess.run(["swapon", self._file], check=False, capture_output=True, text=True)
@@ -49,8 +60,14 @@ class Swap:
         return self
 
     def __exit__(self, *_: object) -> None:
-        subprocess.run(["swapoff", self._file], check=False, capture_output=True, timeout=60)
-        self._file.unlink(missing_ok=True)
+        _switch_off(self._file)
+        if self._lock >= 0:
+            os.close(self._lock)
+
+
+def _switch_off(file: Path) -> None:
+    subprocess.run(["swapoff", file], check=False, capture_output=True, timeout=60)
+    file.unlink(missing_ok=True)
 
 
 class Night:

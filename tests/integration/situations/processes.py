@@ -199,16 +199,16 @@ def threads_in_every_kind_of_wait(scene: Scene) -> Iterator[None]:
         after = one.tell("dict(beats)")
         return all(after[name] > before[name] for name in before)
 
-    # The one in select(2) waits for half a second once: this process has children, which are to go first.
-    node.until(all_go_on, "every thread goes on", 2)
+    # The one in select(2) waits for a second once: this process has children, which are to go first.
+    node.until(all_go_on, "every thread goes on", 5)
     one.is_whole()
 
 
 PREFORKING = r"""
 import os, random, select, signal, socket, sys, tempfile, time
 
-# As gunicorn does it: a worker touches a file of its own at least every half timeout, the master kills one that has
-# not for the whole of it, by the monotonic clock, which goes on while all of them are frozen.
+# As gunicorn does it: a worker touches a file of its own several times in a timeout, the master kills one that has not
+# for the whole of it, by the monotonic clock, which goes on while all of them are frozen.
 port, timeout = int(sys.argv[1]), float(sys.argv[2])
 ballast = random.Random(port).randbytes(32 << 20)
 listener = socket.create_server(("", port), backlog=512)
@@ -220,7 +220,7 @@ def work(beat, report):
     while True:
         number += 1
         os.utime(beat, ns=(time.monotonic_ns(),) * 2)
-        if not select.select([listener], [], [], timeout / 2)[0]:
+        if not select.select([listener], [], [], timeout / 8)[0]:
             continue
         try:
             connection, _ = listener.accept()
@@ -260,7 +260,7 @@ while True:
 """
 
 SLEEPS = 20
-HEARTBEAT = 0.8
+HEARTBEAT = 1.0
 """Seconds after which the master kills a worker; each sleep is longer."""
 
 

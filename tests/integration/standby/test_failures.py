@@ -45,7 +45,7 @@ def pager(app: App) -> int:
 
 @pytest.mark.parametrize("times", [1, 5])
 def test_a_pager_that_is_killed_in_standby_loses_nothing(stage: Stage, times: int) -> None:
-    app = stage.app("cri", python(8000, MEGABYTES))
+    app = stage.app("cri", python(8000, MEGABYTES), annotations=STORE)
     app.standby()
     for _ in range(times):
         for each in faults.pagers(app):  # none before the first move has begun
@@ -60,7 +60,7 @@ def test_a_pager_that_is_killed_in_standby_loses_nothing(stage: Stage, times: in
 
 @pytest.mark.parametrize("milliseconds", [0, 5, 50])
 def test_a_pager_that_is_killed_while_it_brings_in_memory_loses_nothing(stage: Stage, milliseconds: int) -> None:
-    app = stage.app("cri", python(8000, MEGABYTES))
+    app = stage.app("cri", python(8000, MEGABYTES), annotations=STORE)
     app.standby()
     killed = pager(app)
     with app.connect() as session:
@@ -76,7 +76,7 @@ def test_a_pager_that_is_killed_while_it_brings_in_memory_loses_nothing(stage: S
 
 
 def test_a_pager_that_is_stopped_and_killed_during_the_wake_is_replaced(stage: Stage) -> None:
-    app = stage.app("cri", python(8000, MEGABYTES))
+    app = stage.app("cri", python(8000, MEGABYTES), annotations=STORE)
     app.standby()
     stuck = pager(app)
     os.kill(stuck, signal.SIGSTOP)
@@ -208,7 +208,7 @@ MOMENTS = ("in standby", "as its memory moves out", "waking up", "awake")
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_nothing_is_left_of_a_shim_that_is_killed(stage: Stage, moment: str) -> None:
-    app = stage.task(python(8000, MEGABYTES))
+    app = stage.task(python(8000, MEGABYTES), annotations=STORE)
     pids = {app.standby().pid, pager(app)}
     with ExitStack() as stack:
         events = stack.enter_context(stage.client.events())

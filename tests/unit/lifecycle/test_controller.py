@@ -122,9 +122,6 @@ class FakeStrategy:
     def memory_needed(self) -> int:
         return 0
 
-    def memory_needed(self) -> int:
-        return 0
-
     async def ready(self) -> None:
         await self.script.perform("ready")
 

@@ -29,7 +29,7 @@ from typing import Final
 from zeropod.kernel import pidfd, userfault
 from zeropod.kernel.process_memory import RANGES, Buffer
 from zeropod.kernel.userfault import PAGE
-from zeropod.runtime.memory.backend import MemoryFailed
+from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
 from zeropod.runtime.memory.userfault import extents, mappings
 from zeropod.runtime.memory.userfault.extents import Extent
 from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
@@ -372,9 +372,9 @@ class Eviction:
             by_pid = {injection.pid: injection for injection in stopped.injections}
             chosen = [member for member in members if member.pid in by_pid]
             numbers = [member.number for member in chosen]
-            if not generation.pager.move(numbers, begins=True, patience=CONFIRM_WITHIN):
-                raise MemoryFailed("the pager does not answer")
             try:
+                if not generation.pager.move(numbers, begins=True, patience=CONFIRM_WITHIN):
+                    raise MemoryFailed("the pager does not answer")
                 for member in chosen:
                     injection = by_pid[member.pid]
                     spared = joined((page, page + PAGE) for page in sorted(injection.kept_pages))
@@ -393,9 +393,9 @@ class Eviction:
                             if isinstance(error, ProcessLookupError | TimeoutError):
                                 break
             finally:
-                confirmed = generation.pager.move(numbers, begins=False, patience=CONFIRM_WITHIN)
-        if not confirmed:
-            raise MemoryFailed("the pager does not answer")
+                if not generation.pager.move(numbers, begins=False, patience=CONFIRM_WITHIN):
+                    # It would take what the application discards for ours, and bring it back.
+                    raise MemoryLost("the pager does not answer")
 
     def _droppable(self, member: Member, spared: Sequence[Range]) -> Iterator[list[Range]]:
         """Pages that are in the store as they are in memory, in groups that one call drops."""

@@ -1,7 +1,8 @@
 """Which process a userfaultfd belongs to that came with a fork: the kernel tells neither side.
 
-Protecting a page by it shows in the page map of its process, and of no other. The processes are frozen, so that a
-protection that is lifted for a moment misses no write.
+Protecting a page by it shows in the page map of its process, and of no other. Afterwards the page is not protected,
+whichever process it was of: that costs writing it once more, while one that was written to and is then protected would
+count as unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def _owner(page_map: Callable[[int], PageMap], pid: int, candidates: Sequence[Me
                 except OSError:
                     continue
                 changed = _is_written(pages, page) != before
-                userfault.write_protect(member.uffd, page[0], PAGE, protect=not before)
+                userfault.write_protect(member.uffd, page[0], PAGE, protect=False)
                 if changed:
                     return member
             return None
