@@ -46,7 +46,7 @@ from zeropod.lifecycle.strategy import (
 )
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.errors import CriuError
-from zeropod.runtime.image import unsupported
+from zeropod.runtime.image import reapplied, unsupported
 from zeropod.runtime.image.obstacle import Obstacle
 from zeropod.runtime.images import Inventory
 from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
@@ -99,6 +99,8 @@ class SuspendStrategy:
         """Bytes of memory that it takes once all of it is back from COLD."""
         self._carried = False
         """Whether the image leaves out what is in the page store."""
+        self._noted = reapplied.Noted()
+        """What CRIU loses, and is set again."""
         self._no_cold_before, self._why_no_cold = -math.inf, ""
         self.why_kept = ""
         self.obstacles: Sequence[Obstacle] = ()
@@ -266,8 +268,14 @@ class SuspendStrategy:
 
     def _examine(self) -> Sequence[str]:
         """What stands against COLD, each in words. Blocks for some tens of milliseconds."""
-        facts = replace(unsupported.Facts.of(self._workload.spec.content), ours=self.memory.descriptors)
-        self.obstacles = unsupported.find(self._incarnation().pids(), facts)
+        facts = unsupported.Facts.of(self._workload.spec.content)
+        facts = replace(facts, ours=self.memory.descriptors, reapplied=True)
+        pids = self._incarnation().pids()
+        self.obstacles = unsupported.find(pids, facts)
+        try:
+            self._noted = reapplied.note(pids)
+        except OSError as error:
+            self.obstacles = [*self.obstacles, unsupported.Kind.UNREADABLE.found(str(error))]
         return [
             f"{obstacle.text} ({obstacle.remedy})" if obstacle.remedy else obstacle.text for obstacle in self.obstacles
         ]
@@ -423,7 +431,9 @@ class SuspendStrategy:
         if damage := workload.store.damage(self._inventory):
             failures.append(f"the checkpoint was damaged while the container slept: {damage}")
         else:
-            before_it_runs = self.memory.rejoin if self._carried else None
+            # What the application could notice is there before it runs.
+            stopped = self._carried or self._noted.options or self._noted.groups
+            before_it_runs = self._complete if stopped else None
             for lazy in ATTEMPTS:
                 try:
                     # What the image leaves out comes from the page store, by a pager of its own.
@@ -437,12 +447,24 @@ class SuspendStrategy:
                     self._probes.open()
                     self._restorer.drain()
                     self._restorer.tidy()
+                    if not stopped:
+                        self._reapply(self._incarnation())
                     return
         kept = workload.store.keep()
         raise ContainerLost(
             f"cannot be restored: {'; then '.join(dict.fromkeys(failures))}. Its image is kept in {kept}",
             sigkilled(workload.init.pid),
         )
+
+    async def _complete(self, incarnation: Incarnation) -> None:
+        """Give restored processes, which are stopped, what the image has left out."""
+        if self._carried:
+            await self.memory.rejoin(incarnation)
+        self._reapply(incarnation)
+
+    def _reapply(self, incarnation: Incarnation) -> None:
+        for complaint in reapplied.reapply(incarnation.pids(), self._noted):
+            self._workload.log.warning("cannot be set again after its restore: %s", complaint)
 
     # The end
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
 
 from tests.integration.cri import Pod
 from tests.integration.situations.scene import Scene, Situation, Subject
@@ -12,6 +13,8 @@ from tests.integration.situations.scene import Scene, Situation, Subject
 SHUTDOWN = 2.5
 """Seconds that the application takes; the scene's `scaledown-duration` is far less."""
 GRACE = 20
+HOOK = 1.0
+"""Seconds that a preStop hook runs before the stop; it goes on beside the shutdown."""
 
 IN_ORDER = f"""
     def end(number, frame):
@@ -58,45 +61,27 @@ def _prepared(scene: Scene, pod: Pod | None = None, *, night: bool = True) -> Su
     return one
 
 
-def stop_while_awake(scene: Scene) -> Iterator[None]:
-    one = _prepared(scene)
+def stop_in_order_from_every_state(scene: Scene) -> Iterator[None]:
+    awake, standby, hooked = (_prepared(scene) for _ in range(3))
+    cold, cold_hooked = (
+        _prepared(scene, scene.own_pod(scene.annotations(standby="false")), night=False) for _ in range(2)
+    )
     yield
-    one.tell("port")
-    _ends_in_order(scene, one)
+    for one in (standby, hooked):
+        one.sleeps_still()
+    for one in (cold, cold_hooked):
+        one.until("COLD")
+    awake.tell("port")
+    ways = {
+        "awake": (awake, 0.0),
+        "in STANDBY": (standby, 0.0),
+        "in STANDBY, while a hook runs": (hooked, HOOK),
+        "in COLD": (cold, 0.0),
+        "in COLD, while a hook runs": (cold_hooked, HOOK),
+    }
+    ends = {way: scene.background(partial(_ends_in_order, scene, one, hook)) for way, (one, hook) in ways.items()}
+    failures = {way: failure for way, end in ends.items() if (failure := end.exception(60))}
+    assert failures == {}
 
 
-def stop_in_standby(scene: Scene) -> Iterator[None]:
-    one = _prepared(scene)
-    yield
-    one.sleeps_still()
-    _ends_in_order(scene, one)
-
-
-def stop_in_standby_while_a_hook_runs(scene: Scene) -> Iterator[None]:
-    one = _prepared(scene)
-    yield
-    one.sleeps_still()
-    _ends_in_order(scene, one, hook=1.0)
-
-
-def stop_in_cold(scene: Scene) -> Iterator[None]:
-    one = _prepared(scene, pod=scene.own_pod(scene.annotations(standby="false")), night=False)
-    yield
-    one.until("COLD")
-    _ends_in_order(scene, one)
-
-
-def stop_in_cold_while_a_hook_runs(scene: Scene) -> Iterator[None]:
-    one = _prepared(scene, pod=scene.own_pod(scene.annotations(standby="false")), night=False)
-    yield
-    one.until("COLD")
-    _ends_in_order(scene, one, hook=1.0)
-
-
-SITUATIONS: tuple[Situation, ...] = (
-    stop_while_awake,
-    stop_in_standby,
-    stop_in_standby_while_a_hook_runs,
-    stop_in_cold,
-    stop_in_cold_while_a_hook_runs,
-)
+SITUATIONS: tuple[Situation, ...] = (stop_in_order_from_every_state,)

@@ -73,7 +73,11 @@ def test_a_handler_of_others_is_left_alone(prepared: None) -> None:
 
 
 def test_preparing_in_another_thread_does_nothing() -> None:
+    before = signal.signal(signal.SIGURG, signal.SIG_DFL)
     thread = threading.Thread(target=interruptible.prepare)
     thread.start()
     thread.join()
-    assert signal.getsignal(signal.SIGURG) is signal.SIG_DFL
+    try:
+        assert signal.getsignal(signal.SIGURG) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGURG, before)
