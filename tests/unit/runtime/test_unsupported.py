@@ -56,13 +56,14 @@ def running(code: str, directory: Path) -> Iterator[int]:
         [sys.executable, "-c", PRELUDE + code + "\nready()", str(directory)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        process_group=0,
     )
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         yield child.pid
     finally:
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)  # with what it has forked
         child.wait()
         if child.stdout is not None:
             child.stdout.close()
