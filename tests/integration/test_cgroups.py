@@ -306,8 +306,15 @@ def test_shared_memory_that_nobody_has_mapped_is_resident(corner: Corner) -> Non
     assert cgroup.resident_bytes() < MEBIBYTE
 
 
+def limit_memory(corner: Corner) -> None:
+    """To 32 MiB, of swap too where that is accounted: otherwise memory goes there."""
+    for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
+        if (file := corner.paths["memory"] / name).exists():
+            file.write_text(str(32 * MEBIBYTE))
+
+
 async def test_an_out_of_memory_kill_is_reported_and_the_watch_ends_with_the_cgroup(corner: Corner) -> None:
-    (corner.paths["memory"] / "memory.limit_in_bytes").write_text(str(32 * MEBIBYTE))
+    limit_memory(corner)
     cgroup = cgroups.at(corner.paths)
     child = corner.start(HUNGRY, ready=False)
     events: list[float] = []
@@ -330,7 +337,7 @@ async def test_an_out_of_memory_kill_is_reported_and_the_watch_ends_with_the_cgr
 
 
 async def test_a_kill_just_before_the_removal_is_not_lost(corner: Corner) -> None:
-    (corner.paths["memory"] / "memory.limit_in_bytes").write_text(str(32 * MEBIBYTE))
+    limit_memory(corner)
     cgroup = cgroups.at(corner.paths)
     child = corner.start(HUNGRY, ready=False)
     events: list[str] = []
@@ -346,7 +353,7 @@ async def test_a_kill_just_before_the_removal_is_not_lost(corner: Corner) -> Non
 
 
 async def test_an_earlier_kill_is_reported_when_the_watch_begins(corner: Corner) -> None:
-    (corner.paths["memory"] / "memory.limit_in_bytes").write_text(str(32 * MEBIBYTE))
+    limit_memory(corner)
     child = corner.start(HUNGRY, ready=False)
     corner.tell(child)
     child.wait()

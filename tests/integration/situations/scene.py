@@ -132,7 +132,8 @@ class Subject:
         assert (State.Name(status.state), status.restores) == ("STANDBY", self.restores), status
         assert self.is_out(), f"its memory is not out: {status}"
         if self.megabytes >= BALLAST:
-            assert (status.memory_backend, self.stays in status.memory_why) == (self.backend, True), status
+            assert status.memory_backend == self.backend, status.memory_why
+            assert self.stays in status.memory_why
 
     def is_whole(self) -> None:
         """Raise AssertionError unless it is the same process with the same memory."""
