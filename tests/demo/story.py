@@ -141,8 +141,6 @@ class Story:
         sleeps.slept_in.append(status.slept_in / 1000)
         text = f"after {status.slept_in:.1f} ms: {processes(usage.processes)} frozen in place"
         self._show.event(who.name, STANDBY, text, status.since)
-        right = usage.frozen and usage.processes == sleeps.processes
-        self._check(right, who.name, f"{processes(usage.processes)} of {sleeps.processes}, frozen: {usage.frozen}")
         self._check(status.pid == sleeps.pid, who.name, f"was process {sleeps.pid}, is {status.pid} in STANDBY")
         self._check(who.image_size == 0, who.name, "has an image on disk while it is in STANDBY")
         self._check_asleep(who)
@@ -153,6 +151,9 @@ class Story:
         sleeps.asleep[STANDBY].append(usage.memory)
         sleeps.out.append(usage.out)
         sleeps.backend = usage.backend
+        # Not before: as memory moves out, its tracer holds it instead of the freezer.
+        right = usage.frozen and usage.processes == sleeps.processes
+        self._check(right, who.name, f"{processes(usage.processes)} of {sleeps.processes}, frozen: {usage.frozen}")
         pager = f" + {size(usage.pager)} of its pager" if usage.pagers else ""
         moved = f"{size(usage.out)} moved out ({usage.backend})" if usage.out else f"nothing moved out ({RESIDENT})"
         self._show.event(who.name, "MEMORY", f"{moved}; {size(usage.resident)}{pager} stay")

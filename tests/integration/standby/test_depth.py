@@ -92,7 +92,7 @@ SHARED = 100
 @each_way
 def test_shared_memory_beyond_the_limit_sends_it_to_disk_and_ps_says_so(stage: Stage, way: Way) -> None:
     expected = server.shared(SHARED)  # takes an emulated node longer than to fall asleep: a close after that would wake
-    app = stage.app(way, python())
+    app = stage.app(way, python(), annotations={"standby-memory": "resident"})
     with app.connect() as session:
         session.ask(f"share {SHARED}")
     for _ in range(2):
@@ -117,7 +117,7 @@ def test_shared_memory_within_the_limit_stays_in_standby(stage: Stage) -> None:
 
 
 def test_where_nothing_may_stay_resident_it_sleeps_on_disk_alone(stage: Stage) -> None:
-    app = stage.app("cri", REDIS, annotations={"standby-max-resident": "0"})
+    app = stage.app("cri", REDIS, annotations={"standby-max-resident": "0", "standby-memory": "resident"})
     app.cold()
     assert "standby-max-resident" in f"{shims.row(app.id)['why']} {shims.row(app.id)['message']}"
     with app.connect() as session:
