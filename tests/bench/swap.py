@@ -19,6 +19,8 @@ OFF = 300.0
 @contextmanager
 def swap(size: int) -> Iterator[None]:
     """Inside, the machine has `size` bytes of swap more. Raises OSError where that is not possible."""
+    for left in DISK.glob("bench-swap-*"):
+        _remove(left)  # of a run that was killed
     file = DISK / f"bench-swap-{os.getpid()}"
     try:
         with open(file, "wb") as made:
@@ -30,5 +32,9 @@ def swap(size: int) -> Iterator[None]:
                 raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
         yield
     finally:
-        subprocess.run(("swapoff", str(file)), capture_output=True, timeout=OFF, check=False)
-        file.unlink(missing_ok=True)
+        _remove(file)
+
+
+def _remove(file: Path) -> None:
+    subprocess.run(("swapoff", str(file)), capture_output=True, timeout=OFF, check=False)
+    file.unlink(missing_ok=True)

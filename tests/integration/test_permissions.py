@@ -35,12 +35,16 @@ for path in sys.stdin.read().splitlines():
 @pytest.fixture
 def sleeping(cri: Cri) -> Iterator[Container]:
     """A container with an image on disk, beside one that is awake."""
-    annotations = {"zeropod.ctrox.dev/scaledown-duration": "500ms", "zeropod.ctrox.dev/container-names": "redis"}
+    annotations = {
+        "zeropod.ctrox.dev/scaledown-duration": "500ms",
+        "zeropod.ctrox.dev/container-names": "redis",
+        "zeropod.ctrox.dev/standby": "false",
+    }
     with cri.pod(annotations=annotations) as pod:
         pod.container("awake", "localhost/nginx:test")
         redis = pod.container("redis", "localhost/redis:test")
         redis.exec("redis-cli", "set", "password", "hunter2")
-        until_state(redis.id, ("STANDBY", "COLD"), 30)
+        until_state(redis.id, "COLD", 30)
         yield redis
 
 

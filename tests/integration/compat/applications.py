@@ -41,7 +41,7 @@ class Application:
     """Whether another container of the pod runs, which must stay awake."""
     shows: Mapping[str, str] = field(default_factory=dict)
     """What must be seen of its init process from the node; see `seen`."""
-    stays_awake: str = ""
+    not_cold: str = ""
     """A regular expression for the reason why it does not sleep, if it does not."""
     not_standby: str = ""
     """A regular expression for the reason why it sleeps without standby, if it does."""
@@ -105,7 +105,7 @@ APPLICATIONS = (
     uses(
         "eventfd as a semaphore",
         programs.EVENTFD_SEMAPHORE,
-        stays_awake="it uses eventfd with EFD_SEMAPHORE, which CRIU cannot dump",
+        not_cold="EFD_SEMAPHORE",
         note="CRIU 4.2 would restore it without the flag",
     ),
     uses("signalfd", programs.SIGNALFD, note="with a signal that is pending"),
@@ -169,14 +169,13 @@ APPLICATIONS = (
         "a user namespace",
         programs.NOTHING,
         pod={"user_namespace": True},
-        stays_awake="it has a user namespace, in which CRIU cannot restore it",
+        not_cold="user namespace",
         note="`hostUsers: false`; [criu#2651](https://github.com/checkpoint-restore/criu/issues/2651)",
     ),
     uses(
         "io_uring",
         programs.IO_URING,
-        annotations={"io-uring": "true"},
-        stays_awake="it uses io_uring, which CRIU cannot dump",
+        not_cold="io_uring",
         note="if `io-uring` allows it; [criu#2131](https://github.com/checkpoint-restore/criu/issues/2131)",
     ),
 )

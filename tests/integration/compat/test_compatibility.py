@@ -39,19 +39,21 @@ def test_it_sleeps_and_wakes(application: Application, depth: str, cri: Cri) -> 
     seen = Seen.of(application, depth)
     try:
         with running(cri, application, depth) as it:
-            if application.stays_awake:
-                stays_awake(it, seen)
+            if application.not_cold and depth == "COLD":
+                stays_in_standby(it, seen)
             else:
                 sleeps_and_wakes(it, seen)
     finally:
         seen.write()
 
 
-def stays_awake(it: Running, seen: Seen) -> None:
+def stays_in_standby(it: Running, seen: Seen) -> None:
+    """It does not go to COLD, which would lose something of it, says what, and sleeps all the same."""
     with it.talk() as session:
         answer = session.ask()
-        status = shims.until(it.container.id, lambda status: re.search(it.application.stays_awake, status.why))
-        seen.why = status.why
+        status = shims.until(it.container.id, lambda status: re.search(it.application.not_cold, status.why_kept))
+        seen.why = status.why_kept
+        assert State.Name(status.state) == "STANDBY"
         assert status.checkpoint_errors == 0
         assert session.ask() == answer.next
 

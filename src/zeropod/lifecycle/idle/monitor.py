@@ -14,7 +14,7 @@ from zeropod.lifecycle.idle.activity import last_activity, unanswered
 from zeropod.lifecycle.machine import State
 from zeropod.lifecycle.strategy import Workload
 
-LISTENING = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+LISTENING = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between looks for listening sockets; the last one for all further ones."""
 
 LOOK = 0.25
