@@ -42,9 +42,7 @@ class Application:
     shows: Mapping[str, str] = field(default_factory=dict)
     """What must be seen of its init process from the node; see `seen`."""
     not_cold: str = ""
-    """A regular expression for the reason why it does not sleep, if it does not."""
-    not_standby: str = ""
-    """A regular expression for the reason why it sleeps without standby, if it does."""
+    """A regular expression for what COLD would lose, if it stays in STANDBY therefore."""
     note: str = ""
     """For users, in the table."""
 
@@ -105,7 +103,7 @@ APPLICATIONS = (
     uses(
         "eventfd as a semaphore",
         programs.EVENTFD_SEMAPHORE,
-        not_cold="EFD_SEMAPHORE",
+        not_cold="eventfd counts as a semaphore",
         note="CRIU 4.2 would restore it without the flag",
     ),
     uses("signalfd", programs.SIGNALFD, note="with a signal that is pending"),
@@ -176,6 +174,6 @@ APPLICATIONS = (
         "io_uring",
         programs.IO_URING,
         not_cold="io_uring",
-        note="if `io-uring` allows it; [criu#2131](https://github.com/checkpoint-restore/criu/issues/2131)",
+        note="[criu#2131](https://github.com/checkpoint-restore/criu/issues/2131)",
     ),
 )
