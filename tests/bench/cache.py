@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.bench.applications import NGINX, REDIS_350M, Application
-from tests.bench.containers import COLD, OURS, STANDBY, entered, running
+from tests.bench.containers import COLD, OURS, entered, running
 from tests.bench.figures import Figure
 from tests.bench.scale import Scale
 from tests.bench.usage import cached, images
@@ -24,7 +24,7 @@ CACHED = "with the image in the page cache"
 def cache(client: Containerd, scale: Scale) -> list[Figure]:
     figures = []
     for application in scale.of((NGINX, REDIS_350M), (NGINX,)):
-        for state, annotations in (("STANDBY", STANDBY), ("COLD", COLD)):
+        for state, annotations in (("COLD", COLD),):
             runs = scale.runs(10, 3)
             figures.append(_measure(client, application, state, annotations, runs))
     return figures

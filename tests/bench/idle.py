@@ -58,12 +58,12 @@ def _cold(client: Containerd, application: Application, memory: int, shim: int) 
         time.sleep(SETTLE)
         yield _figure(f"COLD, processes, pager, kernel memory, {application.name}", usage.pager(container.id), memory)
         yield from _common("COLD", container, application, shim)
+        yield _figure(f"COLD, image in the page cache, {application.name}", usage.cached(container.id))
+        yield _figure(f"COLD, image on disk, {application.name}", usage.image_size(container.id, "default"))
 
 
 def _common(state: str, container: Container, application: Application, shim: int) -> Iterator[Figure]:
     yield _figure(f"{state}, shim, {application.name}", usage.pss(usage.shim(container.id)), shim)
-    yield _figure(f"{state}, image in the page cache, {application.name}", usage.cached(container.id))
-    yield _figure(f"{state}, image on disk, {application.name}", usage.image_size(container.id, "default"))
 
 
 def _figure(name: str, ours: int, peer: int | None = None, goals: tuple[Goal, ...] = ()) -> Figure:
