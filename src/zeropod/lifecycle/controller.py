@@ -131,7 +131,7 @@ class Controller:
             while True:
                 try:
                     await self._manage()
-                except Exception as error:
+                except Exception as error:  # the bulkhead: whatever it is, the container runs and the shim goes on
                     failure = _meant(error)
                     if isinstance(failure, ContainerLost):
                         await self._report(failure)

@@ -1,4 +1,4 @@
-"""Twenty sleeps and wakes of redis, nginx and a Python server side by side, under clients that come at random times.
+"""Fifty sleeps and wakes of redis, nginx and a Python server side by side, under clients that come at random times.
 
 Prints what it has measured. The numbers are those of a machine that does all of this at once.
 """
@@ -10,8 +10,8 @@ import pytest
 from tests.integration.sleep.helpers.endurance import Visitor
 from tests.integration.sleep.helpers.stage import NGINX, REDIS, Stage, Way, python
 
-CYCLES = 20
-SEED = 20
+CYCLES = 50
+SEED = 50
 SCALEDOWN = "200ms"
 GAPS = (0.1, 0.45)
 """Seconds between visits: from well before an application begins to fall asleep to well after."""
@@ -22,7 +22,7 @@ PATIENCE = 300.0
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("way", ["cri", "ctr"])
-def test_no_connection_fails_and_nothing_is_lost_in_twenty_cycles(
+def test_no_connection_fails_and_nothing_is_lost_in_fifty_cycles(
     stage: Stage, way: Way, capsys: pytest.CaptureFixture[str]
 ) -> None:
     apps = [stage.app(way, kind, SCALEDOWN) for kind in (REDIS, NGINX, python(8000, 8))]

@@ -20,7 +20,7 @@ from tests.integration.sleep.helpers import faults
 from tests.integration.sleep.helpers.stage import ASLEEP, App, Stage
 from tests.integration.standby.helpers.checker import checker
 
-ROUNDS = 40
+ROUNDS = 60
 SEED = 60
 MEGABYTES = 24
 BOUND = patient(10.0)

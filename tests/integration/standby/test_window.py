@@ -60,7 +60,7 @@ def knock(app: App, chance: random.Random, number: int, seen: Counter[str]) -> N
 def test_a_connection_while_it_falls_asleep_never_waits_for_a_second_syn(
     stage: Stage, address: str, depth: str
 ) -> None:
-    rounds = 25
+    rounds = 40
     annotations = {"standby": str(depth == "STANDBY").lower()}
     apps = [stage.app("cri" if address == "pod" else "ctr", kind, "200ms", annotations) for kind in KINDS.values()]
     seen: Counter[str] = Counter()
