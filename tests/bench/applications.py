@@ -17,7 +17,7 @@ class Application:
     question: bytes
     answer: bytes
     prepare: bytes = b""
-    """Sent once, on a connection of its own, before anything is measured; `+OK` is the answer."""
+    """Sent once, on a connection of its own, before anything is measured; the answer begins with `+OK`."""
     stays: bool = True
     """Whether the connection stays after an answer."""
 
@@ -54,13 +54,18 @@ REDIS = Application(
 
 
 def redis(name: str, keys: int) -> Application:
-    """One with so many keys of a kilobyte, of which one is asked for."""
+    """One with so many keys of a kilobyte, of which one is asked for.
+
+    Each is asked for once beforehand: while redis moves its table to a larger one, step by step with each command and
+    ten times a second, every step reads keys anywhere in memory. That lasts for a minute of being awake.
+    """
     return replace(
         REDIS,
         name=f"redis {name}",
         question=b"GET key:5\r\n",
         answer=b"$",
-        prepare=b"DEBUG POPULATE %d key 1000\r\n" % keys,
+        prepare=b"DEBUG POPULATE %d key 1000\r\n"
+        b"EVAL \"for i = 0, %d do redis.call('STRLEN', 'key:' .. i) end\" 0\r\n" % (keys, keys - 1),
     )
 
 

@@ -1,4 +1,4 @@
-"""process_madvise(2): advice on the memory of another process, here to page it out.
+"""process_madvise(2): advice on the memory of another process, to page it out and to read it in.
 
 Owns the call's number, the layout of its vectors and what a partial result means. Nothing is injected into the process;
 it may run or be frozen. Which memory is to go, and how much at a time, is decided above.
@@ -23,8 +23,9 @@ _NUMBER = {"x86_64": 440, "aarch64": 440, "riscv64": 440, "loongarch64": 440, "p
 MACHINES: Final = frozenset(_NUMBER)
 """The architectures whose number is known."""
 
+_WILLNEED: Final = 3
 _PAGEOUT: Final = 21
-"""MADV_PAGEOUT; the same wherever the call is."""
+"""MADV_WILLNEED and MADV_PAGEOUT; the same wherever the call is."""
 
 _AT_ONCE: Final = 1024
 """IOV_MAX."""
@@ -42,6 +43,18 @@ def page_out(pidfd: int, ranges: Sequence[tuple[int, int]]) -> int:
     A range that cannot be paged out is passed over. Blocks while pages are handed to the swap device: some 0.6 ms for
     1 MB. Raises OSError: ESRCH when the process is gone, EPERM without CAP_SYS_NICE or the right to ptrace it, ENOSYS.
     """
+    return _advise(pidfd, ranges, _PAGEOUT)
+
+
+def read_in(pidfd: int, ranges: Sequence[tuple[int, int]]) -> int:
+    """Ask the kernel to read these ranges in from swap, without mapping them; return the bytes it has looked at.
+
+    Returns before the disk has. Raises OSError as `page_out` does.
+    """
+    return _advise(pidfd, ranges, _WILLNEED)
+
+
+def _advise(pidfd: int, ranges: Sequence[tuple[int, int]], advice: int) -> int:
     number = _NUMBER.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"process_madvise(2): its number on {platform.machine()} is not known to zeropod")
@@ -50,7 +63,7 @@ def page_out(pidfd: int, ranges: Sequence[tuple[int, int]]) -> int:
         some = ranges[position : position + _AT_ONCE]
         vectors = b"".join(_VECTOR.pack(start, end - start) for start, end in some)
         try:
-            done = libc.syscall("process_madvise", number, pidfd, vectors, len(some), _PAGEOUT, 0)
+            done = libc.syscall("process_madvise", number, pidfd, vectors, len(some), advice, 0)
         except OSError as error:
             if error.errno not in _PASSED_OVER:
                 raise

@@ -11,6 +11,9 @@ The cgroup may stand against swap (memory.swap.max 0 on v2, memory.swappiness 0 
 without a word. So the limit is opened before the first step and put back behind the last: what is in swap stays there,
 and what comes back during a wake cannot go out again before the next move, which opens it anew.
 
+Afterwards what the last wakes have touched is read in again, a megabyte or two: for a request that needs a hundred
+pages, a hundred reads from a disk, one after the other, are most of its wait (`touched` says which).
+
 Nothing here depends on the processes being frozen; thawed ones lose pages that they then fault in again.
 """
 
@@ -18,7 +21,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -30,6 +34,7 @@ from zeropod.runtime.cgroups import Cgroup
 
 from .backend import Kind, MemoryFailed, Usage
 from .limits import opened, restore_limits
+from .touched import Touched
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +94,8 @@ class SwapBackend:
         self._settled = trio.Event()
         self._settled.set()
         self._written = 0
+        self._touched: dict[int, Touched] = {}
+        """By pid."""
         self._limiter = trio.CapacityLimiter(1)
         interruptible.prepare()
         restore_limits(record)
@@ -108,7 +115,8 @@ class SwapBackend:
 
     async def move_out(self, pids: Sequence[int]) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        move = _Move(self._cgroup, self._record)
+        self._touched = {pid: self._touched.get(pid, Touched()) for pid in pids}
+        move = _Move(self._cgroup, self._record, self._touched)
         self._moving, self._settled = move, trio.Event()
         try:
             async with trio.open_nursery() as nursery:
@@ -131,8 +139,8 @@ class SwapBackend:
         await self._settled.wait()
 
     async def fill(self) -> None:
-        """Do nothing: nobody but the kernel knows which pages were touched."""
-        await trio.lowlevel.checkpoint()
+        wanted = {pid: touched.wanted() for pid, touched in self._touched.items()}
+        await trio.to_thread.run_sync(_read_in, wanted, limiter=self._limiter)
 
     async def bring_back(self) -> None:
         """Do nothing: what reads the memory, a dump say, has the kernel bring it back."""
@@ -157,6 +165,32 @@ async def _cut_when_cancelled(move: "_Move") -> None:
         move.cut.set()
 
 
+def _pages(pieces: Iterable[present_pages.Ranges]) -> Iterator[int]:
+    for piece in pieces:
+        for start, end in piece:
+            yield from range(start, end, present_pages.PAGE)
+
+
+def _read_in(wanted: Mapping[int, Sequence[int]]) -> None:
+    """Have pages (addresses by pid) read in from swap. What cannot be is read when it is touched."""
+    for pid, addresses in wanted.items():
+        # Advice on a file's mapping is about the file: copies of its pages come in only by being looked at.
+        with suppress(OSError):
+            copies = [area for area in mappings.of(pid, sizes=False) if area.private and not area.anonymous]
+            handle = pidfd.open(pid)
+            try:
+                memory_advice.read_in(handle, [(address, address + present_pages.PAGE) for address in addresses])
+            finally:
+                os.close(handle)
+            memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                for area in copies:
+                    for address in addresses[bisect_left(addresses, area.start) : bisect_left(addresses, area.end)]:
+                        os.pread(memory, 1, address)
+            finally:
+                os.close(memory)
+
+
 def _has_something(area: mappings.Area) -> bool:
     """Whether it may have pages that can go to swap: own ones, or shared memory's; a file's go back to the file."""
     if area.flags & _UNMOVABLE:
@@ -169,9 +203,10 @@ def _has_something(area: mappings.Area) -> bool:
 class _Move:
     """One move, in a thread of its own. `cut` may be set by any thread."""
 
-    def __init__(self, cgroup: Cgroup, record: Path) -> None:
+    def __init__(self, cgroup: Cgroup, record: Path, touched: Mapping[int, Touched]) -> None:
         self._cgroup = cgroup
         self._record = record
+        self._touched = touched
         self.cut = threading.Event()
         self.written = 0
 
@@ -220,15 +255,18 @@ class _Move:
             descriptors.callback(os.close, handle)
             pagemap = pagemap_scan.open(pid)
             descriptors.callback(os.close, pagemap)
-            for area in mappings.of(pid):
+            areas = [area for area in mappings.of(pid) if _has_something(area)]
+            self._touched[pid].learn(_pages(self._present(pagemap, areas)))
+            for piece in self._present(pagemap, areas):
+                memory_advice.page_out(handle, piece)
+
+    def _present(self, pagemap: int, areas: Sequence[mappings.Area]) -> Iterator[present_pages.Ranges]:
+        """Yield what is mapped, in pieces of CHUNK, until a cut."""
+        for area in areas:
+            for piece in present_pages.pieces(pagemap, area.start, area.end, CHUNK, shared=not area.private):
                 if self.cut.is_set():
                     return
-                if not _has_something(area):
-                    continue
-                for piece in present_pages.pieces(pagemap, area.start, area.end, CHUNK, shared=not area.private):
-                    memory_advice.page_out(handle, piece)
-                    if self.cut.is_set():
-                        return
+                yield piece
 
     def _wait_for_the_disk(self) -> None:
         least, since = self._cgroup.swap_state().writing, time.monotonic()
