@@ -36,8 +36,9 @@ MINIMUM: Final = 16 << 20
 """Bytes of anonymous memory below which a container is left as it is: a pager takes some 5 MB itself."""
 LOOK: Final = 10.0
 """Seconds between two looks whether the files are what they were."""
-SWITCH: Final = 0.0005
-"""Seconds after which the interpreter lets another thread run while one moves: a thaw must not wait for 5 ms."""
+SWITCH: Final = 0.00005
+"""Seconds after which the interpreter lets another thread run while one moves: a thaw takes some ten system calls, and
+may have to wait for that long after each of them."""
 UNREGISTERINGS: Final = 5
 """How often mappings are looked for: they may change meanwhile, as the application runs."""
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 from zeropod.kernel import pidfd, userfault
 from zeropod.runtime.pagemap import Image
 from zeropod.runtime.pager import handover, wire
-from zeropod.runtime.pager.journal import Journal
+from zeropod.runtime.pager.journal import Journal, Phase
 from zeropod.runtime.pager.serve import ORPHAN_LOOK, Server
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Spaces
@@ -102,7 +102,13 @@ def _serve(inheritance: Inheritance, control: socket.socket) -> None:
         if inheritance.listener is not None:
             handover.receive(server, inheritance.listener)
         else:
-            _take_over(server, inheritance.guards)
+            server.keep()
+            while journal.phase is Phase.WAITING:
+                if wire.command(control) == wire.GONE:
+                    server.retired = True
+                    break
+            else:
+                _take_over(server, inheritance.guards)
         server.keep()
         server.run()
         server.finish()

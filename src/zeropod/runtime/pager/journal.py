@@ -95,6 +95,8 @@ class Phase(IntEnum):
     SERVING = 1
     DONE = 2
     """Every page is in."""
+    WAITING = 4
+    """Ready to serve; another one still does."""
     RETIRED = 3
     """Ended on request, with everything recorded: another one goes on from an index of its own."""
 

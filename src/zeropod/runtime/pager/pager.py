@@ -5,8 +5,6 @@ reading zeroes. `journal` says when a successor can go on where the dead one has
 """
 
 import os
-import select
-import signal
 import socket
 import threading
 import time
@@ -19,11 +17,12 @@ from typing import Final
 import trio
 
 from zeropod.kernel import keeper, pidfd
-from zeropod.runtime import command, pagemap
+from zeropod.runtime import pagemap
 from zeropod.runtime.errors import CriuError
 from zeropod.runtime.pager import child, handover, wire
 from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.pager.journal import Journal, Phase
+from zeropod.runtime.pager.process import PagerProcess
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.working_set import WorkingSet, beforehand, following
 
@@ -37,9 +36,6 @@ SUCCESSORS: Final = 5
 """How many in a row."""
 STEADY: Final = 60.0
 """Seconds after which a pager's death is the first of a row."""
-
-_SO_SNDBUFFORCE: Final = 32
-_ROOM: Final = 1 << 20
 
 
 class PagerLost(Exception):  # noqa: N818 - what has happened to the memory
@@ -79,30 +75,30 @@ class Pager:
         self._service = service or Service()
         self._retiring = False
         self._retired = threading.Event()
+        self._released = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
         self._drained = trio.Event()
-        self._born = 0.0
         self._reports = trio.Lock()
-        self._reaping = trio.Lock()
         self._handed_over = False
         self._fillings = 0
         self._lost = ""
         self._done = False
         self._closed = False
-        self._dead = False
         self._ended = False
-        self._reaped = False
         self._successors = 0
         self.journal = journal
         self._files = files
-        self._control: socket.socket | None = None
-        self._events: select.epoll | None = None
-        """Readable when the pager has said something or has died. Its end of `control` may be open after that."""
         try:
-            self.pid = self._fork(listener)
+            self._process = PagerProcess(self._inheritance(listener))
         except OSError:
             self._guards.clear()
             self._close()
             raise
+
+    @property
+    def pid(self) -> int:
+        """Of the process that serves, or did so last."""
+        return self._process.pid
 
     @classmethod
     def start(cls, images: Path, work: Path, wanted: WorkingSet = (), *, say: Callable[[str], None]) -> "Pager":
@@ -134,7 +130,7 @@ class Pager:
             await self._until(lambda: self._handed_over or bool(self._lost))
         if self._handed_over:
             return
-        reason = self._lost or ("it died" if self._dead else f"CRIU did not finish within {HANDOVER:g} s")
+        reason = self._lost or ("it died" if self._process.dead else f"CRIU did not finish within {HANDOVER:g} s")
         raise CriuError(f"the pager has not got the container's memory: {reason}")
 
     async def died(self) -> None:
@@ -148,7 +144,7 @@ class Pager:
         """
         self.filled, expected = 0, self._fillings + 1
         with trio.move_on_after(FILL):
-            self._send(wire.FILL)
+            self._process.send(wire.FILL)
             await self._until(lambda: self._fillings >= expected)
         return self.filled
 
@@ -156,7 +152,7 @@ class Pager:
         """The container runs: everything is brought in, page faults first."""
         if not self._ended and not self.journal.draining:
             self.journal.drain()
-            self._send(wire.DRAIN)
+            self._process.send(wire.DRAIN)
 
     async def drained(self) -> None:
         """Returns when everything is in, of a pager that then goes on serving until it is killed."""
@@ -169,6 +165,7 @@ class Pager:
 
     async def run(self) -> None:
         """Supervises the pager until every page is in; then the guards are closed. Raises PagerLost."""
+        self._token = trio.lowlevel.current_trio_token()
         while True:
             await self._until(lambda: self._done)
             if self._ended:
@@ -181,40 +178,69 @@ class Pager:
                     # What is not registered any more is the caller's to see to, before the guards are closed.
                     self._drained.set()
                     await self._until(lambda: False)
-                    await self._reap()
+                    await self._process.reap()
                     return
                 break
-            await self._reap()
+            await self._process.reap()
             if self._retiring:
                 await self._retire()
                 return
             if not self._ended:
                 self._succeed()
                 if self._retiring:
-                    self._send(wire.RETIRE)
-        self.working_set = following(self.journal.trace(), self._wanted)
+                    self._process.send(wire.RETIRE)
+        self.working_set = self.learnt()
         self._close()
-        await self._reap()
+        await self._process.reap()
 
     async def _retire(self) -> None:
-        await self._until(lambda: False)
-        await self._reap()
-        self.working_set = following(self.journal.trace(), self._wanted)
-        self._retired.set()
+        """Until `close`; the journal is read by another thread before that."""
+        try:
+            await self._until(lambda: False)
+            await self._process.reap()
+            self._retired.set()
+            await self._released.wait()
+        finally:
+            if self._released.is_set() and not self._closed:
+                self._close()
+
+    def begin(self) -> None:
+        """From another thread: have one that was made with `waits` serve from now on, instead of a retired one."""
+        self.journal.phase = Phase.SERVING
+        self._process.send(wire.BEGIN)
+
+    def abandon(self) -> None:
+        """From another thread: end one that waits, and was not run; the guards remain the caller's."""
+        self._process.end_now()
+        self._guards.clear()
+        self._close()
 
     def retire(self, patience: float) -> bool:
-        """From another thread: ends the pager with everything recorded, and waits for that; `run` returns.
+        """From another thread: end the service with everything recorded; `run` returns when the process has ended.
 
         Afterwards the journal says what has happened, `take_guards` gives the userfaultfds, and `close` is due. One
-        that has not ended within `patience` seconds is killed. False when even that has not ended it.
+        that has not done so within `patience` seconds is killed. False when even that has not ended it.
         """
         self._retiring = True
-        self._send(wire.RETIRE)
-        if self._retired.wait(patience):
-            return True
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        self._process.send(wire.RETIRE)
+        return self._is_retired(patience) or self._ended_by_force(patience)
+
+    def _is_retired(self, patience: float) -> bool:
+        until = time.monotonic() + patience
+        # Not waiting for its end: whatever asks for a page meanwhile waits, too.
+        while self.journal.phase is not Phase.RETIRED and not self._retired.is_set():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.00005)
+        return True
+
+    def _ended_by_force(self, patience: float) -> bool:
+        self._process.kill()
         return self._retired.wait(patience)
+
+    def learnt(self) -> WorkingSet:
+        """Return the working set for the next wake, from what has been touched since the last fill."""
+        return following(self.journal.trace(), self._wanted)
 
     def take_guards(self) -> dict[int, int]:
         """The userfaultfds by number of their address space, which are the caller's from now on; of a retired pager."""
@@ -222,9 +248,10 @@ class Pager:
         return guards
 
     def close(self) -> None:
-        """What is left of a retired pager."""
-        if not self._closed:
-            self._close()
+        """From another thread: wait for the end of a retired pager, and have the task that looks after it close it."""
+        self._retired.wait(END)
+        assert self._token
+        self._token.run_sync_soon(self._released.set)
 
     def move(self, spaces: Sequence[int], *, begins: bool, patience: float) -> bool:
         """From another thread: whether the pager takes discards in these address spaces for ours from now on, or no
@@ -233,7 +260,7 @@ class Pager:
         until, looks = time.monotonic() + patience, 0
         while not self.journal.confirmed and not self._ended and time.monotonic() < until:
             if looks % 200 == 0:
-                self._send(wire.LOOK)
+                self._process.send(wire.LOOK)
             looks += 1
             time.sleep(0.00005)
         return self.journal.confirmed
@@ -245,12 +272,11 @@ class Pager:
         self._ended = True
         with trio.CancelScope(shield=True):
             with trio.move_on_after(END):
-                if not self._reaped:
-                    with suppress(ProcessLookupError):
-                        os.kill(self.pid, signal.SIGKILL)
+                self._process.kill()
                 await self._until(lambda: False)  # nobody may be waiting for a message when the socket is closed
-                await self._reap()
+                await self._process.reap()
             self._close()
+            self._released.set()
 
     @property
     def phase(self) -> Phase:
@@ -285,12 +311,12 @@ class Pager:
         doubt = self.journal.doubt()
         return "" if forks and all(number in self._guards for number in forks) and not self.journal.full else doubt
 
-    def _fork(self, listener: socket.socket | None) -> int:
+    def _inheritance(self, listener: socket.socket | None) -> child.Inheritance:
         files = tuple(file.descriptor for file in self._files)
         service = self._service
         if not service.completes:
             service = replace(service, files=tuple((file.descriptor, file.fingerprint) for file in self._files))
-        inheritance = child.Inheritance(
+        return child.Inheritance(
             self._image,
             files,
             self.journal.descriptor,
@@ -299,29 +325,11 @@ class Pager:
             dict(self._guards),
             service,
         )
-        self._hang_up()
-        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Nobody reads while runc restores: the guards of a thousand processes have to fit.
-        theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM)
-        control.setblocking(False)
-        self._control = control
-        try:
-            pid = child.fork(inheritance, theirs)
-        finally:
-            theirs.close()
-        command.RUNNING.add(pid)
-        self._process = pidfd.open(pid)
-        self._events = select.epoll()
-        for descriptor in (control.fileno(), self._process):
-            self._events.register(descriptor, select.EPOLLIN)
-        self._dead = self._reaped = False
-        self._born = time.monotonic()
-        return pid
 
     def _succeed(self) -> None:
         """Puts a successor in the place of a dead pager, or raises PagerLost."""
         reason = self._lost
-        if time.monotonic() - self._born > STEADY:
+        if time.monotonic() - self._process.born > STEADY:
             self._successors = 0
         if not reason and self.journal.phase is Phase.HANDOVER:
             reason = "the pager died while CRIU handed over the processes"
@@ -334,8 +342,9 @@ class Pager:
         self._successors += 1
         dead = self.pid
         self._end_keeper()
+        self._process.hang_up()
         try:
-            self.pid = self._fork(None)
+            self._process = PagerProcess(self._inheritance(None))
         except OSError as error:
             raise PagerLost(f"the pager died, and no other can be started: {error}") from error
         self._say(f"the pager (pid {dead}) died; pid {self.pid} goes on in its place")
@@ -347,26 +356,16 @@ class Pager:
             async with self._reports:
                 if happened() or self._silent:
                     return
-                await self._message()
-
-    async def _message(self) -> None:
-        assert self._control
-        assert self._events
-        await trio.lowlevel.wait_readable(self._events.fileno())
-        try:
-            self._take(wire.receive(self._control))
-        except BlockingIOError:
-            self._dead = _has_ended(self._process)
+                if report := await self._process.receive():
+                    self._take(report)
 
     @property
     def _silent(self) -> bool:
         """It will say nothing more."""
-        return self._dead or self._closed
+        return self._process.dead or self._closed
 
-    def _take(self, report: wire.Report | None) -> None:
-        if report is None:
-            self._dead = True
-        elif report.kind == wire.GUARD and report.descriptor is not None:
+    def _take(self, report: wire.Report) -> None:
+        if report.kind == wire.GUARD and report.descriptor is not None:
             self._guards[report.value] = report.descriptor
         elif report.kind == wire.ENDED:
             if (guard := self._guards.pop(report.value, None)) is not None:
@@ -381,36 +380,11 @@ class Pager:
         elif report.kind in (wire.LOST, wire.BROKEN):
             self._lost = report.text
 
-    def _send(self, what: bytes) -> None:
-        if self._control:
-            with suppress(OSError):  # it is dead, which is seen where its messages are taken
-                self._control.send(what)
-
-    def _hang_up(self) -> None:
-        if self._control:
-            self._control.close()
-        if self._events:
-            self._events.close()
-            os.close(self._process)
-        self._control = self._events = None
-
     def _end_keeper(self) -> None:
         """It has what the pager had open, and would keep it so."""
         if pid := self.journal.keeper:
             keeper.end(pid, child.NAME)
             self.journal.forget_keeper()
-
-    async def _reap(self) -> None:
-        async with self._reaping:
-            if self._reaped:
-                return
-            handle = pidfd.open(self.pid)
-            try:
-                await pidfd.wait_exit(handle)
-            finally:
-                os.close(handle)
-            self._reaped = True
-            command.RUNNING.discard(self.pid)
 
     def _close(self) -> None:
         while self._guards:
@@ -418,10 +392,6 @@ class Pager:
         while self._files:
             os.close(self._files.pop().descriptor)
         self._end_keeper()
-        self._hang_up()
+        self._process.hang_up()
         self.journal.close()
         self._ended = self._closed = True
-
-
-def _has_ended(process: int) -> bool:
-    return os.waitid(os.P_PIDFD, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

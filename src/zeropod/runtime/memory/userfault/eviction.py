@@ -124,7 +124,7 @@ class Eviction:
         new = self._open([pid for pid in pids if pid not in known])
         learn = True
         if new:
-            holdings.replace(new, learn=learn)
+            holdings.replace(new, learn=learn, check=self._freezer.check)
             learn = False
         members = [member for member in holdings.movable() if member.pid in pids]
         self._freezer.check_frozen()
@@ -135,7 +135,8 @@ class Eviction:
         if any(written.ranges for written in stored.values()) or (learn and faults):
             try:
                 self._freezer.check_frozen()
-                if not holdings.replace(written=stored, as_of=as_of, learn=learn):
+                check = self._freezer.check
+                if not holdings.replace(written=stored, as_of=as_of, learn=learn, check=check):
                     raise Cut
             finally:
                 holdings.forget_files()

@@ -161,55 +161,75 @@ class Holdings:
         *,
         as_of: int | None = None,
         learn: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> bool:
         """Start the next generation, with new members, and with what was written, by number of the address space.
 
         False when processes have run since `as_of` events: what was written does not count then, and nothing of it is
-        in the index. `learn`: the faults since the last generation are those of a wake. Raises MemoryFailed (the new
-        members' userfaultfds are closed), MemoryLost.
+        in the index. `learn`: the faults since the last generation are those of a wake. `check` raises when this is no
+        longer wanted; it is called as long as everything can be left as it was. The new members' userfaultfds are
+        closed when it raises. Raises MemoryFailed, MemoryLost.
         """
         old, right = self.generation, True
         newcomers: list[tuple[Member, list[Extent]]] = [(member, []) for member in new]
-        plan = self._plan(newcomers)
-        if old is not None:
-            # What takes long is done while the old pager still serves, and once more if it was not idle.
-            before = old.progress
-            plan = self._plan([*self._indexed(old, written or {}), *newcomers])
-            if not old.pager.retire(RETIRE_WITHIN):
+        if old is None:
+            try:
+                first = self._start(self._plan(newcomers))
+            except OSError as error:
                 for member in new:
-                    os.close(member.uffd)
-                raise MemoryFailed("the pager does not end when it is told to")
-            if reason := old.pager.doubt():
-                raise MemoryLost(f"the pager died, and {reason}")
-            old.spaces.catch_up()
-            old.spaces.happen(old.pager.journal.unrecorded())
-            right = as_of is None or as_of == old.pager.journal.event_count
-            if before != old.progress or not right:
-                plan = self._plan([*self._indexed(old, written or {} if right else {}), *newcomers])
-            if learn:
-                self.working_set = old.pager.working_set
-            kept = {member.uffd for member in plan.members}
-            for uffd in old.pager.take_guards().values():
-                if uffd not in kept:
-                    os.close(uffd)
+                    member.close()
+                raise MemoryFailed(f"no pager can be started: {error}") from error
+            self._go_on_with(first)
+            return True
+        if learn:
+            self.working_set = old.pager.learnt()
+        before = old.progress
+        heir = None
         try:
-            self.generation = self._start(plan)
-        except OSError as error:
-            self.stranded = [member.uffd for member in plan.members]
-            raise MemoryLost(f"no pager can be started: {error}") from error
-        finally:
-            if old is not None:
-                old.pager.close()
-        self._started(self.generation.pager)
+            # Everything that takes long is done while the old pager still serves.
+            heir = self._start(self._plan([*self._indexed(old, written or {}), *newcomers]), waits=True)
+            check()
+            if not old.pager.retire(RETIRE_WITHIN):
+                raise MemoryFailed("the pager does not end when it is told to")
+        except BaseException as error:
+            if heir:
+                heir.pager.abandon()
+            for member in new:
+                member.close()
+            if isinstance(error, OSError):
+                raise MemoryFailed(f"no pager can be started: {error}") from error
+            raise
+        if reason := old.pager.doubt():
+            heir.pager.abandon()
+            raise MemoryLost(f"the pager died, and {reason}")
+        old.spaces.catch_up()
+        old.spaces.happen(old.pager.journal.unrecorded())
+        right = as_of is None or as_of == old.pager.journal.event_count
+        if before != old.progress or not right:
+            # The processes were thawed meanwhile. What asks for a page waits until the next one is there.
+            heir.pager.abandon()
+            plan = self._plan([*self._indexed(old, written or {} if right else {}), *newcomers])
+            heir = self._started_or_lost(plan, waits=True)
+        heir.pager.begin()
+        kept = {member.uffd for member in heir.members}
+        for uffd in old.pager.take_guards().values():
+            if uffd not in kept:
+                os.close(uffd)
+        self._go_on_with(heir)
+        old.pager.close()
         return right
+
+    def _go_on_with(self, generation: Generation) -> None:
+        for number, member in enumerate(generation.members):
+            member.number = number
+            if not member.known:
+                member.pid = UNKNOWN + number
+        self.generation = generation
+        self._started(generation.pager)
 
     def resume(self, indexed: Sequence[tuple[Member, list[Extent]]]) -> None:
         """Start a generation for processes that came back with this index. Raises MemoryLost."""
-        try:
-            self.generation = self._start(self._plan(indexed))
-        except OSError as error:
-            raise MemoryLost(f"no pager can be started: {error}") from error
-        self._started(self.generation.pager)
+        self._go_on_with(self._started_or_lost(self._plan(indexed)))
 
     def _indexed(self, old: Generation, written: Mapping[int, Written]) -> list[tuple[Member, list[Extent]]]:
         """The members whose memory still exists, and where their pages will be."""
@@ -243,24 +263,28 @@ class Holdings:
         image = Image(runs_of, tuple(self.store.files[number].path for number in numbers))
         return _Plan([member for member, _ in indexed], numbers, image, states_of)
 
-    def _start(self, plan: "_Plan") -> Generation:
+    def _started_or_lost(self, plan: "_Plan", *, waits: bool = False) -> Generation:
+        try:
+            return self._start(plan, waits=waits)
+        except OSError as error:
+            self.stranded = [member.uffd for member in plan.members]
+            raise MemoryLost(f"no pager can be started: {error}") from error
+
+    def _start(self, plan: "_Plan", *, waits: bool = False) -> Generation:
         for _ in range(STARTS - 1):
             with suppress(OSError):
-                return self._try(plan)
+                return self._try(plan, waits)
             time.sleep(0.01)
-        return self._try(plan)
+        return self._try(plan, waits)
 
-    def _try(self, plan: "_Plan") -> Generation:
+    def _try(self, plan: "_Plan", waits: bool) -> Generation:
         files, journal = self._again(plan.files), Journal.create()
         spaces = Spaces(plan.image, extents.sources(plan.files), journal)
         for number, (member, states) in enumerate(zip(plan.members, plan.states, strict=True)):
-            member.number = number
-            if not member.known:
-                member.pid = UNKNOWN + number
-            spaces.happen([Event(Kind.ADOPT, number, member.pid)])
+            spaces.happen([Event(Kind.ADOPT, number, member.pid if member.known else UNKNOWN + number)])
             spaces.all[number].states[: len(states)] = states
-        journal.phase = Phase.SERVING
-        guards = {member.number: member.uffd for member in plan.members}
+        journal.phase = Phase.WAITING if waits else Phase.SERVING
+        guards = {number: member.uffd for number, member in enumerate(plan.members)}
         service = Service(ahead=AHEAD, protected=self.tracking, completes=False, noted=NOTED, fill=FILL)
         pager = Pager(plan.image, files, journal, self.working_set, self._say, guards=guards, service=service)
         return Generation(pager, spaces, plan.members, sum(states.count(MISSING) for states in plan.states))

@@ -1,0 +1,107 @@
+"""One pager process as the shim sees it: its pid, the socket to it, and its end.
+
+Owns the fork and what it leaves open here. What its messages mean, and what follows a death, is `pager`'s.
+"""
+
+import os
+import select
+import signal
+import socket
+import time
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from zeropod.kernel import pidfd
+from zeropod.runtime import command
+from zeropod.runtime.pager import child, wire
+from zeropod.runtime.pager.child import Inheritance
+
+_SO_SNDBUFFORCE: Final = 32
+_ROOM: Final = 1 << 20
+
+
+class PagerProcess:
+    """Made by the fork. `send` and `end_now` may be called from any thread, the rest from trio's."""
+
+    def __init__(self, inheritance: Inheritance) -> None:
+        """Fork it. Raises OSError."""
+        self.dead = False
+        """It will say nothing more."""
+        self.reaped = False
+        self.born = time.monotonic()
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Nothing is read while runc restores: the guards of a thousand processes have to fit.
+        theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM)
+        control.setblocking(False)
+        try:
+            self.pid = child.fork(inheritance, theirs)
+        except OSError:
+            control.close()
+            raise
+        finally:
+            theirs.close()
+        command.RUNNING.add(self.pid)
+        self._control = control
+        self._handle = pidfd.open(self.pid)
+        self._events = select.epoll()
+        """Readable when it has said something or has died: its end of `control` may be open after that."""
+        for descriptor in (control.fileno(), self._handle):
+            self._events.register(descriptor, select.EPOLLIN)
+        self._reaping = trio.Lock()
+
+    def send(self, what: bytes) -> None:
+        """Say something to it; of a dead one nothing comes of it, and its death is seen by `receive`."""
+        with suppress(OSError):
+            self._control.send(what)
+
+    async def receive(self) -> wire.Report | None:
+        """Return what it says next; None when it is dead, or when there was nothing after all."""
+        await trio.lowlevel.wait_readable(self._events.fileno())
+        try:
+            report = wire.receive(self._control)
+        except BlockingIOError:
+            self.dead = self._has_ended()
+            return None
+        self.dead = report is None
+        return report
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        if not self.reaped:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    async def reap(self) -> None:
+        """Return when it has ended, and is no zombie any more."""
+        async with self._reaping:
+            if not self.reaped:
+                handle = pidfd.open(self.pid)
+                try:
+                    await pidfd.wait_exit(handle)
+                finally:
+                    os.close(handle)
+                self._is_reaped()
+
+    def end_now(self) -> None:
+        """From another thread, while no task waits for it: end it, wait for that, and hang up."""
+        self.kill()
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+        self._is_reaped()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Let go of what is open here."""
+        self._control.close()
+        if not self._events.closed:
+            self._events.close()
+            os.close(self._handle)
+
+    def _has_ended(self) -> bool:
+        return os.waitid(os.P_PIDFD, self._handle, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _is_reaped(self) -> None:
+        self.dead = self.reaped = True
+        command.RUNNING.discard(self.pid)
