@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.bench import awake, cache, idle, many, pods, start, wake, window
+from tests.bench import awake, cache, fall, idle, many, pods, start, wake, window
 from tests.bench.containers import import_applications
 from tests.bench.figures import Figure, table, write
 from tests.bench.scale import Scale
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Containerd, Scale], list[Figure]]] = {
     "standby": wake.standby,
     "cold": wake.cold,
     "window": window.window,
+    "fall": fall.fall,
     "cache": cache.cache,
     "idle": idle.idle,
     "pods": pods.pods,

@@ -24,6 +24,8 @@ class Restorer:
     """
 
     def __init__(self, container: Container, application: Application, work: Path) -> None:
+        self.checkpoint_ms = 0.0
+        """Milliseconds of the `runc checkpoint` before the last restore."""
         self._work = work
         self._root = "/run/bench-runc"
         self._config = work / "criu.conf"
@@ -59,7 +61,9 @@ class Restorer:
         """Milliseconds of `runc restore`, after a checkpoint."""
         shutil.rmtree(self._images, ignore_errors=True)
         paths = ["--image-path", str(self._images), "--work-path", str(self._work / "criu")]
+        began = time.perf_counter()
         self._runc("checkpoint", "--tcp-skip-in-flight", "--tcp-established", *paths, "bench")
+        self.checkpoint_ms = (time.perf_counter() - began) * 1000
         began = time.perf_counter()
         self._runc("restore", "--detach", "--bundle", str(self._bundle), "--tcp-established", *paths, "bench")
         return (time.perf_counter() - began) * 1000

@@ -46,6 +46,11 @@ def pss(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in _rollup(pid) if line.startswith("Pss:"))
 
 
+def anonymous(pid: int) -> int:
+    """What a process has in memory that is no file's."""
+    return sum(int(line.split()[1]) * 1024 for line in _rollup(pid) if line.startswith("Anonymous:"))
+
+
 def _rollup(pid: int) -> Iterator[str]:
     yield from Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
 
