@@ -243,6 +243,10 @@ class SuspendStrategy:
             self.memory.begin(self._incarnation())
             self._keep(f"stays in STANDBY, since COLD would lose something of it: {'; '.join(obstacles)}")
             await trio.sleep(EXAMINE_AGAIN)
+        if not self._workload.settings.standby:
+            # What is in the page store by then need not be dumped; and a move can be broken off, a dump cannot.
+            self.memory.begin(self._incarnation())
+            await self.memory.moved()
         while (turn := self._turns.take()) is None:
             await self._turns.free()
         self._turn = turn

@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,12 @@ ANNOTATIONS = {
     "zeropod.ctrox.dev/standby-duration": "1s",
     "zeropod.ctrox.dev/standby-memory": "store",
 }
+AT_ONCE = {
+    "zeropod.ctrox.dev/scaledown-duration": "300ms",
+    "zeropod.ctrox.dev/standby": "false",
+    "zeropod.ctrox.dev/standby-memory": "swap",
+}
+"""Nothing goes to swap on the way to COLD: a dump would read it back."""
 REDIS = ("redis-server", "--save", "", "--protected-mode", "no", "--enable-debug-command", "yes")
 
 
@@ -50,8 +56,8 @@ class Redis:
 
 
 @contextmanager
-def redis(containerd: Containerd) -> Iterator[Redis]:
-    with containerd.container(*REDIS, runtime=OURS, image="localhost/redis:test", annotations=ANNOTATIONS) as container:
+def redis(containerd: Containerd, annotations: Mapping[str, str] = ANNOTATIONS) -> Iterator[Redis]:
+    with containerd.container(*REDIS, runtime=OURS, image="localhost/redis:test", annotations=annotations) as container:
         container.run()
         found = Redis(container)
         try:
@@ -88,8 +94,11 @@ def pagers() -> set[int]:
 
 
 @pytest.mark.timeout(180)
-def test_what_is_in_the_store_is_not_in_the_image_and_every_value_is_right(containerd: Containerd) -> None:
-    with redis(containerd) as found:
+@pytest.mark.parametrize("annotations", [ANNOTATIONS, AT_ONCE], ids=["later", "at once"])
+def test_what_is_in_the_store_is_not_in_the_image_and_every_value_is_right(
+    containerd: Containerd, annotations: Mapping[str, str]
+) -> None:
+    with redis(containerd, annotations) as found:
         digest = found.ask("DEBUG DIGEST")
         for number in range(4):
             until_state(found.container.id, "COLD", 60)

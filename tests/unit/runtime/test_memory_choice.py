@@ -132,3 +132,18 @@ def test_this_node_can_be_read() -> None:
     node = choice.facts()
     assert node.kernel > (3, 0)
     assert choice.advice(node)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "kind"),
+    [
+        ("auto", 100, Kind.STORE),
+        ("auto", 16, Kind.RESIDENT),
+        ("swap", 100, Kind.STORE),
+        ("swap", 16, Kind.RESIDENT),
+        ("store", 1, Kind.STORE),
+        ("resident", 100, Kind.RESIDENT),
+    ],
+)
+def test_swap_is_not_chosen_for_what_a_dump_would_read_back(wanted: str, present: int, kind: Kind) -> None:
+    assert choice.choose(wanted, BOTH, present * MEBIBYTE, for_a_dump=True)[0] is kind

@@ -120,7 +120,8 @@ class StandbyMemory:
         present = incarnation.cgroup.resident_bytes()
         if self._backend is None or not self._backend.usage.out:
             facts = await trio.to_thread.run_sync(choice.facts)
-            kind, self._choice = choice.choose(self._workload.settings.standby_memory, facts, present)
+            settings = self._workload.settings
+            kind, self._choice = choice.choose(settings.standby_memory, facts, present, for_a_dump=not settings.standby)
             if self._backend is None or self._backend.kind is not kind:
                 if self._backend:  # a pager that just ended would leave pages that wait for it
                     await self._backend.bring_back()

@@ -73,15 +73,21 @@ class NodeFacts:
         return sum(device.free for device in self.swaps)
 
 
-def choose(wanted: str, node: NodeFacts, present: int, *, small: int = SMALL) -> tuple[Kind, str]:
+def choose(
+    wanted: str, node: NodeFacts, present: int, *, small: int = SMALL, for_a_dump: bool = False
+) -> tuple[Kind, str]:
     """Return the backend for a container with `present` bytes of memory, and why, in words.
 
     `wanted` is `auto` or a kind. One that the node cannot do is replaced by the next in the order swap, store,
-    resident. Raises ValueError for any other word.
+    resident. `for_a_dump`: the container is about to be dumped, which would read back all that is in swap, so that is
+    not chosen. Raises ValueError for any other word.
     """
     kinds = list(Kind)
     if wanted != AUTO and wanted not in kinds:
         raise ValueError(f"{wanted!r} is none of {AUTO}, {', '.join(kinds)}")
+    if for_a_dump:
+        kinds.remove(Kind.SWAP)
+        wanted = AUTO if wanted == Kind.SWAP else wanted
     if wanted == AUTO and present <= small:
         return Kind.RESIDENT, f"{_size(present)} are too little to move"
     passed_over: list[str] = []
