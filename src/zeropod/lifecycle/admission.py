@@ -8,7 +8,7 @@ to look again.
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ class Turns:
         """Returns when one may be free; somebody else may take it first. Raises OSError."""
         readers: list[int] = []
         try:
-            waits: list[Callable[[], object]] = []
+            waits: list[Callable[[], Awaitable[None]]] = []
             for file in self._files:
                 readers.append(self._open(file))
                 if turn := _locked(file, readers[-1]):
@@ -63,7 +63,7 @@ class Turns:
                     await trio.lowlevel.checkpoint()
                     return
                 waits.append(partial(trio.lowlevel.wait_readable, readers[-1]))
-            await race(*waits)  # type: ignore[arg-type]
+            await race(*waits)
         finally:
             for reader in readers:
                 os.close(reader)
