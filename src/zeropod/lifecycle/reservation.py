@@ -27,7 +27,7 @@ async def room(workload: Workload) -> AsyncIterator[None]:
     incarnation = workload.incarnation
     assert incarnation is not None
     need = incarnation.cgroup.resident_bytes()
-    words, complaints = await trio.to_thread.run_sync(reserve, key_of(workload), need)
+    words, complaints = await trio.to_thread.run_sync(reserve, key_of(workload), need, "its image")
     workload.host.complain(complaints, workload.log)
     if words:
         raise DiskBudgetExceeded(f"the disk has no room for it: {words}")
@@ -37,10 +37,10 @@ async def room(workload: Workload) -> AsyncIterator[None]:
         budget.release(key_of(workload))
 
 
-def reserve(key: budget.Key, need: int) -> tuple[str, list[str]]:
-    """Return why `need` bytes must not be written, or nothing; and what is wrong with the node's configuration."""
+def reserve(key: budget.Key, need: int, what: str) -> tuple[str, list[str]]:
+    """Return why `need` bytes of `what` must not be written, or nothing; and what is wrong with the configuration."""
     config, complaints = node_config.read()
     try:
-        return budget.reserve(key, need, config), complaints
+        return budget.reserve(key, need, config, what), complaints
     except OSError as error:
         return "", [*complaints, f"the room on disk cannot be looked at, it is taken to be enough: {error}"]

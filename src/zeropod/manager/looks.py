@@ -138,7 +138,7 @@ def disk() -> str:
     config, _ = node_config.read()
     taken = budget.usage()
     text = f"{taken.free / 1e9:.1f} GB are free, images take {taken.images / 1e6:.0f} MB"
-    if words := budget.refusal(0, taken, config):
+    if words := budget.refusal(0, taken, config, "an image"):
         raise Missing(f"{text}; {words}")
     return text
 

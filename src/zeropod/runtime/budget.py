@@ -37,18 +37,18 @@ class Usage:
     """On the file system."""
 
 
-def refusal(need: int, usage: Usage, config: NodeConfig) -> str:
-    """Why an image of `need` bytes must not be written; empty if it may."""
+def refusal(need: int, usage: Usage, config: NodeConfig, what: str) -> str:
+    """Return why `what`, of `need` bytes, must not be written; empty if it may."""
     most, least = config.max_checkpoint_bytes, config.min_free_bytes
     if most and usage.images + need > most:
         return (
-            f"its image would take about {_size(need)}, all others take {_size(usage.images)}, "
+            f"{what} would take about {_size(need)}, all others take {_size(usage.images)}, "
             f"and max-checkpoint-bytes is {_size(most)}"
         )
     left = usage.free - usage.outstanding - need
     if left < least:
         return (
-            f"its image would take about {_size(need)} and leave {_size(max(left, 0))} free on the disk, "
+            f"{what} would take about {_size(need)} and leave {_size(max(left, 0))} free on the disk, "
             f"and min-free-bytes is {_size(least)}"
         )
     return ""
@@ -66,10 +66,10 @@ def usage(without: Key | None = None) -> Usage:
     return Usage(taken, outstanding, disk.f_bavail * disk.f_frsize)
 
 
-def reserve(key: Key, need: int, config: NodeConfig) -> str:
-    """Reserves `need` bytes for this container's image, unless there is no room: then why not. Raises OSError."""
+def reserve(key: Key, need: int, config: NodeConfig, what: str) -> str:
+    """Reserve `need` bytes for `what` of this container ("its image"); return why there is no room. Raises OSError."""
     with _alone():
-        words = refusal(need, usage(without=key), config)
+        words = refusal(need, usage(without=key), config, what)
         if not words:
             paths.make_private(paths.container(*key))
             paths.reservation(*key).write_text(str(need))

@@ -35,7 +35,7 @@ def image(root: Path, name: str, size: int = 1 << 20, namespace: str = "n") -> P
 @given(SIZES, SIZES, SIZES, SIZES, SIZES, SIZES)
 def test_what_is_let_through_fits(need: int, taken: int, outstanding: int, free: int, most: int, least: int) -> None:
     seen, config = Usage(taken, outstanding, free), NodeConfig(most, least)
-    if refusal(need, seen, config):
+    if refusal(need, seen, config, "its image"):
         assert (most and taken + need > most) or free - outstanding - need < least
     else:
         assert not most or taken + need <= most
@@ -43,10 +43,12 @@ def test_what_is_let_through_fits(need: int, taken: int, outstanding: int, free:
 
 
 def test_a_refusal_has_all_numbers_and_the_name_of_the_setting() -> None:
-    words = refusal(30 << 20, Usage(50 << 20, 0, 1 << 40), NodeConfig(64 << 20, 0))
-    assert all(part in words for part in ("30 MiB", "50 MiB", "64 MiB", "max-checkpoint-bytes"))
-    words = refusal(30 << 20, Usage(0, 0, 40 << 20), NodeConfig(0, 20 << 20))
-    assert all(part in words for part in ("30 MiB", "10 MiB", "20 MiB", "min-free-bytes"))
+    words = refusal(30 << 20, Usage(50 << 20, 0, 1 << 40), NodeConfig(64 << 20, 0), "its memory")
+    assert all(
+        part in words for part in ("its memory would take", "30 MiB", "50 MiB", "64 MiB", "max-checkpoint-bytes")
+    )
+    words = refusal(30 << 20, Usage(0, 0, 40 << 20), NodeConfig(0, 20 << 20), "its memory")
+    assert all(part in words for part in ("its memory would take", "30 MiB", "10 MiB", "20 MiB", "min-free-bytes"))
 
 
 def test_images_of_all_containers_count_but_for_ones_own(root: Path) -> None:
@@ -63,15 +65,15 @@ def test_a_node_on_which_nothing_ever_slept_has_all_of_its_disk(root: Path) -> N
 
 def test_two_that_fall_asleep_at_once_do_not_get_the_same_room(root: Path) -> None:
     config = NodeConfig(10 << 20, 0)
-    assert reserve(A, 6 << 20, config) == ""
-    assert "max-checkpoint-bytes" in reserve(B, 6 << 20, config)
-    assert reserve(C, 4 << 20, config) == ""
+    assert reserve(A, 6 << 20, config, "its image") == ""
+    assert "max-checkpoint-bytes" in reserve(B, 6 << 20, config, "its image")
+    assert reserve(C, 4 << 20, config, "its image") == ""
     release(A)
-    assert reserve(B, 6 << 20, config) == ""
+    assert reserve(B, 6 << 20, config, "its image") == ""
 
 
 def test_what_is_reserved_and_not_written_yet_counts_as_taken_from_the_disk(root: Path) -> None:
-    reserve(A, 10 << 20, UNLIMITED)
+    reserve(A, 10 << 20, UNLIMITED, "its image")
     image(root, "a", 4 << 20)
     seen = usage()
     assert seen.images == 10 << 20
@@ -79,7 +81,7 @@ def test_what_is_reserved_and_not_written_yet_counts_as_taken_from_the_disk(root
 
 
 def test_an_image_that_is_larger_than_expected_counts_as_it_is(root: Path) -> None:
-    reserve(A, 1 << 20, UNLIMITED)
+    reserve(A, 1 << 20, UNLIMITED, "its image")
     image(root, "a", 4 << 20)
     assert (usage().images >= 4 << 20, usage().outstanding) == (True, 0)
 
@@ -89,7 +91,7 @@ def test_who_holds_the_lock_for_ever_holds_up_nobody_for_long(root: Path, monkey
     root.mkdir()
     with open(paths.reservations_lock(), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert reserve(A, 1, UNLIMITED) == ""
+        assert reserve(A, 1, UNLIMITED, "its image") == ""
 
 
 def test_a_broken_reservation_is_none(root: Path) -> None:
@@ -101,7 +103,7 @@ def test_a_broken_reservation_is_none(root: Path) -> None:
 def test_orphans_are_removed_and_nothing_else(root: Path) -> None:
     image(root, "alive")
     image(root, "orphan")
-    reserve(("n", "alive"), 1, UNLIMITED)  # makes the lock
+    reserve(("n", "alive"), 1, UNLIMITED, "its image")  # makes the lock
     removed = collect_orphans(lambda: {("n", "alive")})
     assert [key for key, _ in removed] == [("n", "orphan")]
     assert removed[0][1] >= 1 << 20
@@ -113,7 +115,7 @@ def test_the_same_id_in_two_namespaces_is_two_containers(root: Path) -> None:
     for namespace in ("one", "two"):
         image(root, "web", namespace=namespace)
     assert usage(without=("one", "web")).images == pytest.approx(1 << 20, rel=0.1)
-    reserve(("one", "web"), 4 << 20, UNLIMITED)
+    reserve(("one", "web"), 4 << 20, UNLIMITED, "its image")
     assert usage(without=("one", "web")).images == pytest.approx(1 << 20, rel=0.1)
     release(("two", "web"))
     assert usage().images == pytest.approx(5 << 20, rel=0.1)

@@ -142,7 +142,7 @@ class StandbyMemory:
         return backend
 
     def _reserve(self, need: int) -> str:
-        words, _ = reserve(key_of(self._workload), need)
+        words, _ = reserve(key_of(self._workload), need, "its memory")
         return words
 
     @property
