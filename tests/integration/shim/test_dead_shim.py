@@ -47,6 +47,34 @@ def test_a_killed_shim_leaves_nothing_of_its_pod(cri: Cri) -> None:
     assert node.Census.take() == before
 
 
+@pytest.mark.timeout(180)
+def test_a_killed_shim_leaves_nothing_of_a_page_store(cri: Cri) -> None:
+    """Its pager ends, and no process of the container waits for a page for ever."""
+    annotations = {
+        "zeropod.ctrox.dev/scaledown-duration": "500ms",
+        "zeropod.ctrox.dev/standby-memory": "store",
+        "zeropod.ctrox.dev/container-names": "asleep",
+    }
+    command = ["redis-server", "--save", "", "--protected-mode", "no", "--enable-debug-command", "yes"]
+    with cri.pod() as pod:  # which leaves parent cgroups on the node
+        pod.container("app", REDIS)
+    before = node.Census.take()
+    with cri.pod(annotations=annotations) as pod:
+        asleep = pod.container("asleep", REDIS, command=command)
+        populate = ("redis-cli", "DEBUG", "POPULATE", "40000", "key", "1000")
+        node.until(lambda: asleep.exec(*populate).exit_code == 0, "redis has its keys")
+        shims.until(asleep.id, lambda status: status.memory_out_bytes > 32 << 20 and not status.memory_moving, "out")
+        directory = f"/var/lib/zeropod/containers/k8s.io/{asleep.id}"
+        assert [name for name in os.listdir(f"{directory}/store/pages") if name.startswith("pages-")]
+        os.kill(shim_of(pod.id), signal.SIGKILL)
+        assert asleep.wait().exit_code == 255
+        forgotten(pod)
+    node.until(lambda: not node.leftovers(asleep.id), f"nothing is left: {node.leftovers(asleep.id)}")
+    assert not os.path.exists(directory)
+    assert node.running("redis-server *:6379") == []
+    assert node.Census.take() == before, "a pager or a process lives on"
+
+
 @pytest.mark.skipif(node.SYSTEMD, reason="the machine, which is emulated, has a containerd that waits for two minutes")
 @pytest.mark.timeout(120)
 def test_what_takes_longer_than_containerd_waits_is_done_all_the_same(cri: Cri) -> None:

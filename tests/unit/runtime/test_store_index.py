@@ -1,11 +1,10 @@
-"""The page store's files and index, and what a move changes about where pages are."""
+"""The page store's files, and what a move changes about where pages are."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,11 +15,7 @@ from zeropod.runtime.memory.userfault.ranges import Range, joined
 from zeropod.runtime.memory.userfault.store import (
     FILES,
     GARBAGE,
-    Damaged,
-    Entry,
     PageStore,
-    decode,
-    encode,
 )
 from zeropod.runtime.pagemap import Image
 from zeropod.runtime.pager.journal import IN, MISSING, OUTDATED, Event, Journal, Kind
@@ -103,33 +98,12 @@ def test_what_can_be_used_is_what_is_not_outdated(model: Model, gone: set[int]) 
     }
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 1 << 30), models), max_size=3, unique_by=lambda pair: pair[0]))
-def test_the_index_is_read_as_it_was_written(processes: list[tuple[int, Model]]) -> None:
-    entries = [Entry(pid, *to_runs(extents_of(model))) for pid, model in processes]
-    files, found = decode(encode({}, entries))
-    assert files == {}
-    assert found == entries
-
-
-@given(st.data())
-def test_a_damaged_index_is_known_as_such(data: st.DataObject) -> None:
-    whole = encode({}, [Entry(1, *to_runs(extents_of({1: (1, 1, 0), 2: (1, 2, 1)})))])
-    at = data.draw(st.integers(0, len(whole) - 1))
-    changed = bytearray(whole)
-    changed[at] ^= data.draw(st.integers(1, 255))
-    for wrong in (bytes(changed), whole[:at]):
-        with pytest.raises(Damaged, match="index of the page store is damaged"):
-            decode(wrong)
-
-
 def test_files_are_for_root_alone_and_go_with_the_store(tmp_path: Path) -> None:
     store = PageStore(tmp_path / "store")
     file = store.begin()
     assert file.append(b"x" * PAGE) == 0
     assert file.append(b"y" * PAGE) == PAGE
     store.add(file)
-    store.write_index([])
     assert store.directory.stat().st_mode & 0o777 == 0o700
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in store.directory.iterdir())
     assert os.pread(store.files[1].descriptor, 1, PAGE) == b"y"

@@ -143,8 +143,6 @@ class Eviction:
         self._freezer.check_frozen()
         own_thread(lambda: self._drop(members))
         self._freezer.wait_frozen()
-        with suppress(OSError):
-            holdings.store.write_index(holdings.entries())
 
     # Open
 

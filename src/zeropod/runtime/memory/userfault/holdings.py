@@ -17,7 +17,7 @@ from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
 from zeropod.runtime.memory.userfault import extents
 from zeropod.runtime.memory.userfault.extents import Extent
 from zeropod.runtime.memory.userfault.ranges import Range
-from zeropod.runtime.memory.userfault.store import Entry, PageStore
+from zeropod.runtime.memory.userfault.store import PageStore
 from zeropod.runtime.pagemap import Image
 from zeropod.runtime.pager import Pager, WorkingSet
 from zeropod.runtime.pager.files import PagesFile
@@ -142,17 +142,6 @@ class Holdings:
         assert self.generation
         self.generation.spaces.catch_up()
         return list(extents.of_space(self.generation.space(member)))
-
-    def entries(self) -> list[Entry]:
-        """The index as it is now."""
-        return [
-            Entry(member.pid, *extents.to_runs(self.extents(member)))
-            for member in self.members
-            if not self._space_gone(member)
-        ]
-
-    def _space_gone(self, member: Member) -> bool:
-        return self.generation is None or self.generation.space(member).gone
 
     def replace(
         self,

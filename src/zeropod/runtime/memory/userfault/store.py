@@ -1,6 +1,8 @@
-"""The page store of one container: files of pages, and the index that says which page of which process is where.
+"""The page store of one container: files of pages.
 
-Owns the directory (open to root alone, since it holds the container's secrets), the files and the format of the index.
+Owns the directory (open to root alone, since it holds the container's secrets) and the files. Which page of which
+process is where only the shim and its pager know, in memory: the processes do not outlive the shim, as containerd ends
+them with it, and a pager outlives it until then. What is left of a store is deleted with the container's directory.
 A file is written once, from its beginning to its end, by one move, and never again: so what it is can be told from its
 size and its change time for as long as it is used, and a move that is broken off leaves nothing but a file to delete.
 What is not current any more makes files sparse in what counts; when that is most of a file, the rest is written anew.
@@ -8,26 +10,16 @@ What is not current any more makes files sparse in what counts; when that is mos
 Source of facts: sync_file_range(2); stat(2) for st_ctim.
 """
 
-import json
 import os
-import struct
-import zlib
-from array import array
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from zeropod.kernel import libc
-from zeropod.runtime.images import Fingerprint
-from zeropod.runtime.pagemap import Runs
 from zeropod.runtime.pager.files import PagesFile
 
-INDEX: Final = "index"
 _PAGES: Final = "pages-"
-_MAGIC: Final = b"zeropod-pages-1\n"
-_LENGTHS: Final = struct.Struct("<II")
 
 FILES: Final = 12
 """The most files; one more move writes the smallest ones anew."""
@@ -71,21 +63,6 @@ class NewFile:
         self.path.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What the index has of one process."""
-
-    pid: int
-    runs: Runs
-    """Their `files` are numbers of files in the store."""
-    states: bytes
-    """One byte a page, in the order of the runs, as in the pager's journal."""
-
-
-class Damaged(Exception):  # noqa: N818 - what has happened to it
-    """The store cannot be used, and why."""
-
-
 class PageStore:
     """Files by number. Used by one thread at a time."""
 
@@ -96,7 +73,7 @@ class PageStore:
         self._next = 1
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-        for path in (*directory.glob(f"{_PAGES}*"), directory / INDEX):
+        for path in directory.glob(f"{_PAGES}*"):
             path.unlink(missing_ok=True)
 
     def begin(self) -> NewFile:
@@ -136,74 +113,8 @@ class PageStore:
         """What has happened to a file; empty if they are as they were written."""
         return next(filter(None, (file.damage() for file in self.files.values())), "")
 
-    def write_index(self, entries: Iterable[Entry]) -> None:
-        """Replace the index on disk. Raises OSError."""
-        new = self.directory / f"{INDEX}.new"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(encode(self.files, entries))
-        new.rename(self.directory / INDEX)
-
-    def close(self, *, remove: bool = True) -> None:
-        """Let go of the files, and delete them."""
-        if remove:
-            self.keep(())
-            (self.directory / INDEX).unlink(missing_ok=True)
-            with suppress(OSError):
-                self.directory.rmdir()
-            return
-        while self.files:
-            os.close(self.files.popitem()[1].descriptor)
-
-
-def encode(files: Mapping[int, PagesFile], entries: Iterable[Entry]) -> bytes:
-    """Return the index as it is on disk: magic, then head and body with their lengths, then a checksum of all."""
-    head: dict[str, list[list[int]]] = {
-        "files": [
-            [number, file.fingerprint.size, file.fingerprint.inode, file.fingerprint.changed_ns]
-            for number, file in sorted(files.items())
-        ],
-        "processes": [],
-    }
-    body = []
-    for entry in entries:
-        head["processes"].append([entry.pid, len(entry.runs.starts), len(entry.states)])
-        runs = entry.runs
-        body += [runs.starts.tobytes(), runs.ends.tobytes(), runs.offsets.tobytes(), runs.files.tobytes()]
-        body.append(zlib.compress(entry.states, 1))
-        head["processes"][-1].append(len(body[-1]))
-    text, data = json.dumps(head, separators=(",", ":")).encode(), b"".join(body)
-    whole = _MAGIC + _LENGTHS.pack(len(text), len(data)) + text + data
-    return whole + zlib.crc32(whole).to_bytes(4, "little")
-
-
-def decode(data: bytes) -> tuple[dict[int, Fingerprint], list[Entry]]:
-    """Return what `encode` was given. Raises Damaged."""
-    whole, check = data[:-4], data[-4:]
-    if not whole.startswith(_MAGIC) or zlib.crc32(whole).to_bytes(4, "little") != check:
-        raise Damaged("the index of the page store is damaged: its checksum is wrong")
-    try:
-        at = len(_MAGIC) + _LENGTHS.size
-        length, _ = _LENGTHS.unpack_from(whole, len(_MAGIC))
-        head = json.loads(whole[at : at + length])
-        at += length
-        files = {number: Fingerprint(*rest) for number, *rest in head["files"]}
-        entries = []
-        for pid, count, pages, packed in head["processes"]:
-            columns = []
-            for code in "QQQI":
-                column = array(code)
-                size = count * column.itemsize
-                column.frombytes(whole[at : at + size])
-                columns.append(column)
-                at += size
-            states = zlib.decompress(whole[at : at + packed])
-            at += packed
-            starts, ends, offsets, numbers = columns
-            runs = Runs(starts, ends, numbers, offsets, array("B", bytes([1]) * count))
-            if len(states) != pages or runs.pages != pages or len(starts) != count:
-                raise Damaged("the index of the page store is damaged: its numbers do not agree")
-            entries.append(Entry(pid, runs, states))
-    except (ValueError, KeyError, TypeError, struct.error, zlib.error) as error:
-        raise Damaged(f"the index of the page store is damaged: {error}") from error
-    return files, entries
+    def close(self) -> None:
+        """Delete the files, and the directory with them."""
+        self.keep(())
+        with suppress(OSError):
+            self.directory.rmdir()
