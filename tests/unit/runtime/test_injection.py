@@ -27,8 +27,11 @@ from typing import IO
 import pytest
 
 from zeropod.kernel import ptrace, userfault
-from zeropod.runtime.memory.userfault import injection
-from zeropod.runtime.memory.userfault.injection import PAGE, Held, Injection, Unsuitable, held, own_thread
+from zeropod.kernel.userfault import PAGE
+from zeropod.runtime.memory.userfault import injection, remote_calls
+from zeropod.runtime.memory.userfault.holding import Held, held
+from zeropod.runtime.memory.userfault.injection import Injection
+from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
 
 pytestmark = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has been run"),
@@ -396,7 +399,7 @@ def test_pages_are_dropped_and_served(start: Start, versions: Callable[[str], Fr
             (borrowed,) = all_of_them.injections
             pages = Pages(subject, borrowed)
             served.append(pages)
-            borrowed.while_waiting = pages.serve
+            borrowed.calls.while_waiting = pages.serve
             assert borrowed.kept_descriptor == 500
             assert borrowed.holds(500)
             half = subject.length // 2
@@ -464,7 +467,7 @@ def test_the_kernels_own_faults_are_served_by_the_thread_that_waits(start: Start
                         faults.append(message.second & -PAGE)
                         userfault.copy(uffd, page, aligned, PAGE)
 
-        borrowed.while_waiting = serve
+        borrowed.calls.while_waiting = serve
         userfault.register(uffd, page, PAGE)
         borrowed.drop([(page, PAGE)])
         borrowed.drop([(ADDRESS, 0)])
@@ -802,7 +805,7 @@ def test_a_process_that_is_killed_meanwhile_is_no_error_to_release(start: Start)
 
     def work() -> None:
         borrowed = Injection.stop(subject.pid)
-        borrowed.while_waiting = lambda: os.kill(subject.pid, signal.SIGKILL)
+        borrowed.calls.while_waiting = lambda: os.kill(subject.pid, signal.SIGKILL)
         with pytest.raises(ProcessLookupError):
             borrowed.drop([(ADDRESS, 0)] * 10000)
         with pytest.raises(ProcessLookupError):
@@ -844,7 +847,7 @@ def test_a_stop_signal_that_comes_meanwhile_stops_it_afterwards(start: Start) ->
                 os.kill(subject.pid, signal.SIGSTOP)
                 sent.append(1)
 
-        borrowed.while_waiting = send
+        borrowed.calls.while_waiting = send
         os.close(borrowed.open_userfaultfd(FEATURES))
         borrowed.drop([(ADDRESS, 0)] * 500)
         assert sent
@@ -877,15 +880,15 @@ def dropped_unread(subject: Subject, reader: Callable[[int], None]) -> None:
 
 
 def test_a_call_that_never_returns_ends_the_process(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(injection, "CALL_WITHIN", 0.05)
-    monkeypatch.setattr(injection, "RECOVER_WITHIN", 0.05)
+    monkeypatch.setattr(remote_calls, "CALL_WITHIN", 0.05)
+    monkeypatch.setattr(remote_calls, "RECOVER_WITHIN", 0.05)
     subject = start("select")
     own_thread(lambda: dropped_unread(subject, lambda uffd: None))
     assert subject.process.wait(5) == -signal.SIGKILL
 
 
 def test_a_call_that_returns_late_is_put_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(injection, "CALL_WITHIN", 0.05)
+    monkeypatch.setattr(remote_calls, "CALL_WITHIN", 0.05)
     subject = start("select")
 
     source = ctypes.create_string_buffer(2 * PAGE)
@@ -921,13 +924,13 @@ def test_an_exception_while_a_call_goes_on_leaves_the_process_whole(start: Start
             if calls > turn:
                 raise BrokenError
 
-        borrowed.while_waiting = fail
+        borrowed.calls.while_waiting = fail
         with suppress(BrokenError):
             os.close(borrowed.open_userfaultfd(FEATURES))
         calls = 0
         with pytest.raises(BrokenError):
             borrowed.drop([(ADDRESS, 0)] * 1000)
-        borrowed.while_waiting = None
+        borrowed.calls.while_waiting = None
         borrowed.drop([(ADDRESS, 0)])
         borrowed.release()
 

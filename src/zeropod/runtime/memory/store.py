@@ -27,8 +27,9 @@ from zeropod.runtime.memory.userfault import mappings
 from zeropod.runtime.memory.userfault.cold import Carried, leave, rejoin
 from zeropod.runtime.memory.userfault.eviction import Eviction
 from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
+from zeropod.runtime.memory.userfault.holding import held
 from zeropod.runtime.memory.userfault.holdings import Holdings
-from zeropod.runtime.memory.userfault.injection import Unsuitable, held, own_thread
+from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
 from zeropod.runtime.memory.userfault.store import PageStore
 from zeropod.runtime.pager import Pager, PagerLost
 

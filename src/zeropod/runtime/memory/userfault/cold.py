@@ -23,9 +23,11 @@ from zeropod.runtime.memory.userfault import extents, mappings
 from zeropod.runtime.memory.userfault.eviction import KEPT_AT
 from zeropod.runtime.memory.userfault.extents import Extent
 from zeropod.runtime.memory.userfault.freezer import Freezer
+from zeropod.runtime.memory.userfault.holding import held
 from zeropod.runtime.memory.userfault.holdings import Holdings, Member
-from zeropod.runtime.memory.userfault.injection import Injection, Unsuitable, held
+from zeropod.runtime.memory.userfault.injection import Injection
 from zeropod.runtime.memory.userfault.ranges import Range, subtract
+from zeropod.runtime.memory.userfault.stopped import Unsuitable
 
 Carried = Mapping[int, Sequence[Extent]]
 """What is in the store of each process, by its pid in its own PID namespace."""

@@ -33,8 +33,8 @@ from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
 from zeropod.runtime.memory.userfault import extents, mappings
 from zeropod.runtime.memory.userfault.extents import Extent
 from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
+from zeropod.runtime.memory.userfault.holding import Held, held
 from zeropod.runtime.memory.userfault.holdings import Holdings, Member, Written
-from zeropod.runtime.memory.userfault.injection import Held, Unsuitable, held, own_thread
 from zeropod.runtime.memory.userfault.mappings import PageMap
 from zeropod.runtime.memory.userfault.ranges import (
     Range,
@@ -49,6 +49,7 @@ from zeropod.runtime.memory.userfault.ranges import (
     total,
 )
 from zeropod.runtime.memory.userfault.recognition import recognise
+from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
 from zeropod.runtime.memory.userfault.store import NewFile
 from zeropod.runtime.pager.journal import IN, MISSING, OUTDATED
 

@@ -1,0 +1,40 @@
+"""What /proc tells of a process and its threads, before any of them is touched.
+
+Source of facts: proc_pid_status(5), proc_pid_stat(5), proc_pid_wchan(5), proc_pid_limits(5).
+"""
+
+
+def status(path: str) -> dict[str, str]:
+    """Return the fields of a file /proc/PID/status or /proc/PID/task/TID/status. Raises OSError."""
+    with open(path, errors="replace") as file:
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in file)}
+
+
+def stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the third one on: the state. Raises OSError."""
+    with open(f"/proc/{pid}/stat", errors="replace") as file:
+        text = file.read()
+    # The name in parentheses may contain blanks and parentheses: split after the last one.
+    return text[text.rindex(")") + 2 :].split()
+
+
+def wchan(pid: int, tid: int) -> str:
+    """Return where in the kernel a thread waits; empty where that is not known."""
+    try:
+        with open(f"/proc/{pid}/task/{tid}/wchan") as file:
+            name = file.read()
+    except OSError:
+        return ""
+    return "" if name == "0" else name
+
+
+def descriptor_limit(pid: int) -> int:
+    """Return how many descriptors a process may have; 0 where that is not known."""
+    try:
+        with open(f"/proc/{pid}/limits") as file:
+            for line in file:
+                if line.startswith("Max open files"):
+                    return int(line.split()[3])
+    except (OSError, ValueError):
+        pass
+    return 0
