@@ -35,7 +35,7 @@ from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probing.probes import Keep, Probes
 from zeropod.lifecycle.reservation import DiskBudgetExceeded
 from zeropod.lifecycle.standby.memory import StandbyMemory
-from zeropod.lifecycle.standby.nap import Nap
+from zeropod.lifecycle.standby.nap import Nap, used_since
 from zeropod.lifecycle.strategy import (
     CheckpointFailed,
     ContainerLost,
@@ -211,7 +211,7 @@ class SuspendStrategy:
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
         if self._ended:
             return (self._connection, self._traffic.data, self._probes.connection, self._probes.probe)
-        return (self._arrival, self._standby_over, self._probes.connection, self._probes.probe)
+        return (self._arrival, self._missed, self._standby_over, self._probes.connection, self._probes.probe)
 
     async def _arrival(self) -> Event:
         while True:
@@ -219,6 +219,23 @@ class SuspendStrategy:
             if event is Event.CONNECTION and self._is_late_probe():
                 return Event.PROBE
             return event
+
+    async def _missed(self) -> Event:
+        """Return when a process that could not be stopped for a move has had something to deal with meanwhile.
+
+        It was frozen again in the middle of that, perhaps, and what woke it is in no queue any more.
+        """
+        while True:
+            since = await self.memory.ran()
+            incarnation, ports = self._incarnation(), self._workload.settings.ports
+            self._sockets.renew(incarnation.pids())
+            if self._baseline.has_connected():
+                return Event.PROBE if self._is_late_probe() else Event.CONNECTION
+            if arrived := self._sockets.ready(ports):
+                return _EVENTS[arrived]
+            own = incarnation.socket_inodes()
+            if used_since(self._network, own, ports or self._network.listening_ports(own), since):
+                return Event.DATA
 
     def _is_late_probe(self) -> bool:
         """Return whether what has come are probes that the kernel did not receive when they were sent.
@@ -389,7 +406,7 @@ class SuspendStrategy:
             self._end_turn()
         self._frozen, self._ended = False, True
         self._sockets.close()
-        await self.memory.ended(carried=self._carried)
+        await self.memory.ended()
         return Event.DUMPED
 
     async def _bring_back(self, ports: frozenset[int]) -> None:

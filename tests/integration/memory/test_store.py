@@ -544,6 +544,64 @@ async def wake_soon(one: Subject, delay: float) -> None:
     one.wake()
 
 
+TRACER = """
+import ctypes, os, signal, sys
+
+PTRACE_TRACEME, PTRACE_CONT = 0, 7
+libc = ctypes.CDLL(None)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+block = bytes([7]) * (32 << 20)
+child = os.fork()
+if child == 0:
+    del block
+    libc.ptrace(PTRACE_TRACEME, 0, None, None)
+    os.execv(sys.argv[1], sys.argv[1:])
+while True:
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSTOPPED(status):
+        sys.exit(0 if block.count(7) == len(block) else 3)
+    number = os.WSTOPSIG(status)
+    libc.ptrace(PTRACE_CONT, child, None, 0 if number == signal.SIGTRAP else number)
+"""
+"""Starts a program as its tracer, as a sanitizer's supervisor or a debugger does; ends with 0 if its own memory is
+right when that has ended."""
+
+
+async def test_only_a_traced_process_stays_in_memory(store: Store) -> None:
+    tracer = [sys.executable, "-c", TRACER, shutil.which(store.program[0]) or "", *store.program[1:], "24"]
+    async with store(0, program=tracer) as one:
+        assert await one.answer() == "ready"
+        (child,) = children(one.pid)
+        with start([*store.program, "48"]) as process:
+            (one.cgroup.directory / "cgroup.procs").write_text(str(child))
+            (one.cgroup.directory / "cgroup.procs").write_text(str(process.pid))
+            beside = Subject(process, one.cgroup, one.backend)
+            try:
+                assert await beside.answer() == "ready"
+                for _ in range(3):
+                    await one.sleep()
+                    assert one.resident < 8 * MEBIBYTE
+                    assert beside.resident < 8 * MEBIBYTE
+                    assert mappings.Status.of(child).anonymous > 24 * MEBIBYTE
+                    assert one.backend.left == {child: f"is traced by {one.pid}"}
+                    assert one.backend.ran
+                    one.wake()
+                    for each in (one, beside):
+                        assert await each.ask("w 100") == "done"
+                        assert await each.ask("d") == "right"
+                assert store.said == []
+                # The tracer looks at its own memory then.
+                await one.sleep()
+                one.wake()
+                os.kill(child, signal.SIGKILL)
+                with trio.fail_after(ANSWER):
+                    assert await trio.to_thread.run_sync(one.process.wait) == 0
+            finally:
+                one.wake()
+                process.kill()
+                await beside.close()
+
+
 SHIM = """
 import sys, trio
 from pathlib import Path
@@ -595,6 +653,10 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def links(pid: int) -> list[str]:

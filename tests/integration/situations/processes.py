@@ -69,9 +69,6 @@ def stopped_and_dead_children(scene: Scene) -> Iterator[None]:
 
 def traced_children(scene: Scene) -> Iterator[None]:
     one = scene.subject()
-    if scene.backend == "store":
-        # The store stops all processes for a moment, which their own tracer stands against.
-        one.stays = "is traced by"
     one.tell(CHILDREN)
     one.tell("""
         libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]

@@ -60,8 +60,6 @@ class Subject:
     """The path of its network namespace, where it is not reached otherwise."""
     pid: int = 0
     """On the node, as it was when it began."""
-    stays: str = ""
-    """A part of the reason why its memory stays, where that is known to be so."""
     restores: int = 0
     """Its wakes before the night."""
 
@@ -120,7 +118,7 @@ class Subject:
 
     def is_out(self) -> bool:
         """Whether its memory is where it is to be."""
-        if self.megabytes < BALLAST or self.stays:
+        if self.megabytes < BALLAST:
             return True
         with open(f"/proc/{self.status.pid}/smaps_rollup") as file:
             sizes = dict(line.split(":") for line in file.read().splitlines()[1:])
@@ -133,7 +131,6 @@ class Subject:
         assert self.is_out(), f"its memory is not out: {status}"
         if self.megabytes >= BALLAST:
             assert status.memory_backend == self.backend, status.memory_why
-            assert self.stays in status.memory_why
 
     def is_whole(self) -> None:
         """Raise AssertionError unless it is the same process with the same memory."""

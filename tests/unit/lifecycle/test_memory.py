@@ -1,7 +1,7 @@
 """Where the memory of a container in STANDBY goes: the move in the background, and which backend does it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,8 @@ class FakeBackend:
     """Moves everything out at once, unless a test says otherwise."""
 
     descriptors: frozenset[tuple[int, int]] = frozenset()
+    left: Mapping[int, str] = {}
+    ran = False
 
     def __init__(self, node: "Node", kind: Kind) -> None:
         self.node = node
@@ -37,6 +39,13 @@ class FakeBackend:
         self.working = 0
         self.cuts = 0
         self.closed = False
+        self.left_out: LeftOut | None = None
+
+    async def leave(self, pids: Sequence[int]) -> "LeftOut | None":
+        assert list(pids) == [4, 5]
+        self.node.calls.append("leave")
+        await trio.lowlevel.checkpoint()
+        return self.left_out
 
     async def move_out(self, pids: Sequence[int]) -> None:
         assert not self.closed
@@ -316,6 +325,93 @@ async def test_after_a_wake_it_is_moved_in_any_case(container: Container) -> Non
     container.memory.woke()
     await container.sleeps()
     assert container.moves == 2
+
+
+# What a move could not stop
+
+
+async def test_that_something_has_run_during_a_move_is_told_once(
+    container: Container, node: Node, autojump_clock: MockClock
+) -> None:
+    await container.sleeps()
+    container.backend.ran = True
+    node.moving = partial(trio.sleep, 3.0)
+    for _ in range(2):
+        container.memory.woke()
+        began = trio.current_time()
+        container.memory.begin(container.incarnation)
+        assert await container.memory.ran() == began
+        with trio.move_on_after(5.0) as scope:
+            await container.memory.ran()
+        assert scope.cancelled_caught
+
+
+async def test_after_a_thaw_it_does_not_matter_what_ran(
+    container: Container, node: Node, autojump_clock: MockClock
+) -> None:
+    await container.sleeps()
+    container.backend.ran = True
+    container.memory.woke()
+    await container.sleeps()
+    container.memory.cut()
+    node.moving = trio.sleep_forever
+    container.memory.woke()
+    container.memory.begin(container.incarnation)
+    await trio.sleep(1.0)
+    container.memory.cut()
+    await container.memory.moved()
+    with trio.move_on_after(5.0) as scope:
+        await container.memory.ran()
+    assert scope.cancelled_caught
+
+
+async def test_which_processes_stay_is_said(container: Container) -> None:
+    await container.sleeps()
+    container.backend.left = {7: "is traced by 6"}
+    container.memory.woke()
+    await container.sleeps()
+    assert container.memory.why == "chosen for auto; process 7 stays in memory: it is traced by 6"
+
+
+# COLD
+
+
+class LeftOut:
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    async def processes_ended(self) -> None:
+        self.node.calls.append("processes ended")
+        await trio.lowlevel.checkpoint()
+
+    async def rejoin(self, pids: Sequence[int]) -> None:
+        self.node.calls.append(f"rejoin {pids}")
+        await trio.lowlevel.checkpoint()
+
+
+async def test_what_the_image_leaves_out_stays_with_the_backend_and_is_given_back(
+    container: Container, node: Node
+) -> None:
+    await container.sleeps()
+    container.backend.left_out = LeftOut(node)
+    node.calls.clear()
+    assert await container.memory.leave(container.incarnation)
+    await container.memory.ended()
+    await container.memory.rejoin(container.incarnation)
+    assert node.calls == ["leave", "processes ended", "rejoin [4, 5]"]
+    assert container.memory.kind is Kind.STORE
+
+
+async def test_a_backend_of_which_the_image_leaves_nothing_out_is_let_go_of(container: Container, node: Node) -> None:
+    assert not await container.memory.leave(container.incarnation), "there is none yet"
+    await container.sleeps()
+    container.backend.left_out = LeftOut(node)
+    assert await container.memory.leave(container.incarnation)
+    container.backend.left_out = None
+    assert not await container.memory.leave(container.incarnation), "the dump before has failed"
+    await container.memory.bring_back()
+    await container.memory.ended()
+    assert node.calls[-1] == "close store"
 
 
 # What goes wrong

@@ -62,6 +62,8 @@ class World:
         self.probed = trio.Event()
         self.connected = trio.Event()
         self.damage = ""
+        self.ran = trio.Event()
+        """A move has let something run."""
         self.carried = False
         """Whether the page store keeps what it has over a dump."""
 
@@ -270,9 +272,13 @@ def fakes(world: World) -> dict[str, Any]:
             await world.does("leave")
             return world.carried
 
-        async def ended(self, *, carried: bool) -> None:
-            assert carried is world.carried
+        async def ended(self) -> None:
             await world.does("ended")
+
+        async def ran(self) -> float:
+            await world.ran.wait()
+            world.ran = trio.Event()
+            return 7.0
 
         async def rejoin(self, _: object) -> None:
             await world.does("rejoin")
@@ -335,7 +341,12 @@ def fakes(world: World) -> dict[str, Any]:
         world.did("examine")
         return world.obstacles.pop(0) if len(world.obstacles) > 1 else world.obstacles[0]
 
+    def used_since(_: object, __: object, ports: frozenset[int], since: float) -> str:
+        assert (ports, since) == (PORTS, 7.0)
+        return world.used
+
     return {
+        "used_since": used_since,
         "FrozenSockets": FrozenSockets,
         "Probes": Probes,
         "Traffic": Traffic,
@@ -470,6 +481,49 @@ async def arrival(strategy: SuspendStrategy) -> Event:
             for one in strategy.arrivals():
                 nursery.start_soon(wait, one)
     return found[0]
+
+
+# What could not be stopped for a move
+
+
+async def test_what_ran_during_a_move_and_had_nothing_to_do_sleeps_on(
+    asleep: SuspendStrategy, suspended: Suspended
+) -> None:
+    with trio.move_on_after(1.0):
+        for _ in range(2):
+            suspended.world.ran.set()
+            with trio.move_on_after(0.1):
+                await arrival(asleep)
+        assert suspended.world.calls.count("renew") == 3, "what it has opened is watched, too"
+        return
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("only_probers", "event"), [(False, Event.CONNECTION), (True, Event.PROBE)], ids=["a client", "a prober"]
+)
+async def test_a_connection_that_was_accepted_during_a_move_wakes_it(
+    asleep: SuspendStrategy, suspended: Suspended, only_probers: bool, event: Event
+) -> None:
+    """It is in no queue any more, and its client waits for an answer of a process that is frozen again."""
+    world = suspended.world
+    world.connections, world.only_probers = 1, only_probers
+    world.ran.set()
+    assert await arrival(asleep) is event
+
+
+async def test_a_connection_that_was_used_during_a_move_wakes_it(asleep: SuspendStrategy, suspended: Suspended) -> None:
+    suspended.world.used = "the connection"
+    suspended.world.ran.set()
+    assert await arrival(asleep) is Event.DATA
+
+
+async def test_an_edge_that_is_seen_while_what_is_new_is_watched_is_not_lost(
+    asleep: SuspendStrategy, suspended: Suspended
+) -> None:
+    suspended.world.ready = Arrived.DATA
+    suspended.world.ran.set()
+    assert await arrival(asleep) is Event.DATA
 
 
 # Falling asleep

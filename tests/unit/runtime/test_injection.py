@@ -660,40 +660,114 @@ def test_a_stopped_and_frozen_process_does_not_block(start: Start, versions: Cal
     stopped.check()
 
 
-def test_a_traced_process_is_refused_and_its_cgroup_not_thawed(
-    start: Start, versions: Callable[[str], Freezer]
-) -> None:
-    freezer = versions("v1")
-    subject, other = start("select"), start("spin", "stops")
+@contextmanager
+def traced(pid: int) -> Iterator[int]:
+    """All threads of the process have another tracer, whose number this is."""
     seized, done = threading.Event(), threading.Event()
 
     def trace() -> None:
-        for tid in os.listdir(f"/proc/{subject.pid}/task"):
+        for tid in os.listdir(f"/proc/{pid}/task"):
             ptrace.seize(int(tid))
         seized.set()
-        done.wait(10)
+        done.wait(30)
 
     tracer = threading.Thread(target=trace)
     tracer.start()
     try:
-        seized.wait(10)
-        refused(subject.pid, f"traced by {tracer.native_id}")
-
-        def work() -> None:
-            with held([other.pid, subject.pid], thaw=freezer.thaw, freeze=freezer.freeze):
-                raise AssertionError
-
-        with frozen(freezer, [subject, other]):
-            before = other.progress()
-            with pytest.raises(Unsuitable, match="traced by"):
-                own_thread(work)
-            assert freezer.frozen()
-            assert other.progress() == before
-            assert other.status("TracerPid") == "0"
+        assert seized.wait(10)
+        assert tracer.native_id
+        yield tracer.native_id
     finally:
         done.set()
         tracer.join()
+
+
+def test_a_traced_process_is_left_alone_and_the_others_are_held(
+    start: Start, versions: Callable[[str], Freezer]
+) -> None:
+    freezer = versions("v1")
+    subject, other = start("select"), start("spin", "stops")
+    with traced(subject.pid) as tracer:
+        refused(subject.pid, f"traced by {tracer}")
+
+        def work() -> None:
+            before = other.progress(), subject.progress()
+            with held([other.pid, subject.pid], thaw=freezer.thaw, freeze=freezer.freeze) as all_of_them:
+                assert [borrowed.pid for borrowed in all_of_them.injections] == [other.pid]
+                assert all_of_them.unsuitable == {subject.pid: f"is traced by {tracer}"}
+                assert all_of_them.running == {subject.pid}
+                os.close(all_of_them.injections[0].open_userfaultfd(FEATURES))
+                until = time.monotonic() + TWICE
+                while subject.progress() == before[1]:
+                    assert time.monotonic() < until, "it does not run"
+                    time.sleep(0.002)
+                assert other.progress() == before[0]
+
+        with frozen(freezer, [subject, other]):
+            before = other.progress()
+            own_thread(work)
+            assert freezer.frozen()
+            assert other.progress() == before
+            assert other.status("TracerPid") == "0"
     other.check()
+
+
+def test_where_all_are_traced_nothing_is_thawed(start: Start, versions: Callable[[str], Freezer]) -> None:
+    freezer = versions("v1")
+    subject = start("select")
+
+    def work() -> None:
+        with held([subject.pid], thaw=freezer.thaw, freeze=freezer.freeze) as all_of_them:
+            assert (all_of_them.injections, all_of_them.running) == ([], set())
+            assert list(all_of_them.unsuitable) == [subject.pid]
+
+    with traced(subject.pid), frozen(freezer, [subject]):
+        before = subject.progress()
+        own_thread(work)
+        assert freezer.frozen()
+        assert subject.progress() == before
+
+
+SHARING = """
+#define _GNU_SOURCE
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+static char stack[65536];
+static int child(void *nothing) { for (;;) pause(); }
+int main(void) {
+  printf("%d\\n", clone(child, stack + sizeof stack, CLONE_VM | SIGCHLD, 0));
+  fflush(stdout);
+  for (;;) pause();
+}
+"""
+
+
+def test_what_shares_its_memory_with_a_traced_process_is_not_borrowed_from(directory: Path) -> None:
+    """Otherwise a page could be written to between the last look at it and its drop."""
+    source = directory / "sharing.c"
+    source.write_text(SHARING)
+    thaws: list[None] = []
+    with subprocess.Popen([compiled(source, directory / "sharing")], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        child = int(process.stdout.readline())
+        try:
+
+            def work() -> dict[int, str]:
+                with held([process.pid, child], thaw=lambda: thaws.append(None), freeze=lambda: None) as both:
+                    assert both.injections == []
+                    return both.unsuitable
+
+            with traced(child) as tracer:
+                assert own_thread(work) == {
+                    child: f"is traced by {tracer}",
+                    process.pid: f"shares its memory with process {child}, which cannot be stopped",
+                }
+            assert thaws == []
+        finally:
+            for pid in (child, process.pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_zombie_what_never_was_and_the_kernel_are_refused() -> None:

@@ -16,8 +16,7 @@ from zeropod.lifecycle.reservation import key_of, reserve
 from zeropod.lifecycle.strategy import MemoryReport, Workload
 from zeropod.runtime import budget
 from zeropod.runtime.memory import backends, choice
-from zeropod.runtime.memory.backend import Backend, Kind, MemoryFailed, MemoryLost, Usage
-from zeropod.runtime.memory.store import StoreBackend
+from zeropod.runtime.memory.backend import Backend, Kind, LeftOut, MemoryFailed, MemoryLost, Usage
 
 GROWN = 8 << 20
 """Bytes of memory that a nap may bring back without another move: a move costs some milliseconds of CPU."""
@@ -36,6 +35,10 @@ class StandbyMemory:
         self._faults_counted = 0
         self._choice = ""
         self._changed = trio.Event()
+        self._left_out: LeftOut | None = None
+        """What the image, or the one that is being made, leaves out."""
+        self._ran_since = 0.0
+        self._has_run = trio.Event()
         self.why = ""
         """Why it is this backend, or why memory stays, in words."""
 
@@ -86,8 +89,12 @@ class StandbyMemory:
         try:
             with trio.CancelScope(shield=True):
                 await before.wait()  # of a move that was cut just now, and ends in a moment
+            began = trio.current_time()
             with scope:
                 await self._move_out(incarnation)
+            if self._backend and self._backend.ran and not scope.cancel_called:
+                self._ran_since = began
+                self._has_run.set()
         finally:
             idle.set()
             self._workload.life.tell()
@@ -106,6 +113,8 @@ class StandbyMemory:
                 self._workload.tally.memory_written_bytes_total += backend.usage.written
             await backend.fill()
             self._left = max(1, incarnation.cgroup.resident_bytes())
+            left = (f"process {pid} stays in memory: it {why}" for pid, why in backend.left.items())
+            self.why = "; ".join([self._choice, *left])
         except MemoryLost as error:
             # What watches the memory is told, too, and ends the container.
             self._workload.log.error("its memory cannot be brought back: %s", error)
@@ -154,8 +163,15 @@ class StandbyMemory:
         """Return when nothing is on its way out any more."""
         await self._idle.wait()
 
+    async def ran(self) -> float:
+        """Return when a move has let a process run that it could not stop, and since when it may have run."""
+        await self._has_run.wait()
+        self._has_run = trio.Event()
+        return self._ran_since
+
     def cut(self) -> None:
         """End the move: the container is about to run. Returns at once."""
+        self._has_run = trio.Event()
         self._scope.cancel()
         if self._backend:
             self._backend.cut()
@@ -178,20 +194,20 @@ class StandbyMemory:
         Raises MemoryFailed, MemoryLost.
         """
         await self._idle.wait()
-        backend = self._backend
-        return isinstance(backend, StoreBackend) and await backend.leave(incarnation.pids())
+        self._left_out = await self._backend.leave(incarnation.pids()) if self._backend else None
+        return self._left_out is not None
 
-    async def ended(self, *, carried: bool) -> None:
-        """The processes are in an image, which leaves out what is in the store if that was `carried`."""
-        if carried and isinstance(self._backend, StoreBackend):
-            await self._backend.processes_ended()
+    async def ended(self) -> None:
+        """The processes are in an image, which leaves out what `leave` has said."""
+        if self._left_out:
+            await self._left_out.processes_ended()
         else:
             await self.close()
 
     async def rejoin(self, incarnation: Incarnation) -> None:
         """Give restored processes, which are stopped, what the image has left out. Raises MemoryFailed, MemoryLost."""
-        assert isinstance(self._backend, StoreBackend)
-        await self._backend.rejoin(incarnation.pids())
+        assert self._left_out
+        await self._left_out.rejoin(incarnation.pids())
 
     async def lost(self) -> str:
         """Return why pages that are out cannot be had any more; wait for ever as long as they can."""

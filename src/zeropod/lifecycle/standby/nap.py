@@ -6,11 +6,12 @@ before and after the doze, while nobody can be answered, what waits is looked at
 a prober may have made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
 from zeropod.activator.network import PodNetwork
+from zeropod.kernel.sock_diag import TcpSocket
 from zeropod.lifecycle.baseline import Baseline
 from zeropod.lifecycle.idle.activity import quiet_ms
 from zeropod.lifecycle.strategy import Workload
@@ -75,12 +76,16 @@ class Nap:
 
     def use(self) -> str:
         """How somebody has used a connection of the container, which is frozen again, in words; empty if nobody has."""
-        dozed_ms = (trio.current_time() - self._since) * 1000
-        own = self._incarnation.socket_inodes()
-        for sock in self._network.connections():
-            if sock.inode in own and sock.local[1] in self._ports and quiet_ms(sock) <= dozed_ms:
-                address, port = sock.remote
-                return (
-                    f"the connection from {address} port {port} ({sock.state.name}) was used while it ran for a probe"
-                )
+        if sock := used_since(self._network, self._incarnation.socket_inodes(), self._ports, self._since):
+            address, port = sock.remote
+            return f"the connection from {address} port {port} ({sock.state.name}) was used while it ran for a probe"
         return ""
+
+
+def used_since(network: PodNetwork, own: Collection[int], ports: Collection[int], since: float) -> TcpSocket | None:
+    """Return a connection to these ports, of one of these inodes, on which data went either way since then."""
+    passed_ms = (trio.current_time() - since) * 1000
+    for sock in network.connections():
+        if sock.inode in own and sock.local[1] in ports and quiet_ms(sock) <= passed_ms:
+            return sock
+    return None

@@ -10,7 +10,7 @@ which of its pages are unchanged, and the next sleep would write them all again.
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,14 +22,14 @@ from zeropod.concurrency import TaskStarter
 from zeropod.kernel import userfault
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.cgroups import Cgroup
-from zeropod.runtime.memory.backend import Kind, MemoryFailed, MemoryLost, Usage
+from zeropod.runtime.memory.backend import Backend, Kind, LeftOut, MemoryFailed, MemoryLost, Usage
 from zeropod.runtime.memory.userfault import mappings
-from zeropod.runtime.memory.userfault.cold import Carried, leave, rejoin
+from zeropod.runtime.memory.userfault.cold import Carried, InStore, leave
 from zeropod.runtime.memory.userfault.eviction import Eviction
 from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
-from zeropod.runtime.memory.userfault.holding import held
+from zeropod.runtime.memory.userfault.holding import Hold
 from zeropod.runtime.memory.userfault.holdings import Holdings
-from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
+from zeropod.runtime.memory.userfault.stopped import own_thread
 from zeropod.runtime.memory.userfault.store import PageStore
 from zeropod.runtime.pager import Pager, PagerLost
 
@@ -47,7 +47,7 @@ BRING_BACK_WITHIN: Final = 120.0
 """Seconds; some hundred MB take less than one."""
 
 
-class StoreBackend:
+class StoreBackend(Backend):
     """The memory of one container, over all of its sleeps."""
 
     def __init__(
@@ -77,11 +77,10 @@ class StoreBackend:
         self._idle.set()
         self._written = 0
         self._lost = ""
-        self._carried: Carried | None = None
         self._is_lost = trio.Event()
         self._closed = False
-        self.left: dict[int, str] = {}
-        """Processes whose memory the last move has left where it is, and why."""
+        self._left: Mapping[int, str] = {}
+        self._ran = False
 
     @property
     def kind(self) -> Kind:
@@ -97,6 +96,14 @@ class StoreBackend:
         return Usage(generation.pages_out * PAGE, self._written, journal.faults, journal.pages_brought * PAGE)
 
     @property
+    def left(self) -> Mapping[int, str]:
+        return self._left
+
+    @property
+    def ran(self) -> bool:
+        return self._ran
+
+    @property
     def descriptors(self) -> frozenset[tuple[int, int]]:
         """The userfaultfds that it keeps in the processes, in those of their children that have inherited them, too."""
         numbers = set(self._holdings.kept.values())
@@ -105,7 +112,7 @@ class StoreBackend:
         )
 
     async def move_out(self, pids: Sequence[int]) -> None:
-        """As the protocol says. Raises MemoryFailed, MemoryLost."""
+        """As the base class says. Raises MemoryFailed, MemoryLost."""
         if self._lost:
             raise MemoryLost(self._lost)
         if self._closed or not self._idle.is_set():
@@ -138,7 +145,7 @@ class StoreBackend:
         except OSError as failure:
             error = MemoryFailed(f"its memory cannot be moved out: {failure}")
         finally:
-            self._written, self.left = eviction.written, eviction.left
+            self._written, self._left, self._ran = eviction.written, eviction.left, eviction.ran
             result.append(error)
             finished.set()
             self._idle.set()
@@ -154,7 +161,7 @@ class StoreBackend:
             await generation.pager.fill()
 
     async def bring_back(self) -> None:
-        """As the protocol says; the processes may be frozen or run. Raises MemoryLost."""
+        """As the base class says; the processes may be frozen or run. Raises MemoryLost."""
         await self.settle()
         if self._lost:
             raise MemoryLost(self._lost)
@@ -180,51 +187,24 @@ class StoreBackend:
             self._freezer.begin()
             await trio.to_thread.run_sync(own_thread, self._take_descriptors_back, limiter=self._limiter)
 
-    async def leave(self, pids: Sequence[int]) -> bool:
-        """Make the frozen processes ready for a dump that leaves out what is in the store; False where it cannot be.
-
-        Whatever comes of it, they can run on as before. Raises MemoryFailed, MemoryLost.
-        """
+    async def leave(self, pids: Sequence[int]) -> LeftOut | None:
+        """As the base class says: what is in the store stays there. Raises MemoryFailed, MemoryLost."""
         await self.settle()
         if self._lost:
             raise MemoryLost(self._lost)
         if not self.usage.out:
-            return False
+            return None
         self._freezer.begin()
-        self._carried = await trio.to_thread.run_sync(partial(self._leave, tuple(pids)), limiter=self._limiter)
-        return self._carried is not None
+        carried = await trio.to_thread.run_sync(partial(self._leave, tuple(pids)), limiter=self._limiter)
+        return None if carried is None else InStore(self._holdings, carried, self._limiter)
 
     def _leave(self, pids: Sequence[int]) -> Carried | None:
         try:
             with suppress(Cut):
                 return own_thread(lambda: leave(self._holdings, self._freezer, pids))
-        except (OSError, Unsuitable) as error:
+        except OSError as error:
             raise MemoryFailed(f"its processes cannot be made ready for a dump: {error}") from error
         return None
-
-    async def processes_ended(self) -> None:
-        """They are in an image, and what it leaves out is in the store."""
-        generation, self._holdings.generation = self._holdings.generation, None
-        if generation:
-            await generation.pager.kill()
-        self._holdings.kept.clear()
-
-    async def rejoin(self, pids: Sequence[int]) -> None:
-        """Give the restored processes, which are still stopped, what the image has left out.
-
-        Raises MemoryFailed, MemoryLost; they must not run then, and it can be tried again with others.
-        """
-        carried = self._carried
-        assert carried is not None
-        await self.processes_ended()  # of an attempt that failed
-
-        def work() -> None:
-            own_thread(lambda: rejoin(self._holdings, carried, pids))
-
-        try:
-            await trio.to_thread.run_sync(work, limiter=self._limiter)
-        except OSError as error:
-            raise MemoryFailed(f"the restored processes cannot be given their memory: {error}") from error
 
     async def _until_lost(self, scope: trio.CancelScope) -> None:
         await self.lost()
@@ -258,11 +238,9 @@ class StoreBackend:
             return
         freezer = self._freezer
         # What cannot be stopped keeps its own: then that is known to stand against a dump.
-        with suppress(Cut, Unsuitable, MemoryFailed):
-            with held(
-                freezer.cgroup.pids(), thaw=freezer.thaw, freeze=freezer.freeze, while_waiting=freezer.check
-            ) as stopped:
-                for injection in stopped.injections:
+        with suppress(Cut, MemoryFailed):
+            with Hold(freezer).stopped() as injections:
+                for injection in injections:
                     for pid, number in kept:
                         if pid == injection.pid:
                             injection.close_descriptor(number)

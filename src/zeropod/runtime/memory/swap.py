@@ -32,7 +32,7 @@ import trio
 from zeropod.kernel import interruptible, mappings, memory_advice, pagemap_scan, pidfd, present_pages
 from zeropod.runtime.cgroups import Cgroup
 
-from .backend import Kind, MemoryFailed, Usage
+from .backend import Backend, Kind, MemoryFailed, Usage
 from .limits import opened, restore_limits
 from .touched import Touched
 
@@ -80,8 +80,12 @@ WORTH_A_FAILURE: Final = 16 << 20
 _UNMOVABLE: Final = frozenset({mappings.LOCKED, mappings.HUGE_TLB, mappings.IO, mappings.RAW_PAGES})
 
 
-class SwapBackend:
-    """One container's memory in swap. Made in the main thread, by the trio task that uses it."""
+class SwapBackend(Backend):
+    """One container's memory in swap. Made in the main thread, by the trio task that uses it.
+
+    What touches memory has the kernel bring it back, a dump too; a swap device that fails is the kernel's to report, by
+    SIGBUS to the process. So there is nothing to bring back or to lose.
+    """
 
     def __init__(self, cgroup: Cgroup, record: Path) -> None:
         """`record` is a file to be, in a directory that exists: what `restore_limits` puts back if we die.
@@ -108,10 +112,6 @@ class SwapBackend:
     def usage(self) -> Usage:
         """What is out now, as the cgroup accounts it: reads a file or two of it."""
         return Usage(out=self._cgroup.swap_state().out, written=self._written)
-
-    @property
-    def descriptors(self) -> frozenset[tuple[int, int]]:
-        return frozenset()
 
     async def move_out(self, pids: Sequence[int]) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -141,15 +141,6 @@ class SwapBackend:
     async def fill(self) -> None:
         wanted = {pid: touched.wanted() for pid, touched in self._touched.items()}
         await trio.to_thread.run_sync(_read_in, wanted, limiter=self._limiter)
-
-    async def bring_back(self) -> None:
-        """Do nothing: what reads the memory, a dump say, has the kernel bring it back."""
-        await trio.lowlevel.checkpoint()
-
-    async def lost(self) -> str:
-        """Wait for ever: a swap device that fails is the kernel's to report, by SIGBUS to the process."""
-        await trio.sleep_forever()
-        raise AssertionError("slept for ever")
 
     async def close(self) -> None:
         self.cut()

@@ -15,22 +15,53 @@ Traps:
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import trio
+
 from zeropod.kernel import userfault
 from zeropod.kernel.process_memory import Buffer
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
 from zeropod.runtime.memory.userfault import extents, mappings
-from zeropod.runtime.memory.userfault.eviction import KEPT_AT
 from zeropod.runtime.memory.userfault.extents import Extent
 from zeropod.runtime.memory.userfault.freezer import Freezer
-from zeropod.runtime.memory.userfault.holding import held
+from zeropod.runtime.memory.userfault.holding import Hold
 from zeropod.runtime.memory.userfault.holdings import Holdings, Member
 from zeropod.runtime.memory.userfault.injection import Injection
+from zeropod.runtime.memory.userfault.opening import KEPT_AT, features
 from zeropod.runtime.memory.userfault.ranges import Range, subtract
-from zeropod.runtime.memory.userfault.stopped import Unsuitable
+from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
 
 Carried = Mapping[int, Sequence[Extent]]
 """What is in the store of each process, by its pid in its own PID namespace."""
+
+
+class InStore:
+    """What an image leaves out, since it is in the store."""
+
+    def __init__(self, holdings: Holdings, carried: Carried, limiter: trio.CapacityLimiter) -> None:
+        self._holdings = holdings
+        self._carried = carried
+        self._limiter = limiter
+
+    async def processes_ended(self) -> None:
+        """End the pager: the files stay, and with them what is in them."""
+        generation, self._holdings.generation = self._holdings.generation, None
+        if generation:
+            await generation.pager.kill()
+        self._holdings.kept.clear()
+
+    async def rejoin(self, pids: Sequence[int]) -> None:
+        """Give the restored processes, which are still stopped, userfaultfds and a pager of their own.
+
+        Raises MemoryFailed, MemoryLost; they must not run then, and it can be tried again with others.
+        """
+        await self.processes_ended()  # of an attempt that failed
+        try:
+            await trio.to_thread.run_sync(
+                own_thread, lambda: rejoin(self._holdings, self._carried, pids), limiter=self._limiter
+            )
+        except OSError as error:
+            raise MemoryFailed(f"the restored processes cannot be given their memory: {error}") from error
 
 
 def leave(holdings: Holdings, freezer: Freezer, pids: Sequence[int]) -> Carried | None:
@@ -43,10 +74,11 @@ def leave(holdings: Holdings, freezer: Freezer, pids: Sequence[int]) -> Carried 
     if not members or not all(member.known for member in members.values()) or not members.keys() <= set(pids):
         return None
     buffer = Buffer(PAGE)
-    with held(pids, thaw=freezer.thaw, freeze=freezer.freeze, while_waiting=freezer.check) as stopped:
-        if stopped.unsuitable:
+    hold = Hold(freezer, pids)
+    with hold.stopped() as injections:
+        if hold.left:
             return None
-        for injection in stopped.injections:
+        for injection in injections:
             for address, length in injection.rseq_areas():
                 for page in range(address & -PAGE, address + length, PAGE):
                     buffer.read(injection.pid, [(page, page + PAGE)])
@@ -65,13 +97,10 @@ def rejoin(holdings: Holdings, carried: Carried, pids: Sequence[int]) -> None:
     processes = {_inner_pid(pid): pid for pid in pids}
     if missing := carried.keys() - processes.keys():
         raise MemoryLost(f"processes {', '.join(map(str, sorted(missing)))} were not restored")
-    features = userfault.EVENTS
-    if holdings.tracking:
-        features |= userfault.WP_ASYNC | userfault.PAGEFAULT_FLAG_WP
     indexed: list[tuple[Member, list[Extent]]] = []
     try:
         for inner, found in carried.items():
-            member = _member(processes[inner], features, holdings)
+            member = _member(processes[inner], holdings)
             indexed.append((member, list(found)))
             _register(member, found, tracking=holdings.tracking)
         holdings.resume(indexed)
@@ -81,11 +110,11 @@ def rejoin(holdings: Holdings, carried: Carried, pids: Sequence[int]) -> None:
         raise
 
 
-def _member(pid: int, features: int, holdings: Holdings) -> Member:
+def _member(pid: int, holdings: Holdings) -> Member:
     try:
         injection = Injection.stop(pid, even_stopped=True)
         try:
-            uffd = injection.open_userfaultfd(features, KEPT_AT)
+            uffd = injection.open_userfaultfd(features(holdings), KEPT_AT)
             if injection.kept_descriptor is not None:
                 holdings.kept[pid] = injection.kept_descriptor
         finally:

@@ -23,19 +23,20 @@ Runs in a thread of its own. The container may be thawed by others at any moment
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 
-from zeropod.kernel import pidfd, userfault
+from zeropod.kernel import userfault
 from zeropod.kernel.process_memory import RANGES, Buffer
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
 from zeropod.runtime.memory.userfault import extents, mappings
 from zeropod.runtime.memory.userfault.extents import Extent
 from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
-from zeropod.runtime.memory.userfault.holding import Held, held
+from zeropod.runtime.memory.userfault.holding import Hold
 from zeropod.runtime.memory.userfault.holdings import Holdings, Member, Written
 from zeropod.runtime.memory.userfault.mappings import PageMap
+from zeropod.runtime.memory.userfault.opening import open_members
 from zeropod.runtime.memory.userfault.ranges import (
     Range,
     batches,
@@ -49,7 +50,7 @@ from zeropod.runtime.memory.userfault.ranges import (
     total,
 )
 from zeropod.runtime.memory.userfault.recognition import recognise
-from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
+from zeropod.runtime.memory.userfault.stopped import own_thread
 from zeropod.runtime.memory.userfault.store import NewFile
 from zeropod.runtime.pager.journal import IN, MISSING, OUTDATED
 
@@ -63,8 +64,16 @@ CALLS_AT_ONCE: Final = 24
 """Calls in the process between two looks for a cut: 20 to 40 µs each."""
 CONFIRM_WITHIN: Final = 5.0
 """Seconds until a pager, or its successor, must have confirmed what is asked of it; it takes 0.1 ms."""
-KEPT_AT: Final = 900
-"""Number from which on a process keeps its userfaultfd: below the usual limit of 1024, above what most have open."""
+
+
+WORTH_TELLING: Final = 1 << 20
+"""Bytes of anonymous memory of a process from which on it is told that it stays."""
+
+
+def _anonymous(pid: int) -> int:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return mappings.Status.of(pid).anonymous
+    return 0
 
 
 class Eviction:
@@ -80,8 +89,8 @@ class Eviction:
     ) -> None:
         self.written = 0
         """Bytes that were stored."""
-        self.left: dict[int, str] = {}
-        """Processes whose memory stays, and why."""
+        self._hold = Hold(freezer, pids)
+        self._left = self._hold.left
         self._holdings = holdings
         self._freezer = freezer
         self._pids = pids
@@ -90,6 +99,16 @@ class Eviction:
         self._maps: dict[int, PageMap] = {}
         """By pid."""
         self._buffer: Buffer | None = None
+
+    @property
+    def left(self) -> dict[int, str]:
+        """Processes whose memory stays, and why; without those that have next to none, because they have ended, say."""
+        return {pid: why for pid, why in self._left.items() if _anonymous(pid) >= WORTH_TELLING}
+
+    @property
+    def ran(self) -> bool:
+        """Whether a process has run while others were stopped."""
+        return self._hold.ran
 
     def run(self) -> None:
         """Do all of it, or as much as there is time for. Raises Cut, MemoryFailed, MemoryLost."""
@@ -109,8 +128,8 @@ class Eviction:
         for pid in self._pids:
             with suppress(FileNotFoundError, ProcessLookupError):
                 status = mappings.Status.of(pid)
-                if status.pinned:
-                    self.left[pid] = "has memory that a device may write to"
+                if reason := status.obstacle:
+                    self._left[pid] = reason
                     continue
                 size += status.anonymous
                 pids.append(pid)
@@ -122,7 +141,7 @@ class Eviction:
         if holdings.tracking:
             recognise(holdings.members, pids, self._map)
         known = {member.pid for member in holdings.members}
-        new = self._open([pid for pid in pids if pid not in known])
+        new = open_members(holdings, self._hold, [pid for pid in pids if pid not in known])
         learn = True
         if new:
             holdings.replace(new, learn=learn, check=self._freezer.check)
@@ -144,82 +163,6 @@ class Eviction:
         self._freezer.check_frozen()
         own_thread(lambda: self._drop(members))
         self._freezer.wait_frozen()
-
-    # Open
-
-    def _open(self, pids: Sequence[int]) -> list[Member]:
-        """Make a userfaultfd in each of these processes, or take the one that is there."""
-        made: list[Member] = []
-        rest = []
-        for pid in pids:
-            if (uffd := self._kept(pid)) is not None:
-                made.append(Member(pid, uffd))
-            else:
-                rest.append(pid)
-        if rest:
-            try:
-                own_thread(lambda: self._inject(rest, made))
-            except BaseException:
-                for member in made:
-                    os.close(member.uffd)
-                raise
-        return made
-
-    def _kept(self, pid: int) -> int | None:
-        """The userfaultfd that was left in the process."""
-        number = self._holdings.kept.get(pid)
-        if number is None:
-            return None
-        try:
-            if os.readlink(f"/proc/{pid}/fd/{number}") != "anon_inode:[userfaultfd]":
-                return None
-            handle = pidfd.open(pid)
-            try:
-                uffd = pidfd.getfd(handle, number)
-            finally:
-                os.close(handle)
-        except OSError:
-            return None
-        if userfault.alive(uffd):
-            return uffd
-        os.close(uffd)
-        return None
-
-    def _inject(self, pids: Sequence[int], made: list[Member]) -> None:
-        features = userfault.EVENTS
-        if self._holdings.tracking:
-            features |= userfault.WP_ASYNC | userfault.PAGEFAULT_FLAG_WP
-        with self._held() as stopped:
-            for injection in stopped.injections:
-                self._freezer.check()
-                if injection.pid not in pids:
-                    continue
-                try:
-                    made.append(Member(injection.pid, injection.open_userfaultfd(features, KEPT_AT)))
-                except Unsuitable as unsuitable:
-                    self.left[injection.pid] = unsuitable.reason
-                except OSError as error:
-                    self.left[injection.pid] = f"cannot be given a userfaultfd: {error.strerror}"
-                if injection.kept_descriptor is not None:
-                    self._holdings.kept[injection.pid] = injection.kept_descriptor
-        self._freezer.wait_frozen()
-
-    @contextmanager
-    def _held(self) -> Iterator[Held]:
-        """All processes of the container, stopped. Raises Cut, MemoryFailed."""
-        everything = sorted({*self._pids, *self._freezer.cgroup.pids()})
-        try:
-            with held(
-                everything,
-                thaw=self._freezer.thaw,
-                freeze=self._freezer.freeze,
-                while_waiting=self._freezer.check,
-            ) as stopped:
-                self._freezer.check()
-                self.left.update(stopped.unsuitable)
-                yield stopped
-        except Unsuitable as unsuitable:
-            raise MemoryFailed(f"its processes cannot be stopped: {unsuitable}") from unsuitable
 
     # Register, protect, store
 
@@ -368,8 +311,8 @@ class Eviction:
         """Stop the processes and drop what is stored."""
         generation = self._holdings.generation
         assert generation
-        with self._held() as stopped:
-            by_pid = {injection.pid: injection for injection in stopped.injections}
+        with self._hold.stopped() as injections:
+            by_pid = {injection.pid: injection for injection in injections}
             chosen = [member for member in members if member.pid in by_pid]
             numbers = [member.number for member in chosen]
             try:
@@ -389,7 +332,7 @@ class Eviction:
                         except OSError as error:
                             # It has ended, or the mapping is sealed. What is marked and still there does no harm.
                             generation.dropped -= pages
-                            self.left[member.pid] = f"does not drop its memory: {error.strerror}"
+                            self._left[member.pid] = f"does not drop its memory: {error.strerror}"
                             if isinstance(error, ProcessLookupError | TimeoutError):
                                 break
             finally:

@@ -1,27 +1,60 @@
 """All processes of a frozen container, held by ptrace instead of by the freezer.
 
 Owns the order of freezing, seizing and letting go, so that nothing of them runs in between: `stopped` has the rules.
+
+What has another tracer (a debugger, or a parent that traces its child) cannot be held, and runs while the others are.
+Its memory stays where it is, and so does that of every process which shares an address space with it: it could write to
+a page between the last look at it and its drop. Nothing else of the others can change by that, but for one case that is
+left out here: a process that writes to another one's memory (process_vm_writev(2), /proc/PID/mem) as it is moved.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from zeropod.kernel import kcmp
 from zeropod.runtime.memory.userfault import proc
+from zeropod.runtime.memory.userfault.freezer import Freezer
 from zeropod.runtime.memory.userfault.injection import Injection
 from zeropod.runtime.memory.userfault.stopped import LET_GO_WITHIN, STOP_WITHIN, StoppedProcess, Unsuitable
 
 
 @dataclass(slots=True)
 class Held:
-    """The processes of a container, all stopped."""
+    """The processes of a container, all stopped but for those that are `running`."""
 
     injections: list[Injection] = field(default_factory=list)
-    """Those whose threads can be borrowed."""
+    """Those whose threads can be borrowed; if there is none, nothing was thawed."""
     unsuitable: dict[int, str] = field(default_factory=dict)
-    """Those that cannot, and why; they are stopped all the same, or ended, or held by a stop signal."""
+    """The others, and why."""
+    running: set[int] = field(default_factory=set)
+    """Those of the others that are not stopped, nor ended, nor held by a stop signal."""
+
+
+class Hold:
+    """The processes of one container, to be stopped once or more in the course of one task."""
+
+    def __init__(self, freezer: Freezer, pids: Iterable[int] = ()) -> None:
+        """`pids` are stopped besides those that are in the freezer's cgroup."""
+        self.freezer = freezer
+        self.left: dict[int, str] = {}
+        """Processes that cannot be borrowed from, and why."""
+        self.ran = False
+        """Whether any of them has run while the others were stopped."""
+        self._pids = frozenset(pids)
+
+    @contextmanager
+    def stopped(self) -> Iterator[list[Injection]]:
+        """Those whose threads can be borrowed. Must run in `own_thread`. Raises Cut."""
+        freezer = self.freezer
+        everything = sorted({*self._pids, *freezer.cgroup.pids()})
+        with held(everything, thaw=freezer.thaw, freeze=freezer.freeze, while_waiting=freezer.check) as found:
+            self.ran = self.ran or bool(found.running)
+            self.left.update(found.unsuitable)
+            freezer.check()
+            yield found.injections
 
 
 @contextmanager
@@ -40,24 +73,31 @@ def held(
     is let go of freezes before it runs. If the container is to run on, `freeze` does nothing. `while_waiting` is
     called until all are stopped, and may raise in order to give up.
 
-    Raises Unsuitable where a process that could run cannot be held, because it has another tracer; nothing has been
-    thawed then. Must run in `own_thread`: that is what undoes a `seize` of what is still frozen.
+    Must run in `own_thread`: that is what undoes a `seize` of what is still frozen.
     """
     result = Held()
     seized: list[StoppedProcess] = []
+    running: set[int] = set()
     thawed = False
     try:
         for pid in pids:
             try:
                 seized.append(StoppedProcess.seize(pid))
             except Unsuitable as unsuitable:
-                if not _cannot_run(pid):
-                    raise
                 result.unsuitable[pid] = unsuitable.reason
-        thawed = True
-        thaw()
-        until = time.monotonic() + STOP_WITHIN if deadline is None else deadline
+                if not _cannot_run(pid):
+                    running.add(pid)
+        alone = []
         for process in seized:
+            if (other := _shares_memory(process.pid, running)) is None:
+                alone.append(process)
+            else:
+                result.unsuitable[process.pid] = f"shares its memory with process {other}, which cannot be stopped"
+        if alone:
+            thawed, result.running = True, running
+            thaw()
+        until = time.monotonic() + STOP_WITHIN if deadline is None else deadline
+        for process in alone:
             try:
                 process.wait_stopped(until, while_waiting)
                 result.injections.append(Injection(process))
@@ -87,3 +127,16 @@ def _cannot_run(pid: int) -> bool:
         )
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def _shares_memory(pid: int, others: Iterable[int]) -> int | None:
+    """Return the one of the others that has the same address space, or of which that cannot be told."""
+    for other in others:
+        try:
+            if kcmp.shared(pid, other, kcmp.Resource.ADDRESS_SPACE):
+                return other
+        except ProcessLookupError:
+            continue
+        except OSError:
+            return other
+    return None

@@ -66,19 +66,28 @@ def read_smaps(pid: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What /proc/PID/status says of a process's memory, in bytes."""
+    """What /proc/PID/status says of a process, sizes in bytes."""
 
     anonymous: int
     pinned: int
     """For devices, or by io_uring: they write to it past the page tables."""
+    tracer: int
+    """What traces it: it cannot be stopped by another one. 0: nothing does."""
+
+    @property
+    def obstacle(self) -> str:
+        """Why its memory stays, in words; empty if nothing is known yet that stands against moving it."""
+        if self.pinned:
+            return "has memory that a device may write to"
+        return f"is traced by {self.tracer}" if self.tracer else ""
 
     @classmethod
     def of(cls, pid: int) -> "Status":
         """Raises OSError."""
         with open(f"/proc/{pid}/status", errors="replace") as file:
             found = {key: value for key, _, value in (line.partition(":") for line in file)}
-        sizes = (int(found.get(key, "0 kB").split()[0]) * 1024 for key in ("RssAnon", "VmPin"))
-        return cls(*sizes)
+        anonymous, pinned = (int(found.get(key, "0 kB").split()[0]) * 1024 for key in ("RssAnon", "VmPin"))
+        return cls(anonymous, pinned, int(found.get("TracerPid", "0")))
 
 
 @dataclass(slots=True)
