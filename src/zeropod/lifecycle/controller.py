@@ -41,7 +41,8 @@ BUSY = 1.0
 """Seconds until the next look at a container that was busy after all."""
 
 RESCUE = 120.0
-"""Seconds for bringing a container back after an unexpected failure."""
+"""Seconds for bringing a container back after an unexpected failure, and for letting go of what its sleep holds; what
+brings memory back has a bound of its own."""
 
 CAUSES = {
     Event.CONNECTION: "a connection came",
@@ -121,7 +122,7 @@ class Controller:
         strategy, incarnation = self._strategy, self._workload.incarnation
         if strategy and incarnation:
             try:
-                await race(strategy.make_whole, incarnation.exited.wait)
+                await race(strategy.make_whole, incarnation.ended_by_itself)
             except ContainerLost as lost:
                 await self._report(lost)
 
@@ -185,8 +186,12 @@ class Controller:
             raise contained from error
         finally:
             try:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + RESCUE):
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + RESCUE) as patience:
                     await strategy.release()
+                if patience.cancelled_caught:
+                    self._workload.log.error(
+                        "its sleep was not taken down within %g s; what is left of it goes with the container", RESCUE
+                    )
             finally:
                 self.tally.probes_answered += strategy.answered
                 self._strategy = None

@@ -54,6 +54,12 @@ class Incarnation:
         self.exited.set()
         return status
 
+    async def ended_by_itself(self) -> None:
+        """Return when it has ended, but never where it was ended on purpose: what has done so goes on from there."""
+        await self.exited.wait()
+        if self.exit_expected:
+            await trio.sleep_forever()
+
     def is_dead(self) -> bool:
         """Whether the init process has ended, if only an instant ago."""
         poll = select.poll()

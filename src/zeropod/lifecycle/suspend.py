@@ -49,7 +49,7 @@ from zeropod.runtime.errors import CriuError
 from zeropod.runtime.image import reapplied, unsupported
 from zeropod.runtime.image.obstacle import Obstacle
 from zeropod.runtime.images import Inventory
-from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
+from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost, bring_back_within
 
 FREEZE = 2.0
 """Seconds for all tasks to freeze; they take a millisecond unless one hangs in a system call."""
@@ -497,13 +497,25 @@ class SuspendStrategy:
         self._workload.store.drop_images()
 
     async def _let_go_of_memory(self) -> None:
+        """Have it run with all of its memory: what brings that ends with the strategy. Raises ContainerLost.
+
+        However long the caller would wait: pages that are given up are the end of the container, and that is told.
+        """
         incarnation = self._workload.incarnation
-        try:
-            if incarnation and not self._ended and not incarnation.is_dead():
-                await self.make_whole()  # what brings it ends with the strategy
-        finally:
-            await self.memory.moved()
-            await self.memory.close()
+        with trio.CancelScope(shield=True):
+            try:
+                if incarnation and not self._ended and not incarnation.is_dead():
+                    await self._become_whole(incarnation)
+            finally:
+                await self.memory.moved()
+                await self.memory.close()
+
+    async def _become_whole(self, incarnation: Incarnation) -> None:
+        seconds = bring_back_within(max(self.memory.needed(incarnation), self.image_bytes))
+        with trio.move_on_after(seconds) as patience:
+            await race(self.make_whole, incarnation.ended_by_itself)
+        if patience.cancelled_caught:
+            await self._lose(f"not all of it has come back within {seconds:.0f} s of letting go of its sleep")
 
 
 def _let_workers_go_first(pids: Sequence[int], init: int) -> None:

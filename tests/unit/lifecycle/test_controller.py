@@ -20,7 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.lifecycle.controller import LONGEST_NAP, REBUILD, RECHECK, Controller
+from zeropod.lifecycle.controller import LONGEST_NAP, REBUILD, RECHECK, RESCUE, Controller
 from zeropod.lifecycle.idle.monitor import LISTENING, LOOK, WORKING
 from zeropod.lifecycle.machine import Event, Request, State
 from zeropod.lifecycle.reservation import DiskBudgetExceeded
@@ -229,6 +229,12 @@ class Work:
         self.cgroup = self
         self.glances = itertools.cycle([*busy] or [False])
         self.exited = trio.Event()
+        self.exit_expected = False
+
+    async def ended_by_itself(self) -> None:
+        await self.exited.wait()
+        if self.exit_expected:
+            await trio.sleep_forever()
 
     def busy(self) -> bool:
         return next(self.glances)
@@ -1221,6 +1227,35 @@ async def test_memory_that_is_found_lost_by_a_checkpoint_is_the_containers_end(
     await sleeping.controller.make_whole()
     await sleeping.over()
     assert the_exit(sleeping).exit_status == 137
+
+
+async def test_it_is_told_as_well_when_its_processes_were_ended_for_that(
+    sleeping: Sleeping, autojump_clock: MockClock
+) -> None:
+    async def lose() -> None:
+        sleeping.work.exit_expected = True
+        sleeping.work.exited.set()
+        await trio.sleep(0.1)  # runc forgets the container
+        raise ContainerLost("a part of its memory", sigkilled(1))
+
+    sleeping.script.phases["make_whole"] = [lose]
+    sleeping.start()
+    await trio.sleep(1.0)
+    await sleeping.controller.make_whole()
+    await sleeping.over()
+    assert the_exit(sleeping).exit_status == 137
+
+
+async def test_a_release_that_takes_too_long_is_told_and_ends(
+    sleeping: Sleeping, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    sleeping.script.phases["release"] = [trio.sleep_forever]
+    sleeping.start()
+    await trio.sleep(1.0)
+    sleeping.controller.stop()
+    with trio.fail_after(RESCUE + 1.0):
+        await sleeping.ended.wait()
+    assert "its sleep was not taken down within 120 s; what is left of it goes with the container" in caplog.text
 
 
 # Naps

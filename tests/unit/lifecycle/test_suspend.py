@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from zeropod.activator.hold.frozen import Arrived, Pending, Unread
 from zeropod.concurrency import GuardedNursery
 from zeropod.kernel.lookup import Activity
 from zeropod.lifecycle import suspend
+from zeropod.lifecycle.controller import RESCUE
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import Event, State
 from zeropod.lifecycle.metrics import Tally
@@ -25,7 +27,7 @@ from zeropod.lifecycle.suspend import BUSY_AGAIN, COLD_AGAIN, EXAMINE_AGAIN, Sus
 from zeropod.runtime.cgroups import CgroupError, FreezeTimeout
 from zeropod.runtime.errors import CriuError
 from zeropod.runtime.image.obstacle import Obstacle
-from zeropod.runtime.memory.backend import MemoryLost
+from zeropod.runtime.memory.backend import MemoryLost, bring_back_within
 
 PORTS = frozenset({80})
 MEBIBYTE = 1 << 20
@@ -47,6 +49,7 @@ class World:
         self.turns = 0
         self.pids = [4, 5]
         self.dead = False
+        self.ended_by_itself = trio.Event()
         self.resident = 10 * MEBIBYTE
         self.connections = 0
         self.only_probers = False
@@ -403,6 +406,7 @@ class Suspended:
             pids=lambda: list(world.pids),
             socket_inodes=lambda: frozenset({7}),
             is_dead=lambda: world.dead,
+            ended_by_itself=world.ended_by_itself.wait,
         )
         self.life = Life()
         store = SimpleNamespace(
@@ -1050,6 +1054,49 @@ async def test_memory_that_does_not_come_back_at_the_end_is_the_containers_end(
     with pytest.raises(ContainerLost, match="the pager is lost"):
         await asleep.release()
     assert suspended.world.calls[-2:] == ["moved", "memory.close"]
+
+
+def gigabytes(suspended: Suspended, number: int) -> float:
+    """The container has so much memory; return how many seconds it may take to come back."""
+    suspended.world.resident = number << 30
+    return bring_back_within(number << 30)
+
+
+async def test_more_memory_has_longer_to_come_back_however_long_the_caller_would_wait(
+    asleep: SuspendStrategy, suspended: Suspended, autojump_clock: MockClock
+) -> None:
+    longest = gigabytes(suspended, 8)
+    assert longest > 10 * bring_back_within(100 * MEBIBYTE)
+    suspended.world.waits["bring_back"] = [partial(trio.sleep, longest - 1.0)]
+    with trio.move_on_after(RESCUE):
+        await asleep.release()
+    assert suspended.world.calls[-3:] == ["moved", "memory.close", "drop_images"]
+    assert not suspended.world.memory_out
+
+
+@pytest.mark.parametrize("step", ["complete", "bring_back"])
+async def test_memory_that_takes_longer_than_that_is_lost_and_how_much_time_it_had_is_told(
+    asleep: SuspendStrategy, suspended: Suspended, autojump_clock: MockClock, step: str
+) -> None:
+    longest = gigabytes(suspended, 1)
+    suspended.world.waits[step] = [trio.sleep_forever]
+    with pytest.raises(ContainerLost, match=f"not all of it has come back within {longest:.0f} s"):
+        await asleep.release()
+    assert suspended.world.calls[-3:] == ["end", "moved", "memory.close"]
+
+
+async def test_a_container_that_ends_meanwhile_needs_no_memory(
+    asleep: SuspendStrategy, suspended: Suspended, autojump_clock: MockClock
+) -> None:
+    suspended.world.waits["bring_back"] = [trio.sleep_forever]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asleep.release)
+        await trio.sleep(1.0)
+        suspended.world.ended_by_itself.set()
+        nursery.cancel_scope.deadline = trio.current_time() + 1.0
+    assert not nursery.cancel_scope.cancelled_caught
+    assert "end" not in suspended.world.calls
+    assert suspended.world.calls[-3:] == ["moved", "memory.close", "drop_images"]
 
 
 async def test_a_checkpoint_of_containerds_waits_for_both_kinds_of_memory_that_is_out(

@@ -13,9 +13,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
+
+BRING_BACK: Final = 60.0
+"""Seconds that memory may take to come back, however little it is: other containers may want the CPU and the disk."""
+
+SLOWEST: Final = 4 << 20
+"""Bytes a second that it comes back with at least; from a file that is in memory it is some hundred times that."""
+
+
+def bring_back_within(size: int) -> float:
+    """Return the seconds after which so many bytes that have not come back are taken for lost."""
+    return BRING_BACK + size / SLOWEST
 
 
 class Kind(StrEnum):

@@ -22,7 +22,15 @@ from zeropod.concurrency import TaskStarter
 from zeropod.kernel import userfault
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.cgroups import Cgroup
-from zeropod.runtime.memory.backend import Backend, Kind, LeftOut, MemoryFailed, MemoryLost, Usage
+from zeropod.runtime.memory.backend import (
+    Backend,
+    Kind,
+    LeftOut,
+    MemoryFailed,
+    MemoryLost,
+    Usage,
+    bring_back_within,
+)
 from zeropod.runtime.memory.userfault import mappings
 from zeropod.runtime.memory.userfault.cold import Carried, InStore, leave
 from zeropod.runtime.memory.userfault.eviction import Eviction
@@ -42,9 +50,6 @@ SWITCH: Final = 0.00005
 may have to wait for that long after each of them."""
 UNREGISTERINGS: Final = 5
 """How often mappings are looked for: they may change meanwhile, as the application runs."""
-
-BRING_BACK_WITHIN: Final = 120.0
-"""Seconds; some hundred MB take less than one."""
 
 
 class StoreBackend(Backend):
@@ -169,14 +174,18 @@ class StoreBackend(Backend):
         if generation is None:
             return
         pager = generation.pager
+        out = self.usage.out
         pager.drain()
-        with trio.move_on_after(BRING_BACK_WITHIN) as scope:
+        with trio.move_on_after(bring_back_within(out)) as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._until_lost, nursery.cancel_scope)
                 await pager.drained()
                 nursery.cancel_scope.cancel()
         if scope.cancelled_caught:
-            raise MemoryLost(f"the pager has not brought everything in within {BRING_BACK_WITHIN:g} s")
+            raise MemoryLost(
+                f"the pager has not brought everything in within {bring_back_within(out):.0f} s: of {out >> 20} MiB "
+                f"{self.usage.out >> 20} are still out"
+            )
         if self._is_lost.is_set():
             raise MemoryLost(self._lost)
         await trio.to_thread.run_sync(self._unregister, limiter=self._limiter)
