@@ -28,110 +28,81 @@ class Option:
     number: int
 
 
-_ANY = tuple(
-    Option(name, _SOCKET, number)
-    for name, number in {
-        "SO_BUSY_POLL": 46,
-        "SO_MAX_PACING_RATE": 47,
-        "SO_ZEROCOPY": 60,
-    }.items()
-)
-_NOT_CONNECTIONS = tuple(
-    Option(name, level, number)
-    for name, (level, number) in {
-        "SO_TIMESTAMP": (_SOCKET, 29),
-        "SO_TIMESTAMPNS": (_SOCKET, 35),
-        "SO_TIMESTAMPING": (_SOCKET, 37),
-    }.items()
-)
+def _options(level: int, **numbers: int) -> tuple[Option, ...]:
+    return tuple(Option(name, level, number) for name, number in numbers.items())
+
+
+_ANY = _options(_SOCKET, SO_BUSY_POLL=46, SO_MAX_PACING_RATE=47, SO_ZEROCOPY=60)
+_NOT_CONNECTIONS = _options(_SOCKET, SO_TIMESTAMP=29, SO_TIMESTAMPNS=35, SO_TIMESTAMPING=37)
 """Left out of connections, of which there may be thousands: each option there costs half a microsecond."""
-_CONNECTION = tuple(
-    Option(name, _TCP, number)
-    for name, number in {
-        "TCP_USER_TIMEOUT": 18,
-        "TCP_LINGER2": 8,
-        "TCP_NOTSENT_LOWAT": 25,
-        "TCP_THIN_LINEAR_TIMEOUTS": 16,
-        "TCP_CONGESTION": 13,
-        "TCP_INQ": 36,
-    }.items()
+_CONNECTION = _options(
+    _TCP,
+    TCP_USER_TIMEOUT=18,
+    TCP_LINGER2=8,
+    TCP_NOTSENT_LOWAT=25,
+    TCP_THIN_LINEAR_TIMEOUTS=16,
+    TCP_CONGESTION=13,
+    TCP_INQ=36,
 )
-_LISTENER = tuple(
-    Option(name, level, number)
-    for name, (level, number) in {
-        "SO_INCOMING_CPU": (_SOCKET, 49),
-        "TCP_MAXSEG": (_TCP, 2),
-        "TCP_SYNCNT": (_TCP, 7),
-        "TCP_DEFER_ACCEPT": (_TCP, 9),
-        "TCP_WINDOW_CLAMP": (_TCP, 10),
-        "TCP_FASTOPEN": (_TCP, 23),
-        "TCP_TX_DELAY": (_TCP, 37),
-        "TCP_RTO_MAX_MS": (_TCP, 44),
-        "TCP_RTO_MIN_US": (_TCP, 45),
-        "TCP_DELACK_MAX_US": (_TCP, 46),
-        "IP_MINTTL": (_IP, 21),
-        "TCP_SAVE_SYN": (_TCP, 27),
-        "IP_BIND_ADDRESS_NO_PORT": (_IP, 24),
-    }.items()
+_LISTENER = (
+    *_options(_SOCKET, SO_INCOMING_CPU=49),
+    *_options(
+        _TCP,
+        TCP_MAXSEG=2,
+        TCP_SYNCNT=7,
+        TCP_DEFER_ACCEPT=9,
+        TCP_WINDOW_CLAMP=10,
+        TCP_FASTOPEN=23,
+        TCP_TX_DELAY=37,
+        TCP_RTO_MAX_MS=44,
+        TCP_RTO_MIN_US=45,
+        TCP_DELACK_MAX_US=46,
+        TCP_SAVE_SYN=27,
+    ),
+    *_options(_IP, IP_MINTTL=21, IP_BIND_ADDRESS_NO_PORT=24),
 )
-_V4 = tuple(
-    Option(name, _IP, number)
-    for name, number in {"IP_RECVERR": 11, "IP_MTU_DISCOVER": 10, "IP_TRANSPARENT": 19}.items()
+_V4 = _options(_IP, IP_RECVERR=11, IP_MTU_DISCOVER=10, IP_TRANSPARENT=19)
+_V4_DATAGRAM = _options(
+    _IP,
+    IP_RECVTTL=12,
+    IP_RECVTOS=13,
+    IP_RECVOPTS=6,
+    IP_RECVORIGDSTADDR=20,
+    IP_MULTICAST_IF=32,
+    IP_MULTICAST_TTL=33,
+    IP_MULTICAST_LOOP=34,
+    IP_MULTICAST_ALL=49,
+    IP_UNICAST_IF=50,
+    IP_RECVFRAGSIZE=25,
+    IP_LOCAL_PORT_RANGE=51,
+    IP_CHECKSUM=23,
+    IP_RECVERR_RFC4884=26,
 )
-_V4_DATAGRAM = tuple(
-    Option(name, _IP, number)
-    for name, number in {
-        "IP_RECVTTL": 12,
-        "IP_RECVTOS": 13,
-        "IP_RECVOPTS": 6,
-        "IP_RECVORIGDSTADDR": 20,
-        "IP_MULTICAST_IF": 32,
-        "IP_MULTICAST_TTL": 33,
-        "IP_MULTICAST_LOOP": 34,
-        "IP_MULTICAST_ALL": 49,
-        "IP_UNICAST_IF": 50,
-        "IP_RECVFRAGSIZE": 25,
-        "IP_LOCAL_PORT_RANGE": 51,
-        "IP_CHECKSUM": 23,
-        "IP_RECVERR_RFC4884": 26,
-    }.items()
+_V6 = _options(
+    _IPV6,
+    IPV6_TCLASS=67,
+    IPV6_RECVERR=25,
+    IPV6_MTU_DISCOVER=23,
+    IPV6_TRANSPARENT=75,
+    IPV6_AUTOFLOWLABEL=70,
+    IPV6_MINHOPCOUNT=73,
 )
-_V6 = tuple(
-    Option(name, _IPV6, number)
-    for name, number in {
-        "IPV6_TCLASS": 67,
-        "IPV6_RECVERR": 25,
-        "IPV6_MTU_DISCOVER": 23,
-        "IPV6_TRANSPARENT": 75,
-        "IPV6_AUTOFLOWLABEL": 70,
-        "IPV6_MINHOPCOUNT": 73,
-    }.items()
-)
-_V4_ON_V6 = (Option("IP_TOS", _IP, 1), Option("IP_RECVERR", _IP, 11))
+_V4_ON_V6 = _options(_IP, IP_TOS=1, IP_RECVERR=11)
 """For what comes by IPv4 to a socket of IPv6."""
-_V6_DATAGRAM = tuple(
-    Option(name, _IPV6, number)
-    for name, number in {
-        "IPV6_MULTICAST_IF": 17,
-        "IPV6_MULTICAST_HOPS": 18,
-        "IPV6_MULTICAST_LOOP": 19,
-        "IPV6_RECVHOPLIMIT": 51,
-        "IPV6_RECVTCLASS": 66,
-        "IPV6_DONTFRAG": 62,
-        "IPV6_FLOWINFO_SEND": 33,
-        "IPV6_ADDR_PREFERENCES": 72,
-    }.items()
+_V6_DATAGRAM = _options(
+    _IPV6,
+    IPV6_MULTICAST_IF=17,
+    IPV6_MULTICAST_HOPS=18,
+    IPV6_MULTICAST_LOOP=19,
+    IPV6_RECVHOPLIMIT=51,
+    IPV6_RECVTCLASS=66,
+    IPV6_DONTFRAG=62,
+    IPV6_FLOWINFO_SEND=33,
+    IPV6_ADDR_PREFERENCES=72,
 )
-_UDP_ONLY = tuple(
-    Option(name, level, number)
-    for name, (level, number) in {
-        "UDP_SEGMENT": (_UDP, 103),
-        "UDP_GRO": (_UDP, 104),
-        "UDP_NO_CHECK6_TX": (_UDP, 101),
-        "UDP_NO_CHECK6_RX": (_UDP, 102),
-        "SO_RXQ_OVFL": (_SOCKET, 40),
-        "SO_SELECT_ERR_QUEUE": (_SOCKET, 45),
-    }.items()
+_UDP_ONLY = (
+    *_options(_UDP, UDP_SEGMENT=103, UDP_GRO=104, UDP_NO_CHECK6_TX=101, UDP_NO_CHECK6_RX=102),
+    *_options(_SOCKET, SO_RXQ_OVFL=40, SO_SELECT_ERR_QUEUE=45),
 )
 
 _GROUP_FILTER = struct.Struct("@I4x128sII")
