@@ -28,9 +28,10 @@ import pytest
 
 from zeropod.kernel import ptrace, userfault
 from zeropod.kernel.userfault import PAGE
-from zeropod.runtime.memory.userfault import injection, remote_calls
+from zeropod.runtime.memory.userfault import remote_calls
 from zeropod.runtime.memory.userfault.holding import Held, held
 from zeropod.runtime.memory.userfault.injection import Injection
+from zeropod.runtime.memory.userfault.remote_calls import RemoteCalls
 from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
 
 pytestmark = [
@@ -348,6 +349,33 @@ def test_whoever_gives_up_while_it_waits_leaves_nothing_traced(
 # The memory
 
 
+@contextmanager
+def meanwhile(do: Callable[[], object]) -> Iterator[None]:
+    """Do it again and again in another thread, as a pager serves what is borrowed from."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            do()
+            time.sleep(0.0001)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def becomes(condition: Callable[[], bool]) -> bool:
+    """Whether that holds before long."""
+    until = time.monotonic() + TWICE
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.001)
+    return condition()
+
+
 class Pages:
     """Serves what has been dropped of a subject's memory."""
 
@@ -399,13 +427,13 @@ def test_pages_are_dropped_and_served(start: Start, versions: Callable[[str], Fr
             (borrowed,) = all_of_them.injections
             pages = Pages(subject, borrowed)
             served.append(pages)
-            borrowed.calls.while_waiting = pages.serve
             assert borrowed.kept_descriptor == 500
             assert borrowed.holds(500)
             half = subject.length // 2
-            borrowed.drop([(subject.memory, half)])
-            borrowed.drop([(subject.memory + half, half)])
-            assert pages.removed == subject.length
+            with meanwhile(pages.serve):
+                borrowed.drop([(subject.memory, half)])
+                borrowed.drop([(subject.memory + half, half)])
+                assert becomes(lambda: pages.removed == subject.length)
             assert pages.faults == 0
 
     def again() -> None:
@@ -420,30 +448,18 @@ def test_pages_are_dropped_and_served(start: Start, versions: Callable[[str], Fr
             own_thread(work)
             assert "500" in subject.state()[0]
         pages = served.pop()
-        stopping = threading.Event()
-
-        def serve(pages: Pages = pages, stopping: threading.Event = stopping) -> None:
-            while not stopping.is_set():
-                if select.select([pages.uffd], [], [], 0.01)[0]:
-                    pages.serve()
-
-        server = threading.Thread(target=serve)
-        server.start()
-        try:
+        with meanwhile(pages.serve):
             subject.check()
             assert pages.faults > 0
             pages.bring_all()
             subject.check()
-        finally:
-            stopping.set()
-            server.join()
         os.close(pages.uffd)
         own_thread(again)
         subject.check()
         assert subject.state() == before
 
 
-def test_the_kernels_own_faults_are_served_by_the_thread_that_waits(start: Start) -> None:
+def test_the_kernels_own_faults_within_a_call_are_served(start: Start) -> None:
     subject = start("memory")
 
     def work() -> None:
@@ -467,14 +483,12 @@ def test_the_kernels_own_faults_are_served_by_the_thread_that_waits(start: Start
                         faults.append(message.second & -PAGE)
                         userfault.copy(uffd, page, aligned, PAGE)
 
-        borrowed.calls.while_waiting = serve
-        userfault.register(uffd, page, PAGE)
-        borrowed.drop([(page, PAGE)])
-        borrowed.drop([(ADDRESS, 0)])
-        borrowed.release()
-        until = time.monotonic() + 5
-        while not faults and time.monotonic() < until:
-            serve()
+        with meanwhile(serve):
+            userfault.register(uffd, page, PAGE)
+            borrowed.drop([(page, PAGE)])
+            borrowed.drop([(ADDRESS, 0)])
+            borrowed.release()
+            assert becomes(lambda: bool(faults))
         assert set(faults) == {page}
         userfault.unregister(uffd, page, PAGE)
         os.close(uffd)
@@ -483,34 +497,23 @@ def test_the_kernels_own_faults_are_served_by_the_thread_that_waits(start: Start
     subject.check()
 
 
-def test_shared_memory_is_dropped_for_all() -> None:
-    name = f"/dev/shm/zeropod-test-{os.getpid()}"
-    script = (
-        "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 16 * 4096); m[:] = b'x' * len(m);"
-        "print('up', flush=True); sys.stdin.read()"
-    )
-    Path(name).write_bytes(bytes(16 * PAGE))
-    try:
-        with subprocess.Popen(
-            [sys.executable, "-c", script, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            (line,) = (line for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines() if name in line)
-            begin = int(line.split("-")[0], 16)
+def test_what_comes_before_a_range_that_cannot_be_dropped_is(start: Start) -> None:
+    subject = start("memory", "stops")
+    os.kill(subject.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, subject.pid, os.WSTOPPED)
+    begin = subject.memory
 
-            def work() -> None:
-                borrowed = Injection.stop(process.pid)
-                borrowed.drop([(begin, 4 * PAGE)], injection.DROP_SHARED)
-                with pytest.raises(OSError, match="madvise in process"):
-                    borrowed.drop([(begin + 4 * PAGE, PAGE), (begin + 1, PAGE), (begin + 5 * PAGE, PAGE)], 9)
-                borrowed.release()
+    def work() -> None:
+        borrowed = Injection.stop(subject.pid, even_stopped=True)
+        with pytest.raises(OSError, match="madvise in process"):
+            borrowed.drop([(begin + 4 * PAGE, PAGE), (begin + 1, PAGE), (begin + 5 * PAGE, PAGE)])
+        borrowed.release()
 
-            own_thread(work)
-            content = Path(name).read_bytes()
-            assert [content[page * PAGE] for page in range(7)] == [0, 0, 0, 0, 0, ord("x"), ord("x")]
-    finally:
-        os.unlink(name)
+    own_thread(work)
+    with open(f"/proc/{subject.pid}/mem", "rb") as memory:
+        memory.seek(begin)
+        content = memory.read(7 * PAGE)
+    assert [any(content[page * PAGE : (page + 1) * PAGE]) for page in range(3, 7)] == [True, False, True, True]
 
 
 # What may be in the way
@@ -879,8 +882,7 @@ def test_a_process_that_is_killed_meanwhile_is_no_error_to_release(start: Start)
 
     def work() -> None:
         borrowed = Injection.stop(subject.pid)
-        borrowed.calls.while_waiting = lambda: os.kill(subject.pid, signal.SIGKILL)
-        with pytest.raises(ProcessLookupError):
+        with meanwhile(lambda: os.kill(subject.pid, signal.SIGKILL)), pytest.raises(ProcessLookupError):
             borrowed.drop([(ADDRESS, 0)] * 10000)
         with pytest.raises(ProcessLookupError):
             borrowed.open_userfaultfd(FEATURES)
@@ -921,10 +923,11 @@ def test_a_stop_signal_that_comes_meanwhile_stops_it_afterwards(start: Start) ->
                 os.kill(subject.pid, signal.SIGSTOP)
                 sent.append(1)
 
-        borrowed.calls.while_waiting = send
-        os.close(borrowed.open_userfaultfd(FEATURES))
-        borrowed.drop([(ADDRESS, 0)] * 500)
-        assert sent
+        with meanwhile(send):
+            os.close(borrowed.open_userfaultfd(FEATURES))
+            borrowed.drop([(ADDRESS, 0)] * 500)
+            assert becomes(lambda: bool(sent))
+            borrowed.drop([(ADDRESS, 0)])
         borrowed.release()
 
     own_thread(work)
@@ -964,7 +967,15 @@ def test_a_call_that_never_returns_ends_the_process(start: Start, monkeypatch: p
 def test_a_call_that_returns_late_is_put_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_calls, "CALL_WITHIN", 0.05)
     subject = start("select")
+    late = threading.Event()
+    back_to_trap = RemoteCalls._back_to_trap
 
+    def tell(self: RemoteCalls, own: ptrace.Registers) -> None:
+        if self._in_call:
+            late.set()
+        back_to_trap(self, own)
+
+    monkeypatch.setattr(RemoteCalls, "_back_to_trap", tell)
     source = ctypes.create_string_buffer(2 * PAGE)
     aligned = (ctypes.addressof(source) + PAGE - 1) & -PAGE
 
@@ -972,46 +983,13 @@ def test_a_call_that_returns_late_is_put_back(start: Start, monkeypatch: pytest.
         with open(f"/proc/{subject.pid}/mem", "rb") as memory:
             memory.seek(subject.memory)
             ctypes.memmove(aligned, memory.read(PAGE), PAGE)
-        time.sleep(0.1)
+        assert late.wait(TWICE)
         (message,) = userfault.messages(os.read(uffd, userfault.MESSAGE))
         assert message.event == userfault.REMOVE
         userfault.copy(uffd, subject.memory, aligned, PAGE)
 
     own_thread(lambda: dropped_unread(subject, read_late))
     subject.check()
-
-
-def test_an_exception_while_a_call_goes_on_leaves_the_process_whole(start: Start) -> None:
-    class BrokenError(Exception):
-        pass
-
-    subject = start("sleep", "alarm")
-    before = subject.state()
-
-    def work(turn: int) -> None:
-        borrowed = Injection.stop(subject.pid)
-        calls = 0
-
-        def fail() -> None:
-            nonlocal calls
-            calls += 1
-            if calls > turn:
-                raise BrokenError
-
-        borrowed.calls.while_waiting = fail
-        with suppress(BrokenError):
-            os.close(borrowed.open_userfaultfd(FEATURES))
-        calls = 0
-        with pytest.raises(BrokenError):
-            borrowed.drop([(ADDRESS, 0)] * 1000)
-        borrowed.calls.while_waiting = None
-        borrowed.drop([(ADDRESS, 0)])
-        borrowed.release()
-
-    for turn in range(20):
-        own_thread(partial(work, turn))
-    subject.check()
-    assert subject.state() == before
 
 
 def test_it_belongs_to_one_thread(start: Start) -> None:

@@ -8,8 +8,8 @@ be reading from a device into it.
 
 Traps:
 - After a drop the kernel itself faults on a thread's rseq area, on the way back to user mode and so within a borrowed
-  call: `while_waiting` has to serve that. `kept_pages` spares it.
-- The event of a drop must be read, by another thread or by `while_waiting`, or madvise(2) never returns.
+  call: that is served by another thread or process, or the call does not return. `kept_pages` spares it.
+- The event of a drop must be read by another thread or process, or madvise(2) never returns.
 """
 
 import os
@@ -25,11 +25,7 @@ from zeropod.runtime.memory.userfault import proc
 from zeropod.runtime.memory.userfault.remote_calls import Call, RemoteCalls
 from zeropod.runtime.memory.userfault.stopped import LET_GO_WITHIN, StoppedProcess, Unsuitable
 
-DROP_PRIVATE: Final = 4
-"""MADV_DONTNEED: for private memory."""
-DROP_SHARED: Final = 9
-"""MADV_REMOVE: for shared memory; the pages are gone for all that map it."""
-
+_DONTNEED: Final = 4
 _READ, _WRITE = 1, 2
 _PRIVATE_ANONYMOUS: Final = 0x22
 _F_DUPFD_CLOEXEC: Final = 1030
@@ -95,7 +91,7 @@ class Injection:
         finally:
             os.close(device)
 
-    def drop(self, ranges: Sequence[tuple[int, int]], advice: int = DROP_PRIVATE) -> None:
+    def drop(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Have the process give back the pages in each range (start, length), in this order.
 
         Returns when the last call has; each of them waits for its event to be read. Raises OSError: the ranges before
@@ -104,8 +100,7 @@ class Injection:
         self._process.check()
         with self.calls.borrowed() as call:
             for start, length in ranges:
-                call("madvise", start, length, advice)
-                self.calls.raise_failure()
+                call("madvise", start, length, _DONTNEED)
 
     def close_descriptor(self, number: int) -> None:
         """Have the process close a userfaultfd in its table; does nothing where that number is something else by now.
@@ -163,7 +158,6 @@ class Injection:
             uffd = pidfd.getfd(handle, made[3])
             try:
                 userfault.handshake(uffd, features)
-                self.calls.raise_failure()
                 if keep_at is not None:
                     self.kept_descriptor = self._keep(call, made[3], keep_at)
             except BaseException:

@@ -54,18 +54,11 @@ class RemoteCalls:
     """The first thread of a stopped process, as far as it makes calls for us."""
 
     def __init__(self, process: StoppedProcess) -> None:
-        self.while_waiting: Callable[[], None] | None = None
-        """Called again and again while a call in the process has not returned: serve its faults.
-
-        What it raises is kept for `raise_failure`, since the call has to return first.
-        """
         self._process = process
         self._memory: int | None = None
         self._instruction: int | None = None
         self._in_call = False
         """A call has begun and has not been seen to end."""
-        self._failure: Exception | None = None
-        """What `while_waiting` has raised first."""
 
     def close(self) -> None:
         """Let go of its memory."""
@@ -82,7 +75,6 @@ class RemoteCalls:
         own = self._out_of_sequence(ptrace.registers(tid))
         mask = ptrace.signal_mask(tid)
         at = self._find_instruction()
-        self._failure = None
         self._set_foreign_options()
         try:
             ptrace.set_signal_mask(tid, ptrace.EVERY_SIGNAL)
@@ -157,7 +149,6 @@ class RemoteCalls:
             if stop is not None:
                 self._process.stops[tid] = stop
                 return stop
-            self._serve()
             if looks % 16 == 15 and self._is_exiting():
                 # The first process of a pid namespace does not end before all others there are reaped, and those that
                 # are traced, its own other threads among them, are so by their tracer alone: by `release`.
@@ -172,20 +163,6 @@ class RemoteCalls:
             return int(proc.stat(self._process.pid)[6]) & _EXITING != 0
         except (FileNotFoundError, ProcessLookupError):
             return True
-
-    def _serve(self) -> None:
-        if self.while_waiting is None:
-            return
-        try:
-            self.while_waiting()
-        except Exception as error:  # noqa: BLE001 - the call has to be waited for, whatever goes wrong here
-            self._failure = self._failure or error
-
-    def raise_failure(self) -> None:
-        """Raise what `while_waiting` has raised first, once."""
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
 
     def _back_to_trap(self, own: ptrace.Registers) -> None:
         """Bring the first thread, wherever it is, to where it may get its own registers back."""
