@@ -37,10 +37,13 @@ async def room(workload: Workload) -> AsyncIterator[None]:
         budget.release(key_of(workload))
 
 
-def reserve(key: budget.Key, need: int, what: str) -> tuple[str, list[str]]:
-    """Return why `need` bytes of `what` must not be written, or nothing; and what is wrong with the configuration."""
+def reserve(key: budget.Key, need: int, what: str, *, beside: bool = False) -> tuple[str, list[str]]:
+    """Return why `need` bytes of `what` must not be written, or nothing; and what is wrong with the configuration.
+
+    `beside`: what the container has on disk already stays.
+    """
     config, complaints = node_config.read()
     try:
-        return budget.reserve(key, need, config, what), complaints
+        return budget.reserve(key, need, config, what, beside=beside), complaints
     except OSError as error:
         return "", [*complaints, f"the room on disk cannot be looked at, it is taken to be enough: {error}"]

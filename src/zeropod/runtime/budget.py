@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zeropod import paths
@@ -42,7 +42,7 @@ def refusal(need: int, usage: Usage, config: NodeConfig, what: str) -> str:
     most, least = config.max_checkpoint_bytes, config.min_free_bytes
     if most and usage.images + need > most:
         return (
-            f"{what} would take about {_size(need)}, all others take {_size(usage.images)}, "
+            f"{what} would take about {_size(need)}, what is there already takes {_size(usage.images)}, "
             f"and max-checkpoint-bytes is {_size(most)}"
         )
     left = usage.free - usage.outstanding - need
@@ -66,13 +66,17 @@ def usage(without: Key | None = None) -> Usage:
     return Usage(taken, outstanding, disk.f_bavail * disk.f_frsize)
 
 
-def reserve(key: Key, need: int, config: NodeConfig, what: str) -> str:
-    """Reserve `need` bytes for `what` of this container ("its image"); return why there is no room. Raises OSError."""
+def reserve(key: Key, need: int, config: NodeConfig, what: str, *, beside: bool = False) -> str:
+    """Reserve `need` bytes for `what` of this container ("its image"); return why there is no room. Raises OSError.
+
+    `beside`: what the container has on disk already stays; otherwise this takes its place.
+    """
     with _alone():
-        words = refusal(need, usage(without=key), config, what)
+        stays, taken = size(paths.container(*key)) if beside else 0, usage(without=key)
+        words = refusal(need, replace(taken, images=taken.images + stays), config, what)
         if not words:
             paths.make_private(paths.container(*key))
-            paths.reservation(*key).write_text(str(need))
+            paths.reservation(*key).write_text(str(stays + need))
     return words
 
 

@@ -58,6 +58,17 @@ def test_images_of_all_containers_count_but_for_ones_own(root: Path) -> None:
     assert usage(without=A).images == pytest.approx(1 << 20, rel=0.1)
 
 
+def test_what_a_store_has_already_counts_beside_what_it_adds(root: Path) -> None:
+    config = NodeConfig(10 << 20, 0)
+    image(root, "a", 6 << 20)
+    assert reserve(A, 6 << 20, config, "its image") == "", "an image takes the place of the one before"
+    release(A)
+    assert "max-checkpoint-bytes" in reserve(A, 6 << 20, config, "its memory", beside=True)
+    assert reserve(A, 2 << 20, config, "its memory", beside=True) == ""
+    assert usage().images == pytest.approx(8 << 20, rel=0.1)
+    assert "max-checkpoint-bytes" in reserve(B, 3 << 20, config, "its image")
+
+
 def test_a_node_on_which_nothing_ever_slept_has_all_of_its_disk(root: Path) -> None:
     assert (usage().images, usage().outstanding) == (0, 0)
     assert usage().free > 0

@@ -151,7 +151,7 @@ class StandbyMemory:
         return backend
 
     def _reserve(self, need: int) -> str:
-        words, _ = reserve(key_of(self._workload), need, "its memory")
+        words, _ = reserve(key_of(self._workload), need, "its memory", beside=True)
         return words
 
     @property
