@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from zeropod import SHIM_BINARY, paths
-from zeropod.kernel import namespace, userfault
+from zeropod.kernel import mountinfo, namespace, userfault
 from zeropod.kernel.connection_lock import ConnectionLock
 from zeropod.kernel.lookup import Lookup, LookupUnavailable
 from zeropod.runtime import budget, node_config
+from zeropod.runtime.cgroups import placement
 from zeropod.runtime.memory import choice
 from zeropod.runtime.memory.backend import Kind
 from zeropod.runtime.programs import environment
@@ -97,12 +98,10 @@ def connection_lock() -> str:
 
 
 def freezer() -> str:
-    mounts = Path("/proc/mounts").read_text()
-    if re.search(r"^\S+ \S+ cgroup2 ", mounts, re.MULTILINE) and "freezer" not in mounts:
-        return "v2"
-    if re.search(r"^\S+ \S+ cgroup \S*\bfreezer\b", mounts, re.MULTILINE):
+    controllers = {name for mount in placement.cgroup_mounts(mountinfo.read()) for name in mount.controllers}
+    if "freezer" in controllers:
         return "v1, with a freezer"
-    if " cgroup2 " in mounts:
+    if placement.UNIFIED in controllers:
         return "v2"
     raise Missing("neither cgroup v2 nor a v1 freezer is mounted")
 

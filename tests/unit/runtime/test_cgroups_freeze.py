@@ -1,15 +1,17 @@
 """Freezing, with the kernel's part played by the test: whatever happens, nothing stays frozen."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
+from zeropod.kernel import pidfd
 from zeropod.rpc.messages import cgroups_v2_pb2
 from zeropod.runtime.cgroups import Cgroup, CgroupError, CgroupV1, CgroupV2, FreezeTimeout, SwapState
-from zeropod.runtime.cgroups.tasks import Task, culprits, parse_task
+from zeropod.runtime.cgroups.tasks import Task, culprits, tasks_of
 
 
 class SlowCgroup(Cgroup):
@@ -135,14 +137,19 @@ def test_processes_of_sub_cgroups_count_and_strangers_do_not(tmp_path: Path) -> 
     assert CgroupV2({"": tmp_path}).pids() == [3, 7, 12]
 
 
-STAT = "41 (a) (b)) D 1 41 41 0 -1 4194304 0 0"
-
-
 def test_a_task_is_read_whatever_its_name() -> None:
-    task = parse_task(41, 42, STAT, "folio_wait_bit_common\n")
-    assert task == Task(41, 42, "a) (b)", "D", "folio_wait_bit_common")
-    assert str(task) == "task 42 (a) (b)) of process 41: state D in folio_wait_bit_common"
-    assert parse_task(41, 42, STAT, "0").waits_in == ""
+    found: list[Task] = []
+
+    def named() -> None:
+        pidfd.set_name("a) (b)")
+        found.extend(task for task in tasks_of([os.getpid()]) if task.tid == threading.get_native_id())
+
+    thread = threading.Thread(target=named)
+    thread.start()
+    thread.join()
+    assert [(task.pid, task.name, task.state, task.waits_in) for task in found] == [(os.getpid(), "a) (b)", "R", "")]
+    stuck = Task(41, 42, "a) (b)", "D", "folio_wait_bit_common")
+    assert str(stuck) == "task 42 (a) (b)) of process 41: state D in folio_wait_bit_common"
 
 
 def test_the_tasks_that_did_not_freeze_are_the_awake_and_those_stuck_after_the_thaw() -> None:

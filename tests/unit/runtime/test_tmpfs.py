@@ -1,6 +1,7 @@
 """Which tmpfs mounts of a container are kept; the mounting itself is tested on the node."""
 
-from zeropod.runtime.tmpfs import Mount, mounts
+from zeropod.kernel import mountinfo
+from zeropod.runtime.tmpfs import Mount, whole
 
 MOUNTINFO = """\
 289 288 0:41 / / rw,relatime - overlay overlay rw,lowerdir=/a
@@ -14,11 +15,13 @@ MOUNTINFO = """\
 120 291 0:171 /null /proc/keys rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755
 122 296 0:109 / /sys/firmware ro,relatime - tmpfs tmpfs ro,size=4k,nr_inodes=1
 123 289 0:180 / /with\\040blank rw - tmpfs tmpfs rw
+124 289 0:181 / /größe rw - tmpfs tmpfs rw
+125 289 0:182 / /with\\134backslash rw - tmpfs tmpfs rw
 """
 
 
 def test_whole_tmpfs_mounts_are_found_and_neither_parts_of_them_nor_what_is_hidden() -> None:
-    assert mounts(MOUNTINFO) == [
+    assert whole(mountinfo.parse(MOUNTINFO)) == [
         Mount(292, "0:171", "/dev"),
         Mount(294, "0:173", "/dev/shm"),
         Mount(119, "0:109", "/proc/acpi"),

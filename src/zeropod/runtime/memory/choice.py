@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from zeropod.kernel import memory_advice
+from zeropod.kernel import memory_advice, mountinfo
 from zeropod.runtime.cgroups import placement
 
 from .backend import Kind
@@ -162,7 +162,7 @@ def facts(proc: Path = Path("/proc"), dev: Path = Path("/dev")) -> NodeFacts:
         kernel=parse_release(platform.release()),
         machine=platform.machine(),
         swaps=parse_swaps(_text(proc / "swaps")),
-        accounting=_accounts_swap(_text(proc / "self/mountinfo")),
+        accounting=_accounts_swap(mountinfo.parse(_text(proc / "self/mountinfo"))),
         userfaultfd=os.access(dev / "userfaultfd", os.R_OK | os.W_OK),
     )
 
@@ -180,13 +180,16 @@ def parse_swaps(text: str) -> tuple[SwapDevice, ...]:
         words = line.split()
         # A deleted file is `/swap\040(deleted)`: one word.
         if len(words) == 5 and words[2].isdecimal() and words[3].isdecimal() and words[4].lstrip("-").isdecimal():
-            name = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), words[0])
-            found.append(SwapDevice(name, words[1], int(words[2]) << 10, int(words[3]) << 10, int(words[4])))
+            found.append(
+                SwapDevice(
+                    mountinfo.unescaped(words[0]), words[1], int(words[2]) << 10, int(words[3]) << 10, int(words[4])
+                )
+            )
     return tuple(found)
 
 
-def _accounts_swap(mountinfo: str) -> bool:
-    mounts = placement.cgroup_mounts(mountinfo)
+def _accounts_swap(all_mounts: list[mountinfo.Mount]) -> bool:
+    mounts = placement.cgroup_mounts(all_mounts)
     memory = [mount.mount_point for mount in mounts if "memory" in mount.controllers]
     if memory:
         return any((point / "memory.memsw.usage_in_bytes").exists() for point in memory)
@@ -204,7 +207,7 @@ def _children(directory: Path) -> Iterable[Path]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return os.fsdecode(path.read_bytes())
     except OSError:
         return ""  # a kernel without swap has no /proc/swaps
 

@@ -45,7 +45,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from zeropod.kernel import pidfd, ptrace, userfault
+from zeropod.kernel import pidfd, proc_stat, ptrace, userfault
 
 PAGE: Final = userfault.PAGE
 
@@ -320,7 +320,7 @@ class Injection:
         """Raise Unsuitable for what can be told without touching the process."""
         try:
             status = _status(f"/proc/{self.pid}/status")
-            flags = int(_stat(self.pid)[6])
+            flags = proc_stat.read(self.pid).flags
             threads = os.listdir(f"/proc/{self.pid}/task")
         except (FileNotFoundError, ProcessLookupError):
             raise Unsuitable(self.pid, "has ended") from None
@@ -541,7 +541,7 @@ class Injection:
 
     def _is_exiting(self) -> bool:
         try:
-            return int(_stat(self.pid)[6]) & _EXITING != 0
+            return proc_stat.read(self.pid).flags & _EXITING != 0
         except (FileNotFoundError, ProcessLookupError):
             return True
 
@@ -789,13 +789,6 @@ def _pause(looks: int) -> None:
 def _status(path: str) -> dict[str, str]:
     with open(path, errors="replace") as file:
         return {key: value.strip() for key, _, value in (line.partition(":") for line in file)}
-
-
-def _stat(pid: int) -> list[str]:
-    with open(f"/proc/{pid}/stat", errors="replace") as file:
-        text = file.read()
-    # The name in parentheses may contain blanks and parentheses: split after the last one.
-    return text[text.rindex(")") + 2 :].split()
 
 
 def _wchan(pid: int, tid: int) -> str:
