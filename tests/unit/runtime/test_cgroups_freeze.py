@@ -1,8 +1,9 @@
 """Freezing, with the kernel's part played by the test: whatever happens, nothing stays frozen."""
 
 import os
+import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,9 @@ class SlowCgroup(Cgroup):
 
     def thaw(self) -> None:
         self.log.append("thaw")
+
+    def kill(self) -> bool:
+        return False
 
     def frozen(self) -> bool:
         return self.log[-1:] == ["frozen"]
@@ -166,3 +170,33 @@ def test_a_timeout_names_a_few_tasks_and_counts_the_rest() -> None:
     assert "task 0; task 1; task 2; task 3; task 4; and 3 more" in str(error)
     assert len(error.unfrozen) == 8
     assert "no task was seen awake" in str(FreezeTimeout("/c1", []))
+
+
+@pytest.fixture
+def process() -> Iterator[int]:
+    with subprocess.Popen(["/bin/sleep", "1000"]) as sleep:
+        yield sleep.pid
+        sleep.kill()
+
+
+def test_the_kernel_kills_all_of_a_v2_cgroup_at_once(tmp_path: Path, process: int) -> None:
+    (tmp_path / "cgroup.procs").write_text(f"{process}\n")
+    (tmp_path / "cgroup.kill").touch()
+    assert CgroupV2({"": tmp_path}).kill()
+    assert (tmp_path / "cgroup.kill").read_text() == "1"
+    assert os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, "no number was used"
+
+
+def test_an_empty_cgroup_and_one_that_is_gone_have_nothing_to_kill(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    assert not CgroupV2({"": tmp_path}).kill()
+    assert not CgroupV2({"": tmp_path / "gone"}).kill()
+    assert not CgroupV1({"freezer": tmp_path / "gone"}).kill()
+
+
+def test_what_a_v1_cgroup_holds_is_killed_and_thawed(tmp_path: Path, process: int) -> None:
+    (tmp_path / "cgroup.procs").write_text(f"{process}\n")
+    (tmp_path / "freezer.state").write_text("FROZEN")
+    assert CgroupV1({"freezer": tmp_path}).kill()
+    assert os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT) is not None
+    assert (tmp_path / "freezer.state").read_text() == "THAWED"

@@ -127,6 +127,13 @@ class Cgroup(ABC):
         """Let its tasks run again, at once. Does nothing if they already do or the cgroup is gone."""
 
     @abstractmethod
+    def kill(self) -> bool:
+        """End every process in it and its sub-cgroups by SIGKILL, frozen or not. Return whether there was any.
+
+        They are gone a moment later; one that was forking may have left another. Raises OSError.
+        """
+
+    @abstractmethod
     def frozen(self) -> bool:
         """Whether every task in it stands still; a cgroup that is gone is not frozen."""
 

@@ -5,7 +5,9 @@ Kernel: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and memory.rst
 """
 
 import os
+import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -73,6 +75,15 @@ class CgroupV1(Cgroup):
         except OSError as error:
             if not is_absent(error):
                 raise
+
+    def kill(self) -> bool:
+        pids = self.pids()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # What a v1 freezer holds does not die; with SIGKILL pending it does not run either.
+        self.thaw()
+        return bool(pids)
 
     def frozen(self) -> bool:
         directory = self._directories.get("freezer")

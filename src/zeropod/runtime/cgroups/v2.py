@@ -46,6 +46,17 @@ class CgroupV2(Cgroup):
             if not is_absent(error):
                 raise
 
+    def kill(self) -> bool:
+        """As in the base class; all at once, so that none can fork away, and no number can be another's by now."""
+        populated = bool(self.pids())
+        if populated:
+            try:
+                write(self.directory / "cgroup.kill", "1")
+            except OSError as error:
+                if not is_absent(error):
+                    raise
+        return populated
+
     def frozen(self) -> bool:
         return flat_keyed(read(self.directory / "cgroup.events")).get("frozen", 0) == 1
 
