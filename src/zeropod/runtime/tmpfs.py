@@ -121,10 +121,11 @@ class KeptMounts:
     def _take_back(self) -> None:
         # What has had a place cannot get another one, so what is kept on is a new copy.
         while self._placed:
-            mount, place = self._placed.popitem()
+            mount, place = next(iter(self._placed.items()))
             copy = detached_mount.copy(place)
             os.close(self._copies[mount])
             self._copies[mount] = copy
+            del self._placed[mount]  # if this fails later on, the copy is good, and the place in nobody's way
             detached_mount.detach(place)
             place.rmdir()
         with suppress(OSError):
