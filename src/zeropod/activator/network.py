@@ -54,6 +54,7 @@ def avoid_multipath(path: str) -> None:
 
 class PodNetwork:
     """Opens on creation, by a thread in the node's network; after `close` nothing watches the namespace any more.
+    `established` has a close of its own, which blocks.
 
     `probers`: the names of processes whose connections are probes; without any, everybody's count. `own`: the pod's
     own connections count, too.
@@ -184,6 +185,5 @@ class PodNetwork:
         self._diag.close()
         if self.probers:
             self.probers.close()
-        self.established.close()
         if self.lookup:
             self.lookup.close()
