@@ -154,6 +154,12 @@ def configuration() -> str:
 
 def shim() -> str:
     daemon = _containerd()
+    named = [str(path) for _, _, table in _runtimes(_config(daemon) if daemon else {}) if (path := _path(table))]
+    for path in named:
+        if not os.access(path, os.X_OK):
+            raise Missing(f"{path}, which containerd's configuration names, cannot be executed")
+    if named:  # then containerd does not look on its PATH for it
+        return ", ".join(named)
     if found := shutil.which(SHIM_BINARY, path=daemon.path if daemon else None):
         return found
     whose = f"containerd's PATH, {daemon.path}" if daemon else "PATH"
@@ -164,25 +170,42 @@ def handler() -> str:
     daemon = _containerd()
     if daemon is None:
         raise Missing("containerd does not run")
+    return configured(_config(daemon))
+
+
+def _config(daemon: "Containerd") -> Mapping[str, Any]:
+    """The configuration that containerd has. Raises Missing."""
     try:
-        dumped = _run([daemon.program, *daemon.options, "config", "dump"])
-        config = tomllib.loads(dumped)
+        return tomllib.loads(_run([daemon.program, *daemon.options, "config", "dump"]))
     except tomllib.TOMLDecodeError as error:
-        raise Missing(f"what `containerd config dump` says is no TOML: {error}") from error
-    return configured(config)
+        raise Missing(f"what `containerd config dump` says is not TOML: {error}") from error
 
 
 def configured(config: Mapping[str, Any]) -> str:
     """What containerd's configuration says of the runtime. Raises Missing."""
+    for plugin, name, runtime in _runtimes(config):
+        passed = runtime.get("pod_annotations") or []
+        if not any(pattern.startswith(ANNOTATIONS) or pattern == "*" for pattern in passed):
+            raise Missing(f"the handler {name} passes no annotations on: pod_annotations lacks {ANNOTATIONS}*")
+        return f"the handler {name} is configured ({plugin})"
+    raise Missing(
+        f"no runtime with runtime_type {RUNTIME_TYPE}, or a runtime_path to {SHIM_BINARY}, is configured; without "
+        "Kubernetes none is needed"
+    )
+
+
+def _runtimes(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the runtimes in containerd's configuration that are zeropod: plugin, name, table."""
     for plugin, settings in (config.get("plugins") or {}).items():
         runtimes = ((settings.get("containerd") or {}).get("runtimes") or {}) if isinstance(settings, dict) else {}
         for name, runtime in runtimes.items():
-            if runtime.get("runtime_type") == RUNTIME_TYPE:
-                passed = runtime.get("pod_annotations") or []
-                if not any(pattern.startswith(ANNOTATIONS) or pattern == "*" for pattern in passed):
-                    raise Missing(f"the handler {name} passes no annotations on: pod_annotations lacks {ANNOTATIONS}*")
-                return f"the handler {name} is configured ({plugin})"
-    raise Missing(f"no runtime with runtime_type {RUNTIME_TYPE} is configured; without Kubernetes none is needed")
+            if runtime.get("runtime_type") == RUNTIME_TYPE or os.path.basename(_path(runtime)) == SHIM_BINARY:
+                yield plugin, name, runtime
+
+
+def _path(runtime: Mapping[str, Any]) -> str:
+    """What containerd runs for this runtime; empty where it looks for that on its PATH."""
+    return str(runtime.get("runtime_path") or "")
 
 
 @dataclass(frozen=True, slots=True)
