@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zeropod import SHIM_BINARY, paths
+from zeropod import SHIM_BINARY, paths, requirements
 from zeropod.kernel import mountinfo, namespace, userfault
 from zeropod.kernel.connection_lock import ConnectionLock
 from zeropod.kernel.lookup import Lookup, LookupUnavailable
@@ -26,8 +26,6 @@ from zeropod.runtime.memory import choice
 from zeropod.runtime.memory.backend import Kind
 from zeropod.runtime.programs import environment
 
-OLDEST_KERNEL = (5, 14)
-OLDEST_CRIU = (4, 2)
 CAP_SYS_RESOURCE = 24
 RUNTIME_TYPE = "io.containerd.zeropod.v2"
 ANNOTATIONS = "zeropod.ctrox.dev/"
@@ -47,9 +45,8 @@ def root() -> str:
 
 def kernel() -> str:
     release = platform.release()
-    found = _version(release)
-    if found < OLDEST_KERNEL:
-        raise Missing(f"Linux {release}, and 5.14 is the oldest that will do")
+    if words := requirements.too_old(release, requirements.OLDEST_KERNEL):
+        raise Missing(f"Linux {words}")
     return f"Linux {release}"
 
 
@@ -114,8 +111,8 @@ def criu_version() -> str:
     answer = _ask("criu", "--version")
     found = re.search(r"Version:\s*(\S+)", answer)
     text = found[1] if found else answer.strip()
-    if _version(text) < OLDEST_CRIU:
-        raise Missing(f"{text}, and 4.2 is the oldest that will do")
+    if words := requirements.too_old(text, requirements.OLDEST_CRIU):
+        raise Missing(words)
     return text
 
 
@@ -286,7 +283,3 @@ def _run(command: list[str]) -> str:
 
 def _first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "")
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,7 +64,7 @@ class SlowCgroup(Cgroup):
     def swap_room(self) -> int | None:
         return None
 
-    def swap_settings(self) -> dict[Path, Sequence[str]]:
+    def swap_settings(self) -> dict[Path, str]:
         return {}
 
     def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:

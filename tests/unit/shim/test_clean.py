@@ -271,7 +271,7 @@ def test_limits_that_a_dead_shim_had_opened_are_put_back(node: Path) -> None:
     changed.write_text("7")  # by an update since, which has the last word
     record = places.store("k8s.io", "web") / "limits"
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps([[str(opened), "0", ["max"]], [str(changed), "0", ["max"]]]))
+    record.write_text(json.dumps([[str(opened), "0", "max"], [str(changed), "0", "max"]]))
     assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == []
     assert (opened.read_text(), changed.read_text()) == ("0", "7")
     assert not record.exists()

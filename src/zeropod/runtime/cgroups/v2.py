@@ -4,7 +4,7 @@ Kernel: Documentation/admin-guide/cgroup-v2.rst. What its statistics mean is `me
 """
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -106,10 +106,10 @@ class CgroupV2(Cgroup):
                 rooms.append(max(0, number(limit) - number(read(above / "memory.swap.current"))))
         return min(rooms, default=None)
 
-    def swap_settings(self) -> dict[Path, Sequence[str]]:
+    def swap_settings(self) -> dict[Path, str]:
         limit = self.directory / "memory.swap.max"
         stands = read(limit)
-        return {} if stands is None or stands.strip() == "max" else {limit: ("max",)}
+        return {} if stands is None or stands.strip() == "max" else {limit: "max"}
 
     def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:
         reclaim = self.directory / "memory.reclaim"

@@ -6,7 +6,6 @@ is pure.
 
 import os
 import platform
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,6 @@ SMALL: Final = 16 << 20
 SPARE: Final = 64 << 20
 """Bytes of swap that must stay free beyond what a container needs: others swap, too."""
 
-_SWAP_KERNEL: Final = (5, 10)
-"""process_madvise(2)."""
-_STORE_KERNEL: Final = (6, 1)
-"""/dev/userfaultfd, by which a pager needs no rights of the container's."""
 _STORE_MACHINES: Final = frozenset({"x86_64", "aarch64"})
 
 
@@ -59,7 +54,6 @@ class SwapDevice:
 class NodeFacts:
     """What a node has for the memory of sleeping containers."""
 
-    kernel: tuple[int, int]
     machine: str
     swaps: tuple[SwapDevice, ...] = ()
     accounting: bool = False
@@ -109,8 +103,6 @@ def _against_swap(node: NodeFacts, present: int) -> str | None:
         return "the node has no swap"
     if not node.accounting:
         return "cgroups do not account swap (kernel parameter swapaccount, or no memory controller)"
-    if node.kernel < _SWAP_KERNEL:
-        return f"needs {_version(_SWAP_KERNEL)}, this is {_version(node.kernel)}"
     if node.machine not in memory_advice.MACHINES:
         return f"not known how to on {node.machine}"
     if node.free_swap < present + SPARE:
@@ -121,8 +113,6 @@ def _against_swap(node: NodeFacts, present: int) -> str | None:
 def _against_store(node: NodeFacts) -> str | None:
     if node.machine not in _STORE_MACHINES:
         return f"not known how to on {node.machine}"
-    if node.kernel < _STORE_KERNEL:
-        return f"needs {_version(_STORE_KERNEL)}, this is {_version(node.kernel)}"
     if not node.userfaultfd:
         return "/dev/userfaultfd is missing or may not be opened (CONFIG_USERFAULTFD)"
     return None
@@ -159,18 +149,11 @@ def advice(node: NodeFacts) -> list[str]:
 def facts(proc: Path = Path("/proc"), dev: Path = Path("/dev")) -> NodeFacts:
     """Read the node. Blocks for some hundred microseconds."""
     return NodeFacts(
-        kernel=parse_release(platform.release()),
         machine=platform.machine(),
         swaps=parse_swaps(_text(proc / "swaps")),
         accounting=_accounts_swap(mountinfo.parse(_text(proc / "self/mountinfo"))),
         userfaultfd=os.access(dev / "userfaultfd", os.R_OK | os.W_OK),
     )
-
-
-def parse_release(release: str) -> tuple[int, int]:
-    """Return the first two numbers of uname's release; (0, 0) if it does not begin with two."""
-    found = re.match(r"([0-9]+)\.([0-9]+)", release)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def parse_swaps(text: str) -> tuple[SwapDevice, ...]:
@@ -215,10 +198,6 @@ def _text(path: Path) -> str:
 def _describe(device: SwapDevice) -> str:
     kind = "zram" if device.in_memory else device.kind
     return f"{device.name}: {kind}, {_size(device.free)} of {_size(device.size)}"
-
-
-def _version(number: tuple[int, int]) -> str:
-    return f"Linux {number[0]}.{number[1]}"
 
 
 def _size(size: int) -> str:
