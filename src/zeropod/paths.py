@@ -7,6 +7,7 @@ leads out of its directory. What containerd waits for may not import this module
 that it needs are in `shim.start` and `shim.zygote`.
 """
 
+import os
 import re
 from hashlib import sha256
 from pathlib import Path
@@ -14,10 +15,16 @@ from pathlib import Path
 INSTALL_ROOT = "/opt/zeropod"
 """Where the installer puts zeropod on most nodes."""
 
-PROGRAMS = "/opt/zeropod/bin"
+ROOT_VARIABLE = "ZEROPOD_ROOT"
+"""The environment variable by which what the installer has put elsewhere says where."""
+
+ROOT = os.environ.get(ROOT_VARIABLE, INSTALL_ROOT)
+"""The install root of what runs here."""
+
+PROGRAMS = f"{ROOT}/bin"
 """Looked into before PATH for `criu` and `runc`."""
 
-NODE_CONFIG = Path("/opt/zeropod/etc/zeropod.toml")
+NODE_CONFIG = Path(ROOT, "etc/zeropod.toml")
 """What the administrator has configured for all containers of the node; may be missing."""
 
 NODE_OVERRIDES = Path("/run/zeropod/zeropod.toml")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.unit.shim.fakes import World
+from tests.unit.shim.fakes import FakeCgroup, World
 
 from zeropod import paths
 from zeropod.runtime import cgroups
@@ -17,7 +17,7 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "cgroup"
     directory.mkdir()
     (directory / "cgroup.procs").write_text("")
-    monkeypatch.setattr(cgroups, "of", lambda pid: cgroups.CgroupV2({"": directory}))
+    monkeypatch.setattr(cgroups, "of", lambda pid: FakeCgroup({"": directory}))
     return directory
 
 

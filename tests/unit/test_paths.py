@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from zeropod import paths
+from zeropod.installer import wrappers
 
 IDENTIFIERS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,75}", fullmatch=True)
 # Few letters, so that what differs is where one name ends and the next one begins.
@@ -93,3 +96,16 @@ def test_what_is_no_directory_is_an_error(tmp_path: Path) -> None:
         paths.make_private(tmp_path / "file")
     with pytest.raises(NotADirectoryError):
         paths.make_private(tmp_path / "file" / "a")
+
+
+@pytest.mark.parametrize("root", ["/opt/zeropod", "/home/kubernetes/bin/zeropod"])
+def test_what_an_administrator_has_configured_is_below_the_install_root(root: str, tmp_path: Path) -> None:
+    print_it = "from zeropod import paths; print(paths.PROGRAMS, paths.NODE_CONFIG)"
+    program = tmp_path / "bin" / "zeropod.pyz"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{print_it}'\n")
+    program.chmod(0o755)
+    script = wrappers.mode(root).replace(f"exec {root}/", f"exec {tmp_path}/")
+    source = {"PYTHONPATH": str(Path(paths.__file__).parents[1]), "PATH": os.environ["PATH"]}
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True, env=source)
+    assert done.stdout.split() == [f"{root}/bin", f"{root}/etc/zeropod.toml"]

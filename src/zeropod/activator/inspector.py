@@ -9,7 +9,7 @@ a request that is too large, one that does not say whose it is.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -46,7 +46,10 @@ _MUCH = 1 << 16  # bytes that it may send meanwhile
 
 
 class Peers(Protocol):
-    """What is known of the process at the other end of a connection, from the first address to the second."""
+    """What is known of the process at the other end of a connection, from the first address to the second.
+
+    Both block, for as long as it takes to look through the node's processes: they are called in another thread.
+    """
 
     def is_probers(self, own: Address, other: Address, /) -> bool:
         """It is a prober."""
@@ -123,7 +126,7 @@ class Inspector:
                 await trio.aclose_forcefully(stream)
                 return _NOTHING
             # One that has given up is gone. What says that it is a probe, and waits for no answer, is nothing else.
-            by_prober = self._is_nobodys(ends) if question else self._peers.is_probers(*ends)
+            by_prober = await (self._is_nobodys(ends) if question else _in_thread(self._peers.is_probers, ends))
             if question and by_prober and (answers or question.kind is not Kind.GRPC_OTHER):
                 asked = Asked(question, peeker.take(), greeted)
                 return await self._decide(stream, asked) if answers else Finding(Wants.PROBE, asked=asked)
@@ -139,9 +142,9 @@ class Inspector:
         self._lookup.forget(flow)  # or what it sends would not count
         return Finding(Wants.APPLICATION, head)
 
-    def _is_nobodys(self, ends: tuple[Address, Address]) -> bool:
+    async def _is_nobodys(self, ends: tuple[Address, Address]) -> bool:
         """Whether there is nobody who waits for a server to speak first."""
-        return self._peers.is_probers(*ends) or self._peers.has_closed(*ends)
+        return await _in_thread(self._peers.is_probers, ends) or await _in_thread(self._peers.has_closed, ends)
 
     async def _decide(self, stream: trio.SocketStream, asked: Asked) -> Finding:
         """Answers if it is known what to."""
@@ -176,7 +179,7 @@ class Inspector:
         return self._ours.announced(Said.A_PROBES if wants is Wants.PROBE else Said.SOMEBODYS, port)
 
     async def _listen(
-        self, stream: trio.SocketStream, peeker: Peeker, is_nobodys: Callable[[], bool]
+        self, stream: trio.SocketStream, peeker: Peeker, is_nobodys: Callable[[], Awaitable[bool]]
     ) -> tuple[Question | None, bool]:
         """What it asks, if it is a probe that says so in time, and whether it was sent our SETTINGS."""
         opening, greeted = judge(b"", self._limit), False
@@ -193,13 +196,17 @@ class Inspector:
                     opening = judge(peeker.data, self._limit)
             if not scope.cancelled_caught:
                 break
-            waited_for = not is_nobodys()
+            waited_for = not await is_nobodys()
             # Afterwards: whoever has it no more has said all before.
             await peeker.at_last(self._limit + 1)
             opening = judge(peeker.data, self._limit)
             if waited_for:
                 break
         return opening.question, greeted
+
+
+async def _in_thread(ask: Callable[[Address, Address], bool], ends: tuple[Address, Address]) -> bool:
+    return await trio.to_thread.run_sync(ask, *ends)
 
 
 def _examination(stream: trio.SocketStream, asked: Asked) -> Examination:

@@ -54,6 +54,7 @@ def avoid_multipath(path: str) -> None:
 
 class PodNetwork:
     """Opens on creation, by a thread in the node's network; after `close` nothing watches the namespace any more.
+    `established` has a close of its own, which blocks.
 
     `probers`: the names of processes whose connections are probes; without any, everybody's count. `own`: the pod's
     own connections count, too.
@@ -78,7 +79,8 @@ class PodNetwork:
                 "one to any of its containers keeps them all awake"
             )
         self._counted = Activity(0, self._passive_opens())
-        self.can_hand_over = self._allow_migration()
+        self.cannot_hand_over = self._allow_migration()
+        """Why the connections that wait in one listener cannot be moved to another one; empty if they can."""
 
     def _know(self, probers: Collection[str]) -> Probers | None:
         assert self.lookup is not None
@@ -94,13 +96,14 @@ class PodNetwork:
             if self.probers:
                 await self.probers.follow()
 
-    def _allow_migration(self) -> bool:
+    def _allow_migration(self) -> str:
         try:
             namespace.set_sysctl(self.path, _MIGRATE, "1")
         except OSError as error:
-            self.limits.append(f"connections cannot be handed over ({_MIGRATE}: {error.strerror}); they are proxied")
-            return False
-        return True
+            words = f"connections cannot be handed over ({_MIGRATE}: {error.strerror})"
+            self.limits.append(f"{words}; containers do not go COLD")
+            return words
+        return ""
 
     def activity(self, ports: Collection[int]) -> Activity:
         """The new connections to these ports: when the last came, and how many so far.
@@ -184,6 +187,5 @@ class PodNetwork:
         self._diag.close()
         if self.probers:
             self.probers.close()
-        self.established.close()
         if self.lookup:
             self.lookup.close()

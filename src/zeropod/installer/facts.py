@@ -1,9 +1,11 @@
 """Looks at the node: what it is, what runs on it and what it lacks. Everything here only reads."""
 
 import os
+import platform
 import re
 from dataclasses import dataclass
 
+from zeropod import requirements
 from zeropod.installer import containerd, service
 from zeropod.installer.containerd import Handlers
 from zeropod.installer.contents import Needs
@@ -12,9 +14,6 @@ from zeropod.installer.errors import InstallError
 from zeropod.installer.root import Root
 from zeropod.installer.service import Service
 from zeropod.rpc.status import RpcError
-
-OLDEST_CRIU = (4, 2)
-"""Older ones fail on new kernels."""
 
 PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
 """The names under which zeropod.pyz looks for Python (installer/header.sh)."""
@@ -41,7 +40,9 @@ class Facts:
 def gather(
     root: Root, *, distribution: str | None, config: str | None, socket: str | None, command: str | None
 ) -> Facts:
-    """Raises InstallError where there is no containerd, or no telling which."""
+    """Raises InstallError where the kernel is too old, or there is no containerd, or no telling which."""
+    if words := requirements.too_old(platform.release(), requirements.OLDEST_KERNEL):
+        raise InstallError(f"this node has Linux {words}")
     kind = detect(root.exists, distribution)
     if kind.kind is Kind.CONFIG and config is None and kind.socket == CONTAINERD_SOCKET:
         config = running_config(root)
@@ -93,10 +94,10 @@ def needs(root: Root, python: str) -> Needs:
 def demand_criu(root: Root, program: str) -> str:
     """The version of a CRIU that is new enough. Raises InstallError with the remedy."""
     said = root.succeeds([program, "--version"])
-    found = re.search(r"Version: (\d+)\.(\d+)\S*", said or "")
-    wanted = ".".join(map(str, OLDEST_CRIU))
+    found = re.search(r"Version: (\d+\.\d+\S*)", said or "")
+    wanted = ".".join(map(str, requirements.OLDEST_CRIU))
     if said is None or not found:
         raise InstallError(f"{program} does not run here: install CRIU {wanted} or newer, or name a --bundle with it")
-    if (int(found[1]), int(found[2])) < OLDEST_CRIU:
+    if requirements.too_old(found[1], requirements.OLDEST_CRIU):
         raise InstallError(f"{program} is {found[0]}, and has to be {wanted} or newer: name a --bundle that has one")
-    return found[0].removeprefix("Version: ")
+    return found[1]

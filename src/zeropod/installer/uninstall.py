@@ -25,7 +25,7 @@ def uninstall(
     root: Root, known: Record, install_root: str, restarter: Service, say: Say, *, force: bool, dry: bool
 ) -> None:
     """Raises InstallError where pods still use the runtime, or after everything has been put back."""
-    in_use = _users(root, known, say, force=force, dry=dry)
+    in_use = _users(root, say, force=force, dry=dry)
     wanted, metadata = _restored(root, known, install_root, say)
     differences = changes.compare(root.look, wanted)
     configures = any(not isinstance(change.before, Link) for change in differences)
@@ -58,7 +58,7 @@ def uninstall(
     say("zeropod is uninstalled")
 
 
-def _users(root: Root, known: Record, say: Say, *, force: bool, dry: bool) -> bool:
+def _users(root: Root, say: Say, *, force: bool, dry: bool) -> bool:
     """Whether containers use the runtime. Wakes those that sleep, if it is to go on nevertheless."""
     found, silent = users.containers(root)
     if not found and not silent:
@@ -73,7 +73,7 @@ def _users(root: Root, known: Record, say: Say, *, force: bool, dry: bool) -> bo
     sleeping = [container for container in found if container.state in users.ASLEEP]
     if sleeping and not dry:
         say(f"waking {len(sleeping)} containers")
-        if failures := users.wake(root, root.outside(known.socket), sleeping):
+        if failures := users.wake(root):
             raise InstallError("could not wake all that sleep, so nothing was changed:\n  " + "\n  ".join(failures))
     return True
 

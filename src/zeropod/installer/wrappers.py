@@ -4,6 +4,8 @@ A bundled program must not see the libraries of the node, nor the node's program
 own loader is started, with the path of its libraries as an argument, which no child inherits.
 """
 
+from zeropod import paths
+
 
 def program(root: str, name: str) -> str:
     """Starts `lib/programs/NAME` of the install root with its own loader and libraries."""
@@ -16,7 +18,7 @@ def program(root: str, name: str) -> str:
 def mode(root: str, name: str = "") -> str:
     """Starts zeropod, in the mode `name`, where the programs in the install root are not found otherwise."""
     words = f"exec {root}/bin/zeropod.pyz {name}".rstrip()
-    return _script(f"export PATH={root}/bin:$PATH", f'{words} "$@"')
+    return _script(f"export {paths.ROOT_VARIABLE}={root} PATH={root}/bin:$PATH", f'{words} "$@"')
 
 
 def _script(*lines: str) -> str:

@@ -72,7 +72,7 @@ class ConnectionLock:
         """From now on no packet of these connections passes, in either direction.
 
         Takes 0.5 ms; up to 25 the first time and right after a release. Raises OSError when the
-        kernel has no nf_tables (or is older than 5.12), EPERM also when another process has a table
+        kernel has no nf_tables, EPERM also when another process has a table
         of that name; ValueError for a connection whose addresses are none or of two families.
         """
         added = {encode(connection): connection for connection in connections}

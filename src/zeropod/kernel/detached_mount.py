@@ -3,7 +3,7 @@
 Owns open_tree(2) and move_mount(2), and the way into another mount namespace. What is copied is the mount, not what is
 in it: a file written through one is seen through the other.
 
-Source of facts: open_tree(2), move_mount(2), setns(2); include/uapi/linux/mount.h. Linux 5.2 or newer.
+Source of facts: open_tree(2), move_mount(2), setns(2); include/uapi/linux/mount.h.
 """
 
 import os

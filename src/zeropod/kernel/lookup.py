@@ -101,7 +101,7 @@ class Lookup:
     def attach(cls, netns: str | os.PathLike[str]) -> Self:
         """Loads the program and links it to a network namespace; takes about a millisecond.
 
-        Raises LookupUnavailable when the kernel refuses (no bpf(2), no right to it, Linux < 5.9),
+        Raises LookupUnavailable when the kernel refuses (no bpf(2), no right to it),
         OSError when there is no such namespace.
         """
         if sys.byteorder != "little":

@@ -18,7 +18,7 @@ from typing import Final
 from zeropod.kernel import libc
 
 _NUMBER = {"x86_64": 440, "aarch64": 440, "riscv64": 440, "loongarch64": 440, "ppc64le": 440, "s390x": 440}
-"""process_madvise(2), Linux 5.10. Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h."""
+"""process_madvise(2). Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h."""
 
 MACHINES: Final = frozenset(_NUMBER)
 """The architectures whose number is known."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from zeropod.kernel import idmap, libc
+from zeropod.kernel import idmap, libc, mountinfo
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -115,8 +115,11 @@ def _mount_long_overlay(source: str, target: Path, flags: int, data: list[str]) 
 
 
 def unmount_below(directory: Path) -> None:
-    """Unmounts the directory and everything below it, busy or not; nothing there is no error."""
-    for target in sorted(_targets(str(directory)), key=len, reverse=True):
+    """Unmounts the directory and everything below it, busy or not; nothing there is no error. Raises OSError.
+
+    What the directory leads to stays if it is a symbolic link itself.
+    """
+    for target in reversed(mounted_below(directory)):
         with suppress(FileNotFoundError):
             try:
                 libc.call("umount2", target, _MNT_DETACH | _UMOUNT_NOFOLLOW)
@@ -125,11 +128,9 @@ def unmount_below(directory: Path) -> None:
                     raise
 
 
-def _targets(directory: str) -> list[str]:
-    targets = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        # Blanks, tabs, newlines and backslashes are written as octal escapes.
-        target = line.split()[4].encode().decode("unicode_escape")
-        if target == directory or target.startswith(directory + "/"):
-            targets.append(target)
-    return targets
+def mounted_below(directory: Path) -> list[str]:
+    """Return the mount points that are this directory or below it, those within others after them. Raises OSError."""
+    # The kernel lists mount points without symbolic links.
+    place = os.path.join(os.path.realpath(directory.parent), directory.name)
+    found = [mount.place for mount in mountinfo.read() if mount.place == place or mount.place.startswith(f"{place}/")]
+    return sorted(found, key=len)

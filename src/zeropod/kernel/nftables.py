@@ -2,7 +2,7 @@
 
 Owns their encoding and the transaction that carries them. No nft program: starting one costs 5 to
 10 ms, it must be there, and a table that it makes stays when we die. One made through a socket of
-ours can be owned by that socket (Linux >= 5.12), and then ends with it, however this process ends.
+ours can be owned by that socket, and then ends with it, however this process ends.
 
 Source of facts: include/uapi/linux/netfilter/{nfnetlink,nf_tables,nf_tables_compat}.h,
 net/netfilter/nfnetlink.c.

@@ -18,11 +18,12 @@ import platform
 import stat
 import struct
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from zeropod.kernel import libc
+from zeropod.kernel.mountinfo import Mount
 
 # Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h and others of the kind.
 _STATX = {"x86_64": 332, "aarch64": 291, "riscv64": 291, "loongarch64": 291, "ppc64le": 383, "s390x": 379}
@@ -139,12 +140,7 @@ def _numbers(device: int) -> tuple[int, int]:
     return os.major(device), os.minor(device)
 
 
-def devices(mountinfo: str, file_system: str) -> set[tuple[int, int]]:
-    """Return the device numbers of the file systems of one type in the text of a /proc/PID/mountinfo."""
-    found = set()
-    for line in mountinfo.splitlines():
-        mount, _, kind = line.partition(" - ")
-        if kind.partition(" ")[0] == file_system:
-            major, _, minor = mount.split(" ")[2].partition(":")
-            found.add((int(major), int(minor)))
-    return found
+def devices(mounts: Iterable[Mount], file_system: str) -> set[tuple[int, int]]:
+    """Return the device numbers of the file systems of one type among these mounts."""
+    numbers = (mount.device.partition(":") for mount in mounts if mount.kind == file_system)
+    return {(int(major), int(minor)) for major, _, minor in numbers}

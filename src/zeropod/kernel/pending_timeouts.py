@@ -27,6 +27,8 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
+from zeropod.kernel import proc_stat
+
 _MICROSECOND, _NANOSECOND = 1_000_000, 1_000_000_000
 _GENERIC = {72: (4, _NANOSECOND), 73: (2, _NANOSECOND)}  # pselect6, ppoll
 _CALLS = {
@@ -155,9 +157,7 @@ def _is_present(pending: Pending) -> bool:
 
 def _parent(pid: int) -> int:
     with suppress(OSError):
-        stat = _read(f"/proc/{pid}/stat")
-        # The name in parentheses may contain blanks and parentheses.
-        return int(stat[stat.rindex(b")") + 2 :].split(None, 2)[1])
+        return proc_stat.read(pid).parent
     return 0
 
 

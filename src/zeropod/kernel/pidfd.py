@@ -8,7 +8,6 @@ reaper reports them (a process killed by a signal has code 128 + signal).
 """
 
 import contextlib
-import errno
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from zeropod.kernel import libc
+from zeropod.kernel import libc, proc_stat
 
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -114,15 +113,11 @@ def dead_children(parent: int | str) -> Iterator[tuple[int, int]]:
     """Children of a process (`self` for ours) that have ended and are not reaped yet: pid and start time in ticks."""
     for pid in _children(parent):
         try:
-            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ESRCH):
-                continue
-            raise
-        # The name in parentheses may contain blanks and parentheses: split after the last one.
-        fields = stat[stat.rindex(")") + 2 :].split()
-        if fields[0] == "Z":
-            yield pid, int(fields[19])
+            stat = proc_stat.read(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if stat.state == "Z":
+            yield pid, stat.start
 
 
 def _children(parent: int | str) -> Iterator[int]:

@@ -7,7 +7,7 @@ prctl(2), PR_SET_MM_MAP, which takes no capability but a kernel with CONFIG_CHEC
 import ctypes
 from collections.abc import Sequence
 
-from zeropod.kernel import libc
+from zeropod.kernel import libc, proc_stat
 
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 _NO_FILE = 0xFFFFFFFF
@@ -49,9 +49,8 @@ def show(words: Sequence[bytes]) -> None:
     """Makes these the process's command line. Raises OSError where the kernel does not allow it."""
     global _shown
     text = ctypes.create_string_buffer(b"\0".join(words))  # which ends with a zero, as a command line does
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()  # from the third on
-    known = {name: int(fields[number - 3]) for name, number in _STAT.items()}
+    stat = proc_stat.read("self")
+    known = {name: stat.number(field) for name, field in _STAT.items()}
     start = ctypes.addressof(text)
     new = _Map(
         **known, brk=_libc.sbrk(0), arg_start=start, arg_end=start + len(text), auxv=0, auxv_size=0, exe_fd=_NO_FILE

@@ -331,7 +331,7 @@ def set_signal_mask(tid: int, mask: int) -> None:
 
 
 def rseq(tid: int) -> Rseq | None:
-    """Return where a stopped tracee's rseq area is; None where it has none, or the kernel (before 5.13) cannot tell."""
+    """Return where a stopped tracee's rseq area is; None where it has none, or the kernel no rseq(2)."""
     buffer = ctypes.create_string_buffer(24)
     try:
         libc.call("ptrace", _GET_RSEQ_CONFIGURATION, tid, len(buffer), buffer)

@@ -65,7 +65,7 @@ _PROTECT: Final = 1
 _DONTWAKE: Final = 1 << 1
 
 DEVICE: Final = "/dev/userfaultfd"
-"""Makes one of the process that does the ioctl, whatever capabilities that has (Linux 6.1)."""
+"""Makes one of the process that does the ioctl, whatever capabilities that has."""
 
 _NUMBER = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "loongarch64": 282, "ppc64le": 364, "s390x": 355}
 """userfaultfd(2). Source: arch/*/entry/syscalls/*.tbl, include/uapi/asm-generic/unistd.h."""
@@ -177,7 +177,7 @@ def open() -> int:  # noqa: A001 - read as userfault.open()
 
 
 def device() -> int:
-    """Open what another process makes a userfaultfd with (ioctl `NEW`). Raises OSError: ENOENT before Linux 6.1."""
+    """Open what another process makes a userfaultfd with (ioctl `NEW`). Raises OSError: ENOENT without one."""
     return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
 
 

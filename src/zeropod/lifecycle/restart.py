@@ -118,9 +118,11 @@ class RestartStrategy:
         container, incarnation = self._container, self._container.incarnation
         assert incarnation is not None
         for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, float("inf"))):
-            for pid in [incarnation.pid] if number == signal.SIGTERM else incarnation.pids():
+            if number == signal.SIGKILL:
+                incarnation.cgroup.kill()
+            else:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                    os.kill(incarnation.pid, number)
             with trio.move_on_after(patience):
                 await incarnation.exited.wait()
                 break

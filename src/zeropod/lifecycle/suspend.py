@@ -242,7 +242,7 @@ class SuspendStrategy:
 
         Only a prober on this node waits for that, and not before there has been a probe.
         """
-        return self._probes.are_known and not self._traffic.is_redirected and self._baseline.only_probes()
+        return self._probes.are_known and self._baseline.only_probes()
 
     async def watch_memory(self) -> NoReturn:
         await self._lose(await self.memory.lost())
@@ -298,7 +298,8 @@ class SuspendStrategy:
         except OSError as error:
             self.obstacles = [*self.obstacles, unsupported.Kind.UNREADABLE.found(str(error))]
         return [
-            f"{obstacle.text} ({obstacle.remedy})" if obstacle.remedy else obstacle.text for obstacle in self.obstacles
+            *filter(None, [self._network.cannot_hand_over]),
+            *(f"{each.text} ({each.remedy})" if each.remedy else each.text for each in self.obstacles),
         ]
 
     def thaw(self) -> None:
@@ -383,7 +384,6 @@ class SuspendStrategy:
                 incarnation,
                 lambda: sockets.event(ports),
                 lambda: bool(sockets.ready(ports)),
-                self._network.listening_ports(incarnation.socket_inodes()),
             )
         except NotIdle as reason:
             if arrived := self._sockets.ready(ports):

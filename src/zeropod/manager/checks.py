@@ -10,6 +10,7 @@ from enum import Enum
 from zeropod import paths
 from zeropod.manager import looks
 from zeropod.manager.looks import Missing
+from zeropod.requirements import OLDEST_KERNEL
 
 
 class Need(Enum):
@@ -49,8 +50,8 @@ CHECKS = (
         "kernel",
         Need.REQUIRED,
         looks.kernel,
-        "nothing of zeropod was ever tried",
-        "Use a node image with Linux 5.14 or newer.",
+        "zeropod relies on what only newer kernels have",
+        f"Use a node image with Linux {'.'.join(map(str, OLDEST_KERNEL))} or newer.",
     ),
     Check(
         "userfaultfd",
@@ -64,14 +65,14 @@ CHECKS = (
         Need.WANTED,
         looks.standby_memory,
         "containers in STANDBY keep their memory; only their CPU time is saved",
-        "Give the node swap, on zram or a disk, or a kernel from 6.1 on with CONFIG_USERFAULTFD=y.",
+        "Give the node swap, on zram or a disk, or a kernel with CONFIG_USERFAULTFD=y.",
     ),
     Check(
         "tcp_migrate_req",
         Need.WANTED,
         looks.migrate,
-        "the first connections of a wake from COLD are proxied",
-        "Use Linux 5.14 or newer; in a container, let it write to /proc/sys/net of pods' network namespaces.",
+        "containers do not go COLD",
+        "Where containerd runs in a container, let it write to /proc/sys/net of pods' network namespaces.",
     ),
     Check(
         "sk_lookup",

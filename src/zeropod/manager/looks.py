@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zeropod import SHIM_BINARY, paths
-from zeropod.kernel import namespace, userfault
+from zeropod import SHIM_BINARY, paths, requirements
+from zeropod.kernel import mountinfo, namespace, userfault
 from zeropod.kernel.connection_lock import ConnectionLock
 from zeropod.kernel.lookup import Lookup, LookupUnavailable
 from zeropod.runtime import budget, node_config
+from zeropod.runtime.cgroups import placement
 from zeropod.runtime.memory import choice
 from zeropod.runtime.memory.backend import Kind
 from zeropod.runtime.programs import environment
 
-OLDEST_KERNEL = (5, 14)
-OLDEST_CRIU = (4, 2)
 CAP_SYS_RESOURCE = 24
 RUNTIME_TYPE = "io.containerd.zeropod.v2"
 ANNOTATIONS = "zeropod.ctrox.dev/"
@@ -46,9 +45,8 @@ def root() -> str:
 
 def kernel() -> str:
     release = platform.release()
-    found = _version(release)
-    if found < OLDEST_KERNEL:
-        raise Missing(f"Linux {release}, and 5.14 is the oldest that will do")
+    if words := requirements.too_old(release, requirements.OLDEST_KERNEL):
+        raise Missing(f"Linux {words}")
     return f"Linux {release}"
 
 
@@ -97,12 +95,10 @@ def connection_lock() -> str:
 
 
 def freezer() -> str:
-    mounts = Path("/proc/mounts").read_text()
-    if re.search(r"^\S+ \S+ cgroup2 ", mounts, re.MULTILINE) and "freezer" not in mounts:
-        return "v2"
-    if re.search(r"^\S+ \S+ cgroup \S*\bfreezer\b", mounts, re.MULTILINE):
+    controllers = {name for mount in placement.cgroup_mounts(mountinfo.read()) for name in mount.controllers}
+    if "freezer" in controllers:
         return "v1, with a freezer"
-    if " cgroup2 " in mounts:
+    if placement.UNIFIED in controllers:
         return "v2"
     raise Missing("neither cgroup v2 nor a v1 freezer is mounted")
 
@@ -115,8 +111,8 @@ def criu_version() -> str:
     answer = _ask("criu", "--version")
     found = re.search(r"Version:\s*(\S+)", answer)
     text = found[1] if found else answer.strip()
-    if _version(text) < OLDEST_CRIU:
-        raise Missing(f"{text}, and 4.2 is the oldest that will do")
+    if words := requirements.too_old(text, requirements.OLDEST_CRIU):
+        raise Missing(words)
     return text
 
 
@@ -155,6 +151,12 @@ def configuration() -> str:
 
 def shim() -> str:
     daemon = _containerd()
+    named = [str(path) for _, _, table in _runtimes(_config(daemon) if daemon else {}) if (path := _path(table))]
+    for path in named:
+        if not os.access(path, os.X_OK):
+            raise Missing(f"{path}, which containerd's configuration names, cannot be executed")
+    if named:  # then containerd does not look on its PATH for it
+        return ", ".join(named)
     if found := shutil.which(SHIM_BINARY, path=daemon.path if daemon else None):
         return found
     whose = f"containerd's PATH, {daemon.path}" if daemon else "PATH"
@@ -165,25 +167,42 @@ def handler() -> str:
     daemon = _containerd()
     if daemon is None:
         raise Missing("containerd does not run")
+    return configured(_config(daemon))
+
+
+def _config(daemon: "Containerd") -> Mapping[str, Any]:
+    """The configuration that containerd has. Raises Missing."""
     try:
-        dumped = _run([daemon.program, *daemon.options, "config", "dump"])
-        config = tomllib.loads(dumped)
+        return tomllib.loads(_run([daemon.program, *daemon.options, "config", "dump"]))
     except tomllib.TOMLDecodeError as error:
-        raise Missing(f"what `containerd config dump` says is no TOML: {error}") from error
-    return configured(config)
+        raise Missing(f"what `containerd config dump` says is not TOML: {error}") from error
 
 
 def configured(config: Mapping[str, Any]) -> str:
     """What containerd's configuration says of the runtime. Raises Missing."""
+    for plugin, name, runtime in _runtimes(config):
+        passed = runtime.get("pod_annotations") or []
+        if not any(pattern.startswith(ANNOTATIONS) or pattern == "*" for pattern in passed):
+            raise Missing(f"the handler {name} passes no annotations on: pod_annotations lacks {ANNOTATIONS}*")
+        return f"the handler {name} is configured ({plugin})"
+    raise Missing(
+        f"no runtime with runtime_type {RUNTIME_TYPE}, or a runtime_path to {SHIM_BINARY}, is configured; without "
+        "Kubernetes none is needed"
+    )
+
+
+def _runtimes(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the runtimes in containerd's configuration that are zeropod: plugin, name, table."""
     for plugin, settings in (config.get("plugins") or {}).items():
         runtimes = ((settings.get("containerd") or {}).get("runtimes") or {}) if isinstance(settings, dict) else {}
         for name, runtime in runtimes.items():
-            if runtime.get("runtime_type") == RUNTIME_TYPE:
-                passed = runtime.get("pod_annotations") or []
-                if not any(pattern.startswith(ANNOTATIONS) or pattern == "*" for pattern in passed):
-                    raise Missing(f"the handler {name} passes no annotations on: pod_annotations lacks {ANNOTATIONS}*")
-                return f"the handler {name} is configured ({plugin})"
-    raise Missing(f"no runtime with runtime_type {RUNTIME_TYPE} is configured; without Kubernetes none is needed")
+            if runtime.get("runtime_type") == RUNTIME_TYPE or os.path.basename(_path(runtime)) == SHIM_BINARY:
+                yield plugin, name, runtime
+
+
+def _path(runtime: Mapping[str, Any]) -> str:
+    """What containerd runs for this runtime; empty where it looks for that on its PATH."""
+    return str(runtime.get("runtime_path") or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +283,3 @@ def _run(command: list[str]) -> str:
 
 def _first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "")
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])

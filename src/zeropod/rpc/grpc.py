@@ -7,7 +7,6 @@ no use for a lasting one.
 import math
 import os
 import struct
-from collections.abc import Mapping
 from urllib.parse import unquote
 
 import h2.events
@@ -30,7 +29,7 @@ _CHUNK = 65536
 class Call:
     """One unary call: send `outgoing()`, feed `receive` until it returns True, then read `answer()`."""
 
-    def __init__(self, path: str, request: bytes, timeout: float, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(self, path: str, request: bytes, timeout: float) -> None:
         self._connection = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self._connection.initiate_connection()
         self._headers: dict[str, str] = {}
@@ -44,7 +43,6 @@ class Call:
             ("content-type", "application/grpc"),
             ("te", "trailers"),
             ("grpc-timeout", f"{math.ceil(timeout * 1000)}m"),
-            *(metadata or {}).items(),
         ]
         stream = self._connection.get_next_available_stream_id()
         self._connection.send_headers(stream, headers)
@@ -103,13 +101,12 @@ async def call(
     answer: type[AnyMessage],
     *,
     timeout: float,
-    metadata: Mapping[str, str] | None = None,
 ) -> AnyMessage:
     """The answer of the method with this path (`/package.Service/Method`), within `timeout` seconds.
 
     Raises RpcError: UNAVAILABLE where nobody answers, DEADLINE_EXCEEDED, else what the server said.
     """
-    pending = Call(path, request.SerializeToString(), timeout, metadata)
+    pending = Call(path, request.SerializeToString(), timeout)
     try:
         with trio.fail_after(timeout):
             async with await trio.open_unix_socket(socket) as stream:

@@ -26,6 +26,9 @@ RUNNING: set[int] = set()
 MISSED = 1.0
 """Seconds between looks at the children of a command that needs them; each takes some 0.1 ms."""
 
+_REAP_POLL = 0.005
+"""Seconds between looks at a killed process for which there is no pidfd."""
+
 FileDescriptor = int | IO[bytes]
 
 Started = Callable[[int], None]
@@ -74,26 +77,41 @@ async def wait(process: "subprocess.Popen[bytes]") -> int:
     """Waits for a spawned program and returns its status; when cancelled, kills it and reaps it.
 
     Its children are killed with it: a CRIU that goes on without the runc that has started it would end, much later,
-    a container that we have let run again.
+    a container that we have let run again. Raises OSError when there is no descriptor to wait on; it is killed then.
     """
     RUNNING.add(process.pid)
-    handle = pidfd.open(process.pid)
+    handle = None
     try:
+        handle = pidfd.open(process.pid)
         status = await pidfd.wait_exit(handle)
     except trio.Cancelled:
         # Not Popen's own method: it reaps a process that has ended meanwhile, whose status is then lost to us. The
         # number is still its own, since nobody else reaps it.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):
-            status = await pidfd.wait_exit(handle)
-        process.returncode = status.code
+        await _end(process, handle)
+        raise
+    except OSError:
+        if handle is None:
+            await _end(process, handle)
         raise
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
         RUNNING.discard(process.pid)
     process.returncode = status.code
     return status.code
+
+
+async def _end(process: "subprocess.Popen[bytes]", handle: int | None) -> None:
+    """Kill a program with its children and reap it, through its pidfd if there is one."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with trio.CancelScope(shield=True):
+        if handle is not None:
+            process.returncode = (await pidfd.wait_exit(handle)).code
+            return
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG) is None:  # noqa: ASYNC110, ASYNC222 - WNOHANG
+            await trio.sleep(_REAP_POLL)
+        process.returncode = 128 + signal.SIGKILL
 
 
 async def run(

@@ -1,10 +1,12 @@
 """The OCI runtime's command line: one method a command, nothing remembered between them.
 
-runc keeps a container's state under its root and is the only one to write it. Its messages are read from its
-JSON log, because its standard streams belong to the container. What containerd-shim-runc-v2 passes to runc is
+runc keeps a container's state under its root and is the only one to write it. Its messages are read from a
+JSON log, because its standard streams belong to the container; each command has one of its own, which goes with it,
+so that none grows and none has another command's messages. What containerd-shim-runc-v2 passes to runc is
 passed here too (containerd's `core/runtime/v2/runc` options), so containers come out the same.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ from zeropod.runtime.command import Started, nothing
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
 from zeropod.runtime.stdio import Streams
+
+_numbers = itertools.count()
+"""Of the logs of this process's commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +34,16 @@ class Runc:
     no_pivot: bool = False
     no_new_keyring: bool = False
 
-    @property
-    def log(self) -> Path:
-        return self.bundle / "log.json"
-
     def state_of(self, id: str) -> Path:
         """The directory in which it remembers a container."""
         return Path(self.root or RUNC_ROOT) / self.namespace / id
 
-    def _argv(self, *arguments: str) -> list[str]:
+    def _argv(self, log: Path, *arguments: str) -> list[str]:
         options = [
             "--root",
             str(Path(self.root or RUNC_ROOT) / self.namespace),
             "--log",
-            str(self.log),
+            str(log),
             "--log-format",
             "json",
         ]
@@ -61,10 +62,11 @@ class Runc:
         oom_score_adj: int | None = None,
         started: Started = nothing,
     ) -> bytes:
-        logged = self.log.stat().st_size if self.log.exists() else 0
+        log = self.bundle / f"runc-{next(_numbers)}.json"
+        log.unlink(missing_ok=True)  # of a shim that was killed
         try:
             done = await command.run(
-                self._argv(*arguments),
+                self._argv(log, *arguments),
                 timeout=timeout,
                 input=input,
                 capture=capture,
@@ -79,29 +81,13 @@ class Runc:
             )
         except (OSError, TimeoutError) as error:
             raise RuncError(f"{self.binary} {arguments[0]}: {error}") from error
-        if done.status:
-            words = self._last_error(logged) or f"{self.binary} {arguments[0]} exited with status {done.status}"
-            raise RuncError(words, done.status)
-        return done.output
-
-    def _last_error(self, offset: int) -> str:
-        errors = [entry["msg"] for entry in self._entries(offset) if entry.get("level") in ("error", "fatal", "panic")]
-        return errors[-1] if errors else ""
-
-    def _entries(self, offset: int) -> Iterator[dict[str, str]]:
-        try:
-            with self.log.open("rb") as log:
-                log.seek(offset)
-                lines = log.read().splitlines()
-        except OSError:
-            return
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # a line that a killed runc left half written
-                continue
-            if isinstance(entry, dict):
-                yield entry
+        else:
+            if done.status:
+                words = _last_error(log) or f"{self.binary} {arguments[0]} exited with status {done.status}"
+                raise RuncError(words, done.status)
+            return done.output
+        finally:
+            log.unlink(missing_ok=True)
 
     def _creation(self, pid_file: Path, console_socket: Path | None) -> list[str]:
         options = ["--bundle", str(self.bundle), "--pid-file", str(pid_file)]
@@ -193,3 +179,23 @@ class Runc:
             oom_score_adj=0,
             started=started,
         )
+
+
+def _last_error(log: Path) -> str:
+    """Return the last error in a log; empty if there is none."""
+    errors = [entry["msg"] for entry in _entries(log) if entry.get("level") in ("error", "fatal", "panic")]
+    return errors[-1] if errors else ""
+
+
+def _entries(log: Path) -> Iterator[dict[str, str]]:
+    try:
+        lines = log.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # a line that a killed runc left half written
+            continue
+        if isinstance(entry, dict):
+            yield entry

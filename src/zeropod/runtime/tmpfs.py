@@ -7,6 +7,7 @@ the image as before, since a container that sleeps must not keep memory.
 """
 
 import os
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from zeropod import paths
-from zeropod.kernel import detached_mount
+from zeropod.kernel import detached_mount, mountinfo
 
 SMALL: Final = 64 << 10
 """Bytes in the files of a tmpfs up to which it is kept."""
@@ -33,18 +34,17 @@ class Mount:
     place: str
 
 
-def mounts(mountinfo: str) -> list[Mount]:
-    """The tmpfs mounts in a /proc/PID/mountinfo that show all of theirs, and that nothing is mounted over."""
-    found: dict[str, Mount] = {}
-    for line in mountinfo.splitlines():
-        fields = line.split()
-        number, _, device, root, place = fields[:5]
-        kind = fields[fields.index("-") + 1]
-        # The last one at a place is what is seen there. One with a blank in its name has no name in CRIU's options.
-        found.pop(place, None)
-        if kind == "tmpfs" and root == "/" and "\\" not in place:
-            found[place] = Mount(int(number), device, place)
-    return list(found.values())
+_PLAIN = re.compile(r"[!-\[\]-~]+")
+"""Names that mean in CRIU's options what they say: ASCII without a blank or a backslash."""
+
+
+def whole(mounts: list[mountinfo.Mount]) -> list[Mount]:
+    """The tmpfs mounts among these that show all of theirs, and that nothing is mounted over."""
+    return [
+        Mount(mount.id, mount.device, mount.place)
+        for mount in mountinfo.visible(mounts)
+        if mount.kind == "tmpfs" and mount.root == "/" and _PLAIN.fullmatch(mount.place)
+    ]
 
 
 def small(mount: int) -> bool:
@@ -121,10 +121,11 @@ class KeptMounts:
     def _take_back(self) -> None:
         # What has had a place cannot get another one, so what is kept on is a new copy.
         while self._placed:
-            mount, place = self._placed.popitem()
+            mount, place = next(iter(self._placed.items()))
             copy = detached_mount.copy(place)
             os.close(self._copies[mount])
             self._copies[mount] = copy
+            del self._placed[mount]  # if this fails later on, the copy is good, and the place in nobody's way
             detached_mount.detach(place)
             place.rmdir()
         with suppress(OSError):
@@ -153,4 +154,4 @@ def _key(mount: Mount) -> str:
 
 
 def _of(pid: int) -> list[Mount]:
-    return mounts(Path(f"/proc/{pid}/mountinfo").read_text())
+    return whole(mountinfo.read(pid))

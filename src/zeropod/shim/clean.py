@@ -3,6 +3,7 @@
 Everything is found by the container's id and bundle, and nothing is asked of the shim.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -148,6 +149,8 @@ def _empty(bundle: Path) -> None:
     """
     root = bundle / "rootfs"
     mount.unmount_below(root)  # before anything there is looked at: it may be a directory of the node's
+    if still := mount.mounted_below(root):
+        raise OSError(errno.EBUSY, "still mounted", still[0])
     if root.is_symlink() or not root.is_dir() or not os.listdir(root):
         return
     for parent, directories, files in os.walk(root, topdown=False):

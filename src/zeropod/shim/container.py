@@ -398,16 +398,18 @@ class Container:
             except RuncError as error:
                 if "does not exist" not in str(error):  # runc forgets a container at its checkpoint
                     raise RpcError(Code.UNKNOWN, f"failed to delete task: {error}") from error
-            self.remove()
+            await self.remove()
         status = self.init.exit or ExitStatus(self.init.pid, 0, time.time_ns())
         event = events_pb2.TaskDelete(container_id=self.id, pid=status.pid, exit_status=status.code)
         event.exited_at.FromNanoseconds(status.at_ns)
         self.publish(event)
         return status
 
-    def remove(self) -> None:
+    async def remove(self) -> None:
+        """Takes away what it has left on the node. A cancellation waits until that is done. Raises OSError."""
         mount.unmount_below(self.runc.bundle / "rootfs")
-        self.store.remove()
+        with trio.CancelScope(shield=True):  # gigabytes take some hundred milliseconds, in which others are to wake
+            await trio.to_thread.run_sync(self.store.remove)
         if self.pinned_network:
             namespace.unpin(self.pinned_network)
         pod = paths.pod(self.runc.namespace, self.group)

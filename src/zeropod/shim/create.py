@@ -71,7 +71,7 @@ async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
         else:
             await container.create()
     except BaseException:
-        container.remove()
+        await container.remove()
         raise
     host.add(container)
     return container

@@ -47,16 +47,26 @@ class Execs:
 
     async def start(self, id: str) -> int:
         """Starts an exec that was added; returns its pid. Raises RpcError."""
-        process, container = self.get(id), self._container
+        process = self.get(id)
         if process.pid:
             raise RpcError(Code.UNKNOWN, f"cannot start a {'stopped' if process.exit else 'running'} process")
+        if process.starting:
+            raise RpcError(Code.UNKNOWN, "cannot start a process that is being started")
+        process.starting = True
+        try:
+            return await self._start(process)
+        finally:
+            process.starting = False
+
+    async def _start(self, process: Process) -> int:
+        container = self._container
         worked_in = process.stdio.stdin or process.stdio.terminal
         async with container.allowed(Request.SESSION if worked_in else Request.EXEC):
             with reported("OCI runtime exec failed"):
                 await self._create(process)
             handle = pidfd.open(process.pid)
             container.publish(
-                events_pb2.TaskExecStarted(container_id=container.id, exec_id=id, pid=process.pid),
+                events_pb2.TaskExecStarted(container_id=container.id, exec_id=process.id, pid=process.pid),
             )
             container.host.nursery.start_soon(process.io.copy)
             # From this hold to that of the watching task there is no moment without one.

@@ -81,6 +81,12 @@ class Host:
                 self._networks[path] = (network, users - 1)
             else:
                 network.close()
+                self.nursery.start_soon(self._close_connections, network)
+
+    async def _close_connections(self, network: PodNetwork) -> None:
+        """The kernel takes 20 to 40 ms for it, in which another pod's container may have to wake."""
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(network.established.close)
 
     async def _run_network(self, network: PodNetwork) -> None:
         """The network's addresses are followed as long as that works: without it probes may wake, and nothing ends."""

@@ -23,6 +23,8 @@ class Process:
     io: ProcessIO
     spec: Mapping[str, Any] = field(default_factory=dict)
     """OCI's description of an exec; the init process has its own in the bundle."""
+    starting: bool = False
+    """A request to start it is being carried out."""
     pid: int = 0
     exit: ExitStatus | None = None
     exited: trio.Event = field(default_factory=trio.Event)

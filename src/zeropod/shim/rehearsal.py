@@ -18,7 +18,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from zeropod.kernel import pidfd
+from zeropod.kernel import mountinfo, pidfd
 from zeropod.rpc.client import Client, run_client
 from zeropod.rpc.messages import forward_pb2, runc_options_pb2, status_pb2, task_pb2
 from zeropod.rpc.server import serve, serve_connection, unary
@@ -83,7 +83,7 @@ def _cgroups(name: str) -> Iterator[list[Path]]:
     below = "\n".join(f"{line}/{name}" for line in lines)
     made = []
     try:
-        for directory in set(directories(below, Path("/proc/self/mountinfo").read_text()).values()):
+        for directory in set(directories(below, mountinfo.read()).values()):
             directory.mkdir()
             made.append(directory)
         yield made

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from zeropod.kernel import proc_stat
 from zeropod.runtime import images
 from zeropod.runtime.programs import UNFINISHED
 
@@ -71,9 +72,7 @@ def _restoring(root: str, id: str) -> Iterator[int]:
         if entry.name.isdigit():
             with suppress(OSError):
                 pid = int(entry.name)
-                # The name in parentheses may hold spaces and parentheses itself.
-                parent = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(pid)
+                children.setdefault(proc_stat.read(pid).parent, []).append(pid)
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 if {root, "restore", id} <= set(words):
                     found.append(pid)

@@ -279,7 +279,7 @@ def test_a_successor_puts_back_what_a_dead_shim_has_opened(subject: Subject, tmp
     record, file = tmp_path / "record", subject.limit
     program = (
         "import os, sys; from pathlib import Path; from zeropod.runtime.memory.limits import opened\n"
-        "with opened(Path(sys.argv[1]), {Path(sys.argv[2]): (sys.argv[3],)}): os._exit(0)"
+        "with opened(Path(sys.argv[1]), {Path(sys.argv[2]): sys.argv[3]}): os._exit(0)"
     )
     opened = "max" if V2 else "200"
     command = [sys.executable, "-c", program, str(record), str(file), opened]

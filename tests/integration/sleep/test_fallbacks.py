@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration import node
-from tests.integration.sleep.helpers import faults
+from tests.integration.sleep.helpers import faults, shims
 from tests.integration.sleep.helpers.stage import NGINX, REDIS, App, Stage, answers, python
 
 pytestmark = pytest.mark.timeout(60)
@@ -87,11 +87,12 @@ def test_without_ebpf_short_connections_still_keep_it_awake(stage: Stage) -> Non
         app.asleep()
 
 
-def test_where_connections_cannot_be_handed_over_they_are_proxied(stage: Stage) -> None:
+def test_where_connections_cannot_be_handed_over_it_stays_in_standby(stage: Stage) -> None:
     with without_hand_over():
         app = stage.add(stage.pod("400ms"), python())
         for _ in range(3):
-            app.asleep()
+            shims.until(app.id, lambda status: "connections cannot be handed over" in status.why_kept)
+            assert app.state == "STANDBY"
             with ThreadPoolExecutor(20) as clients:
                 assert all(clients.map(lambda _: ask(app), range(20)))
         assert faults.logged(app, "connections cannot be handed over")

@@ -2,8 +2,10 @@
 
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -208,7 +210,7 @@ async def test_a_prober_that_does_not_get_to_speak_is_waited_for(meeting: Meetin
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_prober_may_close_it_as_the_time_is_over(meeting: Meeting) -> None:
-    meeting.peers.asked = meeting.client.socket.close
+    meeting.peers.asked = partial(trio.from_thread.run_sync, meeting.client.socket.close)
     assert await meeting.inspect() == Finding(Wants.NOTHING)
     assert meeting.inspector.answered == 1
 
@@ -268,14 +270,14 @@ async def test_who_leaves_at_once_has_said_it_to_the_application(meeting: Meetin
 
 
 async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(
-    meeting: Meeting, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    meeting: Meeting, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow(Peeker):
         """On a machine that is busy in the moment in which other tasks get their turn after the data has been read."""
 
         async def more(self, most: int) -> None:
             await super().more(most)
-            autojump_clock.jump(inspector.PATIENCE)
+            mock_clock.jump(inspector.PATIENCE)
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     monkeypatch.setattr(inspector, "Peeker", Slow)
@@ -283,6 +285,17 @@ async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(
     greeting, question = grpc_in_parts()
     await meeting.client.send_all(greeting)
     await answered_over_http2(meeting, question)
+
+
+async def test_looking_for_its_process_keeps_nothing_else_waiting(meeting: Meeting) -> None:
+    may_go_on, went_on = threading.Event(), []
+    meeting.peers.asked = lambda: went_on.append(may_go_on.wait(10))
+    await meeting.client.send_all(b"no HTTP at all\n")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meeting.inspect)
+        await trio.sleep(0.05)
+        may_go_on.set()
+    assert went_on == [True]
 
 
 async def test_half_a_request_and_the_end_are_the_applications_to_judge(meeting: Meeting) -> None:

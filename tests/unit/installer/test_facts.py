@@ -1,6 +1,7 @@
 """What is learnt about a node from what its programs say."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,9 @@ def test_a_record_is_read_as_it_was_written() -> None:
 def test_a_damaged_record_is_named(content: bytes) -> None:
     with pytest.raises(InstallError, match=r"/opt/zeropod/etc/installed\.json is damaged"):
         read(File(content), "/opt/zeropod/etc/installed.json")
+
+
+def test_a_kernel_that_is_too_old_is_refused_before_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.release", lambda: "5.15.0-1-generic")
+    with pytest.raises(InstallError, match=r"this node has Linux 5\.15\.0-1-generic, and 6\.1 is the oldest"):
+        facts.gather(Root(str(tmp_path)), distribution=None, config=None, socket=None, command=None)

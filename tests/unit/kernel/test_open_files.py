@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropod.kernel import libc, open_files, sockets
+from zeropod.kernel import libc, mountinfo, open_files, sockets
 
 PATIENCE = 10.0
 
@@ -139,10 +139,10 @@ def test_any_link_is_read(link: str) -> None:
 
 
 def test_devices_of_a_file_system_are_found() -> None:
-    mountinfo = """\
+    text = """\
 25 30 0:23 / /sys rw,nosuid - sysfs sysfs rw
 31 30 0:28 / /dev/mqueue rw,relatime shared:5 - mqueue mqueue rw
 32 30 0:29 / /other/mqueue\\040two rw master:1 shared:6 - mqueue none rw
 """
-    assert open_files.devices(mountinfo, "mqueue") == {(0, 28), (0, 29)}
-    assert open_files.devices("", "mqueue") == set()
+    assert open_files.devices(mountinfo.parse(text), "mqueue") == {(0, 28), (0, 29)}
+    assert open_files.devices([], "mqueue") == set()

@@ -28,7 +28,7 @@ async def test_a_container_whose_processes_have_just_ended_is_not_dumped(world: 
     incarnation = world.container.incarnation
     assert incarnation is not None
     with pytest.raises(NotIdle, match="about to end"):
-        await checkpointer.checkpoint(incarnation, trio.sleep_forever, lambda: False, frozenset())
+        await checkpointer.checkpoint(incarnation, trio.sleep_forever, lambda: False)
     assert "checkpoint" not in world.runc.calls
     assert not incarnation.exit_expected
 
@@ -40,9 +40,8 @@ class Held:
         self.refuses = refuses
         self.calls: list[str] = []
 
-    async def hold(self, *_: object) -> None:
+    def hold(self, *_: object) -> None:
         self.calls.append("hold")
-        await trio.lowlevel.checkpoint()
         if self.refuses:
             raise self.refuses
 
@@ -111,9 +110,7 @@ class Attempt:
 
     async def run(self) -> Inventory:
         with trio.fail_after(10):
-            return await self.checkpointer.checkpoint(
-                self.incarnation, self.arrival, lambda: self.has_arrived, frozenset({80})
-            )
+            return await self.checkpointer.checkpoint(self.incarnation, self.arrival, lambda: self.has_arrived)
 
     @property
     def is_undone(self) -> bool:

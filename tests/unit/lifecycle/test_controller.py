@@ -3,6 +3,7 @@
 import errno
 import itertools
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -896,6 +897,19 @@ async def test_the_network_is_shared_with_the_other_containers_of_the_pod(
         assert network is sleeping.network  # type: ignore[comparison-overlap]  # it stands in for a PodNetwork
         assert sleeping.network.closed == 0
     assert sleeping.network.closed == 1
+
+
+async def test_the_last_of_a_network_is_closed_in_another_thread(sleeping: Sleeping) -> None:
+    may_go_on, closed = threading.Event(), []
+    sleeping.network.established.close = lambda: closed.append(may_go_on.wait(10))  # type: ignore[method-assign]
+    with sleeping.world.host.network(sleeping.network.path):
+        pass
+    await wait_all_tasks_blocked()
+    may_go_on.set()
+    with trio.fail_after(10):
+        while not closed:  # noqa: ASYNC110 - by another thread
+            await trio.sleep(0.001)
+    assert closed == [True]
 
 
 # The bulkhead

@@ -40,7 +40,7 @@ class Backend(ResidentBackend):
 def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
     made = Backend()
     monkeypatch.setattr(backends, "make", lambda *_, **__: made)
-    monkeypatch.setattr(choice, "facts", lambda: NodeFacts((6, 18), "x86_64", userfaultfd=True))
+    monkeypatch.setattr(choice, "facts", lambda: NodeFacts("x86_64", userfaultfd=True))
     return made
 
 

@@ -426,7 +426,10 @@ class Suspended:
             log=logging.LoggerAdapter(logging.getLogger("suspend"), {}),
         )
         self.network: Any = SimpleNamespace(
-            listening_ports=lambda _: PORTS, activity=lambda _: Activity(0, world.connections), counting=list
+            listening_ports=lambda _: PORTS,
+            activity=lambda _: Activity(0, world.connections),
+            counting=list,
+            cannot_hand_over="",
         )
         self.tasks = GuardedNursery(nursery)
 
@@ -832,6 +835,18 @@ async def test_more_memory_than_may_stay_sends_it_on_and_that_is_said(
     suspended.world.resident = 200 * MEBIBYTE
     assert await arrival(asleep) is Event.STANDBY_OVER
     assert asleep.why_kept == "200 MiB stay in memory, standby-max-resident is 64 MiB"
+
+
+async def test_where_waiting_connections_cannot_be_moved_it_stays_in_standby(
+    asleep: SuspendStrategy, suspended: Suspended, autojump_clock: MockClock
+) -> None:
+    on_disk(suspended, standby=False)
+    suspended.network.cannot_hand_over = "connections cannot be handed over (Read-only file system)"
+    with trio.move_on_after(10 * EXAMINE_AGAIN) as waited:
+        await arrival(asleep)
+    assert waited.cancelled_caught
+    assert "cannot be handed over (Read-only file system)" in asleep.why_kept
+    assert suspended.world.memory_out
 
 
 async def test_what_cold_would_lose_keeps_it_in_standby_until_it_is_gone(

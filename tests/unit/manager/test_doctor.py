@@ -61,7 +61,7 @@ def test_what_takes_several_lines_is_indented() -> None:
 
 @pytest.mark.parametrize("backend", [None, "swap: yes"])
 def test_a_node_without_a_place_for_memory_lacks_one(backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = NodeFacts((6, 0), "x86_64")
+    bare = NodeFacts("x86_64")
     device = SwapDevice("/dev/zram0", "partition", 4 << 30, 0, 1)
     monkeypatch.setattr(choice, "facts", lambda: replace(bare, swaps=(device,), accounting=True) if backend else bare)
     if backend:
@@ -97,6 +97,44 @@ def test_the_handler_is_found_in_both_versions_of_the_configuration(plugin: str)
     assert plugin in configured(runtimes(plugin, **given))
 
 
+def test_a_handler_of_runcs_type_that_runs_the_shim_is_found_too() -> None:
+    given = {"runtime_type": "io.containerd.runc.v2", "pod_annotations": ["zeropod.ctrox.dev/*"]}
+    path = "/home/kubernetes/bin/zeropod/bin/containerd-shim-zeropod-v2"
+    assert "handler zeropod" in configured(runtimes("p", **given, runtime_path=path))
+
+
+@pytest.fixture
+def containerd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A containerd whose PATH is empty, and whose handler is told."""
+
+    def make(**runtime: object) -> None:
+        given = "".join(f"{name} = {json.dumps(value)}\n" for name, value in runtime.items())
+        table = f'[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.zeropod]\n{given}'
+        program(tmp_path, "containerd", f"cat <<'END'\n{table}END")
+        found = looks.Containerd(1, str(tmp_path / "containerd"), [], str(tmp_path / "empty"))
+        monkeypatch.setattr(looks, "_containerd", lambda: found)
+
+    return make
+
+
+def test_a_shim_that_the_configuration_names_need_not_be_on_the_path(
+    tmp_path: Path, containerd: Callable[..., None]
+) -> None:
+    shim = tmp_path / "zeropod/bin/containerd-shim-zeropod-v2"
+    shim.parent.mkdir(parents=True)
+    containerd(runtime_type="io.containerd.zeropod.v2", runtime_path=str(shim))
+    with pytest.raises(Missing, match="which containerd's configuration names, cannot be executed"):
+        looks.shim()
+    program(shim.parent, shim.name, "exit 0")
+    assert looks.shim() == str(shim)
+
+
+def test_a_shim_that_nothing_names_has_to_be_on_the_path(containerd: Callable[..., None]) -> None:
+    containerd(runtime_type="io.containerd.zeropod.v2")
+    with pytest.raises(Missing, match="containerd-shim-zeropod-v2 is not on containerd's PATH"):
+        looks.shim()
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -112,7 +150,7 @@ def test_what_is_not_configured_is_said(config: dict[str, Any], words: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("release", "good"), [("5.14.0-1-amd64", True), ("6.18.44", True), ("5.10.0", False), ("x", False)]
+    ("release", "good"), [("6.1.0-57-cloud-amd64", True), ("6.18.44", True), ("5.15.0-1", False), ("x", False)]
 )
 def test_kernels_are_told_apart_by_their_numbers(release: str, good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.release", lambda: release)

@@ -45,7 +45,7 @@ class Server:
 
 
 def started(request: bytes = b"") -> tuple[Call, Server]:
-    call, server = Call(PATH, request, 1.5, {"containerd-namespace": "k8s.io"}), Server()
+    call, server = Call(PATH, request, 1.5), Server()
     server.take(call.outgoing())
     return call, server
 
@@ -54,7 +54,7 @@ def test_the_request_is_grpcs() -> None:
     _, server = started(b"hello")
     assert server.headers[":path"] == PATH
     assert server.headers["content-type"] == "application/grpc"
-    assert (server.headers["grpc-timeout"], server.headers["containerd-namespace"]) == ("1500m", "k8s.io")
+    assert server.headers["grpc-timeout"] == "1500m"
     assert server.body == b"\0\0\0\0\5hello"
 
 

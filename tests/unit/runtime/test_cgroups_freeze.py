@@ -1,15 +1,18 @@
 """Freezing, with the kernel's part played by the test: whatever happens, nothing stays frozen."""
 
 import os
-from collections.abc import Callable, Sequence
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
+from zeropod.kernel import pidfd
 from zeropod.rpc.messages import cgroups_v2_pb2
 from zeropod.runtime.cgroups import Cgroup, CgroupError, CgroupV1, CgroupV2, FreezeTimeout, SwapState
-from zeropod.runtime.cgroups.tasks import Task, culprits, parse_task
+from zeropod.runtime.cgroups.tasks import Task, culprits, tasks_of
 
 
 class SlowCgroup(Cgroup):
@@ -33,6 +36,9 @@ class SlowCgroup(Cgroup):
 
     def thaw(self) -> None:
         self.log.append("thaw")
+
+    def kill(self) -> bool:
+        return False
 
     def frozen(self) -> bool:
         return self.log[-1:] == ["frozen"]
@@ -58,7 +64,7 @@ class SlowCgroup(Cgroup):
     def swap_room(self) -> int | None:
         return None
 
-    def swap_settings(self) -> dict[Path, Sequence[str]]:
+    def swap_settings(self) -> dict[Path, str]:
         return {}
 
     def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:
@@ -135,14 +141,19 @@ def test_processes_of_sub_cgroups_count_and_strangers_do_not(tmp_path: Path) -> 
     assert CgroupV2({"": tmp_path}).pids() == [3, 7, 12]
 
 
-STAT = "41 (a) (b)) D 1 41 41 0 -1 4194304 0 0"
-
-
 def test_a_task_is_read_whatever_its_name() -> None:
-    task = parse_task(41, 42, STAT, "folio_wait_bit_common\n")
-    assert task == Task(41, 42, "a) (b)", "D", "folio_wait_bit_common")
-    assert str(task) == "task 42 (a) (b)) of process 41: state D in folio_wait_bit_common"
-    assert parse_task(41, 42, STAT, "0").waits_in == ""
+    found: list[Task] = []
+
+    def named() -> None:
+        pidfd.set_name("a) (b)")
+        found.extend(task for task in tasks_of([os.getpid()]) if task.tid == threading.get_native_id())
+
+    thread = threading.Thread(target=named)
+    thread.start()
+    thread.join()
+    assert [(task.pid, task.name, task.state, task.waits_in) for task in found] == [(os.getpid(), "a) (b)", "R", "")]
+    stuck = Task(41, 42, "a) (b)", "D", "folio_wait_bit_common")
+    assert str(stuck) == "task 42 (a) (b)) of process 41: state D in folio_wait_bit_common"
 
 
 def test_the_tasks_that_did_not_freeze_are_the_awake_and_those_stuck_after_the_thaw() -> None:
@@ -159,3 +170,33 @@ def test_a_timeout_names_a_few_tasks_and_counts_the_rest() -> None:
     assert "task 0; task 1; task 2; task 3; task 4; and 3 more" in str(error)
     assert len(error.unfrozen) == 8
     assert "no task was seen awake" in str(FreezeTimeout("/c1", []))
+
+
+@pytest.fixture
+def process() -> Iterator[int]:
+    with subprocess.Popen(["/bin/sleep", "1000"]) as sleep:
+        yield sleep.pid
+        sleep.kill()
+
+
+def test_the_kernel_kills_all_of_a_v2_cgroup_at_once(tmp_path: Path, process: int) -> None:
+    (tmp_path / "cgroup.procs").write_text(f"{process}\n")
+    (tmp_path / "cgroup.kill").touch()
+    assert CgroupV2({"": tmp_path}).kill()
+    assert (tmp_path / "cgroup.kill").read_text() == "1"
+    assert os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, "no number was used"
+
+
+def test_an_empty_cgroup_and_one_that_is_gone_have_nothing_to_kill(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    assert not CgroupV2({"": tmp_path}).kill()
+    assert not CgroupV2({"": tmp_path / "gone"}).kill()
+    assert not CgroupV1({"freezer": tmp_path / "gone"}).kill()
+
+
+def test_what_a_v1_cgroup_holds_is_killed_and_thawed(tmp_path: Path, process: int) -> None:
+    (tmp_path / "cgroup.procs").write_text(f"{process}\n")
+    (tmp_path / "freezer.state").write_text("FROZEN")
+    assert CgroupV1({"freezer": tmp_path}).kill()
+    assert os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT) is not None
+    assert (tmp_path / "freezer.state").read_text() == "THAWED"

@@ -267,19 +267,11 @@ def test_a_v1_controller_that_is_not_mounted_is_left_out(tmp_path: Path) -> None
     assert [field.name for field, _ in found.ListFields()] == ["cpu", "blkio"]
 
 
-def test_the_scheduler_s_own_io_counters_are_preferred_to_those_of_the_throttling_layer(
-    tmp_path: Path,
-) -> None:
+def test_io_is_what_the_throttling_layer_counts(tmp_path: Path) -> None:
     throttle = {"blkio.throttle.io_service_bytes_recursive": "254:0 Read 512\n254:0 Total 512\nTotal 512\n"}
-    directory = lay(tmp_path, throttle)
-    found = metrics_v1.metrics({"blkio": directory}).blkio
+    found = metrics_v1.metrics({"blkio": lay(tmp_path, throttle)}).blkio
     entries = [(entry.op, entry.value) for entry in found.io_service_bytes_recursive]
     assert entries == [("Read", 512), ("Total", 512)]
-    scheduler = {"blkio.io_service_bytes_recursive": "254:0 Read 9\n", "blkio.sectors_recursive": "254:0 1\n"}
-    lay(directory, scheduler)
-    found = metrics_v1.metrics({"blkio": directory}).blkio
-    assert [entry.value for entry in found.io_service_bytes_recursive] == [9]
-    assert [(entry.op, entry.value) for entry in found.sectors_recursive] == [("", 1)]
 
 
 def test_names_the_message_does_not_know_are_left_out_and_empty_parts_are_present() -> None:

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zeropod.kernel import mountinfo
 from zeropod.runtime import cgroups
-from zeropod.runtime.cgroups.placement import UNIFIED, below, cgroup_mounts, directories
+from zeropod.runtime.cgroups import placement
+from zeropod.runtime.cgroups.placement import UNIFIED, CgroupMount, below
 
 SEPARATE = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
@@ -25,6 +27,14 @@ JOINED = """\
 """
 V2 = "41 31 0:38 / /sys/fs/cgroup rw,nosuid,nodev shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 SYSTEM = Path("/sys/fs/cgroup")
+
+
+def directories(cgroup: str, mounts: str) -> dict[str, Path]:
+    return placement.directories(cgroup, mountinfo.parse(mounts))
+
+
+def cgroup_mounts(mounts: str) -> list[CgroupMount]:
+    return placement.cgroup_mounts(mountinfo.parse(mounts))
 
 
 def test_each_v1_controller_has_its_own_directory() -> None:

@@ -1,5 +1,6 @@
 """Programs that are run to their end: real ones, of /bin/sh."""
 
+import errno
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from zeropod.kernel import pidfd
 from zeropod.runtime import command
 from zeropod.runtime.command import RUNNING, Completed, run, spawn, wait
 
@@ -192,3 +194,21 @@ async def test_one_that_has_not_had_the_time_to_look_at_its_children_is_given_it
     script = f"import os, time\nos.fork() or os._exit(0)\n{busy}\nos.wait()\nos._exit(3)"
     done = await command.run([sys.executable, "-c", script], timeout=10, needs_children=True)
     assert done.status == 3
+
+
+async def test_one_that_cannot_be_waited_for_is_ended_and_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(pidfd, "open", refuse)
+    started: list[int] = []
+    try:
+        with trio.fail_after(10), pytest.raises(OSError, match="too many open files"):
+            await run(["/bin/sleep", "1000"], timeout=1000, started=started.append)
+        assert has_ended(started[0])
+        assert set() == command.RUNNING
+    finally:
+        if not has_ended(started[0]):
+            os.kill(started[0], signal.SIGKILL)
+            os.waitpid(started[0], 0)  # noqa: ASYNC222 - it was killed
+        RUNNING.clear()

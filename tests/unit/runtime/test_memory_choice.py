@@ -13,7 +13,7 @@ from zeropod.runtime.memory.choice import NodeFacts, SwapDevice
 MEBIBYTE = 1 << 20
 FILE = SwapDevice("/swap.img", "file", 1024 * MEBIBYTE, 0, -2)
 ZRAM = SwapDevice("/dev/zram0", "partition", 1024 * MEBIBYTE, 0, 100)
-BOTH = NodeFacts(kernel=(6, 18), machine="x86_64", swaps=(FILE,), accounting=True, userfaultfd=True)
+BOTH = NodeFacts(machine="x86_64", swaps=(FILE,), accounting=True, userfaultfd=True)
 NO_SWAP = replace(BOTH, swaps=())
 NO_STORE = replace(BOTH, userfaultfd=False)
 NEITHER = replace(NO_SWAP, userfaultfd=False)
@@ -30,15 +30,6 @@ FULL = replace(BOTH, swaps=(replace(FILE, used=900 * MEBIBYTE),))
         ("auto", FULL, 60, Kind.SWAP, "124 MiB of swap are free"),
         ("auto", FULL, 61, Kind.STORE, "only 124 MiB of swap are free, 61 MiB and 64 MiB to spare are needed"),
         ("auto", replace(BOTH, accounting=False), 100, Kind.STORE, "cgroups do not account swap"),
-        ("auto", replace(BOTH, kernel=(5, 15)), 100, Kind.SWAP, "swap are free"),
-        (
-            "auto",
-            replace(NO_SWAP, kernel=(5, 15)),
-            100,
-            Kind.RESIDENT,
-            "not in store: needs Linux 6.1, this is Linux 5.15",
-        ),
-        ("auto", replace(BOTH, kernel=(5, 4)), 100, Kind.RESIDENT, "not in swap: needs Linux 5.10, this is Linux 5.4"),
         ("auto", replace(BOTH, machine="vax"), 100, Kind.RESIDENT, "not in swap: not known how to on vax"),
         ("auto", replace(BOTH, machine="s390x"), 100, Kind.SWAP, "swap are free"),
         ("auto", NEITHER, 100, Kind.RESIDENT, "not in swap: the node has no swap; not in store: /dev/userfaultfd is"),
@@ -68,7 +59,6 @@ def test_another_word_is_an_error_that_names_the_known_ones() -> None:
     st.sampled_from(["auto", *Kind]),
     st.builds(
         NodeFacts,
-        kernel=st.tuples(st.integers(0, 9), st.integers(0, 20)),
         machine=st.sampled_from(["x86_64", "aarch64", "vax"]),
         swaps=st.sampled_from([(), (FILE,), (ZRAM, FILE)]),
         accounting=st.booleans(),
@@ -119,18 +109,10 @@ def test_swaps_are_read() -> None:
 @given(st.text())
 def test_no_text_is_too_strange(text: str) -> None:
     choice.parse_swaps("head\n" + text)
-    choice.parse_release(text)
-
-
-def test_releases_are_read() -> None:
-    assert choice.parse_release("6.18.44-fc-v657") == (6, 18)
-    assert choice.parse_release("5.10") == (5, 10)
-    assert choice.parse_release("next") == (0, 0)
 
 
 def test_this_node_can_be_read() -> None:
     node = choice.facts()
-    assert node.kernel > (3, 0)
     assert choice.advice(node)
 
 

@@ -17,21 +17,21 @@ def limit(tmp_path: Path) -> Path:
 
 def test_it_is_open_meanwhile_and_the_record_is_there_before_it_is(tmp_path: Path, limit: Path) -> None:
     record = tmp_path / "record"
-    with opened(record, {limit: ("max",)}):
+    with opened(record, {limit: "max"}):
         assert limit.read_text() == "max"
-        assert json.loads(record.read_text()) == [[str(limit), "0", ["max"]]]
+        assert json.loads(record.read_text()) == [[str(limit), "0", "max"]]
     assert limit.read_text() == "0"
     assert not record.exists()
 
 
 def test_it_is_put_back_on_an_error(tmp_path: Path, limit: Path) -> None:
-    with pytest.raises(RuntimeError), opened(tmp_path / "record", {limit: ("max",)}):
+    with pytest.raises(RuntimeError), opened(tmp_path / "record", {limit: "max"}):
         raise RuntimeError
     assert limit.read_text() == "0"
 
 
 def test_without_a_record_nothing_is_opened(tmp_path: Path, limit: Path) -> None:
-    with pytest.raises(FileNotFoundError), opened(tmp_path / "no" / "record", {limit: ("max",)}):
+    with pytest.raises(FileNotFoundError), opened(tmp_path / "no" / "record", {limit: "max"}):
         pass
     assert limit.read_text() == "0\n"
 
@@ -43,7 +43,7 @@ def test_nothing_to_open_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_what_others_have_set_meanwhile_stays(tmp_path: Path, limit: Path) -> None:
-    with opened(tmp_path / "record", {limit: ("max",)}):
+    with opened(tmp_path / "record", {limit: "max"}):
         limit.write_text("1048576")
     assert limit.read_text() == "1048576"
 
@@ -51,7 +51,7 @@ def test_what_others_have_set_meanwhile_stays(tmp_path: Path, limit: Path) -> No
 def test_a_successor_puts_back(tmp_path: Path, limit: Path) -> None:
     record = tmp_path / "record"
     limit.write_text("max\n")
-    record.write_text(json.dumps([[str(limit), "0", ["max"]], [str(tmp_path / "gone" / "file"), "1", ["max"]]]))
+    record.write_text(json.dumps([[str(limit), "0", "max"], [str(tmp_path / "gone" / "file"), "1", "max"]]))
     restore_limits(record)
     assert limit.read_text() == "0"
     assert not record.exists()
@@ -63,10 +63,10 @@ def test_what_cannot_be_put_back_stays_in_the_record(
     record, directory = tmp_path / "record", tmp_path / "directory"
     directory.mkdir()
     limit.write_text("max\n")
-    record.write_text(json.dumps([[str(directory), "0", ["max"]], [str(limit), "0", ["max"]]]))
+    record.write_text(json.dumps([[str(directory), "0", "max"], [str(limit), "0", "max"]]))
     restore_limits(record)
     assert limit.read_text() == "0"
-    assert json.loads(record.read_text()) == [[str(directory), "0", ["max"]]]
+    assert json.loads(record.read_text()) == [[str(directory), "0", "max"]]
     assert f"cannot put {directory} back to 0" in caplog.text
 
 

@@ -123,7 +123,7 @@ async def test_a_record_that_cannot_be_written_is_a_failure(tmp_path: Path) -> N
 async def test_a_predecessors_limit_is_put_back_at_the_start(tmp_path: Path) -> None:
     cgroup = played(tmp_path, lambda cgroup, over: None)
     (cgroup.directory / "memory.swap.max").write_text("max\n")
-    (tmp_path / "record").write_text(f'[["{cgroup.directory}/memory.swap.max", "0", ["max"]]]')
+    (tmp_path / "record").write_text(f'[["{cgroup.directory}/memory.swap.max", "0", "max"]]')
     SwapBackend(cgroup, tmp_path / "record")
     assert (cgroup.directory / "memory.swap.max").read_text() == "0"
 
@@ -164,7 +164,7 @@ def test_v1_counts_what_lies_below_it_and_leaves_out_what_is_locked(tmp_path: Pa
     cgroup = CgroupV1({"memory": tmp_path})
     assert cgroup.swap_state() == SwapState(out=32768, cached=16384, writing=65536, present=8192, charged=99)
     assert cgroup.swap_room() is None
-    assert cgroup.swap_settings() == {tmp_path / "memory.swappiness": ("200", "100")}
+    assert cgroup.swap_settings() == {tmp_path / "memory.swappiness": "200"}
     (tmp_path / "memory.swappiness").write_text("200\n")
     assert cgroup.swap_settings() == {}
 
@@ -180,7 +180,7 @@ def test_v2_counts_what_is_in_swap_alone(tmp_path: Path) -> None:
     files = {"memory.stat": stat, "memory.swap.current": "20480\n", "memory.current": "7\n", "memory.swap.max": "0\n"}
     cgroup = CgroupV2({"": lay(tmp_path, files)})
     assert cgroup.swap_state() == SwapState(out=4096, cached=16384, writing=65536, present=12288, charged=7)
-    assert cgroup.swap_settings() == {tmp_path / "memory.swap.max": ("max",)}
+    assert cgroup.swap_settings() == {tmp_path / "memory.swap.max": "max"}
     (tmp_path / "memory.swap.max").write_text("max\n")
     assert cgroup.swap_settings() == {}
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from zeropod import paths
 from zeropod.runtime.command import Completed
@@ -14,6 +16,7 @@ from zeropod.runtime.runc import Runc
 from zeropod.runtime.stdio import Streams
 
 SCRIPT = """#!/bin/sh
+log=$4
 for argument; do echo "$argument"; done >{place}/arguments
 if [ -e {place}/script ]; then . {place}/script; fi
 """
@@ -31,7 +34,7 @@ class Fake:
         self.binary.chmod(0o755)
 
     def will(self, script: str) -> None:
-        (self.place / "script").write_text(script.replace("{log}", str(self.bundle / "log.json")))
+        (self.place / "script").write_text(script.replace("{log}", '"$log"'))
 
     def logs(self, *entries: object, status: int = 1) -> None:
         lines = "\n".join(entry if isinstance(entry, str) else json.dumps(entry) for entry in entries)
@@ -44,10 +47,11 @@ class Fake:
     @property
     def command(self) -> list[str]:
         """The arguments after those that are the same for all commands."""
-        common = ["--root", "/run/containerd/runc/k8s.io", "--log", str(self.bundle / "log.json")]
-        common += ["--log-format", "json"]
-        assert self.arguments[: len(common)] == common
-        return self.arguments[len(common) :]
+        common, log = ["--root", "/run/containerd/runc/k8s.io", "--log"], Path(self.arguments[3])
+        assert self.arguments[:3] == common
+        assert self.arguments[4:6] == ["--log-format", "json"]
+        assert log.parent == self.bundle
+        return self.arguments[6:]
 
     def runc(self, **options: object) -> Runc:
         return Runc("k8s.io", self.bundle, str(self.binary), **options)  # type: ignore[arg-type]
@@ -70,7 +74,7 @@ async def test_creating(fake: Fake) -> None:
 async def test_creating_with_everything_that_containerd_can_ask_for(fake: Fake) -> None:
     runc = fake.runc(root="/run/other", systemd_cgroup=True, no_pivot=True, no_new_keyring=True)
     await runc.create("web", Streams(), PID, CONSOLE)
-    log = ["--log", str(fake.bundle / "log.json"), "--log-format", "json"]
+    log = ["--log", fake.arguments[3], "--log-format", "json"]
     options = ["--bundle", str(fake.bundle), "--pid-file", "/b/pid", "--console-socket", "/b/console"]
     expected = ["--root", "/run/other/k8s.io", *log, "--systemd-cgroup", "create"]
     assert fake.arguments == [*expected, *options, "--no-pivot", "--no-new-keyring", "web"]
@@ -166,7 +170,7 @@ async def test_programs_of_the_installation_come_first(fake: Fake, monkeypatch: 
 
 
 async def test_an_empty_option_is_the_default() -> None:
-    argv = Runc("moby", Path("/b"), binary="", root="")._argv("start", "web")
+    argv = Runc("moby", Path("/b"), binary="", root="")._argv(Path("/log"), "start", "web")
     assert argv[:3] == ["runc", "--root", "/run/containerd/runc/moby"]
 
 
@@ -199,6 +203,36 @@ async def test_errors_of_earlier_commands_do_not_count(fake: Fake) -> None:
     fake.will("exit 4")
     with pytest.raises(RuncError, match=r"runc start exited with status 4$"):
         await fake.runc().start("web")
+
+
+async def test_of_two_commands_at_once_each_has_its_own_error(fake: Fake) -> None:
+    said = '{"level": "error", "msg": "of %s"}\\n'
+    fake.will(f"""
+case $* in
+*start*) sleep 0.2 ;;
+*) printf '{said}' "$7" >>{{log}}; exit 1 ;;
+esac
+exit 4
+""")
+
+    async def fail(words: str, ask: Callable[[str], Awaitable[None]]) -> None:
+        with pytest.raises(RuncError, match=words):
+            await ask("web")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail, "start exited with status 4", fake.runc().start)
+        await trio.sleep(0.05)
+        nursery.start_soon(fail, "of pause", fake.runc().pause)
+
+
+async def test_nothing_of_its_logs_is_left(fake: Fake) -> None:
+    fake.logs({"level": "error", "msg": "old"})
+    for _ in range(3):
+        with pytest.raises(RuncError, match="old"):
+            await fake.runc().start("web")
+    fake.will("echo warning >>{log}")
+    await fake.runc().start("web")
+    assert os.listdir(fake.bundle) == []
 
 
 async def test_a_warning_is_no_failure(fake: Fake) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.kernel import kcmp, socket_options, task_attributes, unix_diag
+from zeropod.kernel.mountinfo import Mount
 from zeropod.kernel.socket_options import Group
 from zeropod.runtime.image import parsers as parse
 from zeropod.runtime.image import reapplied, unsupported
@@ -25,7 +26,6 @@ from zeropod.runtime.image.snapshot import (
     Descriptor,
     Facts,
     Lock,
-    Mount,
     Process,
     Snapshot,
     Socket,
@@ -100,11 +100,6 @@ def test_locks_are_read_with_those_that_wait() -> None:
     assert found[0].text == found[1].text.replace("99", "12")
 
 
-def test_mountinfo_is_read_with_its_escapes_and_optional_fields() -> None:
-    text = r"55 40 254:0 /a\040b /mnt/x\134y rw,relatime master:5 - ext4 /dev/vda rw" + "\nnonsense\n"
-    assert parse.mounts(text) == [Mount(55, "254:0", "/a b", r"/mnt/x\y", "ext4", ("master:5",))]
-
-
 def test_maps_give_each_file_once_and_segments_as_often_as_they_are_mapped() -> None:
     text = (
         "7f51ecf97000-7f51ed0fb000 r-xp 00028000 fe:00 12 /usr/lib/libc.so.6\n"
@@ -142,7 +137,7 @@ def test_what_the_kubelet_replaces_is_known_by_its_path() -> None:
 
 @given(st.text())
 def test_no_text_breaks_a_parser(text: str) -> None:
-    for parser in (parse.locks, parse.mounts, parse.mapped, parse.segments, parse.watches, parse.polled, parse.status):
+    for parser in (parse.locks, parse.mapped, parse.segments, parse.watches, parse.polled, parse.status):
         parser(text)
     parse.cpus(text)
     parse.value(text, "pos")
@@ -152,7 +147,7 @@ def test_no_text_breaks_a_parser(text: str) -> None:
 @given(st.lists(st.from_regex(r"(inotify|tfd:|lock:)?[ \tA-Za-z0-9:/.()-]{0,60}", fullmatch=True)))
 def test_no_line_breaks_a_parser(lines: list[str]) -> None:
     text = "\n".join(lines)
-    for parser in (parse.locks, parse.mounts, parse.mapped, parse.segments, parse.watches, parse.polled):
+    for parser in (parse.locks, parse.mapped, parse.segments, parse.watches, parse.polled):
         parser(text)
     with_files(Descriptor(4, "anon_inode:inotify", info=text), Descriptor(5, "/f", mode=REGULAR, info=text))
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from zeropod.activator.network import combined
 from zeropod.kernel.lookup import Activity
 from zeropod.kernel.sock_diag import TcpSocket
 from zeropod.lifecycle.settings import Settings
+from zeropod.runtime import cgroups
 from zeropod.runtime.command import Started, nothing
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.runc import Runc
@@ -46,6 +48,24 @@ class Events(Publisher):
         return [type(event).__name__ for event in self.events]
 
 
+class FakeCgroup(cgroups.CgroupV2):
+    """Its files are a test's, so that writing to them has no effect of its own."""
+
+    def kill(self) -> bool:
+        pids = self.pids()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(pids)
+
+
+class FakeConnections:
+    """Stands in for `EstablishedConnections`, of which there are none."""
+
+    def close(self) -> None:
+        pass
+
+
 class FakeNetwork:
     """A pod's network in which tests say what has happened; stands in for `PodNetwork`."""
 
@@ -58,6 +78,7 @@ class FakeNetwork:
         self.looks = 0
         """How often the kernel was asked for its connections."""
         self.limits: list[str] = []
+        self.established = FakeConnections()
 
     def connect(self, port: int) -> None:
         """A new connection comes, now."""

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod import paths as places
+from zeropod.kernel import mount
 from zeropod.rpc.messages import task_pb2
 from zeropod.runtime.images import ImageStore
 from zeropod.shim.bootstrap import Flags
@@ -270,7 +271,7 @@ def test_limits_that_a_dead_shim_had_opened_are_put_back(node: Path) -> None:
     changed.write_text("7")  # by an update since, which has the last word
     record = places.store("k8s.io", "web") / "limits"
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps([[str(opened), "0", ["max"]], [str(changed), "0", ["max"]]]))
+    record.write_text(json.dumps([[str(opened), "0", "max"], [str(changed), "0", "max"]]))
     assert clean("k8s.io", "web", {"bundle": str(node / "bundle")}) == []
     assert (opened.read_text(), changed.read_text()) == ("0", "7")
     assert not record.exists()
@@ -324,6 +325,37 @@ def test_a_bundle_that_containerd_could_not_remove_is_removed(node: Path) -> Non
     (bundle / "work").symlink_to(work)
     assert clean("k8s.io", "web", {"bundle": str(bundle)}) == []
     assert [os.listdir(node / "tasks"), os.listdir(node / "work")] == [[], []]
+
+
+def test_no_file_of_what_is_still_mounted_in_a_bundle_is_removed(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, place = node / "volume", node / "bundle" / "rootfs" / "data"
+    volume.mkdir()
+    (volume / "empty").touch()
+    place.mkdir(parents=True)
+    mount.mount("none", str(volume), place, ["bind"])
+    monkeypatch.setattr(mount, "unmount_below", lambda _: None)  # as where the kernel refuses it
+    try:
+        (complaint,) = clean("k8s.io", "web", {"bundle": str(node / "bundle")})
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert f"its bundle could not be removed: [Errno 16] still mounted: '{place}'" in complaint
+    assert (volume / "empty").exists()
+
+
+@pytest.mark.parametrize("name", ["größe", "with blank"])
+def test_no_file_of_a_volume_is_removed_with_a_bundle(node: Path, name: str) -> None:
+    volume, place = node / "volume", node / "real" / "bundle" / "rootfs" / name
+    volume.mkdir()
+    (volume / "empty").touch()
+    place.mkdir(parents=True)
+    (node / "link").symlink_to("real")
+    mount.mount("none", str(volume), place, ["bind"])
+    try:
+        assert clean("k8s.io", "web", {"bundle": str(node / "link" / "bundle")}) == []
+    finally:
+        subprocess.run(["umount", "--quiet", place], check=False)
+    assert (volume / "empty").exists()
+    assert not (node / "real" / "bundle").exists()
 
 
 def test_a_bundle_that_containerd_has_not_come_to_is_left_to_it(node: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from zeropod.lifecycle.machine import ASLEEP, Answer, Request, State
 from zeropod.lifecycle.suspend import SuspendStrategy
 from zeropod.rpc.messages import cgroups_v2_pb2, events_pb2
 from zeropod.rpc.status import Code, RpcError
+from zeropod.runtime.images import ImageStore
 from zeropod.runtime.spec import CONTAINER_NAME
 from zeropod.shim.container import Container
 from zeropod.shim.delete import REMOVED
@@ -549,6 +551,21 @@ async def test_a_deleted_container_leaves_a_note_that_nothing_is_left(world: Wor
     del world.runc.fails["delete"]
     await container.delete()
     assert note.exists()
+
+
+async def test_removing_gigabytes_keeps_no_other_container_waiting(
+    world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, removed = threading.Event(), []
+    monkeypatch.setattr(ImageStore, "remove", lambda _: removed.append(may_go_on.wait(10)))
+    await world.container.create()
+    reach(world.container.life, State.STOPPED)
+    nursery.start_soon(world.container.delete)
+    await wait_all_tasks_blocked(0.05)
+    may_go_on.set()
+    while not removed:  # noqa: ASYNC110 - by another thread
+        await trio.sleep(0.001)
+    assert removed == [True]
 
 
 async def test_one_that_runc_has_forgotten_is_deleted_all_the_same(world: World) -> None:

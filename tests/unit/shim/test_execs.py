@@ -219,3 +219,28 @@ async def test_running_execs_are_known_by_their_pids(world: World) -> None:
     added(world, "2")
     await world.container.execs.start("1")
     assert world.container.execs.by_pid() == {process.pid: process}
+
+
+async def test_an_exec_that_is_being_started_is_not_started_again(world: World, nursery: trio.Nursery) -> None:
+    reach(world.container.life, State.RUNNING)
+    process, may_go_on = added(world), trio.Event()
+    world.runc.hooks["exec"] = may_go_on.wait
+    nursery.start_soon(world.container.execs.start, "sh")
+    await wait_all_tasks_blocked()
+    may_go_on.set()
+    with pytest.raises(RpcError, match="cannot start a process that is being started"):
+        await world.container.execs.start("sh")
+    await wait_all_tasks_blocked()
+    assert world.runc.calls == ["exec"]
+    await end(process)
+
+
+async def test_an_exec_that_could_not_be_started_may_be_started_again(world: World) -> None:
+    reach(world.container.life, State.RUNNING)
+    process = added(world)
+    world.runc.fails["exec"] = "not now"
+    with pytest.raises(RpcError, match="not now"):
+        await world.container.execs.start("sh")
+    del world.runc.fails["exec"]
+    assert await world.container.execs.start("sh") == process.pid
+    await end(process)

@@ -32,10 +32,9 @@ from collections.abc import Hashable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
-from pathlib import Path
 from typing import NamedTuple
 
-from zeropod.kernel import open_files, sockets
+from zeropod.kernel import mountinfo, open_files, sockets
 from zeropod.kernel.open_files import Identity, Table
 
 _AF_KEY, _AF_ALG, _AF_XDP = 15, 38, 44
@@ -217,7 +216,7 @@ def _anonymous(pid: int, number: int, link: str) -> str | None:
 
 def _message_queues(pid: int) -> set[tuple[int, int]]:
     with suppress(OSError):
-        return open_files.devices(Path(f"/proc/{pid}/mountinfo").read_text(errors="replace"), "mqueue")
+        return open_files.devices(mountinfo.read(pid), "mqueue")
     return set()
 
 

@@ -42,18 +42,17 @@ class Checkpointer:
         incarnation: Incarnation,
         arrival: Callable[[], Awaitable[object]],
         has_arrived: Callable[[], bool],
-        ports: frozenset[int],
     ) -> Inventory:
         """Dump the frozen container, and end its processes. What comes for them is held then.
 
-        `arrival` returns when something has come for it, `has_arrived` says so; it listens on `ports`. Raises NotIdle
+        `arrival` returns when something has come for it, `has_arrived` says so. Raises NotIdle
         when something has come or stands against a dump, CheckpointFailed when CRIU has failed: it is frozen as before.
         Raises ContainerLost when its processes are gone, and there is no image.
         """
         pace = Pace(self._nursery, self._workload.log)
         try:
             async with room(self._workload):
-                return await self._checkpoint(incarnation, arrival, has_arrived, ports, pace)
+                return await self._checkpoint(incarnation, arrival, has_arrived, pace)
         finally:
             await pace.end()
 
@@ -62,7 +61,6 @@ class Checkpointer:
         incarnation: Incarnation,
         arrival: Callable[[], Awaitable[object]],
         has_arrived: Callable[[], bool],
-        ports: frozenset[int],
         pace: Pace,
     ) -> Inventory:
         workload, stages = self._workload, Stages()
@@ -77,7 +75,7 @@ class Checkpointer:
             self._nursery.start_soon(dump.run)
             await self._begun(dump, arrival)
             stages.end("prepare")
-            await self._traffic.hold(incarnation, ports)
+            self._traffic.hold(incarnation)
             if has_arrived() or workload.life.wake_wanted.is_set() or workload.life.doze_wanted.is_set():
                 raise NotIdle("something came at the last moment")
             life = workload.life

@@ -75,7 +75,10 @@ class Restorer:
                 _continue(restored)
             container.configure_criu()  # what is for this restore alone must not get into anybody's next dump
         except BaseException as error:
-            self.kept.has_failed()
+            try:
+                self.kept.has_failed()
+            except OSError as failure:  # what is left of it must be ended all the same
+                container.log.warning("cannot take back its tmpfs mounts, the next restore does: %s", failure)
             await attempt.undo()
             if isinstance(error, RuncError | OSError | CgroupError):
                 raise criu.explain(store.work / "restore.log", error) from error

@@ -30,7 +30,7 @@ DEATH = 10.0
 async def end(container: Workload, incarnation: Incarnation) -> None:
     """Nobody is told of the exit. Raises Lost when they do not die."""
     incarnation.exit_expected = True
-    _kill(incarnation.cgroup)
+    incarnation.cgroup.kill()
     with trio.move_on_after(DEATH) as patience:
         await incarnation.exited.wait()
     if patience.cancelled_caught:
@@ -71,15 +71,4 @@ def _silence_and_kill(cgroup: Cgroup, silence: Silence) -> bool:
             os.kill(pid, signal.SIGSTOP)  # or CRIU's part in it would end the silence, as the last step of a restore
     if pids:
         silence(pids)
-    return _kill(cgroup)
-
-
-def _kill(cgroup: Cgroup) -> bool:
-    """Whether there was somebody to be killed."""
-    pids = cgroup.pids()
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    # What a v1 freezer holds does not die; with SIGKILL pending it does not run either.
-    cgroup.thaw()
-    return bool(pids)
+    return cgroup.kill()

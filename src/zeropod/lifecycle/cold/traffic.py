@@ -12,7 +12,6 @@ import trio
 
 from zeropod.activator.held import HeldListeners
 from zeropod.activator.network import PodNetwork
-from zeropod.activator.redirect import Redirect
 from zeropod.concurrency import TaskStarter
 from zeropod.kernel import sockets
 from zeropod.kernel.connection_table import Connection
@@ -31,23 +30,18 @@ class Traffic:
         self._network = network
         self._nursery = nursery
         self._held = HeldListeners()
-        self._redirect: Redirect | None = None
-        """Instead of held listeners, on a kernel that cannot move their connections."""
         self._locked: frozenset[Connection] = frozenset()
         self._locked_at = 0.0
         self._data_came = False
 
-    async def hold(self, incarnation: Incarnation, ports: frozenset[int]) -> None:
-        """Hold everything from now on; the container is frozen. Raises NotIdle, CheckpointFailed, OSError.
-
-        `ports`: those that it listens on.
-        """
+    def hold(self, incarnation: Incarnation) -> None:
+        """Hold everything from now on; the container is frozen. Raises NotIdle, CheckpointFailed, OSError."""
         own = incarnation.socket_inodes()
         self._hold_listeners(incarnation, own)
         if not self._held:
             raise NotIdle("nothing in it listens on a TCP port")
-        if not self._network.can_hand_over:
-            await self._start_redirect(ports)
+        if words := self._network.cannot_hand_over:
+            raise CheckpointFailed(words)
         self._lock(self._network.connections(), own)
         # Not before: now nothing runs, and nothing more reaches a connection, so what is seen remains true.
         if self._held.waiting():
@@ -68,36 +62,13 @@ class Traffic:
             self._locked = self._network.established.lock(mine)
             self._locked_at = trio.current_time()
 
-    async def _start_redirect(self, ports: frozenset[int]) -> None:
-        if not self._network.lookup:
-            raise CheckpointFailed("this kernel can neither hand over nor redirect its connections")
-        settings = self._container.settings
-        self._redirect = Redirect(
-            self._network.path,
-            ports,
-            self._network.lookup,
-            connect_timeout=settings.connect_timeout,
-            proxy_timeout=settings.proxy_timeout,
-        )
-        await self._nursery.start(self._redirect.run)
-
     def processes_are_gone(self) -> None:
         """Lets restored listeners bind beside those that are held."""
-        if self._redirect:
-            self._held.close()  # nothing has come to it since the redirect
         self._held.prepare_hand_over()
-
-    @property
-    def is_redirected(self) -> bool:
-        """Whether new connections are proxied, on a kernel that cannot move them."""
-        return self._redirect is not None
 
     async def connection(self) -> Event:
         """Returns when somebody has connected to the container, for which all is held."""
-        if self._redirect:
-            await self._redirect.connection()
-        else:
-            await self._held.connection(self._container.settings.ports)
+        await self._held.connection(self._container.settings.ports)
         return Event.CONNECTION
 
     def accept(self) -> socket.socket | None:
@@ -120,9 +91,6 @@ class Traffic:
         """Gives what has come to the container's own sockets; without any, it is refused."""
         self._held.close()
         self._data_came = False
-        if self._redirect:
-            self._redirect.ready()
-            self._redirect = None  # what it still proxies goes on in the nursery
         self._network.established.release(self._locked)
         self._locked = frozenset()
 

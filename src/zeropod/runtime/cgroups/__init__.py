@@ -9,6 +9,8 @@ work.
 from collections.abc import Mapping
 from pathlib import Path
 
+from zeropod.kernel import mountinfo
+
 from .base import Cgroup, Metrics, MetricsV1, MetricsV2, SwapState
 from .errors import CgroupError, CgroupNotFound, FreezeTimeout
 from .placement import UNIFIED, directories
@@ -40,7 +42,7 @@ def of(pid: int) -> Cgroup:
         cgroup = Path(f"/proc/{pid}/cgroup").read_text()
     except (FileNotFoundError, ProcessLookupError) as error:
         raise CgroupNotFound(f"process {pid} is gone, so its cgroup cannot be found") from error
-    found = directories(cgroup, Path("/proc/self/mountinfo").read_text())
+    found = directories(cgroup, mountinfo.read())
     try:
         return at(found)
     except CgroupNotFound as error:

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -35,7 +35,7 @@ class SwapState:
     out: int = 0
     """In swap and nowhere else."""
     cached: int = 0
-    """In swap, and in memory still or again; where the kernel does not tell (before Linux 5.12), 0."""
+    """In swap, and in memory still or again."""
     writing: int = 0
     """On its way to a disk now, of files also."""
     present: int = 0
@@ -127,6 +127,13 @@ class Cgroup(ABC):
         """Let its tasks run again, at once. Does nothing if they already do or the cgroup is gone."""
 
     @abstractmethod
+    def kill(self) -> bool:
+        """End every process in it and its sub-cgroups by SIGKILL, frozen or not. Return whether there was any.
+
+        They are gone a moment later; one that was forking may have left another. Raises OSError.
+        """
+
+    @abstractmethod
     def frozen(self) -> bool:
         """Whether every task in it stands still; a cgroup that is gone is not frozen."""
 
@@ -161,7 +168,7 @@ class Cgroup(ABC):
     def reclaim(self, size: int) -> None:
         """Asks the kernel to take back up to `size` bytes: page cache, and where there is swap other pages, too.
 
-        That there was less to take is no error; a kernel that cannot be asked (v1, v2 before Linux 5.19) does nothing.
+        That there was less to take is no error; v1 does nothing, since it cannot be asked.
         Blocks while the kernel works, up to some seconds where it swaps: call it in a thread. Raises OSError.
         """
 
@@ -174,8 +181,8 @@ class Cgroup(ABC):
         """Bytes that cgroups above it let it put into swap; None if they set no bound. Its own limit does not count."""
 
     @abstractmethod
-    def swap_settings(self) -> dict[Path, Sequence[str]]:
-        """Control files of its own that stand against swap, with what opens them: the first value that is taken.
+    def swap_settings(self) -> dict[Path, str]:
+        """Control files of its own that stand against swap, with what opens them.
 
         A file that stands so already is left out; what stands there now is the caller's to put back.
         """

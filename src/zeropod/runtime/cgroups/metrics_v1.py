@@ -29,18 +29,7 @@ _RENAMED = {
     "hierarchical_memsw_limit": "hierarchical_swap_limit",
 }
 
-#: Message field to blkio file. These are the files of the CFQ scheduler, which Linux 5.0 dropped.
-_CFQ = {
-    "io_service_bytes_recursive": "blkio.io_service_bytes_recursive",
-    "io_serviced_recursive": "blkio.io_serviced_recursive",
-    "io_queued_recursive": "blkio.io_queued_recursive",
-    "io_service_time_recursive": "blkio.io_service_time_recursive",
-    "io_wait_time_recursive": "blkio.io_wait_time_recursive",
-    "io_merged_recursive": "blkio.io_merged_recursive",
-    "io_time_recursive": "blkio.time_recursive",
-    "sectors_recursive": "blkio.sectors_recursive",
-}
-#: What the throttling layer counts, whatever the scheduler.
+#: Message field to blkio file: what the throttling layer counts, whatever the scheduler.
 _THROTTLE = {
     "io_service_bytes_recursive": "blkio.throttle.io_service_bytes_recursive",
     "io_serviced_recursive": "blkio.throttle.io_serviced_recursive",
@@ -124,11 +113,7 @@ def memory_stat(text: str | None) -> dict[str, int]:
 
 def _blkio(reader: Reader) -> Values:
     names = partition_names(read(Path("/proc/partitions")))
-    for files in (_CFQ, _THROTTLE):
-        entries = {field: _devices(reader("blkio", name), names) for field, name in files.items()}
-        if any(entries.values()):
-            return entries
-    return {}
+    return {field: _devices(reader("blkio", name), names) for field, name in _THROTTLE.items()}
 
 
 def _devices(text: str | None, names: Mapping[tuple[int, int], str]) -> list[Values]:

@@ -14,7 +14,7 @@ from .fill import Values, fill
 from .metrics_v1 import rdma_entries
 from .parse import device_number, flat_keyed, nested_keyed, number
 
-#: Counted as one until Linux 5.9, and since then for anonymous and file pages apart.
+#: Counted for anonymous and file pages apart; the message has them as one.
 _SPLIT = ("workingset_refault", "workingset_activate")
 
 
@@ -50,10 +50,10 @@ def metrics(directory: Path) -> cgroups_v2_pb2.Metrics:
 
 
 def memory_stat(text: str | None) -> dict[str, int]:
-    """memory.stat with the names that newer kernels split put together again."""
+    """memory.stat with what the kernel splits put together again."""
     stat = flat_keyed(text)
     for name in _SPLIT:
-        stat.setdefault(name, stat.get(f"{name}_anon", 0) + stat.get(f"{name}_file", 0))
+        stat[name] = stat.get(f"{name}_anon", 0) + stat.get(f"{name}_file", 0)
     return stat
 
 

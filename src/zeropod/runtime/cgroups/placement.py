@@ -1,15 +1,17 @@
-"""Where a process's cgroups lie: a pure reading of /proc/PID/cgroup and /proc/self/mountinfo.
+"""Where a process's cgroups lie: a pure reading of /proc/PID/cgroup and of this process's mounts.
 
-Both files give paths as seen from the reader's cgroup namespace. Field 4 of mountinfo is the cgroup at which
+Owns the only parser of /proc/PID/cgroup. That file and mountinfo give paths as seen from the reader's cgroup
+namespace. A mount's root is the cgroup at which
 the mount begins, so a process's directory is the mount point plus what its path has beyond that root; `/..`
 components, which the kernel writes for cgroups above the namespace's root, compare like any other. Formats:
 proc(5), cgroups(7).
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from zeropod.kernel.mountinfo import Mount, visible
 
 #: The name runc's state.json gives the v2 hierarchy among `cgroup_paths`; we keep to it.
 UNIFIED = ""
@@ -24,33 +26,19 @@ class CgroupMount:
     controllers: frozenset[str]
 
 
-def _unescape(field: str) -> str:
-    """Undo mountinfo's octal escapes (space, tab, newline, backslash)."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
-
-
-def cgroup_mounts(mountinfo: str) -> list[CgroupMount]:
-    """The cgroup mounts in a mountinfo text; of two on one mount point the later, which hides the earlier."""
-    found: dict[Path, CgroupMount] = {}
-    for line in mountinfo.splitlines():
-        # Any number of optional fields stand before the lone hyphen.
-        before, hyphen, after = line.partition(" - ")
-        if not hyphen:
-            continue
-        fields, (kind, _source, options) = before.split(" "), after.split(" ", 2)
-        point = Path(_unescape(fields[4]))
-        found.pop(point, None)
-        if kind == "cgroup2":
-            found[point] = CgroupMount(_unescape(fields[3]), point, frozenset({UNIFIED}))
-        elif kind == "cgroup":
-            # The options hold the controllers' names, besides `rw` and the like.
-            found[point] = CgroupMount(_unescape(fields[3]), point, frozenset(options.split(",")))
-    return list(found.values())
+def cgroup_mounts(mounts: list[Mount]) -> list[CgroupMount]:
+    """The cgroup mounts among these; of two on one mount point the later, which hides the earlier."""
+    return [
+        # The options hold the controllers' names, besides `rw` and the like.
+        CgroupMount(each.root, Path(each.place), frozenset({UNIFIED} if each.kind == "cgroup2" else each.options))
+        for each in visible(mounts)
+        if each.kind in ("cgroup", "cgroup2")
+    ]
 
 
 def memberships(cgroup: str) -> Iterator[tuple[str, str]]:
     """(controller, path) for each line of /proc/PID/cgroup; jointly mounted controllers come one by one."""
-    for line in cgroup.splitlines():
+    for line in filter(None, cgroup.split("\n")):
         number, controllers, path = line.split(":", 2)
         # A removed cgroup with a zombie in it is marked so; the name may be another's by now.
         if path.endswith(" (deleted)"):
@@ -70,16 +58,16 @@ def below(root: str, path: str) -> str | None:
     return None
 
 
-def directories(cgroup: str, mountinfo: str) -> dict[str, Path]:
+def directories(cgroup: str, mounts: list[Mount]) -> dict[str, Path]:
     """Controller name (UNIFIED for v2) to the process's own directory there.
 
     Hierarchies that we cannot see are left out, and those where it sits at the mount's root, which belongs to
     everybody: a hybrid node's v2 tree, and all of v1 for a zombie, which the kernel shows at `/`.
     """
-    mounts = cgroup_mounts(mountinfo)
+    mounted = cgroup_mounts(mounts)
     placed: dict[str, Path] = {}
     for controller, path in memberships(cgroup):
-        for mount in mounts:
+        for mount in mounted:
             rest = below(mount.root, path)
             if controller in mount.controllers and rest:
                 placed[controller] = mount.mount_point / rest

@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from zeropod.kernel import proc_stat
+
 from .files import read
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A thread; `state` is the letter in /proc/PID/stat, `waits_in` the kernel function it sleeps in."""
+    """A thread; `state` is the letter in its stat, `waits_in` the kernel function it sleeps in."""
 
     pid: int
     tid: int
@@ -28,14 +30,6 @@ class Task:
         return f"task {self.tid} ({self.name}) of process {self.pid}: state {self.state}{place}"
 
 
-def parse_task(pid: int, tid: int, stat: str, wchan: str | None) -> Task:
-    """From the texts of /proc/PID/task/TID/stat and wchan (`0` while it runs or where it may not be seen)."""
-    # The name may hold spaces and parentheses itself; the last parenthesis ends it.
-    head, _, tail = stat.rpartition(")")
-    waits_in = (wchan or "").strip()
-    return Task(pid, tid, head.partition("(")[2], tail.split()[0], "" if waits_in == "0" else waits_in)
-
-
 def tasks_of(pids: Iterable[int]) -> list[Task]:
     """Every thread of these processes that still exists."""
     found = []
@@ -46,12 +40,12 @@ def tasks_of(pids: Iterable[int]) -> list[Task]:
             continue
         for tid in threads:
             try:
-                stat = read(Path(f"/proc/{pid}/task/{tid}/stat"))
-                wchan = read(Path(f"/proc/{pid}/task/{tid}/wchan"))
-            except ProcessLookupError:
+                stat = proc_stat.read(pid, tid)
+                waits_in = (read(Path(f"/proc/{pid}/task/{tid}/wchan")) or "").strip()
+            except (FileNotFoundError, ProcessLookupError):
                 continue
-            if stat:
-                found.append(parse_task(pid, tid, stat, wchan))
+            # `0` while it runs, or where it may not be seen.
+            found.append(Task(pid, tid, stat.name, stat.state, "" if waits_in == "0" else waits_in))
     return found
 
 

@@ -5,7 +5,9 @@ Kernel: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and memory.rst
 """
 
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -29,9 +31,9 @@ _LOOK_EVERY = 0.001
 #: How long, in seconds, the events of a removed cgroup may trail behind: they come from kernel work queues.
 _LAST_WORD = 0.1
 
-#: memory.swappiness, from the most that kernels take: 200 since Linux 5.8 (with it only anonymous and shared memory is
-#: looked at, as long as there is some), 100 before. With 0 reclaiming leaves both alone.
-_MOST_SWAPPINESS = ("200", "100")
+#: memory.swappiness, the most that there is: only anonymous and shared memory is looked at, as long as there is some.
+#: With 0 reclaiming leaves both alone.
+_MOST_SWAPPINESS = "200"
 
 
 class CgroupV1(Cgroup):
@@ -73,6 +75,15 @@ class CgroupV1(Cgroup):
         except OSError as error:
             if not is_absent(error):
                 raise
+
+    def kill(self) -> bool:
+        pids = self.pids()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # What a v1 freezer holds does not die; with SIGKILL pending it does not run either.
+        self.thaw()
+        return bool(pids)
 
     def frozen(self) -> bool:
         directory = self._directories.get("freezer")
@@ -117,10 +128,10 @@ class CgroupV1(Cgroup):
         """None: v1 bounds memory and swap together (memory.memsw), and what goes to swap leaves memory."""
         return None
 
-    def swap_settings(self) -> dict[Path, Sequence[str]]:
+    def swap_settings(self) -> dict[Path, str]:
         directory = self._directories.get("memory")
         stands = self._memory("memory.swappiness")
-        if directory is None or stands is None or stands.strip() in _MOST_SWAPPINESS:
+        if directory is None or stands is None or stands.strip() == _MOST_SWAPPINESS:
             return {}
         return {directory / "memory.swappiness": _MOST_SWAPPINESS}
 

@@ -4,7 +4,7 @@ Kernel: Documentation/admin-guide/cgroup-v2.rst. What its statistics mean is `me
 """
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -45,6 +45,17 @@ class CgroupV2(Cgroup):
         except OSError as error:
             if not is_absent(error):
                 raise
+
+    def kill(self) -> bool:
+        """As in the base class; all at once, so that none can fork away, and no number can be another's by now."""
+        populated = bool(self.pids())
+        if populated:
+            try:
+                write(self.directory / "cgroup.kill", "1")
+            except OSError as error:
+                if not is_absent(error):
+                    raise
+        return populated
 
     def frozen(self) -> bool:
         return flat_keyed(read(self.directory / "cgroup.events")).get("frozen", 0) == 1
@@ -95,10 +106,10 @@ class CgroupV2(Cgroup):
                 rooms.append(max(0, number(limit) - number(read(above / "memory.swap.current"))))
         return min(rooms, default=None)
 
-    def swap_settings(self) -> dict[Path, Sequence[str]]:
+    def swap_settings(self) -> dict[Path, str]:
         limit = self.directory / "memory.swap.max"
         stands = read(limit)
-        return {} if stands is None or stands.strip() == "max" else {limit: ("max",)}
+        return {} if stands is None or stands.strip() == "max" else {limit: "max"}
 
     def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:
         reclaim = self.directory / "memory.reclaim"

@@ -1,13 +1,13 @@
 """Parsers of the texts of /proc that a snapshot is made of.
 
 Lines of another form than expected are left out: no text makes a parser fail. Formats: proc(5), proc_pid_fdinfo(5),
-proc_pid_mountinfo(5), proc_locks(5).
+proc_locks(5).
 """
 
 import re
 from dataclasses import dataclass
 
-from zeropod.runtime.image.snapshot import REFRESHED, Lock, Mount
+from zeropod.runtime.image.snapshot import REFRESHED, Lock
 
 _NAMED = ("/", "anon_inode:")
 _SEGMENT = "/SYSV"
@@ -18,23 +18,6 @@ _REFRESHED_PATH = re.compile(r"/\.\.\d{4}_\d\d_\d\d_")
 def status(text: str) -> dict[str, str]:
     """Return /proc/PID/status by name."""
     return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines()) if value}
-
-
-def mounts(text: str) -> list[Mount]:
-    """Return the lines of a mountinfo text; those that are none are left out."""
-    found = []
-    for line in text.splitlines():
-        before, hyphen, after = line.partition(" - ")
-        fields = before.split(" ")
-        if hyphen and len(fields) >= 6 and fields[0].isdecimal() and after:
-            root, place = unescaped(fields[3]), unescaped(fields[4])
-            found.append(Mount(int(fields[0]), fields[2], root, place, after.split(" ")[0], tuple(fields[6:])))
-    return found
-
-
-def unescaped(text: str) -> str:
-    """Return a field of mountinfo without its octal escapes."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def locks(text: str) -> list[Lock]:

@@ -11,14 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from zeropod.kernel import kcmp, task_attributes
+from zeropod.kernel import kcmp, mountinfo, task_attributes
 from zeropod.kernel.kcmp import Resource
+from zeropod.kernel.mountinfo import Mount
 from zeropod.kernel.namespace import CLONE_NEWIPC, entered
 from zeropod.runtime.cgroups.placement import UNIFIED, directories
 from zeropod.runtime.image import parsers, surroundings
 from zeropod.runtime.image.descriptors import MOST_DESCRIPTORS, Table, text
 from zeropod.runtime.image.duplicates import read_sockets, read_unix, with_polls
-from zeropod.runtime.image.snapshot import Facts, Mount, Process, Snapshot, Socket, Stranger, Thread
+from zeropod.runtime.image.snapshot import Facts, Process, Snapshot, Socket, Stranger, Thread
 
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts")
 _THREADS_OWN = ("ipc", "mnt", "net", "uts")
@@ -108,7 +109,7 @@ def read(pids: Collection[int], facts: Facts) -> Snapshot:
     part = reader.part
     mounts: list[Mount] = []
     processes = part("pipes", lambda: with_polls(processes), processes)
-    mounts = part("mounts", lambda: parsers.mounts(text(f"/proc/{first.pid}/mountinfo")), mounts)
+    mounts = part("mounts", lambda: mountinfo.read(first.pid), mounts)
     sockets: list[Socket] = []
     sockets = part("sockets", lambda: read_sockets(processes, first.pid), sockets)
     around = surroundings.look(frozenset(pids))
@@ -152,7 +153,7 @@ def _shared(first: int, second: int, resource: Resource) -> bool:
 def _allowed_cpus(pid: int) -> frozenset[int]:
     """Return the processors of its cpuset that we may use, too: what a restored thread gets."""
     ours = frozenset(os.sched_getaffinity(0))
-    found = directories(text(f"/proc/{pid}/cgroup"), text("/proc/self/mountinfo"))
+    found = directories(text(f"/proc/{pid}/cgroup"), mountinfo.read())
     for controller, name in (("cpuset", "cpuset.effective_cpus"), (UNIFIED, "cpuset.cpus.effective")):
         if controller in found:
             with suppress(OSError):

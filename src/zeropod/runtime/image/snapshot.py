@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zeropod.kernel.mountinfo import Mount
+
 DELETED = " (deleted)"
 REFRESHED = "/..data"
 """The link that the kubelet exchanges at an update, in each volume made of a configMap, a Secret or the like."""
@@ -111,24 +113,6 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
-    """A line of mountinfo."""
-
-    id: int
-    device: str
-    """major:minor."""
-    root: str
-    place: str
-    kind: str
-    fields: tuple[str, ...] = ()
-    """Optional ones: shared:N, master:N."""
-
-    @property
-    def is_network(self) -> bool:
-        return self.kind.startswith(_NETWORK)
-
-
-@dataclass(frozen=True, slots=True)
 class SpecMount:
     """A mount that the container was created with."""
 
@@ -160,7 +144,7 @@ class Bind:
     def is_shared(self) -> bool:
         """Whether others than the container may change what is in it, as far as that can be told."""
         own = _POD_VOLUME.search(self.mount.root) or _RUNTIME_FILE.search(self.mount.root) or self.mount.root == "/"
-        return self.elsewhere or self.refreshed or self.mount.is_network or not own
+        return self.elsewhere or self.refreshed or self.mount.kind.startswith(_NETWORK) or not own
 
 
 @dataclass(frozen=True, slots=True)

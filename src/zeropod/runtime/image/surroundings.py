@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from zeropod.runtime.image import parsers
+from zeropod.kernel import mountinfo
+from zeropod.kernel.mountinfo import Mount
 from zeropod.runtime.image.descriptors import text
-from zeropod.runtime.image.snapshot import REFRESHED, Bind, Facts, Mount
+from zeropod.runtime.image.snapshot import REFRESHED, Bind, Facts
 
 _SANDBOX = "pause"
 """What the process of a pod's sandbox is called: it has the pod's shared memory mounted and does nothing with it."""
@@ -75,7 +76,7 @@ def _others_mounts(pid: int, around: Sequence[Other]) -> Mapping[str, list[Mount
         if other.mount_namespace not in seen and other.name != _SANDBOX:
             seen.add(other.mount_namespace)
             with suppress(OSError):
-                theirs = parsers.mounts(text(f"/proc/{other.pid}/mountinfo"))
+                theirs = mountinfo.read(other.pid)
                 # A service with a mount namespace of its own (systemd's PrivateTmp) sees the node's root: no container.
                 if _is_node(theirs):
                     continue
@@ -91,7 +92,7 @@ def _of(pid: int) -> str:
 
 
 def _is_node(mounts: Sequence[Mount]) -> bool:
-    ours = {(mount.device, mount.root) for mount in parsers.mounts(text("/proc/self/mountinfo")) if mount.place == "/"}
+    ours = {(mount.device, mount.root) for mount in mountinfo.read() if mount.place == "/"}
     return any((mount.device, mount.root) in ours for mount in mounts if mount.place == "/")
 
 

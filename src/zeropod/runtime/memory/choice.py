@@ -6,13 +6,12 @@ is pure.
 
 import os
 import platform
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from zeropod.kernel import memory_advice
+from zeropod.kernel import memory_advice, mountinfo
 from zeropod.runtime.cgroups import placement
 
 from .backend import Kind
@@ -26,10 +25,6 @@ SMALL: Final = 16 << 20
 SPARE: Final = 64 << 20
 """Bytes of swap that must stay free beyond what a container needs: others swap, too."""
 
-_SWAP_KERNEL: Final = (5, 10)
-"""process_madvise(2)."""
-_STORE_KERNEL: Final = (6, 1)
-"""/dev/userfaultfd, by which a pager needs no rights of the container's."""
 _STORE_MACHINES: Final = frozenset({"x86_64", "aarch64"})
 
 
@@ -59,7 +54,6 @@ class SwapDevice:
 class NodeFacts:
     """What a node has for the memory of sleeping containers."""
 
-    kernel: tuple[int, int]
     machine: str
     swaps: tuple[SwapDevice, ...] = ()
     accounting: bool = False
@@ -115,8 +109,6 @@ def _against_swap(node: NodeFacts, present: int) -> str | None:
         return "the node has no swap"
     if not node.accounting:
         return "cgroups do not account swap (kernel parameter swapaccount, or no memory controller)"
-    if node.kernel < _SWAP_KERNEL:
-        return f"needs {_version(_SWAP_KERNEL)}, this is {_version(node.kernel)}"
     if node.machine not in memory_advice.MACHINES:
         return f"not known how to on {node.machine}"
     if node.free_swap < present + SPARE:
@@ -127,8 +119,6 @@ def _against_swap(node: NodeFacts, present: int) -> str | None:
 def _against_store(node: NodeFacts) -> str | None:
     if node.machine not in _STORE_MACHINES:
         return f"not known how to on {node.machine}"
-    if node.kernel < _STORE_KERNEL:
-        return f"needs {_version(_STORE_KERNEL)}, this is {_version(node.kernel)}"
     if not node.userfaultfd:
         return "/dev/userfaultfd is missing or may not be opened (CONFIG_USERFAULTFD)"
     return None
@@ -165,18 +155,11 @@ def advice(node: NodeFacts) -> list[str]:
 def facts(proc: Path = Path("/proc"), dev: Path = Path("/dev")) -> NodeFacts:
     """Read the node. Blocks for some hundred microseconds."""
     return NodeFacts(
-        kernel=parse_release(platform.release()),
         machine=platform.machine(),
         swaps=parse_swaps(_text(proc / "swaps")),
-        accounting=_accounts_swap(_text(proc / "self/mountinfo")),
+        accounting=_accounts_swap(mountinfo.parse(_text(proc / "self/mountinfo"))),
         userfaultfd=os.access(dev / "userfaultfd", os.R_OK | os.W_OK),
     )
-
-
-def parse_release(release: str) -> tuple[int, int]:
-    """Return the first two numbers of uname's release; (0, 0) if it does not begin with two."""
-    found = re.match(r"([0-9]+)\.([0-9]+)", release)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def parse_swaps(text: str) -> tuple[SwapDevice, ...]:
@@ -186,13 +169,16 @@ def parse_swaps(text: str) -> tuple[SwapDevice, ...]:
         words = line.split()
         # A deleted file is `/swap\040(deleted)`: one word.
         if len(words) == 5 and words[2].isdecimal() and words[3].isdecimal() and words[4].lstrip("-").isdecimal():
-            name = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), words[0])
-            found.append(SwapDevice(name, words[1], int(words[2]) << 10, int(words[3]) << 10, int(words[4])))
+            found.append(
+                SwapDevice(
+                    mountinfo.unescaped(words[0]), words[1], int(words[2]) << 10, int(words[3]) << 10, int(words[4])
+                )
+            )
     return tuple(found)
 
 
-def _accounts_swap(mountinfo: str) -> bool:
-    mounts = placement.cgroup_mounts(mountinfo)
+def _accounts_swap(all_mounts: list[mountinfo.Mount]) -> bool:
+    mounts = placement.cgroup_mounts(all_mounts)
     memory = [mount.mount_point for mount in mounts if "memory" in mount.controllers]
     if memory:
         return any((point / "memory.memsw.usage_in_bytes").exists() for point in memory)
@@ -210,7 +196,7 @@ def _children(directory: Path) -> Iterable[Path]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return os.fsdecode(path.read_bytes())
     except OSError:
         return ""  # a kernel without swap has no /proc/swaps
 
@@ -218,10 +204,6 @@ def _text(path: Path) -> str:
 def _describe(device: SwapDevice) -> str:
     kind = "zram" if device.in_memory else device.kind
     return f"{device.name}: {kind}, {_size(device.free)} of {_size(device.size)}"
-
-
-def _version(number: tuple[int, int]) -> str:
-    return f"Linux {number[0]}.{number[1]}"
 
 
 def _size(size: int) -> str:

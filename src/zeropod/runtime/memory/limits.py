@@ -25,20 +25,20 @@ _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR})
 
 
 @contextmanager
-def opened(record: Path, settings: Mapping[Path, Sequence[str]]) -> Iterator[None]:
-    """Write each file's first value that the kernel takes; put back what stood there at the end.
+def opened(record: Path, settings: Mapping[Path, str]) -> Iterator[None]:
+    """Write each file's value; put back what stood there at the end.
 
     `record` must not exist: `restore_limits` comes first. Raises OSError, with everything put back, if the record
-    cannot be written, or none of a file's values.
+    or a file cannot be written.
     """
     if not settings:
         yield
         return
     stood = {file: file.read_text().strip() for file in settings}
-    _write_record(record, [(str(file), stood[file], values) for file, values in settings.items()])
+    _write_record(record, [(str(file), stood[file], value) for file, value in settings.items()])
     try:
-        for file, values in settings.items():
-            _open(file, values)
+        for file, value in settings.items():
+            _put(file, value)
         yield
     finally:
         restore_limits(record)
@@ -54,30 +54,30 @@ def restore_limits(record: Path) -> None:
     except FileNotFoundError:
         return
     left = []
-    for file, stood, values in _parse(record, text):
+    for file, stood, value in _parse(record, text):
         try:
-            if Path(file).read_text().strip() in values:
+            if Path(file).read_text().strip() == value:
                 _put(Path(file), stood)
         except OSError as error:
             if error.errno not in _GONE:
                 _log.error("cannot put %s back to %s, it stays at what zeropod has set: %s", file, stood, error)
-                left.append((file, stood, values))
+                left.append((file, stood, value))
     if left:
         _write_record(record, left)
     else:
         record.unlink(missing_ok=True)
 
 
-def _parse(record: Path, text: str) -> list[tuple[str, str, list[str]]]:
+def _parse(record: Path, text: str) -> list[tuple[str, str, str]]:
     try:
-        return [(str(file), str(stood), [str(value) for value in values]) for file, stood, values in json.loads(text)]
+        return [(str(file), str(stood), str(value)) for file, stood, value in json.loads(text)]
     except (ValueError, TypeError) as error:
         # It is replaced in one step, so this is not one of ours that was cut short.
         _log.error("cannot read %s, what it says is not put back: %s", record, error)
         return []
 
 
-def _write_record(record: Path, entries: Sequence[tuple[str, str, Sequence[str]]]) -> None:
+def _write_record(record: Path, entries: Sequence[tuple[str, str, str]]) -> None:
     new = record.with_name(record.name + ".new")
     try:
         new.write_text(json.dumps(entries))
@@ -86,17 +86,6 @@ def _write_record(record: Path, entries: Sequence[tuple[str, str, Sequence[str]]
         with suppress(OSError):
             new.unlink()
         raise
-
-
-def _open(file: Path, values: Sequence[str]) -> None:
-    for value in values:
-        try:
-            _put(file, value)
-        except OSError as error:
-            if error.errno != errno.EINVAL or value == values[-1]:
-                raise
-        else:
-            return
 
 
 def _put(file: Path, value: str) -> None:

@@ -1,6 +1,6 @@
 """What /proc tells of a process and its threads, before any of them is touched.
 
-Source of facts: proc_pid_status(5), proc_pid_stat(5), proc_pid_wchan(5), proc_pid_limits(5).
+Source of facts: proc_pid_status(5), proc_pid_wchan(5), proc_pid_limits(5).
 """
 
 
@@ -8,14 +8,6 @@ def status(path: str) -> dict[str, str]:
     """Return the fields of a file /proc/PID/status or /proc/PID/task/TID/status. Raises OSError."""
     with open(path, errors="replace") as file:
         return {key: value.strip() for key, _, value in (line.partition(":") for line in file)}
-
-
-def stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the third one on: the state. Raises OSError."""
-    with open(f"/proc/{pid}/stat", errors="replace") as file:
-        text = file.read()
-    # The name in parentheses may contain blanks and parentheses: split after the last one.
-    return text[text.rindex(")") + 2 :].split()
 
 
 def wchan(pid: int, tid: int) -> str:

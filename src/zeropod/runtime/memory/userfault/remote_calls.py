@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from zeropod.kernel import ptrace
+from zeropod.kernel import proc_stat, ptrace
 from zeropod.runtime.memory.userfault import proc
 from zeropod.runtime.memory.userfault.stopped import StoppedProcess, Unsuitable, pause
 
@@ -160,7 +160,7 @@ class RemoteCalls:
 
     def _is_exiting(self) -> bool:
         try:
-            return int(proc.stat(self._process.pid)[6]) & _EXITING != 0
+            return proc_stat.read(self._process.pid).flags & _EXITING != 0
         except (FileNotFoundError, ProcessLookupError):
             return True
 

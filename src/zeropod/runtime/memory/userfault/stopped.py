@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
-from zeropod.kernel import ptrace
+from zeropod.kernel import proc_stat, ptrace
 from zeropod.runtime.memory.userfault import proc
 
 STOP_WITHIN: Final = 2.0
@@ -188,7 +188,7 @@ class StoppedProcess:
         """Raise Unsuitable for what can be told without touching the process."""
         try:
             status = proc.status(f"/proc/{self.pid}/status")
-            flags = int(proc.stat(self.pid)[6])
+            flags = proc_stat.read(self.pid).flags
             threads = os.listdir(f"/proc/{self.pid}/task")
         except (FileNotFoundError, ProcessLookupError):
             raise Unsuitable(self.pid, "has ended") from None

@@ -1,0 +1,68 @@
+"""What the kernel says of a process or a thread in /proc/PID/stat.
+
+Owns the only parser of that file. Fields are numbered from 1, as in proc_pid_stat(5).
+"""
+
+import os
+from dataclasses import dataclass
+
+_FIRST = 3
+"""The number of the first field behind the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """One reading of the file."""
+
+    name: str
+    fields: tuple[str, ...]
+    """From the third on."""
+
+    def number(self, field: int) -> int:
+        """Return the field of this number. Raises IndexError where the kernel has no such field."""
+        return int(self.fields[field - _FIRST])
+
+    @property
+    def state(self) -> str:
+        """One letter: R, S, D, T, t, Z, X, I."""
+        return self.fields[0]
+
+    @property
+    def parent(self) -> int:
+        """Process id of the parent."""
+        return self.number(4)
+
+    @property
+    def flags(self) -> int:
+        """The kernel's PF_ flags."""
+        return self.number(9)
+
+    @property
+    def start(self) -> int:
+        """When it began, in clock ticks since the boot: with the pid it tells a process from a later one."""
+        return self.number(22)
+
+
+def read(pid: int | str, tid: int | None = None) -> Stat:
+    """Return the stat of a process, or of one of its threads.
+
+    Raises OSError: FileNotFoundError or ProcessLookupError when it is gone.
+    """
+    path = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
+    # Without a buffered file: a sleeping container is looked at with many of these.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+    return parse(text.decode(errors="replace"))
+
+
+def parse(text: str) -> Stat:
+    """Return what a text of this file says. Raises ValueError for any other text."""
+    # The name may hold blanks and parentheses: the last parenthesis ends it.
+    head, end, rest = text.rpartition(")")
+    fields = tuple(rest.split())
+    if not end or not fields:
+        raise ValueError(f"not a text of /proc/PID/stat: {text!r}")
+    return Stat(head.partition("(")[2], fields)

@@ -1,0 +1,40 @@
+"""Containers that use the runtime, asked of their shims behind real sockets."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from tests.unit.manager.fakes import FakeShim, listen
+
+from zeropod.installer import users
+from zeropod.installer.root import Root
+from zeropod.manager import shims
+from zeropod.rpc.messages.status_pb2 import ContainerStatus, State, WakeRequest
+
+
+@pytest.fixture
+def node() -> Iterator[Path]:
+    """A node's root, by a path that leaves a socket's room."""
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "run/zeropod/s").mkdir(parents=True)
+        yield Path(directory)
+
+
+async def test_all_that_sleep_are_woken_by_their_shims(node: Path, nursery: trio.Nursery) -> None:
+    first = FakeShim(ContainerStatus(id="a", state=State.STANDBY), ContainerStatus(id="b", state=State.RUNNING))
+    second = FakeShim(ContainerStatus(id="c", state=State.COLD))
+    for number, shim in enumerate((first, second)):
+        await listen(node / f"run/zeropod/s/{number}.sock", nursery, shim.services())
+    assert await users._wake(Root(str(node))) == []
+    assert first.requests == [WakeRequest(id="a")]
+    assert second.requests == [WakeRequest(id="c")]
+
+
+async def test_what_cannot_be_woken_is_named(node: Path, nursery: trio.Nursery) -> None:
+    shim = FakeShim(ContainerStatus(id="a", namespace="moby", state=State.COLD))
+    methods = {name: method for name, method in shim.services()[shims.SERVICE].items() if name != "Wake"}
+    await listen(node / "run/zeropod/s/1.sock", nursery, {shims.SERVICE: methods})
+    (failure,) = await users._wake(Root(str(node)))
+    assert failure.startswith("moby/a: UNIMPLEMENTED")
