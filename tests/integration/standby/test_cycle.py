@@ -63,6 +63,7 @@ def test_nothing_runs_in_standby(stage: Stage, way: Way) -> None:
     with app.connect() as session:
         session.ask("tick 0.002")
     frozen = app.standby()
+    node.until(lambda: not app.status.memory_moving, "its memory is out")  # which it spends some milliseconds on
     time.sleep(0.1)  # what it wrote last is on its way through pipes
     before, output = run_time(frozen.pid), app.output()
     assert "tick" in output
