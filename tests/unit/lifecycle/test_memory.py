@@ -109,7 +109,7 @@ class Node:
         self.turns = 1
         self.told = 0
 
-    def choose(self, wanted: str, _: object, present: int) -> tuple[Kind, str]:
+    def choose(self, wanted: str, _: object, present: int, **__: object) -> tuple[Kind, str]:
         assert present == self.resident
         return (self.chosen if wanted == "auto" else Kind(wanted)), f"chosen for {wanted}"
 

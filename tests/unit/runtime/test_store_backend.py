@@ -66,7 +66,16 @@ class FakePager:
         self.journal = SimpleNamespace(faults=3, pages_brought=2, event_count=0, unrecorded=list)
         self.retires = True
         self.taken: dict[int, int] = {}
-        self.working_set = ()
+        self.calls: list[str] = []
+
+    def learnt(self) -> tuple[()]:
+        return ()
+
+    def abandon(self) -> None:
+        self.calls.append("abandon")
+
+    def begin(self) -> None:
+        self.calls.append("begin")
 
     def drain(self) -> None:
         self.drains += 1
@@ -317,6 +326,29 @@ async def test_restored_processes_that_cannot_have_their_memory_say_so(
 # The next generation
 
 
+class Pagers:
+    """Makes pagers, as long as there is memory for them."""
+
+    def __init__(self) -> None:
+        self.made: list[FakePager] = []
+        self.tries = 0
+        self.room = 100
+
+    def __call__(self, *_: object, **__: object) -> FakePager:
+        self.tries += 1
+        if len(self.made) >= self.room:
+            raise OSError(12, "Cannot allocate memory")
+        self.made.append(FakePager())
+        return self.made[-1]
+
+
+@pytest.fixture
+def pagers(monkeypatch: pytest.MonkeyPatch) -> Pagers:
+    made = Pagers()
+    monkeypatch.setattr(holdings, "Pager", made)
+    return made
+
+
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[Holdings]:
     made = Holdings(PageStore(tmp_path / "pages"), lambda _: None, lambda _: None)
@@ -338,35 +370,51 @@ def pager_of(held: Holdings) -> Any:
     return held.generation.pager
 
 
-async def test_a_pager_that_does_not_end_stays_and_what_is_new_is_let_go_of(held: Holdings) -> None:
+async def test_the_next_pager_goes_on_where_the_last_one_has_ended(held: Holdings, pagers: Pagers) -> None:
+    new = member()
+    assert held.replace([new])
+    assert (pager_of(held), pagers.made[0].calls) == (pagers.made[0], ["begin"])
+    assert held.members == [new]
+    new.close()
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_without_memory_for_a_pager_everything_stays_as_it_is(
+    held: Holdings, pagers: Pagers, first: bool
+) -> None:
+    if first:
+        held.generation = None
+    before, new, pagers.room = held.generation, member(), 0
+    with pytest.raises(MemoryFailed, match=r"no pager can be started: .*Cannot allocate memory"):
+        held.replace([new])
+    assert (held.generation, pagers.tries) == (before, STARTS)
+    assert not is_open(new.uffd)
+
+
+async def test_a_pager_that_does_not_end_stays_and_what_is_new_is_let_go_of(held: Holdings, pagers: Pagers) -> None:
     before, new = held.generation, member()
     pager_of(held).retires = False
     with pytest.raises(MemoryFailed, match="does not end when it is told to"):
         held.replace([new])
-    assert held.generation is before
+    assert (held.generation, pagers.made[0].calls) == (before, ["abandon"])
     assert not is_open(new.uffd)
 
 
-async def test_a_pager_that_died_in_the_middle_of_something_is_a_loss(held: Holdings) -> None:
+async def test_a_pager_that_died_in_the_middle_of_something_is_a_loss(held: Holdings, pagers: Pagers) -> None:
     pager_of(held).fault = "a process was forking"
     with pytest.raises(MemoryLost, match="the pager died, and a process was forking"):
         held.replace()
+    assert pagers.made[0].calls == ["abandon"]
 
 
 async def test_without_another_pager_the_descriptors_stay_so_that_missing_pages_wait(
-    held: Holdings, monkeypatch: pytest.MonkeyPatch
+    held: Holdings, pagers: Pagers
 ) -> None:
-    tries: list[None] = []
-
-    def no_pager(*_: object, **__: object) -> None:
-        tries.append(None)
-        raise OSError(12, "Cannot allocate memory")
-
-    monkeypatch.setattr(holdings, "Pager", no_pager)
-    new = member()
+    """The container was thawed meanwhile, so the pager that was made beforehand is of no use, and there is no other."""
+    new, pagers.room = member(), 1
     with pytest.raises(MemoryLost, match=r"no pager can be started: .*Cannot allocate memory"):
-        held.replace([new])
-    assert len(tries) == STARTS
+        held.replace([new], as_of=pager_of(held).journal.event_count - 1)
+    assert pagers.made[0].calls == ["abandon"]
     assert is_open(new.uffd)
     held.close()
     assert not is_open(new.uffd)
