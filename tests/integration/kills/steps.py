@@ -65,7 +65,7 @@ class Round:
 
     def out(self) -> None:
         """Wait until it is in STANDBY, its memory in the store."""
-        pid = self.app.standby().pid
+        pid = self.app.standby(30).pid
         node.until(lambda: resident(pid) < OUT, "its memory is out")
 
     def remember(self) -> None:
@@ -141,7 +141,7 @@ class Wake(Step):
 
 class Dump(Step):
     def prepare(self, one: Round) -> None:
-        one.app.standby()
+        one.app.standby(30)
 
 
 class Restore(Step):
