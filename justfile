@@ -38,6 +38,11 @@ demo *ARGS: build
 test *ARGS: build
     if (($#)); then tests/node/enter python3 -m pytest /src/tests/integration "$@"; else tests/all; fi
 
+# Kills of every part at hundreds of its system calls, and hundreds of cycles under stress, an hour; ARGS go to pytest (root)
+test-long *ARGS: build
+    tests/node/enter python3 -m pytest --long \
+        /src/tests/integration/kills /src/tests/integration/memory/test_stress.py "$@"
+
 # Integration tests on containerd 1.7 instead of 2.x; ARGS go to pytest (root)
 test-older *ARGS: build
     tests/node/enter --containerd-1.7 python3 -m pytest /src/tests/integration "$@"

@@ -29,7 +29,8 @@ LOOKED_AROUND_WITH = (
 )
 RUN_IN_CONTAINERS = ("redis-server", "redis-tools", "nginx-light", "python3", "busybox-static")
 COMPILES_BPF = ("python3-bpfcc", "linux-headers-cloud-amd64")
-PACKAGES = (*TESTED_WITH, *LOOKED_AROUND_WITH, *RUN_IN_CONTAINERS, *COMPILES_BPF)
+COMPILES_SUBJECTS = ("gcc", "libc6-dev")
+PACKAGES = (*TESTED_WITH, *LOOKED_AROUND_WITH, *RUN_IN_CONTAINERS, *COMPILES_BPF, *COMPILES_SUBJECTS)
 
 # dpkg leaves these out while it unpacks.
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")

@@ -111,7 +111,7 @@ def reap_orphans(known: Collection[int]) -> list[int]:
 
 def dead_children(parent: int | str) -> Iterator[tuple[int, int]]:
     """Children of a process (`self` for ours) that have ended and are not reaped yet: pid and start time in ticks."""
-    for pid in _children(parent):
+    for pid in children(parent):
         try:
             stat = proc_stat.read(pid)
         except (FileNotFoundError, ProcessLookupError):
@@ -120,7 +120,8 @@ def dead_children(parent: int | str) -> Iterator[tuple[int, int]]:
             yield pid, stat.start
 
 
-def _children(parent: int | str) -> Iterator[int]:
+def children(parent: int | str) -> Iterator[int]:
+    """Children of a process (`self` for ours), dead ones that are not reaped yet among them."""
     # Threads have children of their own in the kernel's view.
     for task in Path(f"/proc/{parent}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):

@@ -29,6 +29,12 @@ MISSED = 1.0
 _REAP_POLL = 0.005
 """Seconds between looks at a killed process for which there is no pidfd."""
 
+KILLED = 128
+"""Statuses above are those of programs that a signal has ended, plus its number."""
+
+LET_GO = 5.0
+"""Seconds for the children of such a program to be gone; they take milliseconds."""
+
 FileDescriptor = int | IO[bytes]
 
 Started = Callable[[int], None]
@@ -76,8 +82,9 @@ def spawn(
 async def wait(process: "subprocess.Popen[bytes]") -> int:
     """Waits for a spawned program and returns its status; when cancelled, kills it and reaps it.
 
-    Its children are killed with it: a CRIU that goes on without the runc that has started it would end, much later,
-    a container that we have let run again. Raises OSError when there is no descriptor to wait on; it is killed then.
+    Its children are killed with it, and with one that others have killed: a CRIU that goes on without the runc that has
+    started it would stop, and much later end, a container that we have let run again. Raises OSError when there is no
+    descriptor to wait on; it is killed then.
     """
     RUNNING.add(process.pid)
     handle = None
@@ -98,6 +105,8 @@ async def wait(process: "subprocess.Popen[bytes]") -> int:
             os.close(handle)
         RUNNING.discard(process.pid)
     process.returncode = status.code
+    if status.code > KILLED:
+        await _end_children(process.pid)
     return status.code
 
 
@@ -108,10 +117,35 @@ async def _end(process: "subprocess.Popen[bytes]", handle: int | None) -> None:
     with trio.CancelScope(shield=True):
         if handle is not None:
             process.returncode = (await pidfd.wait_exit(handle)).code
-            return
-        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG) is None:  # noqa: ASYNC110, ASYNC222 - WNOHANG
-            await trio.sleep(_REAP_POLL)
-        process.returncode = 128 + signal.SIGKILL
+        else:
+            while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG) is None:  # noqa: ASYNC110, ASYNC222 - WNOHANG
+                await trio.sleep(_REAP_POLL)
+            process.returncode = KILLED + signal.SIGKILL
+        await _end_children(process.pid)
+
+
+async def _end_children(group: int) -> None:
+    """Ends what is left of a program that was killed, and returns when that has let go of what it had in hand.
+
+    Its children are ours by then, at least where we are the subreaper.
+    """
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+    with trio.CancelScope(shield=True), trio.move_on_after(LET_GO):
+        for pid in [pid for pid in pidfd.children("self") if _group_of(pid) == group]:
+            with suppress(OSError):  # it is gone, or others reap it
+                handle = pidfd.open(pid)
+                try:
+                    await pidfd.wait_exit(handle)
+                finally:
+                    os.close(handle)
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 async def run(

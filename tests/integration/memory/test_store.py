@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import trio
 from tests.integration.patience import patient
+from tests.integration.programs import compiled
 
 from zeropod.runtime import cgroups
 from zeropod.runtime.memory.backend import MemoryFailed
@@ -42,18 +43,10 @@ pytestmark = [
 ]
 
 
-def compiled(source: Path, directory: Path, *options: str) -> list[str] | None:
-    """The command that starts a C program; None without a compiler."""
-    if not (compiler := shutil.which("cc") or shutil.which("gcc")):
-        return None
-    program = directory / source.stem
-    subprocess.run([compiler, "-O2", *options, "-o", program, source], check=True, timeout=60)
-    return [str(program)]
-
-
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return compiled(SOURCE, tmp_path_factory.mktemp("store")) or [sys.executable, str(SCRIPT)]
+    made = compiled(SOURCE, tmp_path_factory.mktemp("store"))
+    return [str(made)] if made else [sys.executable, str(SCRIPT)]
 
 
 @contextmanager
@@ -492,7 +485,7 @@ async def test_a_busy_program_never_sees_a_wrong_byte(store: Store, tmp_path: Pa
     if program is None:
         pytest.skip("needs a compiler")
     chance = random.Random(killing)
-    async with store(0, program=program) as one:
+    async with store(0, program=[str(program)]) as one:
         moved: list[float] = []
         killed = 0
         await trio.sleep(1)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +15,19 @@ import trio
 from tests.integration.pager import image
 from tests.integration.pager.conftest import ADDRESS, Restore, Restored, Subject
 from tests.integration.pager.image import PAGE
+from tests.integration.patience import patient
 
-from zeropod.runtime.pager.pager import SUCCESSORS
+from zeropod.runtime.pager import child
+from zeropod.runtime.pager.journal import Standing
+from zeropod.runtime.pager.pager import USELESS
+from zeropod.runtime.pager.serve import Server
 
 LARGE = 12000
 SEEDS = range(12)
+DEATHS = 20
+"""In a row, a few milliseconds from each other."""
+GIVEN_UP = patient(3.0)
+"""Seconds."""
 
 
 def descriptors(pid: int) -> list[str]:
@@ -86,13 +95,14 @@ async def test_killed_at_any_moment_it_leaves_right_memory_or_says_that_it_is_lo
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(use)
-                for death in range(SUCCESSORS):
+                for death in range(DEATHS):
                     await trio.sleep(chance.uniform(0, 0.02))
                     if death == 2:
                         one.pager.drain()
                     if one.lost or one.ended.is_set():
                         break
-                    os.kill(one.pager.pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # between two of them
+                        os.kill(one.pager.pid, signal.SIGKILL)
         except* (EOFError, trio.BrokenResourceError):
             with trio.fail_after(5):
                 await one.ended.wait()
@@ -108,13 +118,65 @@ async def test_killed_at_any_moment_it_leaves_right_memory_or_says_that_it_is_lo
                         assert await one.process.check(number, 1, zero=zero) == "right"
 
 
-async def test_one_death_too_many_is_the_end(restore: Restore) -> None:
+async def test_a_pager_with_nothing_to_do_is_replaced_as_often_as_it_is_killed(restore: Restore) -> None:
     async with restore(LARGE) as one:
-        for number in range(SUCCESSORS + 1):
-            assert await one.process.check(number, 1) == "right"
+        for number in range(2 * USELESS):
+            await until(lambda: one.pager.journal.standing is Standing.WAITING)
             os.kill(one.pager.pid, signal.SIGKILL)
             await until(partial(said_or_ended, one, number))
-        assert one.lost == f"the pager died {SUCCESSORS + 1} times"
+        assert not one.lost
+        assert await one.process.check(0, LARGE) == "right"
+
+
+async def test_one_that_serves_a_page_is_replaced_as_often_as_it_is_killed(restore: Restore) -> None:
+    async with restore(LARGE) as one:
+        for number in range(2 * USELESS):
+            assert await one.process.check(100 * number, 1) == "right"
+            await until(lambda: one.pager.journal.standing is Standing.PROVEN)
+            os.kill(one.pager.pid, signal.SIGKILL)
+            await until(partial(said_or_ended, one, number))
+        assert not one.lost
+        assert await one.process.check(0, LARGE) == "right"
+
+
+def at_its_start(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_its_first_page(server: Server, *_: object) -> None:
+    if server.spaces.all:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("where", "method", "dies"), [(child, "_take_over", at_its_start), (Server, "_fault", at_its_first_page)]
+)
+async def test_pagers_that_all_die_of_the_first_thing_they_do_are_the_end_at_some_point(
+    restore: Restore, monkeypatch: pytest.MonkeyPatch, where: object, method: str, dies: Callable[..., None]
+) -> None:
+    async with restore(LARGE) as one:
+        assert await one.process.check(0, 1) == "right"
+        monkeypatch.setattr(where, method, dies)  # in all that are forked from now on
+        began = trio.current_time()
+        os.kill(one.pager.pid, signal.SIGKILL)
+        await one.process.say("check", ADDRESS + 100 * PAGE, 1, ADDRESS + 100 * PAGE)
+        await until(one.ended.is_set)
+        assert one.lost == f"{USELESS + 1} pagers in a row died before they had done anything"
+        assert len(one.said) in (USELESS, USELESS + 1)  # as the first of all has served a page, and perhaps noted it
+        assert trio.current_time() - began < GIVEN_UP
+
+
+async def test_a_pager_that_is_let_go_of_between_two_has_no_successor(
+    restore: Restore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with restore(LARGE) as one:
+        monkeypatch.setattr(child, "_take_over", at_its_start)
+        os.kill(one.pager.pid, signal.SIGKILL)
+        await until(lambda: len(one.said) > USELESS // 2)
+        one.process.kill()
+        await one.pager.kill()
+        await until(one.ended.is_set)
+        assert not one.lost
 
 
 async def test_the_pager_holds_nothing_of_the_shim_s(restore: Restore, tmp_path: Path) -> None:

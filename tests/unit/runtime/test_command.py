@@ -116,6 +116,23 @@ async def test_its_children_are_killed_with_it(tmp_path: Path) -> None:
     os.close(reading)
 
 
+async def test_what_one_that_others_have_killed_has_started_is_gone_when_its_status_is_there(tmp_path: Path) -> None:
+    pidfd.set_subreaper()
+    try:
+        script = f"sleep 1000 & echo $! >{tmp_path}/child; kill -KILL $$"
+        with trio.fail_after(10):
+            assert (await run(["/bin/sh", "-c", script], timeout=10)).status == 128 + signal.SIGKILL
+        assert has_ended(int((tmp_path / "child").read_text()))
+    finally:
+        pidfd.set_subreaper(wanted=False)
+
+
+async def test_what_one_that_has_ended_by_itself_has_started_lives_on(tmp_path: Path) -> None:
+    script = f"sleep 1000 & echo $! >{tmp_path}/child; exit 3"
+    assert (await run(["/bin/sh", "-c", script], timeout=10)).status == 3
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+
+
 async def test_one_that_is_no_longer_wanted_is_killed_and_reaped() -> None:
     process = spawn(["/bin/sleep", "1000"])
     async with trio.open_nursery() as nursery:

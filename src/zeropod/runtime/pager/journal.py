@@ -22,6 +22,8 @@ Rules, on which it depends that nobody reads wrong data after a pager's death:
    shim asks for that, and the pager confirms when it has handled everything that it has read: before the first drop,
    and again before the processes are let go. A successor confirms at its start.
 
+How far each pager comes is recorded, too (`Standing`), so that one that cannot do anything is not replaced for ever.
+
 One thing is left to the kernel: a copy is refused (EAGAIN) from the moment that an event happens until it has been
 read, so that no page is copied to where it does not belong any more.
 """
@@ -55,6 +57,7 @@ READING: Final = 1
 FULL: Final = 2
 _PHASE = 1
 _DRAIN = 2
+_STANDING = 3
 _EVENT_COUNT = 8
 _TRACE_COUNT = 16
 _FAULT_COUNT = 24
@@ -99,6 +102,24 @@ class Phase(IntEnum):
     """Ready to serve; another one still does."""
     RETIRED = 3
     """Ended on request, with everything recorded: another one goes on from an index of its own."""
+
+
+class Standing(IntEnum):
+    """How far the present pager has come, of its own accord; what its predecessors did is not its merit."""
+
+    NEW = 0
+    """It has not come to wait for work yet."""
+    WAITING = 1
+    """It waits for its first piece of work."""
+    WORKING = 2
+    """It has its first piece of work in hand."""
+    PROVEN = 3
+    """It has done a piece of work."""
+
+    @property
+    def useless(self) -> bool:
+        """Whether a pager that dies with this standing died of the first thing that it did."""
+        return self in (Standing.NEW, Standing.WORKING)
 
 
 class Kind(IntEnum):
@@ -231,6 +252,14 @@ class Journal:
     @phase.setter
     def phase(self, phase: Phase) -> None:
         self.memory[_PHASE] = phase
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(self.memory[_STANDING])
+
+    @standing.setter
+    def standing(self, standing: Standing) -> None:
+        self.memory[_STANDING] = standing
 
     @property
     def draining(self) -> bool:

@@ -21,7 +21,7 @@ from zeropod.runtime import pagemap
 from zeropod.runtime.errors import CriuError
 from zeropod.runtime.pager import child, handover, wire
 from zeropod.runtime.pager.files import PagesFile
-from zeropod.runtime.pager.journal import Journal, Phase
+from zeropod.runtime.pager.journal import Journal, Phase, Standing
 from zeropod.runtime.pager.process import PagerProcess
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.working_set import WorkingSet, beforehand, following
@@ -32,10 +32,10 @@ FILL: Final = 2.0
 """Seconds; it takes a few milliseconds."""
 END: Final = 5.0
 """Seconds between SIGKILL and the end of the pager."""
-SUCCESSORS: Final = 5
-"""How many in a row."""
-STEADY: Final = 60.0
-"""Seconds after which a pager's death is the first of a row."""
+USELESS: Final = 10
+"""How many pagers in a row may die of the first thing that they do; one that has done something ends the row."""
+BREATH: Final = 0.01
+"""Seconds from such a death to the successor, times its number in the row: a lack of memory, say, may be over then."""
 
 
 class PagerLost(Exception):  # noqa: N818 - what has happened to the memory
@@ -85,7 +85,8 @@ class Pager:
         self._done = False
         self._closed = False
         self._ended = False
-        self._successors = 0
+        self._useless = 0
+        """Pagers in a row that died of the first thing that they did."""
         self.journal = journal
         self._files = files
         try:
@@ -182,6 +183,7 @@ class Pager:
                     return
                 break
             await self._process.reap()
+            await self._take_breath()
             if self._retiring:
                 await self._retire()
                 return
@@ -326,23 +328,27 @@ class Pager:
             service,
         )
 
+    async def _take_breath(self) -> None:
+        """Between a pager and its successor; a `retire` or a `kill` may come meanwhile."""
+        self._useless = self._useless + 1 if not self._ended and self.journal.standing.useless else 0
+        if self._useless <= USELESS:
+            await trio.sleep(BREATH * self._useless)
+
     def _succeed(self) -> None:
         """Puts a successor in the place of a dead pager, or raises PagerLost."""
         reason = self._lost
-        if time.monotonic() - self._process.born > STEADY:
-            self._successors = 0
         if not reason and self.journal.phase is Phase.HANDOVER:
             reason = "the pager died while CRIU handed over the processes"
         elif not reason and (doubt := self.doubt()):
             reason = f"the pager died, and {doubt}"
-        elif not reason and self._successors == SUCCESSORS:
-            reason = f"the pager died {SUCCESSORS + 1} times"
+        elif not reason and self._useless > USELESS:
+            reason = f"{self._useless} pagers in a row died before they had done anything"
         if reason:
             raise PagerLost(reason)
-        self._successors += 1
         dead = self.pid
         self._end_keeper()
         self._process.hang_up()
+        self.journal.standing = Standing.NEW
         try:
             self._process = PagerProcess(self._inheritance(None))
         except OSError as error:

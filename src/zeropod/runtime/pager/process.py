@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import socket
-import time
 from contextlib import suppress
 from typing import Final
 
@@ -30,7 +29,6 @@ class PagerProcess:
         self.dead = False
         """It will say nothing more."""
         self.reaped = False
-        self.born = time.monotonic()
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Nothing is read while runc restores: the guards of a thousand processes have to fit.
         theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM)

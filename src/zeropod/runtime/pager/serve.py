@@ -28,6 +28,7 @@ from zeropod.runtime.pager.journal import (
     Journal,
     Kind,
     Phase,
+    Standing,
 )
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Space, Spaces
@@ -78,6 +79,7 @@ class Server(Copier):
         self._inbox = journal.inbox()
         self._keeper: Keeper | None = None
         self._kept_until = 0.0
+        self._standing = Standing.NEW
 
     def adopt(self, uffd: int, pid: int) -> None:
         """Takes on a process that CRIU has restored."""
@@ -108,6 +110,7 @@ class Server(Copier):
                 if not self._draining and quiet < QUIET and now - self.drain_began < FIRST_REQUEST:
                     continue
                 self._draining = True
+                self._works()
                 if not self._drain_slice(SMALL_SLICE if quiet < GENTLE else LARGE_SLICE):
                     return
             elif idle and self.orphan:
@@ -130,9 +133,20 @@ class Server(Copier):
 
     def _step(self, timeout: float | None) -> bool:
         """Does what is to be done at once; True when that was nothing."""
+        if self._standing is not Standing.PROVEN:
+            self._stands(Standing.PROVEN if self._standing is Standing.WORKING else Standing.WAITING)
         ready = self.poll.poll(timeout)
+        if ready:
+            self._works()
         self._serve(ready)
         return not ready
+
+    def _works(self) -> None:
+        if self._standing is Standing.WAITING:
+            self._stands(Standing.WORKING)
+
+    def _stands(self, standing: Standing) -> None:
+        self._standing = self.journal.standing = standing
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         for descriptor, _ in ready:

@@ -9,8 +9,9 @@ from typing import Any
 import trio
 from tests.integration.patience import FACTOR, patient
 
-from zeropod.manager import shims
-from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
+from zeropod.manager import commands, shims
+from zeropod.rpc.messages.status_pb2 import ContainerStatus, SleepRequest, State, WakeRequest
+from zeropod.rpc.status import Code, RpcError
 
 ASKED = 1 if FACTOR == 1 else 5
 """Times, of two seconds each, that a shim is given to answer: more than one on an emulated node alone."""
@@ -55,6 +56,27 @@ def until(
         if time.monotonic() > deadline:
             raise TimeoutError(f"{id[:12]} is not {what} after {timeout} s but {found}")
         time.sleep(0.01)
+
+
+def sleep(id: str) -> ContainerStatus:
+    """As `zeropod sleep` does. Raises RpcError when it cannot sleep now."""
+    return _asked(id, "Sleep", SleepRequest(id=id))
+
+
+def wake(id: str) -> ContainerStatus:
+    """As `zeropod wake` does. Raises RpcError."""
+    return _asked(id, "Wake", WakeRequest(id=id))
+
+
+def _asked(id: str, method: str, request: SleepRequest | WakeRequest) -> ContainerStatus:
+    async def ask() -> ContainerStatus:
+        found, _ = await shims.look()
+        path = next((one.path for one in found if one.status.id == id), "")
+        if not path:
+            raise RpcError(Code.NOT_FOUND, "no shim has it")
+        return await shims.call(path, method, request, ContainerStatus, commands.DEADLINE)
+
+    return trio.run(ask)
 
 
 def row(id: str) -> dict[str, Any]:
