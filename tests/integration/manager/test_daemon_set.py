@@ -27,7 +27,8 @@ def test_it_sees_the_nodes_shims_and_collects_what_is_left_of_others(stage: Stag
     (orphan / "images/pages-1.img").write_bytes(bytes(4096))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/zeropod.pyz").write_bytes(Path("/src/build/zeropod.pyz").read_bytes())
-    (tmp_path / "bin/zeropod.pyz").chmod(0o755)
+    for path in (tmp_path, tmp_path / "bin", tmp_path / "bin/zeropod.pyz"):
+        path.chmod(0o755)  # as in the image: the manager is not root
     with cri.pod(handler="runc") as pod:
         collector = manifest.container(pod, "image-gc", tmp_path, ["--max-checkpoint-bytes", "3Gi"])
         assert collector.wait().exit_code == 0, collector.logs()
