@@ -4,8 +4,7 @@ Linux 6.1 is the first with /dev/userfaultfd, by which a pager serves memory wit
 has all else that is needed at any time: tcp_migrate_req and cgroup.kill (5.14), pidfd_getfd, process_madvise, nf_tables
 tables that end with their owner, memory.reclaim. So nothing looks for these, or does without them. What is newer, and
 worth having, is asked of the kernel where it is used: PAGEMAP_SCAN and asynchronous write protection (6.7) spare the
-page store comparisons; a kernel whose sk_lookup programs may ask for a task's name (6.18 has been seen to, 6.1 not to)
-tells health probes from other connections.
+page store comparisons; a sk_lookup program that may ask for a task's name need not read it.
 """
 
 import re
