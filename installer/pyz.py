@@ -5,7 +5,7 @@ are stored rather than deflated, because deflate's output differs between versio
 are exactly the wheels of installer/requirements.lock, checked by hash; a wheel that is not pure Python fails
 the build, since the archive has to run on every Python from 3.11 on and on every architecture.
 
-What the archive does when it is run is in header.sh, archive_main.py and start.py here, and in
+What the archive does when it is run is in header.sh, tree_check.py, archive_main.py and start.py here, and in
 zeropod.unpack.
 """
 
@@ -14,6 +14,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import sys
 import time
 import zipfile
@@ -66,6 +67,14 @@ def merge(parts: Iterable[Entries]) -> Entries:
     return merged
 
 
+def tree_check(private: str) -> str:
+    """The Python code that looks at the unpacked tree: tree_check.py, with the module `private` in it."""
+    before, line, after = (INSTALLER / "tree_check.py").read_text().partition("from zeropod.private import exposure")
+    if not line:
+        raise BuildError("installer/tree_check.py has to import zeropod.private, for the build to replace")
+    return before + private + after.partition("\n")[2]
+
+
 def digest(entries: Mapping[str, bytes]) -> str:
     """A name for these contents: the first 16 hexadecimal digits of a sha256 over all names and contents."""
     total = hashlib.sha256()
@@ -85,7 +94,8 @@ def archive(entries: Entries, library: str, seconds: int) -> bytes:
     filled = entries | {"zeropod/built.py": built.replace(unset, f"TREE: str | None = {tree!r}\n").encode()}
 
     output = io.BytesIO()
-    output.write((INSTALLER / "header.sh").read_text().replace("@TREE@", tree).encode())
+    header = (INSTALLER / "header.sh").read_text().replace("@TREE@", tree)
+    output.write(header.replace("@CHECK@", shlex.quote(tree_check(entries["zeropod/private.py"].decode()))).encode())
     date = time.gmtime(max(seconds, EARLIEST))[:6]
     # Appending to what is there makes the zip file's offsets count from the header's first byte, as unzip
     # expects.

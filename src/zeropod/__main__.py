@@ -19,6 +19,7 @@ MODES: dict[str, tuple[str, str]] = {
     "sleep": ("zeropod.manager.sleep", "put a container to sleep now"),
     "wake": ("zeropod.manager.wake", "wake a container"),
     "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
+    "image-gc": ("zeropod.manager.image_gc", "remove what containers that are gone have left on disk, once"),
     "doctor": ("zeropod.manager.doctor", "say whether this node can do all that zeropod needs, and what is missing"),
     "unpack": ("zeropod.unpack", "unpack now what the first use would, so that it starts quickly too"),
 }

@@ -1,22 +1,13 @@
-"""What start.py does, the quick way into an unpacked zeropod.pyz: checks the directory, and is quick to end.
+"""What start.py does, the quick way into an unpacked zeropod.pyz, which is also quick to end.
 
-Has to be readable for Pythons that are older than zeropod needs: the archive knows what to do about them.
+Whoever runs start.py has looked at the directory before: the archive's shell header, or `zeropod.unpack`.
 """
 
 import sys
-from posix import _exit, execv
+from posix import _exit
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):  # noqa: UP036 - an older one may run this
-        _run_from_archive()
-
-    from zeropod.private import exposure
-
-    # Somebody has opened it to others since it was made: what is in it cannot be trusted any more.
-    if exposure(sys.path[0]):
-        _run_from_archive()
-
     from zeropod.__main__ import main
 
     status = main()
@@ -26,8 +17,3 @@ def main() -> None:
         sys.stderr.flush()
         _exit(status)
     sys.exit(status)
-
-
-def _run_from_archive() -> None:
-    """Starts over from the archive, which knows what to do without the directory."""
-    execv(sys.executable, [sys.executable, "-I", "-S", *sys.argv])

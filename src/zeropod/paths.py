@@ -9,6 +9,8 @@ that it needs are in `shim.start` and `shim.zygote`.
 
 import os
 import re
+import stat
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -65,6 +67,9 @@ STATUS_SOCKETS = "/run/zeropod/s"
 
 RESERVED = "reserved"
 """In a container's directory while it is dumped: the bytes that its image is expected to need."""
+
+MANAGER_GROUP = 65414
+"""The group that may talk to shims: that of the node's manager, which is not root. Nothing else has this number."""
 
 LONGEST = 76
 """Characters of the longest identifier that containerd accepts."""
@@ -137,6 +142,28 @@ def make_private(directory: Path) -> None:
     except FileNotFoundError:
         make_private(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def make_status_sockets() -> None:
+    """Makes the directory in which shims listen, if it is not there yet. Raises OSError."""
+    os.makedirs(os.path.dirname(STATUS_SOCKETS), mode=0o700, exist_ok=True)
+    if not os.path.isdir(STATUS_SOCKETS):
+        open_to_manager(STATUS_SOCKETS)
+
+
+def open_to_manager(place: str) -> None:
+    """Lets the manager's group, and nobody else but root, use a directory of sockets, or one socket. Raises OSError.
+
+    Makes the directory if there is nothing. Where the group may not be given away, all remains root's: the manager then
+    sees nothing.
+    """
+    with suppress(FileExistsError):
+        os.mkdir(place, 0o700)
+    is_directory = stat.S_ISDIR(os.stat(place).st_mode)
+    os.chmod(place, 0o700 if is_directory else 0o600)
+    with suppress(PermissionError):
+        os.chown(place, -1, MANAGER_GROUP)
+        os.chmod(place, 0o750 if is_directory else 0o660)
 
 
 def _checked(*names: str) -> tuple[str, ...]:

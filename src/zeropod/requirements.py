@@ -1,10 +1,10 @@
 """The oldest kernel and the oldest CRIU that zeropod runs with: the doctor, the installer and the README say the same.
 
 Linux 6.1 is the first with /dev/userfaultfd, by which a pager serves memory without rights of the container's, and it
-has all else that is needed at any time: tcp_migrate_req and cgroup.kill (5.14), pidfd_getfd, sk_lookup,
-process_madvise, nf_tables tables that end with their owner, memory.reclaim. So nothing looks for these, or does without
-them. What is newer, and worth having, is asked of the kernel where it is used: PAGEMAP_SCAN and asynchronous write
-protection (6.7) spare the page store comparisons.
+has all else that is needed at any time: tcp_migrate_req and cgroup.kill (5.14), pidfd_getfd, process_madvise, nf_tables
+tables that end with their owner, memory.reclaim. So nothing looks for these, or does without them. What is newer, and
+worth having, is asked of the kernel where it is used: PAGEMAP_SCAN and asynchronous write protection (6.7) spare the
+page store comparisons; a sk_lookup program that may ask for a task's name need not read it.
 """
 
 import re

@@ -18,7 +18,10 @@ def container(pod: Pod, name: str, bundle: Path, arguments: Sequence[str] = ()) 
     paths = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"]}
     context = wanted["securityContext"]
     mounts = [
-        v1.Mount(container_path=mount["mountPath"], host_path=paths[mount["name"]]) for mount in wanted["volumeMounts"]
+        v1.Mount(
+            container_path=mount["mountPath"], host_path=paths[mount["name"]], readonly=mount.get("readOnly", False)
+        )
+        for mount in wanted["volumeMounts"]
     ]
     number = f"{name}-{len(pod.containers)}"
     config = v1.ContainerConfig(
@@ -36,6 +39,7 @@ def container(pod: Pod, name: str, bundle: Path, arguments: Sequence[str] = ()) 
                     drop_capabilities=context["capabilities"]["drop"],
                 ),
                 run_as_user=v1.Int64Value(value=context["runAsUser"]),
+                run_as_group=v1.Int64Value(value=context.get("runAsGroup", 0)),
                 readonly_rootfs=context["readOnlyRootFilesystem"],
                 no_new_privs=not context["allowPrivilegeEscalation"],
                 seccomp=v1.SecurityProfile(profile_type=v1.SecurityProfile.ProfileType.RuntimeDefault),

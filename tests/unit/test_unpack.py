@@ -109,6 +109,17 @@ def test_what_others_can_write_to_is_not_run(pyz: Path) -> None:
     assert f"{tree} has mode 0777" in err
 
 
+@pytest.mark.parametrize("module", ["start", "zeropod/entry", "zeropod/private", "zeropod/__init__"])
+def test_nothing_of_a_tree_that_others_can_write_to_says_whether_to_run_it(pyz: Path, module: str) -> None:
+    run(pyz, "unpack")
+    tree = tree_of(pyz)
+    tree.chmod(0o777)
+    (tree / f"{module}.py").write_text("print('run as root')\ndef exposure(directory):\n    return None\n")
+    for compiled in tree.glob("zeropod/__pycache__/*"):
+        compiled.unlink()
+    assert run(pyz, "place") == (3, f"{pyz}/zeropod/place.py\n", "")
+
+
 def test_where_it_cannot_unpack_it_runs_from_the_archive_in_silence(pyz: Path, library: Path) -> None:
     library.parent.write_text("in the way")
     assert run(pyz, "place") == (3, f"{pyz}/zeropod/place.py\n", "")

@@ -20,7 +20,7 @@ from enum import IntEnum
 from functools import cache
 from typing import Any, Self
 
-from zeropod.kernel import bpf
+from zeropod.kernel import bpf, task_name
 
 _PORT = struct.Struct("=H")
 _SLOT = struct.Struct("=I")
@@ -35,6 +35,8 @@ _NAMED, _NODES = 1 << 16, 1 << 17
 _MAPPED = bytes(10) + b"\xff\xff"
 _LOAD_64 = struct.Struct("=BBhi")
 _PSEUDO_MAP_FD = 1
+_ASKS_FOR_A_NAME = "bpf_get_current_comm"
+"""What the verifier complains about on kernels on which such a program may not call it."""
 # Not GPL only; the helpers that it calls ask for a licence the kernel calls compatible.
 _LICENCE = "Dual MIT/GPL"
 
@@ -302,7 +304,13 @@ def _load(target: int, owned: ExitStack) -> dict[str, bpf.Map]:
         registers = registers & 0x0F | _PSEUDO_MAP_FD << 4
         _LOAD_64.pack_into(code, 8 * index, operation, registers, offset, maps[name].fd)
     kind, where = bpf.ProgramType.SK_LOOKUP, bpf.AttachType.SK_LOOKUP
+    try:
+        program = bpf.Program(kind, where, bytes(code), _LICENCE, "zeropod_lookup")
+    except OSError as error:
+        if _ASKS_FOR_A_NAME not in str(error):
+            raise
+        program = bpf.Program(kind, where, task_name.by_reading(bytes(code)), _LICENCE, "zeropod_lookup")
     # The link holds the program: its own descriptor is not needed any longer.
-    with bpf.Program(kind, where, bytes(code), _LICENCE, "zeropod_lookup") as program:
+    with program:
         owned.enter_context(bpf.Link(program, target, where))
     return maps

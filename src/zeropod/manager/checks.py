@@ -79,7 +79,8 @@ CHECKS = (
         Need.WANTED,
         looks.sk_lookup,
         "new connections are only counted for a whole pod, and health probes wake",
-        "Use a kernel with CONFIG_BPF_SYSCALL=y and CONFIG_INET, and give containerd CAP_BPF and CAP_NET_ADMIN.",
+        "Use a kernel with CONFIG_BPF_SYSCALL=y and CONFIG_INET, with CONFIG_DEBUG_INFO_BTF=y if it is older, and "
+        "give containerd CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.",
     ),
     Check(
         "nf_tables",

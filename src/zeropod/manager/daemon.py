@@ -1,4 +1,7 @@
-"""`zeropod manager`: runs once on each node, watches all shims, serves their metrics and cleans up after dead ones."""
+"""`zeropod manager`: runs once on each node, watches all shims and serves their metrics.
+
+It needs the shims' sockets and nothing else of the node: a user of its own in the group `paths.MANAGER_GROUP` will do.
+"""
 
 import argparse
 import logging
@@ -11,11 +14,8 @@ import trio
 from hypercorn.trio import serve
 
 from zeropod import paths
-from zeropod.manager import orphans
 from zeropod.manager.node import Node
 from zeropod.manager.web import PATHS, Address, address, application, bind, configuration
-from zeropod.runtime import node_config
-from zeropod.runtime.quantity import quantity
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +25,13 @@ LISTEN = ("0.0.0.0", 8080)
 def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    given = {key: getattr(options, key.replace("-", "_")) for key in node_config.KEYS}
     addresses, failure = options.listen or [LISTEN], None
     try:
-        node_config.override({key: value for key, value in given.items() if value is not None})
         trio.run(run, addresses)
     except* OSError as errors:
         failure = _first(errors)
     if failure:
-        hint = ": run it as root" if isinstance(failure, PermissionError) else ""
+        hint = f": run it as root, or in group {paths.MANAGER_GROUP}" if isinstance(failure, PermissionError) else ""
         where = failure.filename or paths.STATUS_SOCKETS
         sys.stderr.write(f"zeropod manager: {where}: {failure.strerror or failure}{hint}\n")
     return 1 if failure else 0
@@ -45,7 +43,6 @@ async def run(addresses: list[Address]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_signal, nursery.cancel_scope)
         nursery.start_soon(node.run)
-        nursery.start_soon(orphans.collect)
         bound = await nursery.start(partial(serve, application(node), config, mode="asgi"))
         log.info("serves %s on %s, pid %d", PATHS, ", ".join(bound), os.getpid())
 
@@ -75,31 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS:PORT",
         help=f"where to serve {PATHS}; may be given more than once (default: 0.0.0.0:8080)",
     )
-    parser.add_argument(
-        "--max-checkpoint-bytes",
-        type=_quantity,
-        metavar="QUANTITY",
-        help="what all images of this node may take on disk together, such as 20Gi; "
-        f"in force above {paths.NODE_CONFIG} until the manager is started without it, or the node anew",
-    )
-    parser.add_argument(
-        "--min-free-bytes",
-        type=_quantity,
-        metavar="QUANTITY",
-        help="what has to stay free on their disk (default: 256Mi); likewise",
-    )
     return parser
 
 
 def _address(text: str) -> Address:
     try:
         return address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from None
-
-
-def _quantity(text: str) -> int:
-    try:
-        return quantity(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not {error}") from None

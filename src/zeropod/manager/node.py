@@ -73,7 +73,7 @@ class Node:
         """Watches until it is cancelled. Raises OSError where the sockets' directory cannot be watched."""
         async with trio.open_nursery() as nursery:
             while True:
-                os.makedirs(paths.STATUS_SOCKETS, mode=0o700, exist_ok=True)
+                paths.make_status_sockets()
                 with DirectoryWatch(paths.STATUS_SOCKETS) as watch:
                     self._look(nursery)
                     await self._follow_directory(watch, nursery)

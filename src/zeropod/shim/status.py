@@ -34,18 +34,18 @@ ON_THE_WAY = (State.CHECKPOINTING, State.RESTORING, State.DOZING)
 
 @contextmanager
 def status_listener(flags: Flags) -> Iterator[socket.socket]:
-    """Listens at the shim's place in the directory, for root alone, as long as the block lasts.
+    """Listens at the shim's place in the directory, for root and the manager, as long as the block lasts.
 
     Whoever sees the socket there can connect to it: it gets its name when it listens, and takes a dead shim's place.
     """
-    os.makedirs(paths.STATUS_SOCKETS, mode=0o700, exist_ok=True)
+    paths.make_status_sockets()
     path = paths.status_socket(flags.namespace, flags.id)
     nameless = f"{path}.new"
     with suppress(FileNotFoundError):
         os.unlink(nameless)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(nameless)
-        os.chmod(nameless, 0o600)
+        paths.open_to_manager(nameless)
         listener.listen(BACKLOG)
         os.rename(nameless, path)
         try:

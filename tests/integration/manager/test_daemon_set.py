@@ -1,4 +1,4 @@
-"""The manager with the privileges and the host paths that its manifest grants, and nothing else of the node."""
+"""The manager, and what cleans up before it, with the privileges and host paths of their manifest and nothing else."""
 
 import urllib.error
 import urllib.request
@@ -27,9 +27,14 @@ def test_it_sees_the_nodes_shims_and_collects_what_is_left_of_others(stage: Stag
     (orphan / "images/pages-1.img").write_bytes(bytes(4096))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/zeropod.pyz").write_bytes(Path("/src/build/zeropod.pyz").read_bytes())
-    (tmp_path / "bin/zeropod.pyz").chmod(0o755)
+    for path in (tmp_path, tmp_path / "bin", tmp_path / "bin/zeropod.pyz"):
+        path.chmod(0o755)  # as in the image: the manager is not root
     with cri.pod(handler="runc") as pod:
-        manager = manifest.container(pod, "manager", tmp_path, ["--max-checkpoint-bytes", "3Gi"])
+        collector = manifest.container(pod, "image-gc", tmp_path, ["--max-checkpoint-bytes", "3Gi"])
+        assert collector.wait().exit_code == 0, collector.logs()
+        assert not orphan.exists()
+        assert "3221225472" in paths.NODE_OVERRIDES.read_text()
+        manager = manifest.container(pod, "manager", tmp_path)
 
         def is_ready() -> bool:
             try:
@@ -49,9 +54,7 @@ def test_it_sees_the_nodes_shims_and_collects_what_is_left_of_others(stage: Stag
             if line.startswith("zeropod_running{") and 'container="redis"' in line
         )
         assert line.endswith(" 0.0")
-        node.until(lambda: not orphan.exists(), "the orphan is gone")
         assert paths.container("k8s.io", asleep.id).exists()
-        assert "3221225472" in paths.NODE_OVERRIDES.read_text()
         assert manager.state == "RUNNING"
     paths.NODE_OVERRIDES.unlink()
     with asleep.connect() as session:

@@ -106,8 +106,9 @@ def test_a_dry_run_only_counts(stage: Stage, tmp_path: Path) -> None:
     assert not os.path.exists(app.images)
 
 
-def test_a_budget_keeps_containers_in_standby_and_is_in_force_at_once(stage: Stage, tmp_path: Path) -> None:
-    with manager(tmp_path, "--max-checkpoint-bytes", "10Ki"):
+def test_a_budget_keeps_containers_in_standby_and_is_in_force_at_once(stage: Stage) -> None:
+    zeropod("image-gc", "--max-checkpoint-bytes", "10Ki")
+    try:
         app = stage.task(REDIS, "300ms", {"standby": "false"})
         node.until(lambda: shims.status(app.id).refused_sleeps > 0, "it is refused")
         app.standby()
@@ -115,8 +116,9 @@ def test_a_budget_keeps_containers_in_standby_and_is_in_force_at_once(stage: Sta
         assert row["checkpoint_errors"] == 0
         assert "max-checkpoint-bytes is 10 KiB" in row["why"]
         assert "Raise it" in zeropod("why", app.id)
-    with manager(tmp_path):
-        app.cold(90)
+    finally:
+        zeropod("image-gc")
+    app.cold(90)
 
 
 def test_this_node_is_able(stage: Stage) -> None:
@@ -137,14 +139,15 @@ def test_a_bad_configuration_of_the_node_is_told_and_in_nobodys_way(stage: Stage
         paths.NODE_CONFIG.unlink()
 
 
-def test_images_without_a_container_are_collected(stage: Stage, tmp_path: Path) -> None:
+def test_images_without_a_container_are_collected(stage: Stage) -> None:
     app = stage.task(REDIS, "300ms")
     app.asleep()
     orphan, old = paths.container("default", "orphan-of-a-test"), paths.OLD_IMAGES / "orphan-of-an-older-version"
     for directory in (orphan, old):
         (directory / "images").mkdir(parents=True)
-    with manager(tmp_path):
-        node.until(lambda: not orphan.exists() and not old.exists(), "the orphans are gone")
+    zeropod("image-gc")
+    assert not orphan.exists()
+    assert not old.exists()
     with app.connect() as session:
         assert answers(session, app.kind)
 

@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from zeropod import paths
 from zeropod.installer.distributions import NAMES
 from zeropod.installer.main import parser
 from zeropod.lifecycle import settings
@@ -75,8 +76,9 @@ def of_kind(made: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def installer_of(made: list[dict[str, Any]]) -> dict[str, Any]:
-    (found,) = of_kind(made, "DaemonSet")["spec"]["template"]["spec"]["initContainers"]
+    found = of_kind(made, "DaemonSet")["spec"]["template"]["spec"]["initContainers"][0]
     assert isinstance(found, dict)
+    assert found["name"] == "installer"
     return found
 
 
@@ -140,3 +142,17 @@ def test_every_capability_and_every_path_of_the_node_has_its_reason() -> None:
         context = each["securityContext"]
         assert (context["privileged"], context["allowPrivilegeEscalation"]) == (False, False)
         assert context["capabilities"]["drop"] == ["ALL"]
+
+
+def test_what_serves_has_no_right_of_roots_and_what_is_root_serves_nothing() -> None:
+    (pod,) = yaml.safe_load_all(DAEMON_SET.read_text())
+    spec = pod["spec"]["template"]["spec"]
+    (manager,) = spec["containers"]
+    context = manager["securityContext"]
+    assert (context["runAsNonRoot"], context["runAsUser"], context["runAsGroup"]) == (True, *[paths.MANAGER_GROUP] * 2)
+    assert context["readOnlyRootFilesystem"]
+    assert "add" not in context["capabilities"]
+    places = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"]}
+    mounts = [(places[mount["name"]], mount["readOnly"]) for mount in manager["volumeMounts"]]
+    assert mounts == [(paths.STATUS_SOCKETS, True)]
+    assert all("ports" not in each for each in spec["initContainers"])

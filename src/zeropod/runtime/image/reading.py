@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from zeropod.kernel import kcmp, mountinfo, task_attributes
+from zeropod.kernel import kcmp, mountinfo, proc_stat, task_attributes
 from zeropod.kernel.kcmp import Resource
 from zeropod.kernel.mountinfo import Mount
 from zeropod.kernel.namespace import CLONE_NEWIPC, entered
@@ -59,7 +59,7 @@ class _Reader:
     def _process(self, pid: int, left: int) -> Process:
         base = f"/proc/{pid}"
         status = parsers.status(text(f"{base}/status"))
-        started = self._boot + int(text(f"{base}/stat").rpartition(")")[2].split()[19]) / self._tick
+        started = self._boot + proc_stat.read(pid).start / self._tick
         name = status.get("Name", "?")
         if status.get("State", "").startswith("Z"):
             return Process(pid, name, status, started=started)
