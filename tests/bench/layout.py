@@ -59,7 +59,6 @@ def main() -> None:
         zygote = min(_zygotes())
         _run(zygote, BEGIN)
         start(stack, cri)  # whose shim it has forked before: it runs when that is taken
-        node.until(node.door, "it is asked as most are")
         recorded = start(stack, cri)
         for _ in range(SLEEPS):
             sleeping([recorded])

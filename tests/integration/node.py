@@ -16,8 +16,6 @@ from tests.integration.endpoint import ADDRESS, Endpoint, Refused
 from tests.integration.patience import patient
 from tests.integration.protos import cri_v1_pb2 as v1
 
-from zeropod.shim import zygote
-
 STATE = "/run/containerd"
 TASKS = f"{STATE}/io.containerd.runtime.v2.task"
 CGROUPS = "/sys/fs/cgroup"
@@ -68,14 +66,6 @@ def end_zygotes() -> None:
         if line[-1] == "zygote":
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def door() -> bool:
-    """Whether a zygote has a spare at whose door nobody has asked yet."""
-    return any(
-        answer.with_suffix(".ask").exists() and not answer.with_suffix(".taken").exists()
-        for answer in Path(zygote.DIRECTORY).glob("*.answer")
-    )
 
 
 def alive(pid: int) -> bool:

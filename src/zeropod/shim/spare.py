@@ -1,29 +1,25 @@
 """The spare: a fork of the zygote that waits for an order, says that it takes it, and is a shim from then on.
 
-An order comes over the zygote's socket, from a `start` that has bound the shim's own, or through the spare's door, from
-the script that would have become this `start`: then the spare does what `start` does as well.
+An order comes over the zygote's socket, from a `start` that has bound the shim's own.
 """
 
 import gc
 import os
 import select
-import signal
 import socket
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
-from zeropod import built
 from zeropod.kernel import process_title
-from zeropod.shim import bootstrap, serve, start, zygote
+from zeropod.shim import bootstrap, serve, zygote
 from zeropod.shim.bootstrap import Flags, UsageError
-from zeropod.shim.door import Door, order_of
 from zeropod.shim.zygote import Order
 
 ORDER = 10
-"""Seconds for who has connected to say what it wants, and for what comes through the door to be answered."""
+"""Seconds for a client that has connected to send its order."""
 
 COLLECT = 1_000
 """New objects after which a shim looks for garbage: after two or three sleeps. With ten times as many it would keep a
@@ -54,39 +50,18 @@ def wait(ends: Ends) -> int:
     poll.register(ends.listener, select.POLLIN)
     poll.register(ends.zygote, 0)
     while True:
-        # Who waits already has not found a door.
-        door = None if poll.poll(0) else _door()
-        with closing(door) if door else nullcontext():
-            if door:
-                poll.register(door.question, select.POLLIN)
-            ready = dict(poll.poll())
-            if door:
-                poll.unregister(door.question)
-            if ends.zygote in ready:
-                return 0
-            shim = _asked(door, ends) if door and door.question in ready else _connected(ends, door)
-        if shim:
+        if ends.zygote in dict(poll.poll()):
+            return 0
+        if shim := _connected(ends):
             return serve.shim(*shim)
 
 
-def _door() -> Door | None:
-    # In a checkout, what has been imported may be of yesterday.
-    with suppress(OSError):  # the socket is there all the same
-        return Door(built.TREE) if built.TREE else None
-    return None
-
-
-# By the socket
-
-
-def _connected(ends: Ends, door: Door | None) -> Shim | None:
+def _connected(ends: Ends) -> Shim | None:
     """None if who has connected has asked for nothing. Raises OSError, ValueError, UsageError."""
     connection, _ = ends.listener.accept()
     with closing(connection):
         if (received := _receive(connection)) is None:
             return None
-        if door:
-            door.close()
         return _take(connection, ends, *received)
 
 
@@ -118,58 +93,6 @@ def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int
         connection.send(b"%d" % os.getpid())
         settle(order)
         return flags, listener
-
-
-# Through the door
-
-
-def _asked(door: Door, ends: Ends) -> Shim | None:
-    """None if there is a shim already, or nothing has been done. Raises OSError if it can be neither spare nor shim."""
-    made: list[Shim] = []
-    with ExitStack() as stack:
-        # Who has asked cannot give up by itself: whatever keeps this process, its end is an answer.
-        signal.alarm(ORDER)
-        stack.callback(signal.alarm, 0)
-        try:
-            asker = door.asker()
-            order = order_of(asker)
-            if not _would_be_ours(door.build, asker, ends):
-                return None
-            flags = enter(order)
-            protocol = start.remembered(flags.publish_binary)
-
-            def take(listener: int) -> None:
-                own = socket.socket(fileno=os.dup(listener))
-                stack.enter_context(leaving(ends))
-                made.append((flags, own))  # from here on it can be a spare no more
-                become(order)
-
-            address = start.start(flags, take)
-            signal.alarm(0)  # what is promised now must come
-            door.answer(start.answer(address, protocol))
-        except (OSError, ValueError, UsageError):
-            if made:
-                raise
-        else:
-            door.close()
-            if made:
-                settle(order)
-        finally:
-            door.close()
-        if made:
-            return made[0]
-        os.chdir("/")
-    return None
-
-
-def _would_be_ours(build: str, asker: int, ends: Ends) -> bool:
-    """Whether Python would ask this zygote. Raises OSError."""
-    if zygote.place(build, asker) != ends.listener.getsockname():
-        return False
-    return os.path.samestat(os.stat(sys.executable), os.stat("/proc/self/exe"))  # it may have been replaced since
-
-
-# Either way
 
 
 @contextmanager

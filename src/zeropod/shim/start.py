@@ -1,8 +1,7 @@
 """`start`: gives containerd the address of the pod's shim, starting that shim if it is not there yet.
 
 containerd waits for it at every container: it binds the socket, hands it to the process that will serve, a fork of the
-zygote wherever possible, and answers. The kernel queues containerd's first request until that process is up. A fork
-that has been asked through its door does this by itself.
+zygote wherever possible, and answers. The kernel queues containerd's first request until that process is up.
 
 What every `start` needs are modules that are built into the interpreter: the pure ones of the standard library, such as
 os, json and socket, would take twice as long to import as all else does. What happens once imports what it needs.
@@ -69,11 +68,11 @@ def protocol(containerd: str) -> int:
     Asking it takes some 40 ms, so the answer is kept, under what tells this very binary from its next version.
     """
     try:
+        known = _note(containerd)
         try:
-            return remembered(containerd)
+            return int(read(known))
         except (FileNotFoundError, ValueError):
             version = _version(containerd)
-        known = _note(containerd)
         _make(PROTOCOLS, 0o700)
         with open(f"{known}.{posix.getpid()}", "w") as file:
             file.write(str(version))
@@ -81,11 +80,6 @@ def protocol(containerd: str) -> int:
     except OSError:
         return OLD_PROTOCOL
     return version
-
-
-def remembered(containerd: str) -> int:
-    """The same, where it is known. Raises OSError, ValueError."""
-    return int(read(_note(containerd)))
 
 
 def _note(containerd: str) -> str:

@@ -85,15 +85,15 @@ class Order:
         return cls(int(oom_score), directory, rest[: int(count)], environment)
 
 
-def place(build: str, pid: int | None = None) -> str:
-    """The socket of the zygote for this build of zeropod, this Python, and a parent like that of `pid`, or ours.
+def place(build: str) -> str:
+    """The socket of the zygote for this build of zeropod, this Python, and a parent like ours.
 
-    A fork of it must inherit what a child of that process would: so there is another one for a containerd that is
+    A fork of it must inherit what a child of ours would: so there is another one for a containerd that is
     confined otherwise, or was started anew with other limits. Raises OSError.
     """
-    process = f"/proc/{pid or 'self'}"
+    process = "/proc/self"
     about = [build.encode(), sys.executable.encode(), sys.version.encode()]
-    about += [b"%d" % posix.getpriority(posix.PRIO_PROCESS, pid or 0)]
+    about += [b"%d" % posix.getpriority(posix.PRIO_PROCESS, 0)]
     about += [posix.readlink(f"{process}/ns/{name}").encode() for name in sorted(posix.listdir(f"{process}/ns"))]
     about += [read(f"{process}/cgroup"), read(f"{process}/limits"), _label(process)]
     about += [line for line in read(f"{process}/status").splitlines() if line.startswith(_STATUS)]

@@ -10,11 +10,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
-from tests.unit.shim.script import PYTHON, Script, said
 
 from zeropod.shim import spare, zygote
 from zeropod.shim.start import SOCKET_FD
@@ -26,8 +24,7 @@ SECONDS = 60.0
 # Everything but the shim itself, which answers each connection with what it has become, and ends at the first byte.
 PROGRAM = """
 import json, os, socket, sys
-from zeropod import built
-from zeropod.shim import forking, serve, start, zygote
+from zeropod.shim import forking, serve, zygote
 def shim(flags, listener):
     while True:
         connection, _ = listener.accept()
@@ -46,8 +43,6 @@ serve.shim = shim
 forking.warm = lambda: None
 forking.LINGER = float(sys.argv[2])
 zygote.DIRECTORY = sys.argv[1]
-built.TREE = "build"
-start.SOCKETS = start.PROTOCOLS = sys.argv[1] + ".sockets"
 forking.main(None)
 """
 
@@ -241,115 +236,6 @@ def test_who_says_nothing_gets_no_shim(node: Node) -> None:
     silent.close()
     node.shim("after")
     assert node.report("after")["id"] == "after"
-
-
-# Through the door
-
-
-@pytest.fixture
-def script(node: Node, tmp_path: Path) -> Iterator[Script]:
-    """The script on a node whose zygote is up, of a containerd whose protocol is known."""
-    with NamedTemporaryFile(dir=node.bundle) as containerd:
-        made = Script(tmp_path, Path(zygote.DIRECTORY), "build")
-        (made.bundle / "config.json").write_text('{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}')
-        sockets = Path(f"{zygote.DIRECTORY}.sockets")
-        sockets.mkdir()
-        about = os.stat(containerd.name)
-        note = sockets / f"protocol-{about.st_ino}-{about.st_size}-{about.st_mtime_ns}"
-        note.write_text("3")
-        made.flags = ("-namespace", "k8s.io", "-publish-binary", containerd.name, "-id", "web", "start")
-        node.shim("before")
-        open_door()
-        yield made
-        for socket_path in set(sockets.iterdir()) - {note}:
-            node.shims.append(str(socket_path))
-
-
-def open_door() -> None:
-    """Returns when there is one that nobody has asked at."""
-    until(lambda: {path.suffix for path in Path(zygote.DIRECTORY).glob("build.*")} == {".ask", ".answer"})
-
-
-def test_a_fork_becomes_the_same_through_the_door(node: Node, script: Script) -> None:
-    process = script.start()
-    answer = json.loads(said(process))
-    assert (answer["version"], answer["protocol"]) == (3, "ttrpc")
-    path = answer["address"].removeprefix("unix://")
-    assert (script.bundle / "address").read_text() == answer["address"]
-    report = node.report(path)
-    assert report["pid"] == report["session"] == report["group"] != process.pid
-    assert (report["cwd"], report["id"]) == (str(script.bundle), "web")
-    assert report["environment"] == script.environment
-    assert report["parent"] not in (node.zygotes[0].pid, os.getpid())
-    assert (report["sockets"], report["pipes"]) == (2, 1)
-    assert report["umask"] == node.report("before")["umask"]
-
-
-def test_the_next_container_of_a_pod_gets_its_shim_and_a_spare_is_left(node: Node, script: Script) -> None:
-    first = said(script.start())
-    open_door()
-    again = [*script.flags]
-    again[-2] = "sidecar"
-    (script.bundle / "address").unlink()
-    for _ in range(3):
-        assert said(script.start(*again)) == first
-        open_door()
-    assert (script.bundle / "address").exists()
-    assert node.shim("after")
-    assert len(node.zygotes) == 1
-
-
-@pytest.mark.parametrize("wrong", ["config", "protocol", "umask", "flags"])
-def test_what_the_spare_cannot_do_is_left_to_python(node: Node, script: Script, wrong: str) -> None:
-    flags = [*script.flags]
-    before = os.umask(0o022)
-    if wrong == "config":
-        (script.bundle / "config.json").write_text("{")
-    elif wrong == "protocol":
-        flags[3] = "/bin/true"
-    elif wrong == "flags":
-        flags[0] = "-unknown"
-    else:
-        os.umask(0o027)
-    try:
-        assert said(script.start(*flags)) == PYTHON
-    finally:
-        os.umask(before)
-    assert not (script.bundle / "address").exists()
-    open_door()
-    (script.bundle / "config.json").write_text("{}")
-    assert json.loads(said(script.start()))["version"] == 3
-    assert len(node.zygotes) == 1
-
-
-def test_many_at_once_get_a_shim_or_go_on_to_python(node: Node, script: Script) -> None:
-    starts = [script.start(*script.flags[:-2], f"web{number}", "start") for number in range(8)]
-    outputs = [said(process) for process in starts]
-    assert all(output == PYTHON or json.loads(output) for output in outputs)
-    assert any(output != PYTHON for output in outputs)
-
-
-def test_a_spare_that_is_killed_while_it_is_asked_is_not_waited_for(node: Node, script: Script) -> None:
-    os.mkfifo(script.bundle / "fifo")
-    (script.bundle / "config.json").unlink()
-    (script.bundle / "config.json").symlink_to("fifo")  # as a file system would be that does not answer
-    process = script.start()
-    writer = os.open(script.bundle / "fifo", os.O_WRONLY)  # waits until the spare reads
-    try:
-        spare = parentless(node)
-        os.kill(spare, signal.SIGKILL)
-        assert said(process) == PYTHON
-    finally:
-        os.close(writer)
-    node.shim("after")
-    assert node.report("after")["id"] == "after"
-
-
-def parentless(node: Node) -> int:
-    """The spare."""
-    shims = {node.report(path)["pid"] for path in node.shims}
-    [found] = set(children_of_nobody(zygote.DIRECTORY)) - shims - {node.zygotes[0].pid}
-    return found
 
 
 FREEZE = """
