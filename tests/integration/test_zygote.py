@@ -209,7 +209,7 @@ def test_the_kernel_makes_no_huge_pages_of_what_shims_share(cri: Cri) -> None:
 
 @pytest.mark.timeout(180)
 def test_what_knows_python_from_the_inside_knows_the_node_s() -> None:
-    known = [f"/src/tests/unit/shim/test_{module}.py" for module in ("freeze", "specialization")]
+    known = [f"/src/tests/unit/shim/test_{module}.py" for module in ("freeze", "layout")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", *known], capture_output=True, text=True, timeout=120, check=False
     )

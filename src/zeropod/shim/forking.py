@@ -15,8 +15,8 @@ import select
 import socket
 from contextlib import suppress
 
-from zeropod.kernel import lookup, pidfd
-from zeropod.shim import freeze, layout, rehearsal, spare, specialization, zygote
+from zeropod.kernel import pidfd
+from zeropod.shim import freeze, layout, rehearsal, spare, zygote
 from zeropod.shim.bootstrap import Flags
 from zeropod.shim.spare import Ends
 from zeropod.shim.start import SOCKET_FD
@@ -47,14 +47,16 @@ def main(flags: Flags) -> int:
 
 def warm() -> None:
     """Makes what the forks share as large as it can be, and keeps it shared."""
-    for step in (_pack, freeze.immortalize, lookup.compiled, rehearsal.rehearse, specialization.prepare):
+    for step in (_pack, freeze.immortalize, rehearsal.rehearse):
         with suppress(Exception):  # each is worth some memory, no more
             step()
     freeze.freeze()
 
 
 def _pack() -> None:
-    layout.pack(layout.recorded())
+    with layout.recorded() as ran:
+        rehearsal.rehearse(1)
+    layout.pack(ran)
 
 
 def run(listener: socket.socket) -> None:

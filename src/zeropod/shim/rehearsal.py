@@ -1,15 +1,18 @@
-"""A shim's life in small, played by the zygote before it has forks, with a process that is no container.
+"""A shim's life in small, played by the zygote before it has forks: a container is created, sleeps, wakes and ends.
 
-The interpreter rewrites code as it learns what that does (PEP 659), and makes many things when they are first needed.
-What has happened once in the zygote is in the memory that its forks share, and need not happen in each of them: that is
-some megabytes for each. All of it is real but runc, for which a shell script stands in.
+The interpreter rewrites code as it learns what that does (PEP 659), and makes many objects when they are first needed.
+What has happened once in the zygote is in the memory that its forks share, and need not happen in each of them. All of
+it is real except runc, for which a shell script stands in, and the container, which is a process in a network namespace
+of its own.
 """
 
+import json
 import os
 import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,10 +22,12 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from zeropod.kernel import mountinfo, pidfd
+from zeropod.lifecycle.settings import PREFIX
 from zeropod.rpc.client import Client, run_client
 from zeropod.rpc.messages import forward_pb2, runc_options_pb2, status_pb2, task_pb2
 from zeropod.rpc.server import serve, serve_connection, unary
 from zeropod.runtime.cgroups.placement import directories
+from zeropod.shim import clean
 from zeropod.shim.host import Host
 from zeropod.shim.publisher import SERVICE, Publisher
 from zeropod.shim.serve import reap
@@ -31,10 +36,13 @@ from zeropod.shim.status import SERVICE as STATUS
 from zeropod.shim.status import StatusService
 
 TIMES = 3
-"""The interpreter looks twice before it rewrites."""
+"""Lives after which the interpreter has rewritten what it will."""
 
 ENOUGH = 10.0
-"""Seconds after which the zygote does without the rest."""
+"""Seconds after which a rehearsal is broken off: a `start` waits for it."""
+
+NAMESPACE = "zeropod"
+"""Stands for containerd's namespace."""
 
 PROGRAM = """#!/bin/sh
 while [ $# -gt 0 ]; do
@@ -46,31 +54,55 @@ while [ $# -gt 0 ]; do
 done
 case $action in
 create)
-    sleep 20 <&- >&- 2>&- &
+    PYTHON -I -S application &
     for directory in $(cat cgroups); do echo $! >"$directory/cgroup.procs"; done
     echo $! >"$file"
     ;;
 kill) kill -9 "$(cat init.pid)" ;;
 esac
 """
-"""Instead of runc: starts a process, in cgroups that are there, and ends it."""
+"""Instead of runc: starts a process in the cgroups that `cgroups` lists, and ends it."""
 
-CONFIG = """{"ociVersion": "1.2.0", "process": {"args": ["sleep"]}, "root": {"path": "rootfs"},
-"linux": {"namespaces": [{"type": "pid"}, {"type": "network"}]}}"""
+APPLICATION = """
+import ctypes, json, os, signal, socket
+for number in range(3):
+    os.dup2(os.open("/dev/null", os.O_RDWR), number)
+[path] = [entry["path"] for entry in json.load(open("config.json"))["linux"]["namespaces"] if "path" in entry]
+ctypes.CDLL(None).setns(os.open(path, os.O_RDONLY), 0)
+listener = socket.create_server(("", 80))
+signal.alarm(20)
+signal.pause()
+"""
+"""Instead of a container: listens in its network namespace, and ends by itself if it is left behind."""
+
+CONFIG = {
+    "ociVersion": "1.2.0",
+    "process": {"args": ["sleep"]},
+    "root": {"path": "rootfs"},
+    "linux": {"namespaces": [{"type": "pid"}, {"type": "network"}]},
+    "annotations": {f"{PREFIX}scaledown-duration": "1h"},
+}
+"""The bundle's config.json: the container sleeps only when it is told to."""
 
 
-def rehearse() -> None:
-    """Leaves no process and no file behind. Raises whatever did not work."""
+def rehearse(times: int = TIMES) -> None:
+    """Plays so many lives. Leaves no process and no file behind. Raises whatever did not work."""
     name = f"zygote-{os.getpid()}"
+    ids = [f"{name}-{number}" for number in range(times)]
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as bundle, _cgroups(name) as places:
         before = os.getcwd()
         os.chdir(bundle)
         Path("cgroups").write_text("\n".join(map(str, places)))
-        Path("runc").write_text(PROGRAM)
+        Path("runc").write_text(PROGRAM.replace("PYTHON", sys.executable))
         Path("runc").chmod(0o700)
+        Path("application").write_text(APPLICATION)
         pidfd.set_subreaper()
         try:
-            trio.run(_rehearse, Path(bundle), name)
+            trio.run(_rehearse, Path(bundle), ids)
+        except BaseException:
+            for container in ids:
+                clean.clean_pod(NAMESPACE, container)
+            raise
         finally:
             pidfd.set_subreaper(wanted=False)
             os.chdir(before)
@@ -90,20 +122,20 @@ def _cgroups(name: str) -> Iterator[list[Path]]:
     finally:
         for directory in made:
             with suppress(OSError):
-                # After a whole life there is nobody; what is here is ours in any case.
+                # Empty after a whole life. Whatever is here, the rehearsal has started it.
                 for pid in (directory / "cgroup.procs").read_text().split():
                     os.kill(int(pid), signal.SIGKILL)
                 directory.rmdir()
 
 
-async def _rehearse(bundle: Path, name: str) -> None:
+async def _rehearse(bundle: Path, ids: Sequence[str]) -> None:
     with trio.fail_after(ENOUGH):
-        for number in range(TIMES):
-            await _live(bundle, f"{name}-{number}")
+        for container in ids:
+            await _live(bundle, container)
 
 
 async def _live(bundle: Path, id: str) -> None:
-    (bundle / "config.json").write_text(CONFIG)  # again: the shim has changed it
+    (bundle / "config.json").write_text(json.dumps(CONFIG))  # again: the shim has changed it
 
     async def forward(_: forward_pb2.ForwardRequest) -> Empty:
         return Empty()
@@ -115,8 +147,8 @@ async def _live(bundle: Path, id: str) -> None:
         events.listen()
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(events.dup()))
         async with trio.open_nursery() as nursery:
-            publisher = Publisher("zeropod", address)
-            host = Host("zeropod", nursery, publisher)
+            publisher = Publisher(NAMESPACE, address)
+            host = Host(NAMESPACE, nursery, publisher)
             service = TaskService(host)
             nursery.start_soon(serve, [listener], {SERVICE: {"Forward": unary(forward_pb2.ForwardRequest, forward)}})
             nursery.start_soon(publisher.run)
@@ -147,6 +179,8 @@ async def _ask(client: Client, bundle: Path, id: str) -> None:
         await call("Stats", task_pb2.StatsRequest(id=id), task_pb2.StatsResponse)
         await call("Pids", task_pb2.PidsRequest(id=id), task_pb2.PidsResponse)
         await call("List", status_pb2.ListRequest(), status_pb2.ListResponse, STATUS)
+        await call("Sleep", status_pb2.SleepRequest(id=id), status_pb2.ContainerStatus, STATUS)
+        await call("Wake", status_pb2.WakeRequest(id=id), status_pb2.ContainerStatus, STATUS)
         await call("Kill", task_pb2.KillRequest(id=id, signal=signal.SIGKILL))
     await call("Delete", task_pb2.DeleteRequest(id=id), task_pb2.DeleteResponse)
     await call("Shutdown", task_pb2.ShutdownRequest(id=id))
