@@ -6,7 +6,7 @@ are exactly the wheels of installer/requirements.lock, checked by hash; a wheel 
 the build, since the archive has to run on every Python from 3.11 on and on every architecture.
 
 What the archive does when it is run is in header.sh, archive_main.py and start.py here, and in
-zeropod.unpack.
+zeropod.boot.unpack.
 """
 
 import argparse
@@ -78,11 +78,11 @@ def digest(entries: Mapping[str, bytes]) -> str:
 def archive(entries: Entries, library: str, seconds: int) -> bytes:
     """The executable archive: a shell header, then a zip file; `seconds` after 1970 is its entries' date."""
     tree = f"{library}/{digest(entries)}"
-    built = entries["zeropod/built.py"].decode()
+    built = entries["zeropod/boot/build_info.py"].decode()
     unset = "TREE: str | None = None\n"
     if built.count(unset) != 1:
-        raise BuildError(f"zeropod/built.py has to hold the line {unset!r} once, for the build to fill in")
-    filled = entries | {"zeropod/built.py": built.replace(unset, f"TREE: str | None = {tree!r}\n").encode()}
+        raise BuildError(f"zeropod/boot/build_info.py has to hold the line {unset!r} once, for the build to fill in")
+    filled = entries | {"zeropod/boot/build_info.py": built.replace(unset, f"TREE: str | None = {tree!r}\n").encode()}
 
     output = io.BytesIO()
     output.write((INSTALLER / "header.sh").read_text().replace("@TREE@", tree).encode())

@@ -130,7 +130,7 @@ class Census:
             task_mounts=len(mounts(TASKS)),
             bundles=sum(len(names) for _, names, _ in _walk(TASKS, 1)),
             cgroups=sum(len(names) for _, names, _ in os.walk(CGROUPS)),
-            # A zygote and its spare fork are nobody's: they are there as long as any shim is, and a moment more.
+            # The zygote and its idle fork belong to no container: they end a moment after the last shim.
             processes=sum(line[-1] != "zygote" for line in processes().values()),
         )
 

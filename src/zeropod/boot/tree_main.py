@@ -11,9 +11,9 @@ def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 - an older one may run this
         _run_from_archive()
 
-    from zeropod.private import exposure
+    from zeropod.boot.permissions import exposure
 
-    # Somebody has opened it to others since it was made: what is in it cannot be trusted any more.
+    # It was opened to others since it was made: what is in it cannot be trusted any more.
     if exposure(sys.path[0]):
         _run_from_archive()
 

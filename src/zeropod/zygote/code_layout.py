@@ -2,8 +2,8 @@
 
 Code that runs is written to: the interpreter counts in it what an instruction has met, and notes which way a branch
 went (PEP 659). So its pages become a fork's own. A module's functions lie one after the other, whether they ever run
-or not, so most of the bytes in such a page are of code that does not. Which code runs is recorded in a rehearsal: what
-does not run there takes more memory later, and that is all.
+or not, so most of the bytes in such a page are of code that does not. Which code runs is recorded while `warm_up`
+plays a shim's life: what does not run there takes more memory later, and that is all.
 """
 
 import gc
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType
 
-from zeropod.shim.freeze import fill_gaps
+from zeropod.zygote.cow import fill_gaps
 
 Ran = dict[int, CodeType]
 """Code by its id, since two code objects with the same content are equal."""

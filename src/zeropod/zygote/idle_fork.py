@@ -1,4 +1,4 @@
-"""The spare: a fork of the zygote that waits for an order, says that it takes it, and is a shim from then on.
+"""The idle fork: a fork of the zygote that waits for an order, says that it takes it, and is a shim from then on.
 
 An order comes over the zygote's socket, from a `start` that has bound the shim's own.
 """
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
-from zeropod.kernel import process_title
-from zeropod.shim import bootstrap, serve, zygote
-from zeropod.shim.bootstrap import Flags, UsageError
-from zeropod.shim.zygote import Order
+from zeropod.launch.flags import Flags, UsageError, parse
+from zeropod.launch.zygote_client import WORDS, Order
+from zeropod.shim import serve
+from zeropod.zygote import title
 
 ORDER = 10
 """Seconds for a client that has connected to send its order."""
@@ -29,12 +29,12 @@ MESSAGE = 1 << 20
 """Bytes that an order may have: the kernel takes much less as one message."""
 
 Shim = tuple[Flags, socket.socket]
-"""What a spare has become: what containerd has passed, and the socket to serve at."""
+"""What an idle fork has become: what containerd has passed, and the socket to serve at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Descriptors that a spare has from the zygote."""
+    """Descriptors that an idle fork has from the zygote."""
 
     listener: socket.socket
     taken: int
@@ -44,7 +44,7 @@ class Ends:
 
 
 def wait(ends: Ends) -> int:
-    """Until it has been a shim, or the zygote is gone; returns the exit status. Raises OSError if it cannot be one."""
+    """Returns the exit status when it has been a shim, or the zygote is gone. Raises OSError if it cannot be a shim."""
     os.setsid()
     poll = select.poll()
     poll.register(ends.listener, select.POLLIN)
@@ -57,7 +57,7 @@ def wait(ends: Ends) -> int:
 
 
 def _connected(ends: Ends) -> Shim | None:
-    """None if who has connected has asked for nothing. Raises OSError, ValueError, UsageError."""
+    """Returns None if the client has asked for nothing. Raises OSError, ValueError, UsageError."""
     connection, _ = ends.listener.accept()
     with closing(connection):
         if (received := _receive(connection)) is None:
@@ -66,8 +66,8 @@ def _connected(ends: Ends) -> Shim | None:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, int] | None:
-    """An order and the socket that comes with it; None if who has connected says nothing, or has no right to."""
-    # Who is not us cannot get here, unless the directory's mode was changed.
+    """Returns an order and the socket that comes with it; None if the client sends none, or has no right to."""
+    # Other users cannot get here, unless the directory's mode was changed.
     _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if uid != os.geteuid():
         return None
@@ -80,14 +80,14 @@ def _receive(connection: socket.socket) -> tuple[bytes, int] | None:
 
 
 def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int) -> Shim:
-    """Makes the spare a shim, and says so before it serves anybody; raises after having said why it cannot be one."""
+    """Makes this process a shim, and says so before it serves; raises after having said why it cannot be one."""
     with leaving(ends):
         try:
             listener = socket.socket(fileno=descriptor)
             flags = enter(order := Order.decode(message))
             become(order)
         except (OSError, ValueError, UsageError) as error:
-            connection.send(f"the order cannot be followed: {error}".encode()[: zygote.WORDS])
+            connection.send(f"the order cannot be followed: {error}".encode()[:WORDS])
             raise
         # Nothing more than that before the answer, for which containerd waits.
         connection.send(b"%d" % os.getpid())
@@ -97,22 +97,22 @@ def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int
 
 @contextmanager
 def leaving(ends: Ends) -> Iterator[None]:
-    """While a spare becomes a shim. Afterwards the zygote makes the next one, which would be in the way before."""
+    """While it becomes a shim. Only afterwards the zygote makes the next idle fork, which would compete for the CPU."""
     os.open(f"/proc/self/fd/{ends.shims}", os.O_WRONLY | os.O_CLOEXEC)  # and stays so for life
     ends.listener.close()
     try:
         yield
     finally:
-        with suppress(BrokenPipeError):  # the zygote is dead, and who was promised a shim gets it
+        with suppress(BrokenPipeError):  # the zygote is dead: the shim is there all the same
             os.write(ends.taken, b"1")
         for inherited in (ends.taken, ends.shims, ends.zygote):
             os.close(inherited)
 
 
 def enter(order: Order) -> Flags:
-    """Goes to the bundle, and says what containerd has passed. Raises OSError, UsageError."""
+    """Goes to the bundle, and returns what containerd has passed. Raises OSError, UsageError."""
     os.chdir(order.directory)
-    _, flags = bootstrap.parse([os.fsdecode(word) for word in order.arguments[1:]])
+    _, flags = parse([os.fsdecode(word) for word in order.arguments[1:]])
     return flags
 
 
@@ -124,11 +124,10 @@ def become(order: Order) -> None:
 
 
 def settle(order: Order) -> None:
-    """The rest of it, which cannot be in the way of a shim."""
+    """Does the rest of it, without which a shim can serve."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) != order.oom_score:
             file.write(str(order.oom_score))
-    with suppress(OSError):  # a kernel that does not allow it: it has the zygote's words, then
-        process_title.show(order.arguments)
+    with suppress(OSError):  # it keeps the zygote's words; the zygote has told that the kernel does not allow it
+        title.show(order.arguments)
     gc.set_threshold(COLLECT)
-    gc.enable()

@@ -22,6 +22,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from zeropod.kernel import mountinfo, pidfd
+from zeropod.launch import logfile
 from zeropod.lifecycle.settings import PREFIX
 from zeropod.rpc.client import Client, run_client
 from zeropod.rpc.messages import forward_pb2, runc_options_pb2, status_pb2, task_pb2
@@ -39,12 +40,12 @@ TIMES = 3
 """Lives after which the interpreter has rewritten what it will."""
 
 ENOUGH = 10.0
-"""Seconds after which a rehearsal is broken off: a `start` waits for it."""
+"""Seconds after which it is broken off: a `start` waits for it."""
 
 NAMESPACE = "zeropod"
 """Stands for containerd's namespace."""
 
-PROGRAM = """#!/bin/sh
+RUNC = """#!/bin/sh
 while [ $# -gt 0 ]; do
     case $1 in
     create | kill) action=$1 ;;
@@ -53,27 +54,29 @@ while [ $# -gt 0 ]; do
     shift
 done
 case $action in
-create)
-    PYTHON -I -S application &
-    for directory in $(cat cgroups); do echo $! >"$directory/cgroup.procs"; done
-    echo $! >"$file"
-    ;;
+create) exec PYTHON -I -S container "$file" ;;
 kill) kill -9 "$(cat init.pid)" ;;
 esac
 """
-"""Instead of runc: starts a process in the cgroups that `cgroups` lists, and ends it."""
+"""Instead of runc: knows two commands, and does nothing for others."""
 
-APPLICATION = """
-import ctypes, json, os, signal, socket
-for number in range(3):
-    os.dup2(os.open("/dev/null", os.O_RDWR), number)
+CONTAINER = """
+import ctypes, json, os, signal, socket, sys
 [path] = [entry["path"] for entry in json.load(open("config.json"))["linux"]["namespaces"] if "path" in entry]
-ctypes.CDLL(None).setns(os.open(path, os.O_RDONLY), 0)
+if ctypes.CDLL(None).setns(os.open(path, os.O_RDONLY), 0):
+    sys.exit("setns")
 listener = socket.create_server(("", 80))
-signal.alarm(20)
-signal.pause()
+if pid := os.fork():
+    for directory in open("cgroups").read().split():
+        open(directory + "/cgroup.procs", "w").write(str(pid))
+    open(sys.argv[1], "w").write(str(pid))
+else:
+    for number in range(3):
+        os.dup2(os.open("/dev/null", os.O_RDWR), number)
+    signal.alarm(20)
+    signal.pause()
 """
-"""Instead of a container: listens in its network namespace, and ends by itself if it is left behind."""
+"""Starts a process that listens in its network namespace, in the cgroups that `cgroups` lists. It ends by itself."""
 
 CONFIG = {
     "ociVersion": "1.2.0",
@@ -85,20 +88,22 @@ CONFIG = {
 """The bundle's config.json: the container sleeps only when it is told to."""
 
 
-def rehearse(times: int = TIMES) -> None:
-    """Plays so many lives. Leaves no process and no file behind. Raises whatever did not work."""
+def live(times: int = TIMES) -> None:
+    """Play so many lives, one after the other. Leaves no process and no file behind. Raises whatever did not work."""
     name = f"zygote-{os.getpid()}"
     ids = [f"{name}-{number}" for number in range(times)]
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as bundle, _cgroups(name) as places:
         before = os.getcwd()
         os.chdir(bundle)
         Path("cgroups").write_text("\n".join(map(str, places)))
-        Path("runc").write_text(PROGRAM.replace("PYTHON", sys.executable))
+        Path("runc").write_text(RUNC.replace("PYTHON", sys.executable))
         Path("runc").chmod(0o700)
-        Path("application").write_text(APPLICATION)
+        Path("container").write_text(CONTAINER)
+        os.mkfifo("log")
         pidfd.set_subreaper()
         try:
-            trio.run(_rehearse, Path(bundle), ids)
+            with logfile.configured("log"):
+                trio.run(_live, Path(bundle), ids)
         except BaseException:
             for container in ids:
                 clean.clean_pod(NAMESPACE, container)
@@ -110,7 +115,7 @@ def rehearse(times: int = TIMES) -> None:
 
 @contextmanager
 def _cgroups(name: str) -> Iterator[list[Path]]:
-    """Empty ones, below the zygote's own."""
+    """Cgroups that are empty, one in each hierarchy, below the zygote's own."""
     lines = [line.rstrip("/") for line in Path("/proc/self/cgroup").read_text().split()]
     below = "\n".join(f"{line}/{name}" for line in lines)
     made = []
@@ -122,19 +127,19 @@ def _cgroups(name: str) -> Iterator[list[Path]]:
     finally:
         for directory in made:
             with suppress(OSError):
-                # Empty after a whole life. Whatever is here, the rehearsal has started it.
+                # Empty after a whole life. Whatever is here was started by one that was broken off.
                 for pid in (directory / "cgroup.procs").read_text().split():
                     os.kill(int(pid), signal.SIGKILL)
                 directory.rmdir()
 
 
-async def _rehearse(bundle: Path, ids: Sequence[str]) -> None:
+async def _live(bundle: Path, ids: Sequence[str]) -> None:
     with trio.fail_after(ENOUGH):
         for container in ids:
-            await _live(bundle, container)
+            await _live_once(bundle, container)
 
 
-async def _live(bundle: Path, id: str) -> None:
+async def _live_once(bundle: Path, id: str) -> None:
     (bundle / "config.json").write_text(json.dumps(CONFIG))  # again: the shim has changed it
 
     async def forward(_: forward_pb2.ForwardRequest) -> Empty:
@@ -162,7 +167,7 @@ async def _live(bundle: Path, id: str) -> None:
 
 
 async def _ask(client: Client, bundle: Path, id: str) -> None:
-    """What containerd asks in a container's life."""
+    """Send what containerd asks in a container's life, and two requests of zeropod's own, to sleep and to wake."""
     options = runc_options_pb2.Options(binary_name=str(bundle / "runc"), root=str(bundle / "state"))
     packed = Any(type_url=options.DESCRIPTOR.full_name, value=options.SerializeToString())
 

@@ -4,7 +4,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from zeropod.shim import layout
+from zeropod.zygote import code_layout
 
 
 def outer(number: int) -> Callable[[], int]:
@@ -30,14 +30,14 @@ def test_code_that_has_run_is_moved_and_does_what_it_did() -> None:
     made = outer(1)
     before = {function: function.__code__ for function in (outer, guarded, idle, threaded)}
     kept = weakref.ref(guarded.__code__)  # a note about this very code
-    with layout.recorded() as ran:
+    with code_layout.recorded() as ran:
         made()
         guarded()
         thread = threading.Thread(target=threaded)
         thread.start()
         thread.join()
     idle()
-    layout.pack(ran)
+    code_layout.pack(ran)
     assert (made(), outer(2)(), guarded(), idle(), threaded()) == (2, 3, "as it is", "alone", "elsewhere")
     # The inner one has run, the outer one contains it.
     assert outer.__code__ is not before[outer]
@@ -48,7 +48,7 @@ def test_code_that_has_run_is_moved_and_does_what_it_did() -> None:
 
 
 def test_nothing_is_recorded_after_the_block() -> None:
-    with layout.recorded() as ran:
+    with code_layout.recorded() as ran:
         pass
     before = len(ran)
     idle()

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from zeropod.shim import spare, zygote
-from zeropod.shim.start import SOCKET_FD
-from zeropod.shim.zygote import Order, ask
+from zeropod.launch import zygote_client
+from zeropod.launch.start import SOCKET_FD
+from zeropod.launch.zygote_client import Order, ask
+from zeropod.zygote import idle_fork
 
 SECONDS = 60.0
 """For what must not hang."""
@@ -24,7 +25,9 @@ SECONDS = 60.0
 # Everything but the shim itself, which answers each connection with what it has become, and ends at the first byte.
 PROGRAM = """
 import json, os, socket, sys
-from zeropod.shim import forking, serve, zygote
+from zeropod.launch import zygote_client
+from zeropod.shim import serve
+from zeropod.zygote import preparation, server
 def shim(flags, listener):
     while True:
         connection, _ = listener.accept()
@@ -40,17 +43,17 @@ def shim(flags, listener):
         if connection.recv(1):
             return 0
 serve.shim = shim
-forking.warm = lambda: None
-forking.LINGER = float(sys.argv[2])
-zygote.DIRECTORY = sys.argv[1]
-forking.main(None)
+preparation.prepare = lambda: lambda: None
+server.LINGER = float(sys.argv[2])
+zygote_client.DIRECTORY = sys.argv[1]
+server.main(None)
 """
 
 
 @pytest.fixture
 def bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as made:
-        monkeypatch.setattr(zygote, "DIRECTORY", f"{made}/zygotes")
+        monkeypatch.setattr(zygote_client, "DIRECTORY", f"{made}/zygotes")
         yield Path(made)
 
 
@@ -65,7 +68,7 @@ class Node:
 
     def begin(self, listener: int) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", PROGRAM, zygote.DIRECTORY, str(self.linger)]
+        command = [sys.executable, "-c", PROGRAM, zygote_client.DIRECTORY, str(self.linger)]
         # The number that it is found at may be anybody's here.
         move = f"os.dup2({listener}, {SOCKET_FD}); os.set_inheritable({listener}, {listener} == {SOCKET_FD})"
         handed = f"import os; {move}; os.execv({command[0]!r}, {command!r})"
@@ -147,15 +150,15 @@ def test_a_fork_becomes_what_a_program_would_have_been(node: Node) -> None:
 
 def test_a_shim_that_has_been_promised_serves_though_the_zygote_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     flags: Any = object()
-    monkeypatch.setattr(spare, "enter", lambda order: flags)
-    monkeypatch.setattr(spare, "become", lambda order: None)
-    monkeypatch.setattr(spare, "settle", lambda order: None)
+    monkeypatch.setattr(idle_fork, "enter", lambda order: flags)
+    monkeypatch.setattr(idle_fork, "become", lambda order: None)
+    monkeypatch.setattr(idle_fork, "settle", lambda order: None)
     (reader, taken), (shims, held), (alive, own) = os.pipe(), os.pipe(), os.pipe()
     os.close(reader)
     asked, asker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     order = Order(0, b"/", [b"shim"], {}).encode()
     with asked, asker, socket.socket() as listener:
-        made = spare._take(asked, spare.Ends(socket.socket(), taken, shims, alive), order, listener.detach())
+        made = idle_fork._take(asked, idle_fork.Ends(socket.socket(), taken, shims, alive), order, listener.detach())
         assert made[0] is flags
         made[1].close()
         assert asker.recv(100) == b"%d" % os.getpid()
@@ -181,7 +184,7 @@ def test_shims_are_forks_of_one_process_and_it_ends_with_the_last(node: Node, bu
     node.report("second", end=True)
     assert node.zygotes[0].wait(SECONDS) == 0
     assert [path.name for path in (bundle / "zygotes").iterdir()] == ["lock"]
-    until(lambda: not children_of_nobody(zygote.DIRECTORY))
+    until(lambda: not children_of_nobody(zygote_client.DIRECTORY))
 
 
 def test_shims_one_after_the_other_are_forks_of_the_same_zygote(node: Node) -> None:
@@ -198,7 +201,7 @@ def test_a_shim_outlives_its_zygote_and_the_next_one_gets_another(node: Node) ->
     node.zygotes[0].kill()
     node.zygotes[0].wait(SECONDS)
     assert node.report("before")["pid"] == before
-    until(lambda: not children_of_nobody(zygote.DIRECTORY))  # the spare has gone with it
+    until(lambda: not children_of_nobody(zygote_client.DIRECTORY))  # the idle fork has gone with it
     node.shim("after")
     assert len(node.zygotes) == 2
     assert node.report("before")["pid"] == before
@@ -208,13 +211,13 @@ def test_a_shim_outlives_its_zygote_and_the_next_one_gets_another(node: Node) ->
 def test_a_spare_that_dies_costs_nobody_anything(node: Node) -> None:
     shim, asked = node.shim("before"), node.zygotes[0].pid
 
-    def spares() -> list[int]:
-        # What stands between the zygote and its spare is a child of the zygote, and there for a moment.
-        others = set(children_of_nobody(zygote.DIRECTORY)) - {shim, asked}
+    def idle_forks() -> list[int]:
+        # What stands between the zygote and its idle fork is a child of the zygote, and there for a moment.
+        others = set(children_of_nobody(zygote_client.DIRECTORY)) - {shim, asked}
         return [pid for pid in others if parent(pid) not in (0, asked)]
 
-    until(lambda: bool(spares()))
-    os.kill(spares()[0], signal.SIGKILL)
+    until(lambda: bool(idle_forks()))
+    os.kill(idle_forks()[0], signal.SIGKILL)
     node.shim("after")
     assert node.report("before")["id"] == "before"
     assert node.report("after")["id"] == "after"
@@ -222,7 +225,7 @@ def test_a_spare_that_dies_costs_nobody_anything(node: Node) -> None:
 
 def test_an_order_that_cannot_be_followed_is_answered(node: Node) -> None:
     node.shim("before")
-    with pytest.raises(zygote.ZygoteError, match="No such file"):
+    with pytest.raises(zygote_client.ZygoteError, match="No such file"):
         node.shim("nowhere", "/nonexistent/bundle")
     node.shim("after")
     assert node.report("after")["id"] == "after"
@@ -231,7 +234,7 @@ def test_an_order_that_cannot_be_followed_is_answered(node: Node) -> None:
 
 def test_who_says_nothing_gets_no_shim(node: Node) -> None:
     node.shim("before")
-    silent = zygote.connect(zygote.place("build"))
+    silent = zygote_client.connect(zygote_client.place("build"))
     assert silent is not None
     silent.close()
     node.shim("after")
@@ -240,9 +243,15 @@ def test_who_says_nothing_gets_no_shim(node: Node) -> None:
 
 FREEZE = """
 import gc, json, os, sys
-from zeropod.shim import freeze
-before = freeze._immortality()
-freeze.freeze()
+from zeropod.zygote import cow
+try:
+    cow.immortalize()
+    known = True
+except cow.UnknownInterpreterError:
+    known = False
+cow.give_back()
+cow.fill_gaps()
+gc.freeze()
 pid = os.fork()
 if pid == 0:
     gc.set_threshold(100)
@@ -255,11 +264,11 @@ if pid == 0:
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 assert gc.get_freeze_count() > 1000
-if before:
+if known:
     count = sys.getrefcount(json)
     held = [json] * 1000
     assert sys.getrefcount(json) == count, "is counted"
-print("immortal" if before else "counted")
+print("immortal" if known else "counted")
 """
 
 
