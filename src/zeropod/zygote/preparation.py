@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def _place_code() -> None:
     with code_layout.recorded() as ran:
-        warm_up.live(1)
+        warm_up.live()
     code_layout.pack(ran)
 
 

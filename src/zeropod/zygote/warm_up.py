@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,11 +37,11 @@ from zeropod.shim.service import NAMES, TaskService
 from zeropod.shim.status import SERVICE as STATUS
 from zeropod.shim.status import StatusService
 
-TIMES = 3
-"""Lives after which the interpreter has rewritten what it will."""
-
 ENOUGH = 10.0
 """Seconds after which it is broken off: a `start` waits for it."""
+
+PAUSE, LOOKS = 0.01, 100
+"""Seconds between attempts to remove a cgroup, and how many there are: a killed process takes a moment to end."""
 
 NAMESPACE = "zeropod"
 """Stands for containerd's namespace."""
@@ -88,10 +89,9 @@ CONFIG = {
 """The bundle's config.json: the container sleeps only when it is told to."""
 
 
-def live(times: int = TIMES) -> None:
-    """Play so many lives, one after the other. Leaves no process and no file behind. Raises whatever did not work."""
+def live() -> None:
+    """Play the life of one container. Leaves no process and no file behind. Raises whatever did not work."""
     name = f"zygote-{os.getpid()}"
-    ids = [f"{name}-{number}" for number in range(times)]
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as bundle, _cgroups(name) as places:
         before = os.getcwd()
         os.chdir(bundle)
@@ -99,14 +99,14 @@ def live(times: int = TIMES) -> None:
         Path("runc").write_text(RUNC.replace("PYTHON", sys.executable))
         Path("runc").chmod(0o700)
         Path("container").write_text(CONTAINER)
+        Path("config.json").write_text(json.dumps(CONFIG))
         os.mkfifo("log")
         pidfd.set_subreaper()
         try:
             with logfile.configured("log"):
-                trio.run(_live, Path(bundle), ids)
+                trio.run(_live, Path(bundle), name)
         except BaseException:
-            for container in ids:
-                clean.clean_pod(NAMESPACE, container)
+            clean.clean_pod(NAMESPACE, name)
             raise
         finally:
             pidfd.set_subreaper(wanted=False)
@@ -126,27 +126,27 @@ def _cgroups(name: str) -> Iterator[list[Path]]:
         yield made
     finally:
         for directory in made:
-            with suppress(OSError):
-                # Empty after a whole life. Whatever is here was started by one that was broken off.
-                for pid in (directory / "cgroup.procs").read_text().split():
-                    os.kill(int(pid), signal.SIGKILL)
-                directory.rmdir()
+            _remove(directory)
 
 
-async def _live(bundle: Path, ids: Sequence[str]) -> None:
-    with trio.fail_after(ENOUGH):
-        for container in ids:
-            await _live_once(bundle, container)
+def _remove(cgroup: Path) -> None:
+    """Remove it. It is empty after a whole life; a process in it is of one that was broken off. Raises OSError."""
+    for _ in range(LOOKS):
+        for pid in (cgroup / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        with suppress(OSError):
+            return cgroup.rmdir()
+        time.sleep(PAUSE)
+    raise OSError(f"{cgroup} cannot be removed")
 
 
-async def _live_once(bundle: Path, id: str) -> None:
-    (bundle / "config.json").write_text(json.dumps(CONFIG))  # again: the shim has changed it
-
+async def _live(bundle: Path, id: str) -> None:
     async def forward(_: forward_pb2.ForwardRequest) -> Empty:
         return Empty()
 
     near, far = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
-    with socket.socket(socket.AF_UNIX) as events:
+    with trio.fail_after(ENOUGH), socket.socket(socket.AF_UNIX) as events:
         address = str(bundle / id)
         events.bind(address)
         events.listen()
@@ -184,7 +184,9 @@ async def _ask(client: Client, bundle: Path, id: str) -> None:
         await call("Stats", task_pb2.StatsRequest(id=id), task_pb2.StatsResponse)
         await call("Pids", task_pb2.PidsRequest(id=id), task_pb2.PidsResponse)
         await call("List", status_pb2.ListRequest(), status_pb2.ListResponse, STATUS)
-        await call("Sleep", status_pb2.SleepRequest(id=id), status_pb2.ContainerStatus, STATUS)
+        slept = await client.call(STATUS, "Sleep", status_pb2.SleepRequest(id=id), status_pb2.ContainerStatus)
+        if slept.state != status_pb2.STANDBY:
+            raise RuntimeError(f"the container did not sleep: {slept.why or status_pb2.State.Name(slept.state)}")
         await call("Wake", status_pb2.WakeRequest(id=id), status_pb2.ContainerStatus, STATUS)
         await call("Kill", task_pb2.KillRequest(id=id, signal=signal.SIGKILL))
     await call("Delete", task_pb2.DeleteRequest(id=id), task_pb2.DeleteResponse)
