@@ -124,10 +124,6 @@ plots:
 bpf:
     tests/node/enter python3 /src/bpf/compile.py
 
-# Record what code a shim runs, for its place in memory: src/zeropod/shim/layout.txt (root)
-layout: build
-    tests/node/enter {{ in_node }} -m tests.bench.layout
-
 # Run a command (a shell if none) in a fresh test node with containerd and zeropod; --vm: in a virtual machine (root)
 node *CMD: build
     tests/node/enter "$@"

@@ -21,7 +21,19 @@ from zeropod.runtime.image import obstacle  # noqa: E402 - likewise
 
 MACHINE = SOURCE / "zeropod" / "lifecycle" / "machine.py"
 
-PACKAGES = ("shim", "manager", "installer", "lifecycle", "activator", "runtime", "kernel", "rpc")
+PACKAGES = (
+    "boot",
+    "launch",
+    "zygote",
+    "shim",
+    "manager",
+    "installer",
+    "lifecycle",
+    "activator",
+    "runtime",
+    "kernel",
+    "rpc",
+)
 """From the highest layer to the lowest."""
 
 

@@ -6,7 +6,7 @@ are exactly the wheels of installer/requirements.lock, checked by hash; a wheel 
 the build, since the archive has to run on every Python from 3.11 on and on every architecture.
 
 What the archive does when it is run is in header.sh, tree_check.py, archive_main.py and start.py here, and in
-zeropod.unpack.
+zeropod.boot.unpack.
 """
 
 import argparse
@@ -67,12 +67,14 @@ def merge(parts: Iterable[Entries]) -> Entries:
     return merged
 
 
-def tree_check(private: str) -> str:
-    """The Python code that looks at the unpacked tree: tree_check.py, with the module `private` in it."""
-    before, line, after = (INSTALLER / "tree_check.py").read_text().partition("from zeropod.private import exposure")
+def tree_check(permissions: str) -> str:
+    """The Python code that looks at the unpacked tree: tree_check.py, with the module `permissions` in it."""
+    before, line, after = (
+        (INSTALLER / "tree_check.py").read_text().partition("from zeropod.boot.permissions import exposure")
+    )
     if not line:
-        raise BuildError("installer/tree_check.py has to import zeropod.private, for the build to replace")
-    return before + private + after.partition("\n")[2]
+        raise BuildError("installer/tree_check.py has to import zeropod.boot.permissions, for the build to replace")
+    return before + permissions + after.partition("\n")[2]
 
 
 def digest(entries: Mapping[str, bytes]) -> str:
@@ -87,15 +89,17 @@ def digest(entries: Mapping[str, bytes]) -> str:
 def archive(entries: Entries, library: str, seconds: int) -> bytes:
     """The executable archive: a shell header, then a zip file; `seconds` after 1970 is its entries' date."""
     tree = f"{library}/{digest(entries)}"
-    built = entries["zeropod/built.py"].decode()
+    built = entries["zeropod/boot/build_info.py"].decode()
     unset = "TREE: str | None = None\n"
     if built.count(unset) != 1:
-        raise BuildError(f"zeropod/built.py has to hold the line {unset!r} once, for the build to fill in")
-    filled = entries | {"zeropod/built.py": built.replace(unset, f"TREE: str | None = {tree!r}\n").encode()}
+        raise BuildError(f"zeropod/boot/build_info.py has to hold the line {unset!r} once, for the build to fill in")
+    filled = entries | {"zeropod/boot/build_info.py": built.replace(unset, f"TREE: str | None = {tree!r}\n").encode()}
 
     output = io.BytesIO()
     header = (INSTALLER / "header.sh").read_text().replace("@TREE@", tree)
-    output.write(header.replace("@CHECK@", shlex.quote(tree_check(entries["zeropod/private.py"].decode()))).encode())
+    output.write(
+        header.replace("@CHECK@", shlex.quote(tree_check(entries["zeropod/boot/permissions.py"].decode()))).encode()
+    )
     date = time.gmtime(max(seconds, EARLIEST))[:6]
     # Appending to what is there makes the zip file's offsets count from the header's first byte, as unzip
     # expects.

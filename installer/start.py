@@ -8,6 +8,6 @@ import sys
 
 sys.path.insert(0, __file__.rpartition("/")[0])
 del sys.argv[0]
-from zeropod import entry
+from zeropod.boot import tree_main
 
-entry.main()
+tree_main.main()

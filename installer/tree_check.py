@@ -18,7 +18,7 @@ def _run_from_archive():  # type: () -> None
 if sys.version_info < (3, 11):  # noqa: UP036 - an older one may run this
     _run_from_archive()
 
-from zeropod.private import exposure  # noqa: E402 - the build puts the module itself here
+from zeropod.boot.permissions import exposure  # noqa: E402 - the build puts the module itself here
 
 try:
     exposed = exposure(tree)

@@ -12,7 +12,7 @@ from zeropod import SHIM_BINARY, __version__
 
 # Mode: the module whose `main(arguments) -> status` it is, and what it does. A new mode is a new line.
 MODES: dict[str, tuple[str, str]] = {
-    "shim": ("zeropod.shim.bootstrap", f"what containerd runs, by the name {SHIM_BINARY}"),
+    "shim": ("zeropod.launch.flags", f"what containerd runs, by the name {SHIM_BINARY}"),
     "ps": ("zeropod.manager.ps", "show this node's containers: awake or asleep, since when, and why"),
     "installer": ("zeropod.installer.main", "bring zeropod to this node, or --uninstall it"),
     "why": ("zeropod.manager.why", "explain what keeps a container awake, and what to do about it"),
@@ -21,7 +21,7 @@ MODES: dict[str, tuple[str, str]] = {
     "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
     "image-gc": ("zeropod.manager.image_gc", "remove what containers that are gone have left on disk, once"),
     "doctor": ("zeropod.manager.doctor", "say whether this node can do all that zeropod needs, and what is missing"),
-    "unpack": ("zeropod.unpack", "unpack now what the first use would, so that it starts quickly too"),
+    "unpack": ("zeropod.boot.unpack", "unpack now what the first use would, so that it starts quickly too"),
 }
 
 EXAMPLES = """\
@@ -84,7 +84,7 @@ def _run(mode: str, arguments: list[str]) -> int:
     # zipimport's loader alone knows an archive: only straight from zeropod.pyz is there something to unpack. The
     # installer has to leave the node as it is, if it is asked to or fails.
     if mode not in ("unpack", "installer") and (archive := getattr(getattr(__spec__, "loader", None), "archive", None)):
-        from zeropod import unpack
+        from zeropod.boot import unpack
 
         unpack.continue_unpacked(archive)
     module, _ = MODES[mode]

@@ -4,7 +4,7 @@ What belongs to one container lies below containerd's namespace and the containe
 two containers whose ids are the same in two namespaces, or whose names are the same only when written side by side
 ("a-b", "c" and "a", "b-c"), share nothing. Both are identifiers of containerd's, checked here, so that none of them
 leads out of its directory. What containerd waits for may not import this module, which imports pathlib: the two paths
-that it needs are in `shim.start` and `shim.zygote`.
+that it needs are in `launch.start` and `launch.zygote_client`.
 """
 
 import os

@@ -12,7 +12,7 @@ from tests.integration.containerd import Containerd
 from tests.integration.cri import Cri
 
 HANDLERS = {OURS: "zeropod", PEER: "runc"}
-GOALS = {"pod start": (Goal("ratio", 1.15),), "memory of its shim (PSS)": ()}
+GOALS = {"pod start": (Goal("ratio", 1.05),), "memory of its shim (PSS)": ()}
 
 
 def pods(client: Containerd, scale: Scale) -> list[Figure]:

@@ -11,50 +11,32 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.bench.containers import OURS, PEER, RUNTIMES
-from tests.bench.figures import Figure, Goal
+from tests.bench.figures import Figure
 from tests.bench.scale import Scale
 from tests.integration import node
 from tests.integration.containerd import Containerd
-
-from zeropod.shim import zygote
 
 BINARIES = {OURS: "containerd-shim-zeropod-v2", PEER: "containerd-shim-runc-v2"}
 BUNDLES = Path("/run/zeropod-bench")
 POD = "bench-start"
 CONTAINERD = ("-address", "/run/containerd/containerd.sock", "-publish-binary", "/usr/bin/containerd")
-NEW, THERE, BUSY = "`start` of a shim", "`start` of a shim that is there", "`start` of a shim, by Python"
-"""The last one is what a `start` is that finds no spare's door open, since another one has just gone through it."""
+NEW, THERE = "`start` of a shim", "`start` of a shim that is there"
 
 
 def start(client: Containerd, scale: Scale) -> list[Figure]:
     samples: dict[tuple[str, str], dict[str, list[float]]] = {
-        (kind, unit): {runtime: [] for runtime in RUNTIMES}
-        for kind in (NEW, THERE, BUSY)
-        for unit in ("ms", "ms of a CPU")
+        (kind, unit): {runtime: [] for runtime in RUNTIMES} for kind in (NEW, THERE) for unit in ("ms", "ms of a CPU")
     }
     with _shim(OURS, "warm"):  # the zygote is up, as on a node that has pods already
         for turn in range(scale.runs(100, 5)):
             for runtime in RUNTIMES:
                 with ExitStack() as shims:
-                    for kind, name in ((NEW, f"{turn}a"), (THERE, f"{turn}b"), (BUSY, f"{turn}c")):
-                        if runtime == OURS:
-                            _prepare(busy=kind == BUSY)
+                    for kind, name in ((NEW, f"{turn}a"), (THERE, f"{turn}b")):
                         pod = f"{turn}a" if kind == THERE else ""
                         took, cpu = shims.enter_context(_shim(runtime, name, pod))
                         samples[kind, "ms"][runtime].append(took)
                         samples[kind, "ms of a CPU"][runtime].append(cpu)
-    return [
-        Figure(f"{kind}, {unit}", "ms", values[OURS], values[PEER], goals=() if kind == BUSY else (Goal("ratio", 1.0),))
-        for (kind, unit), values in samples.items()
-    ]
-
-
-def _prepare(*, busy: bool) -> None:
-    """Waits for a spare, as there is but for the milliseconds in which the zygote makes the next; or shuts its door."""
-    node.until(node.door, "a spare is there")
-    if busy:
-        for answer in Path(zygote.DIRECTORY).glob("*.answer"):
-            answer.with_suffix(".taken").touch()
+    return [Figure(f"{kind}, {unit}", "ms", values[OURS], values[PEER]) for (kind, unit), values in samples.items()]
 
 
 @contextmanager

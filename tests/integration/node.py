@@ -16,8 +16,6 @@ from tests.integration.endpoint import ADDRESS, Endpoint, Refused
 from tests.integration.patience import patient
 from tests.integration.protos import cri_v1_pb2 as v1
 
-from zeropod.shim import zygote
-
 STATE = "/run/containerd"
 TASKS = f"{STATE}/io.containerd.runtime.v2.task"
 CGROUPS = "/sys/fs/cgroup"
@@ -68,14 +66,6 @@ def end_zygotes() -> None:
         if line[-1] == "zygote":
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def door() -> bool:
-    """Whether a zygote has a spare at whose door nobody has asked yet."""
-    return any(
-        answer.with_suffix(".ask").exists() and not answer.with_suffix(".taken").exists()
-        for answer in Path(zygote.DIRECTORY).glob("*.answer")
-    )
 
 
 def alive(pid: int) -> bool:
@@ -140,7 +130,7 @@ class Census:
             task_mounts=len(mounts(TASKS)),
             bundles=sum(len(names) for _, names, _ in _walk(TASKS, 1)),
             cgroups=sum(len(names) for _, names, _ in os.walk(CGROUPS)),
-            # A zygote and its spare fork are nobody's: they are there as long as any shim is, and a moment more.
+            # The zygote and its idle fork belong to no container: they end a moment after the last shim.
             processes=sum(line[-1] != "zygote" for line in processes().values()),
         )
 

@@ -72,7 +72,7 @@ def test_asking_for_the_version_imports_next_to_nothing() -> None:
     assert not {"os", "collections", "trio", "google", "typing", "importlib"} & set(imported)
 
 
-@pytest.mark.parametrize("module", ["zeropod.shim.bootstrap", "zeropod.shim.start", "zeropod.unpack"])
+@pytest.mark.parametrize("module", ["zeropod.launch.flags", "zeropod.launch.start", "zeropod.boot.unpack"])
 def test_what_containerd_waits_for_imports_only_the_standard_library(module: str) -> None:
     imported = {name.partition(".")[0] for name in bare(f"import {module}")}
     assert imported <= sys.stdlib_module_names | {"zeropod", "__main__"}
@@ -80,7 +80,7 @@ def test_what_containerd_waits_for_imports_only_the_standard_library(module: str
 
 def test_deleting_what_the_shim_has_removed_imports_next_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "removed").touch()
-    program = "from zeropod.shim.bootstrap import main; main(sys.argv[1:])"
+    program = "from zeropod.launch.flags import main; main(sys.argv[1:])"
     imported = bare(program, "-namespace", "k8s.io", "-id", "web", "-bundle", str(tmp_path), "delete")
     assert "zeropod.shim.delete" in imported
     assert not {"os", "json", "pathlib", "subprocess", "zeropod.shim.clean"} & set(imported)

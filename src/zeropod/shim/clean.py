@@ -15,12 +15,13 @@ from pathlib import Path
 
 from zeropod import paths
 from zeropod.kernel import mount, namespace
+from zeropod.launch import start
+from zeropod.launch.flags import Flags
 from zeropod.runtime import images
 from zeropod.runtime.memory.limits import LIMITS, restore_limits
 from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
 from zeropod.runtime.tmpfs import release
-from zeropod.shim import start, survivors
-from zeropod.shim.bootstrap import Flags
+from zeropod.shim import survivors
 
 
 def up(flags: Flags, bundle: Path) -> list[str]:

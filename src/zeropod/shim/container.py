@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from zeropod import paths
 from zeropod.kernel import mount, namespace
 from zeropod.kernel.pidfd import ExitStatus
+from zeropod.launch.start import group_of
 from zeropod.lifecycle.controller import Controller
 from zeropod.lifecycle.init_process import Incarnation
 from zeropod.lifecycle.life import Life
@@ -39,7 +40,6 @@ from zeropod.shim.errors import FINISHED, kill_error, refused, reported
 from zeropod.shim.execs import Execs
 from zeropod.shim.host import Host
 from zeropod.shim.process import Process
-from zeropod.shim.start import group_of
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import posix
 import sys
 import time
 
-from zeropod.shim.bootstrap import Flags
-from zeropod.shim.zygote import read
+from zeropod.launch.flags import Flags
+from zeropod.launch.zygote_client import read
 
 REMOVED = "removed"
 """The name of the note, in the bundle: its container has left nothing on the node, nor its pod with the last."""

@@ -10,9 +10,9 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
 from zeropod import __version__
+from zeropod.launch.flags import Flags
 from zeropod.rpc.messages import introspection_pb2, runc_options_pb2
 from zeropod.runtime.programs import environment
-from zeropod.shim.bootstrap import Flags
 
 NAME = "io.containerd.zeropod.v2"
 

@@ -13,14 +13,14 @@ from contextlib import suppress
 import trio
 
 from zeropod.kernel import pidfd
+from zeropod.launch import logfile
+from zeropod.launch.flags import Flags
+from zeropod.launch.start import SOCKET_FD
 from zeropod.rpc.server import serve
 from zeropod.runtime import command
-from zeropod.shim import log as shim_log
-from zeropod.shim.bootstrap import Flags
 from zeropod.shim.host import Host
 from zeropod.shim.publisher import Publisher
 from zeropod.shim.service import TaskService
-from zeropod.shim.start import SOCKET_FD
 from zeropod.shim.status import StatusService, status_listener
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def main(flags: Flags) -> int:
 
 def shim(flags: Flags, listener: socket.socket) -> int:
     """Serves at `listener` until the last container is gone; then its socket is removed. Runs in the bundle."""
-    shim_log.configure("log", debug=flags.debug)
+    logfile.configure("log", debug=flags.debug)
     pidfd.set_subreaper()
     pidfd.set_name("zeropod-shim")
     address = listener.getsockname()

@@ -12,13 +12,13 @@ from contextlib import contextmanager, suppress
 from google.protobuf.message import Message
 
 from zeropod import paths
+from zeropod.launch.flags import Flags
 from zeropod.lifecycle.machine import ASLEEP, Request, State
 from zeropod.lifecycle.strategy import MemoryReport
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.server import Services, streaming, unary
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import spec
-from zeropod.shim.bootstrap import Flags
 from zeropod.shim.container import Container
 from zeropod.shim.host import Host
 from zeropod.shim.why import explain

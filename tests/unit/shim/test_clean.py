@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from zeropod import paths as places
 from zeropod.kernel import mount
+from zeropod.launch.flags import Flags
+from zeropod.launch.start import GROUPS
 from zeropod.rpc.messages import task_pb2
 from zeropod.runtime.images import ImageStore
-from zeropod.shim.bootstrap import Flags
 from zeropod.shim.clean import clean, clean_pod, up
 from zeropod.shim.delete import REMOVED, main, response
-from zeropod.shim.start import GROUPS
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +145,7 @@ def test_the_whole_pod_of_a_dead_shim_is_removed_and_no_other(
 def test_the_rest_of_a_pod_whose_shim_lives_is_left_alone(
     node: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zeropod.shim.start.answers", lambda path: True)
+    monkeypatch.setattr("zeropod.launch.start.answers", lambda path: True)
     pod(node, "sandbox", "web")
     ImageStore.of("k8s.io", "web").prepare()
     main(Flags(namespace="k8s.io", id="sandbox", bundle=str(node / "bundles" / "sandbox")))
@@ -189,7 +189,7 @@ def waits_for_a_lock() -> bool:
 def test_what_has_been_cleaned_is_not_listed_any_more_though_its_shim_lives(
     node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zeropod.shim.start.answers", lambda path: True)
+    monkeypatch.setattr("zeropod.launch.start.answers", lambda path: True)
     pod(node, "sandbox", "web")
     bundle = node / "bundles" / "sandbox"
     assert up(Flags(namespace="k8s.io", id="sandbox", bundle=str(bundle)), bundle) == []
@@ -382,7 +382,7 @@ def test_it_goes_on_when_containerd_does_not_wait_any_longer(node: Path) -> None
     ImageStore.of("k8s.io", "web").prepare()
     program = (
         "import sys; from pathlib import Path; from zeropod import paths;"
-        "from zeropod.shim import delete; from zeropod.shim.bootstrap import Flags; top = sys.argv[1];"
+        "from zeropod.shim import delete; from zeropod.launch.flags import Flags; top = sys.argv[1];"
         "paths.CONTAINERS, paths.PODS = Path(top, 'images'), Path(top, 'pods');"
         "delete.main(Flags(namespace='k8s.io', id='web', bundle=top + '/tasks/web'))"
     )

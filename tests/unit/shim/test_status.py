@@ -15,6 +15,7 @@ from tests.unit.shim.states import reach
 from trio.testing import wait_all_tasks_blocked
 
 from zeropod import paths as places
+from zeropod.launch.flags import Flags
 from zeropod.lifecycle.controller import Controller
 from zeropod.lifecycle.machine import Event, State
 from zeropod.lifecycle.strategy import MemoryReport
@@ -22,7 +23,6 @@ from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import spec
 from zeropod.runtime.memory.backend import Kind, Usage
-from zeropod.shim.bootstrap import Flags
 from zeropod.shim.status import StatusService, describe, status_listener
 
 FLAGS = Flags(namespace="k8s.io", id="web")

@@ -1,4 +1,4 @@
-"""Says whether anybody but root and this user could change what is in a directory, like sshd's StrictModes.
+"""Says whether users other than root and this one could change what is in a directory, like sshd's StrictModes.
 
 Asked at every start before code is imported from the unpacked tree, so it imports only what is built in.
 """
@@ -12,7 +12,7 @@ _WRITABLE_BY_OTHERS = 0o022
 
 
 def exposure(directory: str) -> str | None:
-    """Who else could change what is in `directory` (absolute), and what to do about it; None if nobody could.
+    """Return why others could change what is in `directory` (absolute), and what to do about it; None if they cannot.
 
     Directories above it may be open to all if they are sticky, as /tmp is: others' entries are safe there.
     Raises OSError where a part of the path does not exist or may not be looked at.

@@ -1,11 +1,13 @@
 """The shim's own log: lines in containerd's format into the fifo that containerd reads, and never a wait for it.
 
-The fifo is opened for reading and writing, so that it survives a containerd that restarts. When nobody reads and it is
-full, lines are counted instead of kept, and the count is the first thing said once there is room again.
+The fifo is opened for reading and writing, so that it survives a containerd that restarts. When it is full, since it
+is not read, lines are counted instead of kept, and the count is the first thing said once there is room again.
 """
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 
@@ -41,11 +43,17 @@ class FifoHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._lost and self._write(
-            f'level=warning msg="{self._lost} lines of this log were lost: nobody read them"'
+            f'level=warning msg="{self._lost} lines of this log were lost: they were not read"'
         ):
             self._lost = 0
         if not self._write(self.format(record)):
             self._lost += 1
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        super().close()
 
     def _write(self, line: str) -> bool:
         # Up to PIPE_BUF a write is whole or not at all.
@@ -56,10 +64,22 @@ class FifoHandler(logging.Handler):
         return True
 
 
-def configure(path: str, *, debug: bool) -> None:
-    """Sends all logging to the fifo; containerd made it in the bundle of the shim's first container."""
+@contextmanager
+def configured(path: str) -> Iterator[None]:
+    """Sends all logging to the fifo inside the block. Raises OSError."""
+    handler = configure(path, debug=False)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def configure(path: str, *, debug: bool) -> logging.Handler:
+    """Sends all logging to the fifo; containerd made it in the bundle of the shim's first container. Raises OSError."""
     handler = FifoHandler(path)
     handler.setFormatter(ContainerdFormatter())
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.INFO)
+    return handler

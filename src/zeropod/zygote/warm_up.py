@@ -1,14 +1,18 @@
-"""A shim's life in small, played by the zygote before it has forks, with a process that is no container.
+"""A shim's life in small, played by the zygote before it has forks: a container is created, sleeps, wakes and ends.
 
-The interpreter rewrites code as it learns what that does (PEP 659), and makes many things when they are first needed.
-What has happened once in the zygote is in the memory that its forks share, and need not happen in each of them: that is
-some megabytes for each. All of it is real but runc, for which a shell script stands in.
+The interpreter rewrites code as it learns what that does (PEP 659), and makes many objects when they are first needed.
+What has happened once in the zygote is in the memory that its forks share, and need not happen in each of them. All of
+it is real except runc, for which a shell script stands in, and the container, which is a process in a network namespace
+of its own.
 """
 
+import json
 import os
 import signal
 import socket
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,10 +23,13 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from zeropod.kernel import mountinfo, pidfd
+from zeropod.launch import logfile
+from zeropod.lifecycle.settings import PREFIX
 from zeropod.rpc.client import Client, run_client
 from zeropod.rpc.messages import forward_pb2, runc_options_pb2, status_pb2, task_pb2
 from zeropod.rpc.server import serve, serve_connection, unary
 from zeropod.runtime.cgroups.placement import directories
+from zeropod.shim import clean
 from zeropod.shim.host import Host
 from zeropod.shim.publisher import SERVICE, Publisher
 from zeropod.shim.serve import reap
@@ -30,13 +37,16 @@ from zeropod.shim.service import NAMES, TaskService
 from zeropod.shim.status import SERVICE as STATUS
 from zeropod.shim.status import StatusService
 
-TIMES = 3
-"""The interpreter looks twice before it rewrites."""
-
 ENOUGH = 10.0
-"""Seconds after which the zygote does without the rest."""
+"""Seconds after which it is broken off: a `start` waits for it."""
 
-PROGRAM = """#!/bin/sh
+PAUSE, LOOKS = 0.01, 100
+"""Seconds between attempts to remove a cgroup, and how many there are: a killed process takes a moment to end."""
+
+NAMESPACE = "zeropod"
+"""Stands for containerd's namespace."""
+
+RUNC = """#!/bin/sh
 while [ $# -gt 0 ]; do
     case $1 in
     create | kill) action=$1 ;;
@@ -45,32 +55,59 @@ while [ $# -gt 0 ]; do
     shift
 done
 case $action in
-create)
-    sleep 20 <&- >&- 2>&- &
-    for directory in $(cat cgroups); do echo $! >"$directory/cgroup.procs"; done
-    echo $! >"$file"
-    ;;
+create) exec PYTHON -I -S container "$file" ;;
 kill) kill -9 "$(cat init.pid)" ;;
 esac
 """
-"""Instead of runc: starts a process, in cgroups that are there, and ends it."""
+"""Instead of runc: knows two commands, and does nothing for others."""
 
-CONFIG = """{"ociVersion": "1.2.0", "process": {"args": ["sleep"]}, "root": {"path": "rootfs"},
-"linux": {"namespaces": [{"type": "pid"}, {"type": "network"}]}}"""
+CONTAINER = """
+import ctypes, json, os, signal, socket, sys
+[path] = [entry["path"] for entry in json.load(open("config.json"))["linux"]["namespaces"] if "path" in entry]
+if ctypes.CDLL(None).setns(os.open(path, os.O_RDONLY), 0):
+    sys.exit("setns")
+listener = socket.create_server(("", 80))
+if pid := os.fork():
+    for directory in open("cgroups").read().split():
+        open(directory + "/cgroup.procs", "w").write(str(pid))
+    open(sys.argv[1], "w").write(str(pid))
+else:
+    for number in range(3):
+        os.dup2(os.open("/dev/null", os.O_RDWR), number)
+    signal.alarm(20)
+    signal.pause()
+"""
+"""Starts a process that listens in its network namespace, in the cgroups that `cgroups` lists. It ends by itself."""
+
+CONFIG = {
+    "ociVersion": "1.2.0",
+    "process": {"args": ["sleep"]},
+    "root": {"path": "rootfs"},
+    "linux": {"namespaces": [{"type": "pid"}, {"type": "network"}]},
+    "annotations": {f"{PREFIX}scaledown-duration": "1h"},
+}
+"""The bundle's config.json: the container sleeps only when it is told to."""
 
 
-def rehearse() -> None:
-    """Leaves no process and no file behind. Raises whatever did not work."""
+def live() -> None:
+    """Play the life of one container. Leaves no process and no file behind. Raises whatever did not work."""
     name = f"zygote-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as bundle, _cgroups(name) as places:
         before = os.getcwd()
         os.chdir(bundle)
         Path("cgroups").write_text("\n".join(map(str, places)))
-        Path("runc").write_text(PROGRAM)
+        Path("runc").write_text(RUNC.replace("PYTHON", sys.executable))
         Path("runc").chmod(0o700)
+        Path("container").write_text(CONTAINER)
+        Path("config.json").write_text(json.dumps(CONFIG))
+        os.mkfifo("log")
         pidfd.set_subreaper()
         try:
-            trio.run(_rehearse, Path(bundle), name)
+            with logfile.configured("log"):
+                trio.run(_live, Path(bundle), name)
+        except BaseException:
+            clean.clean_pod(NAMESPACE, name)
+            raise
         finally:
             pidfd.set_subreaper(wanted=False)
             os.chdir(before)
@@ -78,7 +115,7 @@ def rehearse() -> None:
 
 @contextmanager
 def _cgroups(name: str) -> Iterator[list[Path]]:
-    """Empty ones, below the zygote's own."""
+    """Cgroups that are empty, one in each hierarchy, below the zygote's own."""
     lines = [line.rstrip("/") for line in Path("/proc/self/cgroup").read_text().split()]
     below = "\n".join(f"{line}/{name}" for line in lines)
     made = []
@@ -89,34 +126,34 @@ def _cgroups(name: str) -> Iterator[list[Path]]:
         yield made
     finally:
         for directory in made:
-            with suppress(OSError):
-                # After a whole life there is nobody; what is here is ours in any case.
-                for pid in (directory / "cgroup.procs").read_text().split():
-                    os.kill(int(pid), signal.SIGKILL)
-                directory.rmdir()
+            _remove(directory)
 
 
-async def _rehearse(bundle: Path, name: str) -> None:
-    with trio.fail_after(ENOUGH):
-        for number in range(TIMES):
-            await _live(bundle, f"{name}-{number}")
+def _remove(cgroup: Path) -> None:
+    """Remove it. It is empty after a whole life; a process in it is of one that was broken off. Raises OSError."""
+    for _ in range(LOOKS):
+        for pid in (cgroup / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        with suppress(OSError):
+            return cgroup.rmdir()
+        time.sleep(PAUSE)
+    raise OSError(f"{cgroup} cannot be removed")
 
 
 async def _live(bundle: Path, id: str) -> None:
-    (bundle / "config.json").write_text(CONFIG)  # again: the shim has changed it
-
     async def forward(_: forward_pb2.ForwardRequest) -> Empty:
         return Empty()
 
     near, far = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
-    with socket.socket(socket.AF_UNIX) as events:
+    with trio.fail_after(ENOUGH), socket.socket(socket.AF_UNIX) as events:
         address = str(bundle / id)
         events.bind(address)
         events.listen()
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(events.dup()))
         async with trio.open_nursery() as nursery:
-            publisher = Publisher("zeropod", address)
-            host = Host("zeropod", nursery, publisher)
+            publisher = Publisher(NAMESPACE, address)
+            host = Host(NAMESPACE, nursery, publisher)
             service = TaskService(host)
             nursery.start_soon(serve, [listener], {SERVICE: {"Forward": unary(forward_pb2.ForwardRequest, forward)}})
             nursery.start_soon(publisher.run)
@@ -130,7 +167,7 @@ async def _live(bundle: Path, id: str) -> None:
 
 
 async def _ask(client: Client, bundle: Path, id: str) -> None:
-    """What containerd asks in a container's life."""
+    """Send what containerd asks in a container's life, and two requests of zeropod's own, to sleep and to wake."""
     options = runc_options_pb2.Options(binary_name=str(bundle / "runc"), root=str(bundle / "state"))
     packed = Any(type_url=options.DESCRIPTOR.full_name, value=options.SerializeToString())
 
@@ -147,6 +184,10 @@ async def _ask(client: Client, bundle: Path, id: str) -> None:
         await call("Stats", task_pb2.StatsRequest(id=id), task_pb2.StatsResponse)
         await call("Pids", task_pb2.PidsRequest(id=id), task_pb2.PidsResponse)
         await call("List", status_pb2.ListRequest(), status_pb2.ListResponse, STATUS)
+        slept = await client.call(STATUS, "Sleep", status_pb2.SleepRequest(id=id), status_pb2.ContainerStatus)
+        if slept.state != status_pb2.STANDBY:
+            raise RuntimeError(f"the container did not sleep: {slept.why or status_pb2.State.Name(slept.state)}")
+        await call("Wake", status_pb2.WakeRequest(id=id), status_pb2.ContainerStatus, STATUS)
         await call("Kill", task_pb2.KillRequest(id=id, signal=signal.SIGKILL))
     await call("Delete", task_pb2.DeleteRequest(id=id), task_pb2.DeleteResponse)
     await call("Shutdown", task_pb2.ShutdownRequest(id=id))

@@ -5,7 +5,7 @@ of 140 ms. So the first use unpacks the archive into a directory named by its co
 there. From then on the archive's first lines, a shell script, start Python in that directory without even
 opening the archive.
 
-What is in the directory runs as root, therefore: nobody else may be able to write to it or to any directory
+What is in the directory runs as root, therefore: no other user may be able to write to it or to any directory
 above it, or it is not used; it appears by one rename, complete and on disk, or not at all; two first uses at
 once do the work once. Where it cannot be made (no root, no space, a read-only disk), everything still runs
 straight from the archive. Old builds' directories are left alone, since running shims import from them:
@@ -26,13 +26,13 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from zeropod import built
-from zeropod.private import exposure
+from zeropod.boot import build_info
+from zeropod.boot.permissions import exposure
 
 # What starts in the directory; installer/pyz.py puts it there, the archive's shell header names it too.
 ENTRY = "start.py"
-# Unpacking takes about a second. Who has waited this long for somebody else to do it runs from the archive
-# instead.
+# Unpacking takes about a second. After this long in wait for another process, it runs from the
+# archive instead.
 TURN_SECONDS = 20.0
 TURN_POLL_SECONDS = 0.02
 # Enough at once for a file system to write many files in few commits of its journal.
@@ -48,17 +48,17 @@ def main(arguments: list[str]) -> int:
     if arguments:
         sys.stderr.write(f"zeropod unpack: takes no arguments, got {' '.join(arguments)!r}\n")
         return 2
-    if built.TREE is None:
+    if build_info.TREE is None:
         sys.stderr.write("zeropod unpack: this is a checkout; only zeropod.pyz can be unpacked\n")
         return 1
     archive = getattr(getattr(__spec__, "loader", None), "archive", None)
     try:
         if archive is not None:
-            unpack(archive, built.TREE)
+            unpack(archive, build_info.TREE)
     except (UnpackError, OSError) as error:
         sys.stderr.write(f"zeropod unpack: {error}\n")
         return 1
-    print(built.TREE)
+    print(build_info.TREE)
     return 0
 
 
@@ -68,11 +68,11 @@ def continue_unpacked(archive: str) -> None:
     Says nothing then: containerd takes a shim's stderr for a part of its answer. `zeropod unpack` tells the
     reason.
     """
-    if built.TREE is None:
+    if build_info.TREE is None:
         return
     try:
-        unpack(archive, built.TREE)
-        os.execv(sys.executable, [sys.executable, "-I", "-S", f"{built.TREE}/{ENTRY}", *sys.argv])
+        unpack(archive, build_info.TREE)
+        os.execv(sys.executable, [sys.executable, "-I", "-S", f"{build_info.TREE}/{ENTRY}", *sys.argv])
     except (UnpackError, OSError):
         return
 
@@ -80,7 +80,7 @@ def continue_unpacked(archive: str) -> None:
 def unpack(archive: str, tree: str) -> None:
     """Makes `tree` hold the contents of `archive`, compiled for this Python, unless it is there already.
 
-    Raises UnpackError where others could write to it or when somebody else takes too long over it; OSError
+    Raises UnpackError where others could write to it or when another process takes too long over it; OSError
     otherwise.
     """
     if not os.path.isdir(tree):
@@ -96,7 +96,7 @@ def unpack(archive: str, tree: str) -> None:
 
 
 def _unpack_anew(archive: str, tree: str, library: str) -> None:
-    # Only who has the turn makes these, so whatever is there was left by one that died.
+    # They are made under the lock alone, so whatever is there was left by a process that died.
     for name in os.listdir(library):
         if name.startswith(".new-"):
             shutil.rmtree(f"{library}/{name}", ignore_errors=True)

@@ -10,15 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
-from tests.unit.shim.script import PYTHON, Script, said
 
-from zeropod.shim import spare, zygote
-from zeropod.shim.start import SOCKET_FD
-from zeropod.shim.zygote import Order, ask
+from zeropod.launch import zygote_client
+from zeropod.launch.start import SOCKET_FD
+from zeropod.launch.zygote_client import Order, ask
+from zeropod.zygote import idle_fork
 
 SECONDS = 60.0
 """For what must not hang."""
@@ -26,8 +25,9 @@ SECONDS = 60.0
 # Everything but the shim itself, which answers each connection with what it has become, and ends at the first byte.
 PROGRAM = """
 import json, os, socket, sys
-from zeropod import built
-from zeropod.shim import forking, serve, start, zygote
+from zeropod.launch import zygote_client
+from zeropod.shim import serve
+from zeropod.zygote import preparation, server
 def shim(flags, listener):
     while True:
         connection, _ = listener.accept()
@@ -43,19 +43,17 @@ def shim(flags, listener):
         if connection.recv(1):
             return 0
 serve.shim = shim
-forking.warm = lambda: None
-forking.LINGER = float(sys.argv[2])
-zygote.DIRECTORY = sys.argv[1]
-built.TREE = "build"
-start.SOCKETS = start.PROTOCOLS = sys.argv[1] + ".sockets"
-forking.main(None)
+preparation.prepare = lambda: lambda: None
+server.LINGER = float(sys.argv[2])
+zygote_client.DIRECTORY = sys.argv[1]
+server.main(None)
 """
 
 
 @pytest.fixture
 def bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as made:
-        monkeypatch.setattr(zygote, "DIRECTORY", f"{made}/zygotes")
+        monkeypatch.setattr(zygote_client, "DIRECTORY", f"{made}/zygotes")
         yield Path(made)
 
 
@@ -70,7 +68,7 @@ class Node:
 
     def begin(self, listener: int) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", PROGRAM, zygote.DIRECTORY, str(self.linger)]
+        command = [sys.executable, "-c", PROGRAM, zygote_client.DIRECTORY, str(self.linger)]
         # The number that it is found at may be anybody's here.
         move = f"os.dup2({listener}, {SOCKET_FD}); os.set_inheritable({listener}, {listener} == {SOCKET_FD})"
         handed = f"import os; {move}; os.execv({command[0]!r}, {command!r})"
@@ -152,15 +150,15 @@ def test_a_fork_becomes_what_a_program_would_have_been(node: Node) -> None:
 
 def test_a_shim_that_has_been_promised_serves_though_the_zygote_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     flags: Any = object()
-    monkeypatch.setattr(spare, "enter", lambda order: flags)
-    monkeypatch.setattr(spare, "become", lambda order: None)
-    monkeypatch.setattr(spare, "settle", lambda order: None)
+    monkeypatch.setattr(idle_fork, "enter", lambda order: flags)
+    monkeypatch.setattr(idle_fork, "become", lambda order: None)
+    monkeypatch.setattr(idle_fork, "settle", lambda order: None)
     (reader, taken), (shims, held), (alive, own) = os.pipe(), os.pipe(), os.pipe()
     os.close(reader)
     asked, asker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     order = Order(0, b"/", [b"shim"], {}).encode()
     with asked, asker, socket.socket() as listener:
-        made = spare._take(asked, spare.Ends(socket.socket(), taken, shims, alive), order, listener.detach())
+        made = idle_fork._take(asked, idle_fork.Ends(socket.socket(), taken, shims, alive), order, listener.detach())
         assert made[0] is flags
         made[1].close()
         assert asker.recv(100) == b"%d" % os.getpid()
@@ -186,7 +184,7 @@ def test_shims_are_forks_of_one_process_and_it_ends_with_the_last(node: Node, bu
     node.report("second", end=True)
     assert node.zygotes[0].wait(SECONDS) == 0
     assert [path.name for path in (bundle / "zygotes").iterdir()] == ["lock"]
-    until(lambda: not children_of_nobody(zygote.DIRECTORY))
+    until(lambda: not children_of_nobody(zygote_client.DIRECTORY))
 
 
 def test_shims_one_after_the_other_are_forks_of_the_same_zygote(node: Node) -> None:
@@ -203,7 +201,7 @@ def test_a_shim_outlives_its_zygote_and_the_next_one_gets_another(node: Node) ->
     node.zygotes[0].kill()
     node.zygotes[0].wait(SECONDS)
     assert node.report("before")["pid"] == before
-    until(lambda: not children_of_nobody(zygote.DIRECTORY))  # the spare has gone with it
+    until(lambda: not children_of_nobody(zygote_client.DIRECTORY))  # the idle fork has gone with it
     node.shim("after")
     assert len(node.zygotes) == 2
     assert node.report("before")["pid"] == before
@@ -213,13 +211,13 @@ def test_a_shim_outlives_its_zygote_and_the_next_one_gets_another(node: Node) ->
 def test_a_spare_that_dies_costs_nobody_anything(node: Node) -> None:
     shim, asked = node.shim("before"), node.zygotes[0].pid
 
-    def spares() -> list[int]:
-        # What stands between the zygote and its spare is a child of the zygote, and there for a moment.
-        others = set(children_of_nobody(zygote.DIRECTORY)) - {shim, asked}
+    def idle_forks() -> list[int]:
+        # What stands between the zygote and its idle fork is a child of the zygote, and there for a moment.
+        others = set(children_of_nobody(zygote_client.DIRECTORY)) - {shim, asked}
         return [pid for pid in others if parent(pid) not in (0, asked)]
 
-    until(lambda: bool(spares()))
-    os.kill(spares()[0], signal.SIGKILL)
+    until(lambda: bool(idle_forks()))
+    os.kill(idle_forks()[0], signal.SIGKILL)
     node.shim("after")
     assert node.report("before")["id"] == "before"
     assert node.report("after")["id"] == "after"
@@ -227,7 +225,7 @@ def test_a_spare_that_dies_costs_nobody_anything(node: Node) -> None:
 
 def test_an_order_that_cannot_be_followed_is_answered(node: Node) -> None:
     node.shim("before")
-    with pytest.raises(zygote.ZygoteError, match="No such file"):
+    with pytest.raises(zygote_client.ZygoteError, match="No such file"):
         node.shim("nowhere", "/nonexistent/bundle")
     node.shim("after")
     assert node.report("after")["id"] == "after"
@@ -236,127 +234,24 @@ def test_an_order_that_cannot_be_followed_is_answered(node: Node) -> None:
 
 def test_who_says_nothing_gets_no_shim(node: Node) -> None:
     node.shim("before")
-    silent = zygote.connect(zygote.place("build"))
+    silent = zygote_client.connect(zygote_client.place("build"))
     assert silent is not None
     silent.close()
     node.shim("after")
     assert node.report("after")["id"] == "after"
 
 
-# Through the door
-
-
-@pytest.fixture
-def script(node: Node, tmp_path: Path) -> Iterator[Script]:
-    """The script on a node whose zygote is up, of a containerd whose protocol is known."""
-    with NamedTemporaryFile(dir=node.bundle) as containerd:
-        made = Script(tmp_path, Path(zygote.DIRECTORY), "build")
-        (made.bundle / "config.json").write_text('{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}')
-        sockets = Path(f"{zygote.DIRECTORY}.sockets")
-        sockets.mkdir()
-        about = os.stat(containerd.name)
-        note = sockets / f"protocol-{about.st_ino}-{about.st_size}-{about.st_mtime_ns}"
-        note.write_text("3")
-        made.flags = ("-namespace", "k8s.io", "-publish-binary", containerd.name, "-id", "web", "start")
-        node.shim("before")
-        open_door()
-        yield made
-        for socket_path in set(sockets.iterdir()) - {note}:
-            node.shims.append(str(socket_path))
-
-
-def open_door() -> None:
-    """Returns when there is one that nobody has asked at."""
-    until(lambda: {path.suffix for path in Path(zygote.DIRECTORY).glob("build.*")} == {".ask", ".answer"})
-
-
-def test_a_fork_becomes_the_same_through_the_door(node: Node, script: Script) -> None:
-    process = script.start()
-    answer = json.loads(said(process))
-    assert (answer["version"], answer["protocol"]) == (3, "ttrpc")
-    path = answer["address"].removeprefix("unix://")
-    assert (script.bundle / "address").read_text() == answer["address"]
-    report = node.report(path)
-    assert report["pid"] == report["session"] == report["group"] != process.pid
-    assert (report["cwd"], report["id"]) == (str(script.bundle), "web")
-    assert report["environment"] == script.environment
-    assert report["parent"] not in (node.zygotes[0].pid, os.getpid())
-    assert (report["sockets"], report["pipes"]) == (2, 1)
-    assert report["umask"] == node.report("before")["umask"]
-
-
-def test_the_next_container_of_a_pod_gets_its_shim_and_a_spare_is_left(node: Node, script: Script) -> None:
-    first = said(script.start())
-    open_door()
-    again = [*script.flags]
-    again[-2] = "sidecar"
-    (script.bundle / "address").unlink()
-    for _ in range(3):
-        assert said(script.start(*again)) == first
-        open_door()
-    assert (script.bundle / "address").exists()
-    assert node.shim("after")
-    assert len(node.zygotes) == 1
-
-
-@pytest.mark.parametrize("wrong", ["config", "protocol", "umask", "flags"])
-def test_what_the_spare_cannot_do_is_left_to_python(node: Node, script: Script, wrong: str) -> None:
-    flags = [*script.flags]
-    before = os.umask(0o022)
-    if wrong == "config":
-        (script.bundle / "config.json").write_text("{")
-    elif wrong == "protocol":
-        flags[3] = "/bin/true"
-    elif wrong == "flags":
-        flags[0] = "-unknown"
-    else:
-        os.umask(0o027)
-    try:
-        assert said(script.start(*flags)) == PYTHON
-    finally:
-        os.umask(before)
-    assert not (script.bundle / "address").exists()
-    open_door()
-    (script.bundle / "config.json").write_text("{}")
-    assert json.loads(said(script.start()))["version"] == 3
-    assert len(node.zygotes) == 1
-
-
-def test_many_at_once_get_a_shim_or_go_on_to_python(node: Node, script: Script) -> None:
-    starts = [script.start(*script.flags[:-2], f"web{number}", "start") for number in range(8)]
-    outputs = [said(process) for process in starts]
-    assert all(output == PYTHON or json.loads(output) for output in outputs)
-    assert any(output != PYTHON for output in outputs)
-
-
-def test_a_spare_that_is_killed_while_it_is_asked_is_not_waited_for(node: Node, script: Script) -> None:
-    os.mkfifo(script.bundle / "fifo")
-    (script.bundle / "config.json").unlink()
-    (script.bundle / "config.json").symlink_to("fifo")  # as a file system would be that does not answer
-    process = script.start()
-    writer = os.open(script.bundle / "fifo", os.O_WRONLY)  # waits until the spare reads
-    try:
-        spare = parentless(node)
-        os.kill(spare, signal.SIGKILL)
-        assert said(process) == PYTHON
-    finally:
-        os.close(writer)
-    node.shim("after")
-    assert node.report("after")["id"] == "after"
-
-
-def parentless(node: Node) -> int:
-    """The spare."""
-    shims = {node.report(path)["pid"] for path in node.shims}
-    [found] = set(children_of_nobody(zygote.DIRECTORY)) - shims - {node.zygotes[0].pid}
-    return found
-
-
 FREEZE = """
 import gc, json, os, sys
-from zeropod.shim import freeze
-before = freeze._immortality()
-freeze.freeze()
+from zeropod.zygote import cow
+try:
+    cow.immortalize()
+    known = True
+except cow.UnknownInterpreterError:
+    known = False
+cow.give_back()
+cow.fill_gaps()
+gc.freeze()
 pid = os.fork()
 if pid == 0:
     gc.set_threshold(100)
@@ -369,11 +264,11 @@ if pid == 0:
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 assert gc.get_freeze_count() > 1000
-if before:
+if known:
     count = sys.getrefcount(json)
     held = [json] * 1000
     assert sys.getrefcount(json) == count, "is counted"
-print("immortal" if before else "counted")
+print("immortal" if known else "counted")
 """
 
 

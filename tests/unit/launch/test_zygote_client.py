@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropod.shim import zygote
-from zeropod.shim.zygote import Order, ZygoteError, ask, place
+from zeropod.launch import zygote_client
+from zeropod.launch.zygote_client import Order, ZygoteError, ask, place
 
 ORDER = Order(3, b"/bundle", [b"containerd-shim-zeropod-v2", b"-id", b"web", b"start"], {b"A": b"1=2", b"B": b""})
 SECONDS = 30.0
@@ -28,7 +28,7 @@ Behaviour = Callable[[socket.socket, int], None]
 @pytest.fixture(autouse=True)
 def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as made:
-        monkeypatch.setattr(zygote, "DIRECTORY", f"{made}/zeropod/zygotes")
+        monkeypatch.setattr(zygote_client, "DIRECTORY", f"{made}/zeropod/zygotes")
         yield Path(made) / "zeropod" / "zygotes"
 
 
@@ -170,7 +170,7 @@ def test_the_socket_of_one_that_was_killed_is_replaced(listener: socket.socket, 
 
 
 def test_who_does_not_answer_cannot_do_so_later(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zygote, "ANSWER", 0.01)
+    monkeypatch.setattr(zygote_client, "ANSWER", 0.01)
     given_up, late = threading.Event(), []
 
     def dawdle(connection: socket.socket, descriptor: int) -> None:
@@ -244,12 +244,12 @@ def test_a_directory_that_others_could_change_is_not_trusted(listener: socket.so
 def test_a_lock_that_is_kept_is_not_waited_for_long(
     listener: socket.socket, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zygote, "LOCK_LOOKS", 2)
+    monkeypatch.setattr(zygote_client, "LOCK_LOOKS", 2)
     directory.mkdir(parents=True)
     reader, writer = os.pipe()
     if (other := os.fork()) == 0:
         with suppress(BaseException):
-            zygote.locked()
+            zygote_client.locked()
             os.write(writer, b"1")
             os.close(writer)
             threading.Event().wait(SECONDS)
@@ -257,7 +257,7 @@ def test_a_lock_that_is_kept_is_not_waited_for_long(
     os.close(writer)
     os.read(reader, 1)
     try:
-        with pytest.raises(ZygoteError, match="holding"):
+        with pytest.raises(ZygoteError, match="another process holds"):
             asked(listener, Zygotes())
     finally:
         os.kill(other, 9)

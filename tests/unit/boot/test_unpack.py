@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pyz import archive
-from zeropod import built, unpack
-from zeropod.private import exposure
+from zeropod.boot import build_info, unpack
+from zeropod.boot.permissions import exposure
 
-SOURCE = Path(unpack.__file__).parent
+SOURCE = Path(unpack.__file__).parent.parent
 RUN_SECONDS = 60
 
 
@@ -25,7 +25,7 @@ def library(tmp_path: Path) -> Path:
 @pytest.fixture
 def pyz(library: Path, tmp_path: Path) -> Path:
     """An archive of zeropod's entry alone, with a mode `place` that prints where its code came from."""
-    modules = ("__init__", "__main__", "built", "entry", "private", "unpack")
+    modules = ("__init__", "__main__", *(f"boot/{own.stem}" for own in (SOURCE / "boot").glob("*.py")))
     entries = {f"zeropod/{name}.py": (SOURCE / f"{name}.py").read_bytes() for name in modules}
     for name, source in (("__main__", "archive_main"), ("start", "start")):
         entries[f"{name}.py"] = (SOURCE.parent.parent / "installer" / f"{source}.py").read_bytes()
@@ -41,7 +41,7 @@ def pyz(library: Path, tmp_path: Path) -> Path:
 
 def tree_of(pyz: Path) -> Path:
     with zipfile.ZipFile(pyz) as opened:
-        return Path(opened.read("zeropod/built.py").decode().rpartition("= ")[2].strip().strip("'\""))
+        return Path(opened.read("zeropod/boot/build_info.py").decode().rpartition("= ")[2].strip().strip("'\""))
 
 
 def command(*arguments: str | Path) -> subprocess.Popen[str]:
@@ -75,7 +75,7 @@ def test_the_name_it_was_called_by_survives(pyz: Path, tmp_path: Path) -> None:
     for start in ([link], [sys.executable, "-I", "-S", link]):
         status, _, err = run(*start, "start")
         assert status == 1
-        assert "No module named 'zeropod.shim'" in err
+        assert "No module named 'zeropod.launch'" in err
 
 
 def test_version_and_help_leave_nothing_behind(pyz: Path, library: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_others_can_write_to_is_not_run(pyz: Path) -> None:
     assert f"{tree} has mode 0777" in err
 
 
-@pytest.mark.parametrize("module", ["start", "zeropod/entry", "zeropod/private", "zeropod/__init__"])
+@pytest.mark.parametrize("module", ["start", "zeropod/boot/tree_main", "zeropod/boot/permissions", "zeropod/__init__"])
 def test_nothing_of_a_tree_that_others_can_write_to_says_whether_to_run_it(pyz: Path, module: str) -> None:
     run(pyz, "unpack")
     tree = tree_of(pyz)
@@ -151,7 +151,7 @@ def test_waiting_for_the_turn_has_an_end(pyz: Path, library: Path, monkeypatch: 
 
 
 def test_a_checkout_cannot_be_unpacked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert built.TREE is None
+    assert build_info.TREE is None
     assert unpack.main([]) == 1
     assert "checkout" in capsys.readouterr().err
 

@@ -10,11 +10,11 @@ containerd waits for `start`, so each action is a module of its own and only tha
 import sys
 
 ACTIONS = {
-    "start": "zeropod.shim.start",
+    "start": "zeropod.launch.start",
     "delete": "zeropod.shim.delete",
     "info": "zeropod.shim.info",
     "serve": "zeropod.shim.serve",
-    "zygote": "zeropod.shim.forking",
+    "zygote": "zeropod.zygote.server",
 }
 """Each module's `main(flags) -> status` is the action."""
 
@@ -74,7 +74,7 @@ def parse(arguments: list[str]) -> tuple[str, Flags]:
     if "info" in switches:
         action = "info"
     if action not in ACTIONS:
-        raise UsageError(f"{action or 'nothing'} is no action: one of {', '.join(sorted(ACTIONS))}")
+        raise UsageError(f"{action or 'nothing'} is not an action: one of {', '.join(sorted(ACTIONS))}")
     if action not in ("info", "zygote") and not (values.get("namespace") and values.get("id")):
         raise UsageError(f"{action} needs -namespace and -id")
     return action, Flags(

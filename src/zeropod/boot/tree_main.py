@@ -1,6 +1,6 @@
 """What start.py does, the quick way into an unpacked zeropod.pyz, which is also quick to end.
 
-Whoever runs start.py has looked at the directory before: the archive's shell header, or `zeropod.unpack`.
+Whoever runs start.py has looked at the directory before: the archive's shell header, or `zeropod.boot.unpack`.
 """
 
 import sys

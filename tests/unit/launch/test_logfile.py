@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropod.shim.log import ContainerdFormatter, FifoHandler
+from zeropod.launch.logfile import ContainerdFormatter, FifoHandler
 
 FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^ "]+)(?: |$)', re.DOTALL)
 ESCAPES = {"n": "\n", "t": "\t"}
@@ -142,7 +142,7 @@ def test_lines_that_found_no_room_are_counted_and_told_later(handler: FifoHandle
     handler.emit(record("after"))
     handler.emit(record("later"))
     said, *rest = reader.lines()
-    assert said == f'level=warning msg="{1000 - kept} lines of this log were lost: nobody read them"'
+    assert said == f'level=warning msg="{1000 - kept} lines of this log were lost: they were not read"'
     assert rest == ["after", "later"]
 
 

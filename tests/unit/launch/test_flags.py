@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from zeropod.shim.bootstrap import ACTIONS, Flags, UsageError, main, parse
+from zeropod.launch.flags import ACTIONS, Flags, UsageError, main, parse
 
 CALL = [
     *("-namespace", "k8s.io", "-address", "/run/containerd/containerd.sock"),
@@ -45,13 +45,13 @@ def test_the_information_needs_no_container() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "nothing is no action"),
-        (["-id", "web"], "nothing is no action"),
-        ([*CALL, "restart"], "restart is no action"),
+        ([], "nothing is not an action"),
+        (["-id", "web"], "nothing is not an action"),
+        ([*CALL, "restart"], "restart is not an action"),
         (["-colour", "start"], "flag -colour is unknown"),
         (["-namespace", "k8s.io", "start"], "start needs -namespace and -id"),
         (["-id", "web", "delete"], "delete needs -namespace and -id"),
-        ([*CALL, "-bundle"], "nothing is no action"),
+        ([*CALL, "-bundle"], "nothing is not an action"),
     ],
 )
 def test_a_call_that_is_not_containerds_is_refused(arguments: list[str], complaint: str) -> None:
@@ -63,7 +63,7 @@ def test_a_usage_error_is_said_on_stderr_with_status_2(capsys: pytest.CaptureFix
     assert main([]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("containerd-shim-zeropod-v2: nothing is no action: one of delete, ")
+    assert said.err.startswith("containerd-shim-zeropod-v2: nothing is not an action: one of delete, ")
 
 
 def test_an_action_gets_the_flags_and_gives_the_status(monkeypatch: pytest.MonkeyPatch) -> None:

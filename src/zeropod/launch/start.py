@@ -1,8 +1,7 @@
 """`start`: gives containerd the address of the pod's shim, starting that shim if it is not there yet.
 
 containerd waits for it at every container: it binds the socket, hands it to the process that will serve, a fork of the
-zygote wherever possible, and answers. The kernel queues containerd's first request until that process is up. A fork
-that has been asked through its door does this by itself.
+zygote wherever possible, and answers. The kernel queues containerd's first request until that process is up.
 
 What every `start` needs are modules that are built into the interpreter: the pure ones of the standard library, such as
 os, json and socket, would take twice as long to import as all else does. What happens once imports what it needs.
@@ -13,10 +12,10 @@ import posix
 import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
-from zeropod import built
-from zeropod.shim import zygote
-from zeropod.shim.bootstrap import Flags
-from zeropod.shim.zygote import read
+from zeropod.boot import build_info
+from zeropod.launch import zygote_client
+from zeropod.launch.flags import Flags
+from zeropod.launch.zygote_client import read
 
 try:
     from _blake2 import blake2s
@@ -64,16 +63,16 @@ def answer(address: str, protocol: int) -> str:
 
 
 def protocol(containerd: str) -> int:
-    """The newest protocol that this containerd takes; when in doubt the old one, which all of them do.
+    """Return the newest protocol that this containerd takes; when in doubt the old one, which all of them do.
 
     Asking it takes some 40 ms, so the answer is kept, under what tells this very binary from its next version.
     """
     try:
+        known = _note(containerd)
         try:
-            return remembered(containerd)
+            return int(read(known))
         except (FileNotFoundError, ValueError):
             version = _version(containerd)
-        known = _note(containerd)
         _make(PROTOCOLS, 0o700)
         with open(f"{known}.{posix.getpid()}", "w") as file:
             file.write(str(version))
@@ -81,11 +80,6 @@ def protocol(containerd: str) -> int:
     except OSError:
         return OLD_PROTOCOL
     return version
-
-
-def remembered(containerd: str) -> int:
-    """The same, where it is known. Raises OSError, ValueError."""
-    return int(read(_note(containerd)))
 
 
 def _note(containerd: str) -> str:
@@ -128,7 +122,7 @@ def start(flags: Flags, serve: "Callable[[int], object]") -> str:
 
 
 def group(id: str, bundle: str = ".") -> str:
-    """Which shim the container with this bundle belongs to. Raises OSError, ValueError for no JSON."""
+    """Return the shim that the container with this bundle belongs to. Raises OSError, ValueError for no JSON."""
     with open(f"{bundle}/config.json", encoding="utf-8") as file:
         config = _parsed(file.read())
     return group_of(id, config.get("annotations") or {})
@@ -164,7 +158,7 @@ class _Scanning:
 
 
 def group_of(id: str, annotations: "Mapping[str, str]") -> str:
-    """The same, by the container's annotations."""
+    """Return the shim that a container with these annotations belongs to."""
     return next((annotations[key] for key in GROUPS if annotations.get(key)), id)
 
 
@@ -219,22 +213,22 @@ def answers(path: str) -> bool:
 
 
 def _serve(listener: int, flags: Flags) -> None:
-    """Leaves a process behind that serves this socket. Raises OSError."""
-    oom_score = zygote.oom_score(posix.getppid())
-    if built.TREE is None:  # a checkout, where what a zygote has imported may be of yesterday
+    """Leave a process behind that serves this socket. Raises OSError."""
+    oom_score = zygote_client.oom_score(posix.getppid())
+    if build_info.TREE is None:  # a checkout, where what a zygote has imported may be of yesterday
         _spawn(listener, flags, "serve", oom_score)
         return
     arguments = [word.encode(errors="surrogateescape") for word in (sys.argv[0], *flags.arguments)]
-    order = zygote.Order(oom_score, posix.getcwdb(), arguments, posix.environ)
+    order = zygote_client.Order(oom_score, posix.getcwdb(), arguments, posix.environ)
     try:
-        zygote.ask(built.TREE, listener, order, lambda zygotes: _spawn(zygotes, flags, "zygote", oom_score))
-    except zygote.ZygoteError as reason:
+        zygote_client.ask(build_info.TREE, listener, order, lambda zygotes: _spawn(zygotes, flags, "zygote", oom_score))
+    except zygote_client.ZygoteError as reason:
         _spawn(listener, flags, "serve", oom_score)
         _say(f"this shim is a program of its own, which takes 25 MB more: it could not be a zygote's: {reason}")
 
 
 def _spawn(listener: int, flags: Flags, action: str, oom_score: int) -> None:
-    """Starts another action with the socket, in a process group of its own, as this very program was started."""
+    """Start another action with the socket, in a process group of its own, as this very program was started."""
     own = list(flags.arguments)
     program = sys.orig_argv[: len(sys.orig_argv) - len(own)]
     arguments = [*program, *(own[: own.index("start")] if action == "serve" else ()), action]
@@ -263,10 +257,10 @@ def _say(text: str) -> None:
     """One line for containerd's log."""
     import logging
 
-    from zeropod.shim import log
+    from zeropod.launch import logfile
 
     try:
-        log.configure("log", debug=False)
+        logfile.configure("log", debug=False)
     except OSError:
         return
     logging.getLogger(__name__).warning(text)

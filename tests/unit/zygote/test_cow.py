@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zeropod.shim import freeze
+from zeropod.zygote import cow
 
 POOL = 1 << 14
 
@@ -13,9 +13,9 @@ POOL = 1 << 14
 @pytest.fixture(autouse=True)
 def fillers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """Those of a test, which end with it."""
-    monkeypatch.setattr(freeze, "_fillers", [])
-    yield freeze._fillers
-    freeze._fillers.clear()
+    monkeypatch.setattr(cow, "_fillers", [])
+    yield cow._fillers
+    cow._fillers.clear()
 
 
 def small(count: int, size: int) -> list[object]:
@@ -29,7 +29,7 @@ def test_new_objects_do_not_lie_between_old_ones(size: int, fillers: list[object
     # Every fourth goes, and each first one of a pool: where a gap is the first block, the pool is not new.
     kept = [thing for number, thing in enumerate(many) if number % 4 and id(thing) % POOL != 48]
     del many
-    freeze.fill_gaps()
+    cow.fill_gaps()
     assert fillers
     old = {id(thing) // POOL for thing in kept}
     among = [thing for thing in small(100, size) if id(thing) // POOL in old]
@@ -43,7 +43,7 @@ def test_nor_does_what_malloc_gives(size: int) -> None:
     many = [libc.malloc(size) for _ in range(60)]
     for gap in many[::3]:  # some of which it keeps at hand
         libc.free(gap)
-    freeze.fill_gaps()
+    cow.fill_gaps()
     assert not {libc.malloc(size) for _ in range(40)} & set(many)
 
 
@@ -51,6 +51,12 @@ def test_wide_gaps_of_the_heap_stay_as_they_are() -> None:
     many = [bytes(60_000) for _ in range(200)]  # malloc's, and too small to be mapped alone
     start, end = min(map(id, many)), max(map(id, many))
     del many[::2]
-    freeze.fill_gaps()
+    cow.fill_gaps()
     among = [thing for thing in [bytes(15_000) for _ in range(200)] if start < id(thing) < end]
     assert len(among) > 100
+
+
+def test_an_unknown_interpreter_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cow, "_IMMORTAL", {})
+    with pytest.raises(cow.UnknownInterpreterError, match=r"cpython 3\.\d+\.\d+\S* is not known to have immortal"):
+        cow.immortalize()

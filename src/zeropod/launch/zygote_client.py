@@ -1,11 +1,12 @@
 """How `start` has a shim made: by a zygote, a process that has imported all that a shim needs and forks into one.
 
 The memory of a Python with everything imported, and the time that importing takes, are spent once for all shims that a
-containerd starts. A zygote begins with the first of them, which binds its socket: others may ask before it is up. Who
-asks sends the shim's listening socket and what a program inherits from who starts it, and hears the shim's pid.
+containerd starts. The first `start` binds the zygote's socket and starts it: others may connect before it is up.
+`start` sends the shim's listening socket and what a program inherits from its parent, and receives the shim's pid.
 
-Whatever goes wrong, it is known who serves the socket: a shim says that it is there before it serves anybody, and one
-that cannot say so, since who has asked has given up or is dead, ends. So it is safe to start the shim otherwise then.
+Whatever goes wrong, it is known which process serves the socket: a shim answers before it serves, and one that cannot
+deliver its answer, since the `start` that has asked has given up or is dead, ends. So where there is no answer it is
+safe to start the shim as a program of its own.
 
 `start` imports this, so it needs the interpreter's built-in modules alone.
 """
@@ -15,7 +16,7 @@ import sys
 from _socket import AF_UNIX, MSG_DONTWAIT, SCM_RIGHTS, SHUT_RDWR, SOCK_SEQPACKET, SOL_SOCKET, socket
 from time import sleep
 
-from zeropod.private import exposure
+from zeropod.boot.permissions import exposure
 
 try:
     from _blake2 import blake2s
@@ -27,19 +28,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 DIRECTORY = "/run/zeropod/zygotes"
-"""A socket a zygote, and the lock under which one is begun or ends; root's alone."""
+"""Holds a socket for each zygote, and the lock under which one begins or ends. Open to root alone."""
 
 BACKLOG = 4096
-"""Those that may ask while it comes up; the kernel takes the smaller of this and net.core.somaxconn."""
+"""Connections that wait while it comes up; the kernel takes the smaller of this and net.core.somaxconn."""
 
 ANSWER = 30.0
-"""Seconds that the answer is waited for; the first one takes as long as the zygote needs for its imports."""
+"""Seconds to wait for the answer; the first one takes as long as the zygote needs to import and to prepare itself."""
 
 ATTEMPTS = 3
-"""A zygote may be about to end, with its last shim, or be killed, when it is asked; then another one is begun."""
+"""A zygote may be about to end, with its last shim, or be killed, when it is asked; then another one begins."""
 
 WORDS = 1000
-"""Bytes of an answer: a pid, or what was in the way."""
+"""Bytes of an answer: a pid, or why there is no shim."""
 
 PAUSE = 0.01
 """Seconds before the next attempt, or the next look whether the lock is free, which is held for some milliseconds."""
@@ -51,7 +52,7 @@ _STATUS = (b"Umask", b"Uid", b"Gid", b"Groups", b"Cap", b"NoNewPrivs", b"Seccomp
 
 
 class ZygoteError(Exception):
-    """No zygote has made this shim, nor will; says why."""
+    """No zygote has made this shim, and none will; says why."""
 
 
 class Order:
@@ -85,15 +86,15 @@ class Order:
         return cls(int(oom_score), directory, rest[: int(count)], environment)
 
 
-def place(build: str, pid: int | None = None) -> str:
-    """The socket of the zygote for this build of zeropod, this Python, and a parent like that of `pid`, or ours.
+def place(build: str) -> str:
+    """Return the path of the socket of the zygote for this build of zeropod, this Python, and a parent like ours.
 
-    A fork of it must inherit what a child of that process would: so there is another one for a containerd that is
+    A fork of it must inherit what a child of ours would: so there is another one for a containerd that is
     confined otherwise, or was started anew with other limits. Raises OSError.
     """
-    process = f"/proc/{pid or 'self'}"
+    process = "/proc/self"
     about = [build.encode(), sys.executable.encode(), sys.version.encode()]
-    about += [b"%d" % posix.getpriority(posix.PRIO_PROCESS, pid or 0)]
+    about += [b"%d" % posix.getpriority(posix.PRIO_PROCESS, 0)]
     about += [posix.readlink(f"{process}/ns/{name}").encode() for name in sorted(posix.listdir(f"{process}/ns"))]
     about += [read(f"{process}/cgroup"), read(f"{process}/limits"), _label(process)]
     about += [line for line in read(f"{process}/status").splitlines() if line.startswith(_STATUS)]
@@ -109,7 +110,7 @@ def _label(process: str) -> bytes:
 
 
 def oom_score(parent: int) -> int:
-    """One more than containerd's own, as all shims have: containers go first, then shims (1000 is the most)."""
+    """Return one more than containerd's own, as all shims have: containers go first, then shims (1000 is the most)."""
     try:
         return min(int(read(f"/proc/{parent}/oom_score_adj")) + 1, 1000)
     except FileNotFoundError:
@@ -117,7 +118,7 @@ def oom_score(parent: int) -> int:
 
 
 def read(path: str) -> bytes:
-    """A small file, such as one of /proc. Raises OSError."""
+    """Return a small file, such as one of /proc. Raises OSError."""
     descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
         return posix.read(descriptor, 1 << 16)
@@ -126,7 +127,7 @@ def read(path: str) -> bytes:
 
 
 def ask(build: str, listener: int, order: Order, begin: "Callable[[int], object]") -> int:
-    """The pid of a shim that serves `listener`, or will in a moment. Raises ZygoteError.
+    """Return the pid of a shim that serves `listener`, or will in a moment. Raises ZygoteError.
 
     `build`: what tells this build of zeropod from others.
     `begin`: starts a zygote with this listening socket. Raises OSError.
@@ -162,7 +163,7 @@ def _make(directory: str) -> None:
 
 
 def connect(path: str) -> "socket | None":
-    """A connection to who listens there; None if nobody does. Raises OSError."""
+    """Return a connection to the process that listens there; None if none does. Raises OSError."""
     connection = socket(AF_UNIX, SOCK_SEQPACKET)
     try:
         connection.connect(path)
@@ -176,10 +177,10 @@ def connect(path: str) -> "socket | None":
 
 
 def _begin(path: str, begin: "Callable[[int], object]") -> socket:
-    """Starts a zygote, unless somebody else just has, and connects to it. Raises OSError, ZygoteError."""
+    """Start a zygote, unless another `start` just has, and connect to it. Raises OSError, ZygoteError."""
     lock = locked()
     if lock is None:
-        raise ZygoteError(f"somebody else has been holding {DIRECTORY}/lock for long")
+        raise ZygoteError(f"another process holds {DIRECTORY}/lock")
     listener = socket(AF_UNIX, SOCK_SEQPACKET)
     try:
         if connection := connect(path):
@@ -213,7 +214,7 @@ def _remove(path: str) -> None:
 
 
 def locked() -> int | None:
-    """The lock, held until this descriptor is closed; None if somebody else keeps it. Raises OSError."""
+    """Return the lock, held until this descriptor is closed; None if another process keeps it. Raises OSError."""
     descriptor = posix.open(f"{DIRECTORY}/lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
     for _ in range(LOCK_LOOKS):
         try:

@@ -2,19 +2,17 @@
 
 A page of memory, 4 KiB, is a fork's own from the first byte on that it writes there. A Python program writes nearly
 everywhere: it counts references to objects that it only looks at, and puts new objects into the gaps between old ones.
-Against the first, all objects become immortal, as None is since Python 3.12 (PEP 683): nobody counts their references.
-Against the second the gaps are filled. What the kernel would do to them, against that there is `kernel.huge_pages`.
+Against the first, all objects become immortal, as None is since Python 3.12 (PEP 683), and their references are not
+counted. Against the second the gaps are filled. `kernel.huge_pages` keeps the kernel from undoing both.
 
-What is here knows CPython from the inside. Where it does not find what it knows, it leaves things alone; then a fork
-takes some megabytes more.
+What is here knows CPython and glibc from the inside. Where it does not find what it knows, it raises, and changes
+nothing; then a fork takes some megabytes more.
 """
 
 import ctypes
 import gc
 import sys
 from types import CodeType, FrameType
-
-from zeropod.kernel import huge_pages
 
 _SMALL = 512
 """Bytes up to which CPython allocates by itself, in classes of 16; more comes from malloc."""
@@ -67,47 +65,50 @@ _ROW = 8
 _fillers: list[object] = []
 
 
-def freeze() -> None:
-    """To be called once, when everything is imported and nothing runs; forks come afterwards."""
-    give_back()
-    immortalize()
-    fill_gaps()
-    gc.freeze()
-    huge_pages.refuse()
+class UnknownInterpreterError(Exception):
+    """This is not a CPython, or not a libc, whose internals are known here; says which."""
 
 
 def immortalize() -> None:
-    """To be called before code runs for the first time, too: to the constants that it loads it then counts nothing.
+    """Make all objects immortal. Raises UnknownInterpreterError.
 
-    The garbage collector forgets what is immortal when it meets it, which is all the better.
+    The garbage collector forgets an immortal object when it meets it, which is all the better.
     """
     gc.collect()
-    if count := _immortality():
-        _immortalize(count)
+    _immortalize(immortal_count())
 
 
 def give_back() -> None:
-    """Has malloc return what is freed, here and in all forks: what a dump has taken, say."""
+    """Have malloc return what is freed, here and in all forks: what a dump has taken, say.
+
+    Raises UnknownInterpreterError.
+    """
     for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-        _libc.mallopt(option, _LARGE)
+        if not _libc.mallopt(option, _LARGE):
+            raise UnknownInterpreterError(f"this libc has no option {option} of mallopt")
 
 
 def _count(thing: object) -> "ctypes.c_uint64":
-    """Its count of references, with what else the interpreter keeps in the same word."""
+    """Return its count of references, with what else the interpreter keeps in the same word."""
     return ctypes.c_uint64.from_address(id(thing))
 
 
-def _immortality() -> int | None:
-    """The count of an immortal object, tried on one that nobody needs; None if this Python is not known to have it."""
-    count = _IMMORTAL.get(sys.version_info[:2]) if sys.implementation.name == "cpython" else None
+def immortal_count() -> int:
+    """Return the count of an immortal object, tried on one of its own. Raises UnknownInterpreterError."""
+    known = _IMMORTAL if sys.implementation.name == "cpython" else {}
+    if (count := known.get(sys.version_info[:2])) is None:
+        version = f"{sys.implementation.name} {sys.version.split()[0]}"
+        raise UnknownInterpreterError(f"{version} is not known to have immortal objects")
     probe = [object()]
-    if count is None or _count(probe).value not in (1, 2):
-        return None
+    if _count(probe).value not in (1, 2):
+        raise UnknownInterpreterError("an object does not begin with its count of references")
     _count(probe).value = count
     others = [probe] * 100
     while others:
         others.pop()
-    return count if _count(probe).value == count else None
+    if _count(probe).value != count:
+        raise UnknownInterpreterError("references to an immortal object are counted")
+    return count
 
 
 def _immortalize(count: int) -> None:
@@ -136,7 +137,7 @@ def _referents(things: list[object]) -> list[object]:
 
 
 def fill_gaps() -> None:
-    """What is allocated from now on lies in memory that was not in use before, as far as it may."""
+    """Fill the gaps between objects: what is allocated from now on lies in memory that was not in use before."""
     for size in range(_STEP, _SMALL + 1, _STEP):
         _fill_pools(size)
     wide = _fill_heap(_WIDE, int(_libc.sbrk(0)))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from zeropod.shim import start as module
-from zeropod.shim.bootstrap import Flags
-from zeropod.shim.start import NEW_PROTOCOL, OLD_PROTOCOL, SOCKET_FD, group, main, protocol, socket_path
+from zeropod.launch import start as module
+from zeropod.launch.flags import Flags
+from zeropod.launch.start import NEW_PROTOCOL, OLD_PROTOCOL, SOCKET_FD, group, main, protocol, socket_path
 
 SANDBOX = "io.kubernetes.cri.sandbox-id"
 GROUP = "io.containerd.runc.v2.group"

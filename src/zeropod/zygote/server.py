@@ -1,13 +1,13 @@
-"""The zygote's own process: has one fork ready for the next order, and ends soon after the last of its shims.
+"""The zygote's own process: has one idle fork ready for the next order, and ends soon after the last of its shims.
 
-It runs no event loop, has no thread and does nothing between two orders. The fork that waits, the spare, takes an
-order, says so, and is a shim from then on; the zygote makes the next spare. Neither is a child of the zygote's: nobody
-here has to wait for its end, and a shim lives on when the zygote dies.
+It runs no event loop and does nothing between two orders. The idle fork takes an order, says so, and is a shim from
+then on; the zygote makes the next idle fork. Neither is a child of the zygote: it does not have to wait for their end,
+and a shim lives on when the zygote dies.
 
-Three pipes tell who is there, by their ends alone. `taken`: the spare has the write end, and writes when it takes an
-order. `shims`: each shim has the write end; when nobody has, the last one is gone, and if no other is asked for within
-`LINGER` seconds, so is the zygote: pods that are run one after the other all find it warm. `zygote`: the zygote has the
-write end; when it is gone, so is the spare.
+Three pipes tell which processes are there, by their ends alone. `taken`: the idle fork has the write end, and writes
+when it takes an order. `shims`: each shim has the write end; when none has it, the last one is gone, and if no other is
+asked for within `LINGER` seconds, the zygote ends: pods that are run one after the other all find it warm. `zygote`:
+the zygote has the write end; when it is gone, the idle fork ends, too.
 """
 
 import os
@@ -15,50 +15,43 @@ import select
 import socket
 from contextlib import suppress
 
-from zeropod.kernel import lookup, pidfd
-from zeropod.shim import freeze, layout, rehearsal, spare, specialization, zygote
-from zeropod.shim.bootstrap import Flags
-from zeropod.shim.spare import Ends
-from zeropod.shim.start import SOCKET_FD
+from zeropod.kernel import pidfd
+from zeropod.launch import logfile, zygote_client
+from zeropod.launch.flags import Flags
+from zeropod.launch.start import SOCKET_FD
+from zeropod.zygote import idle_fork, preparation
+from zeropod.zygote.idle_fork import Ends
 
 NAME = "zeropod-zygote"
 
 FIRST = 60.0
-"""Seconds for the first order to come: who has begun this process may have been killed before it could ask."""
+"""Seconds for the first order to come: the `start` that began this process may have been killed before it could ask."""
 
 LINGER = 10.0
 """Seconds for the next order to come when no shim is left."""
 
 
 def main(flags: Flags) -> int:
+    """Runs in the bundle of the container whose `start` began it."""
     del flags
+    log = os.path.abspath("log")
     os.chdir("/")
     pidfd.set_name(NAME)
     with socket.socket(fileno=SOCKET_FD) as listener:
         path = listener.getsockname()
         own = os.lstat(path).st_ino
         try:
-            warm()
+            report = preparation.prepare()
+            with suppress(OSError), logfile.configured(log):  # the bundle may be gone
+                report()
             run(listener)
         finally:
             retire(path, own)
     return 0
 
 
-def warm() -> None:
-    """Makes what the forks share as large as it can be, and keeps it shared."""
-    for step in (_pack, freeze.immortalize, lookup.compiled, rehearsal.rehearse, specialization.prepare):
-        with suppress(Exception):  # each is worth some memory, no more
-            step()
-    freeze.freeze()
-
-
-def _pack() -> None:
-    layout.pack(layout.recorded())
-
-
 def run(listener: socket.socket) -> None:
-    """Has a spare ready until no shim is left for a while, or a spare dies before its time. Raises OSError."""
+    """Has an idle fork ready until no shim is left for `LINGER`, or an idle fork dies. Raises OSError."""
     shims, writer = os.pipe()
     alive, own = os.pipe()
     patience: float | None = FIRST * 1000
@@ -85,9 +78,9 @@ def run(listener: socket.socket) -> None:
 
 
 def retire(path: str, own: int) -> None:
-    """Leaves no socket behind. Those that are asking right now find out, and begin another zygote."""
+    """Leaves no socket behind. A `start` that asks right now finds out, and begins another zygote."""
     try:
-        lock = zygote.locked()
+        lock = zygote_client.locked()
     except FileNotFoundError:
         return  # uninstalled meanwhile
     with suppress(FileNotFoundError):
@@ -98,7 +91,7 @@ def retire(path: str, own: int) -> None:
 
 
 def _fork_off(ends: Ends, not_its: tuple[int, ...]) -> None:
-    """Leaves a spare behind, an orphan, which init reaps. Raises OSError."""
+    """Leaves an idle fork behind, an orphan, which init reaps. Raises OSError."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -107,7 +100,7 @@ def _fork_off(ends: Ends, not_its: tuple[int, ...]) -> None:
                 for descriptor in not_its:
                     if descriptor >= 0:
                         os.close(descriptor)
-                status = spare.wait(ends)
+                status = idle_fork.wait(ends)
             else:
                 status = 0
         finally:
