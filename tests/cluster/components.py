@@ -13,6 +13,7 @@ ALL_PODS = "10.88.0.0/15"
 ADDRESSES = {1: "10.200.0.1", 2: "10.200.0.2"}
 SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
+DNS = "10.96.0.10"
 SERVER = f"https://{ADDRESSES[1]}:6443"
 ETCD = "http://127.0.0.1:2379"
 
@@ -101,6 +102,9 @@ def _kubelet() -> dict[str, Any]:
         "authorization": {"mode": "Webhook"},
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "cgroupDriver": "cgroupfs",
+        # Nothing answers there; without one each pod has an event that says so.
+        "clusterDNS": [DNS],
+        "clusterDomain": "cluster.local",
         "resolvConf": "/etc/resolv.conf",
         # Volumes follow what they are made from within seconds, not within a minute.
         "syncFrequency": "2s",

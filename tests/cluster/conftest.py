@@ -28,12 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def states() -> Iterator[States]:
-    watching = States()
-    try:
-        yield watching
-    finally:
-        watching.close()
+def states() -> States:
+    return States()
 
 
 @pytest.fixture

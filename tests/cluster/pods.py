@@ -1,21 +1,26 @@
 """What tests apply, and what they ask of it: a namespace for each test, pods in it, and their state on the node."""
 
 import contextlib
+import glob
 import http.client
 import json
-import subprocess
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from tests.cluster import app
 from tests.cluster.components import ADDRESSES
 from tests.cluster.kube import Api, ApiError, Object, kubectl, until
+from tests.integration.endpoint import Refused
 from tests.integration.patience import patient, patient_duration
+from tests.integration.shimsocket import ShimSocket
+
+from zeropod import paths
+from zeropod.manager.ps import as_dict
+from zeropod.rpc.messages.status_pb2 import ListRequest, ListResponse
 
 PREFIX = "zeropod.ctrox.dev"
 SOURCE = Path(app.__file__).read_text()
@@ -67,32 +72,36 @@ def template(
 
 
 class States:
-    """What the shims of this node say, all the time: `zeropod ps --json --watch`."""
+    """What the shims of this node say when they are asked, in the words of `zeropod ps --json`."""
 
     def __init__(self) -> None:
-        self._now: list[Object] = []
-        self._process = subprocess.Popen(
-            ["/usr/local/bin/zeropod", "ps", "--json", "--watch"], stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
-
-    def _read(self, lines: IO[str]) -> None:
-        for line in lines:
-            self._now = json.loads(line)
+        self._known: dict[tuple[str, str], str] = {}
 
     def of(self, namespace: str, pod: str, container: str) -> Object:
         """The newest container of this name; empty where there is none."""
-        wanted = (namespace, pod, container)
-        found = [each for each in self._now if (each["namespace"], each["pod"], each["container"]) == wanted]
+        known = self._known.get((namespace, pod))
+        said = (_said(known) if known else []) or self.all_in(namespace)
+        found = [each for each in said if (each["pod"], each["container"]) == (pod, container)]
         return max(found, key=lambda each: float(each["since"]), default={})
 
     def all_in(self, namespace: str) -> list[Object]:
-        return [each for each in self._now if each["namespace"] == namespace]
+        found = []
+        for socket in glob.glob(f"{paths.STATUS_SOCKETS}/*.sock"):
+            for each in _said(socket):
+                if each["namespace"] == namespace:
+                    self._known[(namespace, each["pod"])] = socket
+                    found.append(each)
+        return found
 
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
+
+def _said(socket: str) -> list[Object]:
+    """What one shim says of its containers; nothing if it is gone."""
+    try:
+        with ShimSocket(socket) as shim:
+            answer = shim.call("List", ListRequest(), ListResponse, "zeropod.v1.Status")
+    except (OSError, Refused):
+        return []
+    return [as_dict(each) for each in answer.containers]
 
 
 @dataclass(frozen=True, slots=True)

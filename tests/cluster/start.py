@@ -27,6 +27,7 @@ BEGUN = time.monotonic()
 
 CONFIG = Path("/etc/containerd/config.toml")
 HANDLER = re.compile(r"^ *\[plugins\.\S+\.runtimes\.zeropod\]\n(?: +\w+ = .*\n)+", re.MULTILINE)
+KUBELET = Path("/var/lib/kubelet")
 LINKS = (Path("/usr/local/bin/zeropod"), Path("/usr/local/bin/containerd-shim-zeropod-v2"))
 
 
@@ -125,6 +126,9 @@ def become_a_plain_node() -> None:
     CONFIG.write_text(HANDLER.sub("", CONFIG.read_text()))
     # The kubelet reads the kernel's messages, and the node has none of its own.
     Path("/dev/kmsg").touch()
+    # An overlay's files cannot be mapped to the ids of a user namespace.
+    KUBELET.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0750", "kubelet", str(KUBELET)], check=True)
     pid = int(subprocess.run(["pidof", "containerd"], check=True, capture_output=True, text=True).stdout)
     os.kill(pid, signal.SIGTERM)
     while Path(f"/proc/{pid}").exists():

@@ -52,7 +52,7 @@ def test_a_shutdown_longer_than_the_idle_time_comes_to_its_end(place: Place) -> 
 
 
 def test_what_does_not_end_is_killed_after_its_grace(place: Place) -> None:
-    deaf = "trap '' TERM; nc -lk -p 8080 -e cat & while :; do sleep 1000; done"
+    deaf = "trap '' TERM; while :; do nc -l -p 8080 -e cat; done"
     pod = kept(place, container(command=["sh", "-c", deaf])).until_asleep()
     begun = time.monotonic()
     pod.delete(3)

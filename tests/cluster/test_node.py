@@ -18,7 +18,7 @@ def is_ready(place: Place) -> bool:
 @pytest.fixture
 def pods(place: Place) -> list[Pod]:
     """Asleep in both ways, one with a probe, and one that is awake."""
-    probe = {"httpGet": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 3}
+    probe = {"httpGet": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 40}
     place.pod("probed", container(livenessProbe=probe), ready=False)
     place.pod("cold", annotated=annotations(standby="false"), ready=False)
     place.pod("awake", annotated=annotations(scaledown_duration="0"), ready=False)

@@ -7,12 +7,14 @@ from tests.cluster.kube import until
 from tests.cluster.pods import Place, annotations, ask, container, environment
 
 EVERY = {"periodSeconds": 1, "timeoutSeconds": 5}
+PATIENT = {"failureThreshold": 40}
+"""For one that is to succeed: the application may take its time to start."""
 HTTP = {"httpGet": {"port": 8080, "path": "/"}}
 TCP = {"tcpSocket": {"port": 8080}}
 
 
 def probed(kind: str, probe: dict[str, Any], **more: Any) -> dict[str, Any]:
-    probes: dict[str, Any] = {"readinessProbe": TCP | {"periodSeconds": 1}, kind: probe | EVERY}
+    probes: dict[str, Any] = {"readinessProbe": TCP | {"periodSeconds": 1}, kind: PATIENT | probe | EVERY}
     return container(**probes, **more)
 
 
@@ -50,7 +52,6 @@ def test_a_command_as_a_probe(place: Place, kind: str) -> None:
 
 def test_a_startup_probe_of_a_slow_start(place: Place) -> None:
     slow = probed("startupProbe", HTTP, env=environment(START_SECONDS=4))
-    slow["startupProbe"]["failureThreshold"] = 60
     pod = place.pod("web", slow).until_asleep()
     assert pod.restarts() == 0
     assert ask(pod.ip).status == 200

@@ -107,7 +107,8 @@ def test_an_empty_directory_outlives_a_restart(place: Place) -> None:
 
 
 def test_a_message_of_its_end_that_is_written_asleep(place: Place) -> None:
-    said = "exec 3>/dev/termination-log; trap 'echo said at the end >&3; exit 0' TERM; nc -lk -p 8080 -e cat & wait"
+    ends = "trap 'echo said at the end >&3; exit 0' TERM"
+    said = f"exec 3>/dev/termination-log; {ends}; while :; do nc -l -p 8080 -e cat & wait $!; done"
     pod = kept(place, container(command=["sh", "-c", said])).until_asleep()
     pod.delete(10)
     assert ended(pod)["message"] == "said at the end\n"
