@@ -82,14 +82,14 @@ def restart(name: str, number: int = signal.SIGTERM) -> None:
 
 
 @contextmanager
-def stopped(name: str) -> Iterator[None]:
-    """A service does not run during the block."""
+def stopped(name: str, number: int = signal.SIGTERM) -> Iterator[None]:
+    """A service does not run during the block. Ended by a signal; the API server takes a minute for SIGTERM."""
     stop = RUN / f"{name}.stop"
     stop.touch()
     try:
         pid = pid_of(name)
         if pid is not None:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
         wait(lambda: pid_of(name) is None, f"{name} has ended", name)
         yield
     finally:

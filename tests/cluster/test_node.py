@@ -1,6 +1,8 @@
 """What happens to a node while pods sleep on it: each of these runs by itself."""
 
+import signal
 import time
+from pathlib import Path
 
 import pytest
 from tests.cluster import services
@@ -63,7 +65,7 @@ def test_pods_wake_while_it_is_away(place: Place, pods: list[Pod], service: str)
 
 def test_the_api_server_is_away(place: Place, pods: list[Pod]) -> None:
     addresses = [pod.ip for pod in pods]
-    with services.stopped("kube-apiserver"):
+    with services.stopped("kube-apiserver", signal.SIGKILL):
         for address in addresses:
             assert ask(address).text.startswith("kept")
         all_asleep(pods[:2])
@@ -89,3 +91,22 @@ def test_the_manager_is_replaced(place: Place, pods: list[Pod]) -> None:
     place.api.delete("pods", manager["metadata"]["name"], "zeropod-system")
     place.kubectl("-n", "zeropod-system", "rollout", "status", "daemonset/zeropod-node", "--timeout=90s", timeout=100)
     go_on(pods)
+
+
+def test_installing_again_keeps_pods_of_the_older_handler(place: Place, pods: list[Pod]) -> None:
+    """Nodes that were installed with the handler's older runtime type are changed over while pods sleep on them."""
+    config = Path("/etc/containerd/conf.d/zeropod.toml")
+    assert 'runtime_type = "io.containerd.runc.v2"' in config.read_text()
+    current = config.read_text()
+    config.write_text(current.replace("io.containerd.runc.v2", "io.containerd.zeropod.v2"))
+    services.restart("containerd")
+    older = place.pod("older").until_asleep()
+    place.kubectl("-n", "zeropod-system", "rollout", "restart", "daemonset/zeropod-node")
+    place.kubectl("-n", "zeropod-system", "rollout", "status", "daemonset/zeropod-node", "--timeout=90s", timeout=100)
+    assert config.read_text() == current
+    go_on(pods)
+    assert ask(older.ip).status == 200
+    assert older.exec("hostname").strip() == "older"
+    older.until_asleep()
+    older.delete()
+    older.until_gone()
