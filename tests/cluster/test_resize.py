@@ -45,10 +45,9 @@ def test_less_memory_than_it_uses_does_not_kill_it(place: Place) -> None:
     pod.until_asleep()
     until(lambda: (pod.says()["memory"] or {}).get("out_bytes", 0) > 90 * MIB, f"its memory is out: {pod.says()}", 30)
     resize(pod, memory="40Mi", cpu="1")
-    until(lambda: condition(pod, "PodResizeInProgress").get("reason") or allocated(pod).get("memory") == "40Mi",
-          "it is done, or refused", 30)  # fmt: skip
-    refused = condition(pod, "PodResizeInProgress")
-    assert "to come back from its sleep" in refused["message"], refused
+    # By the kubelet, if its figures are from before the sleep, or by the shim.
+    refused = until(lambda: condition(pod, "PodResizeInProgress").get("message"), "it is refused", 40)
+    assert "to come back from its sleep" in refused or "below current usage" in refused
     assert pod.state() == "STANDBY"
     assert ask(pod.ip).text.startswith("kept")
     pod.exec("python3", "-c", "pass")

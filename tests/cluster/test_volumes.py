@@ -99,7 +99,9 @@ def test_an_empty_directory_outlives_a_restart(place: Place) -> None:
     volumes = [{"name": "kept", "emptyDir": {}}, {"name": "memory", "emptyDir": {"medium": "Memory"}}]
     mounts = [mount("kept", "/kept"), mount("memory", "/memory")]
     pod = place.pod("web", container(volumeMounts=mounts), volumes=volumes).until_asleep()
-    pod.exec("sh", "-c", "echo kept >/kept/file; echo kept >/memory/file; kill -TERM 1")
+    pod.exec("sh", "-c", "echo kept >/kept/file; echo kept >/memory/file")
+    ask(pod.ip)
+    pod.exec("kill", "-TERM", "1")
     until(lambda: pod.restarts() == 1, "it is restarted")
     pod.until_ready().until_asleep()
     assert ask(pod.ip, path="/file/kept/file").text == "kept\n"
