@@ -57,6 +57,10 @@ test-vm-older *ARGS: build
     tests/node/enter --vm --timeout {{ env("VM_TIMEOUT", "14400") }} --containerd-1.7 \
         python3 -m pytest /src/tests/integration --timeout 1200 "$@"
 
+# Tests in a Kubernetes of one test node, which has zeropod by its DaemonSet; ARGS go to pytest (root)
+test-cluster *ARGS: build
+    tests/node/enter --cluster tests/cluster/all "$@"
+
 # What a machine passes through and leaves behind, then a short selection of test-vm (root)
 test-vm-short: build
     #!/usr/bin/env bash
@@ -127,6 +131,10 @@ bpf:
 # Run a command (a shell if none) in a fresh test node with containerd and zeropod; --vm: in a virtual machine (root)
 node *CMD: build
     tests/node/enter "$@"
+
+# A command (a shell if none) in such a Kubernetes, with kubectl; a 2 before it makes two nodes (root)
+cluster *CMD: build
+    tests/node/enter --cluster "$@"
 
 # Generate src/zeropod/rpc/messages from proto/
 proto:

@@ -60,7 +60,11 @@ class ShimSocket:
     def __init__(self, path: str, timeout: float = 10.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(patient(timeout))
-        self._socket.connect(path)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
         self._stream = 1
 
     def __enter__(self) -> Self:

@@ -1,8 +1,9 @@
-"""``tests/node/enter [--applications | --vm [--timeout SECONDS]] [--containerd-1.7] [CMD...]``: run a command (a shell
-if none) in a fresh test node.
+"""``tests/node/enter [--applications | --cluster [NODES] | --vm [--timeout SECONDS]] [--containerd-1.7] [CMD...]``:
+run a command (a shell if none) in a fresh test node.
 
 ``--applications`` adds the images of the compatibility suite, which a machine always has; ``--containerd-1.7`` has the
-node run that one instead of 2.x.
+node run that one instead of 2.x. ``--cluster`` makes it the first of one or two nodes of a Kubernetes, which has
+zeropod installed as users install it (tests/cluster).
 
 The exit status is the command's; 125 when there was no node to run it in; 128 + N when signal N ended it.
 """
@@ -10,6 +11,7 @@ The exit status is the command's; 125 when there was no node to run it in; 128 +
 import argparse
 import os
 import sys
+from itertools import takewhile
 
 from tests.node.cache import NodeError, say
 from tests.node.run import Signalled, run_in_node, signals_raise
@@ -27,9 +29,18 @@ def chosen(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--containerd-1.7", dest="older", action="store_true")
     parser.add_argument("--vm", action="store_true")
     parser.add_argument("--timeout", type=float, default=LONGEST)
+    parser.add_argument("--cluster", type=int, choices=(1, 2), default=0)
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_with_number(arguments))
     return options, options.command or ["bash"]
+
+
+def _with_number(arguments: list[str]) -> list[str]:
+    """The arguments with the number of nodes that `--cluster` leaves out before a command."""
+    ours = list(takewhile(lambda argument: argument.startswith("-"), arguments))
+    if "--cluster" not in ours or (rest := arguments[len(ours) :])[:1] in (["1"], ["2"]):
+        return arguments
+    return [*ours, *(["1"] if ours[-1] == "--cluster" else []), *rest]
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +55,7 @@ def main(arguments: list[str]) -> int:
             return run_in_machine(command, options.timeout, with_older=options.older)
         if options.older:
             os.environ["ZEROPOD_NODE_CONTAINERD"] = "1.7"
-        return run_in_node(command, with_applications=options.applications)
+        return run_in_node(command, with_applications=options.applications, cluster=options.cluster)
     except NodeError as error:
         say(str(error))
         return NO_NODE

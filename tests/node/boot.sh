@@ -2,10 +2,10 @@
 # The node's first half: runs in fresh namespaces (mount, pid, ipc, uts, net, cgroup), makes the node's file
 # systems, and goes on as init.sh in them. All mounts are this mount namespace's: they end with it.
 #
-#   boot.sh ROOTFS RUN CHECKOUT SITE ARCHIVE[:ARCHIVE...] STATUS_FD CMD...
+#   boot.sh ROOTFS RUN CHECKOUT SITE SHARED ARCHIVE[:ARCHIVE...] STATUS_FD CMD...
 set -eu
-rootfs=$1 run=$2 checkout=$3 site=$4 archives=$5
-shift 5
+rootfs=$1 run=$2 checkout=$3 site=$4 shared=$5 archives=$6
+shift 6
 
 # One tmpfs for all that is thrown away. containerd's overlayfs snapshotter cannot stand on an overlay, so its
 # directory lies in the tmpfs itself; CRIU's images are on the disk, as on a real node.
@@ -47,12 +47,13 @@ for stream in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${stream%:*}" "
 
 mount -t tmpfs -o mode=755 run "$root/run"
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
-mkdir -p "$root/src" "$root/node/site" "$root/node/images" "$root/var/lib/containerd" "$root/var/lib/zeropod"
+mkdir -p "$root/src" "$root/node/site" "$root/node/shared" "$root/node/images" "$root/var/lib/containerd" "$root/var/lib/zeropod"
 mount --bind "$scratch/containerd" "$root/var/lib/containerd"
 mount --bind "$run/zeropod" "$root/var/lib/zeropod"
 mount --bind "$checkout" "$root/src"
 mount -t tmpfs -o ro hidden "$root/src/build/node"
 mount --bind -o ro "$site" "$root/node/site"
+mount --bind "$shared" "$root/node/shared"
 IFS=:
 for archive in $archives; do
   touch "$root/node/images/${archive##*/}"

@@ -47,7 +47,7 @@ while :; do sleep 2147483647 & wait $!; done
 APPLETS = (
     "cat", "chmod", "cp", "date", "dd", "echo", "env", "false", "grep", "head", "hostname", "id", "ip",
     "kill", "ls", "mkdir", "mount", "nc", "ps", "rm", "sed", "seq", "sh", "sleep", "stat", "sync", "tail",
-    "test", "touch", "true", "wc", "wget",
+    "tar", "test", "touch", "tr", "true", "wc", "wget",
 )
 # fmt: on
 

@@ -14,11 +14,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.node import cgroups, images, older, rootfs, site
+from tests.node import cgroups, images, kubernetes, older, rootfs, site
 from tests.node.applications import images as applications
 from tests.node.cache import CACHE, CHECKOUT, HERE, NodeError, forget_others, locked
 
@@ -54,8 +56,16 @@ def signals_raise() -> None:
         signal.signal(number, end)
 
 
-def run_in_node(command: list[str], *, with_applications: bool = False) -> int:
-    """Run ``command`` in a fresh node, take the node away again, return the command's status."""
+def run_in_node(command: list[str], *, with_applications: bool = False, cluster: int = 0) -> int:
+    """Run ``command`` in a fresh node, take the node away again, return the command's status.
+
+    With a ``cluster`` of so many nodes they are Kubernetes', and the command runs in the first of them.
+    """
+    commands = [command]
+    if cluster:
+        programs = Path("/src") / kubernetes.programs().relative_to(CHECKOUT)
+        starts = ["python3", "-m", "tests.cluster.start", f"--nodes={cluster}", f"--programs={programs}"]
+        commands = [[*starts, f"--number={number}", *command] for number in range(1, cluster + 1)]
     with ExitStack() as alive:
         with locked(CACHE / "lock"):
             nobody_else = collect()
@@ -67,11 +77,12 @@ def run_in_node(command: list[str], *, with_applications: bool = False) -> int:
             if nobody_else:
                 for kept in (tree, packages, *(archive.parent for archive in archives)):
                     forget_others(kept)
-            directory = new_run(alive)
+            runs = [new_run(alive) for _ in commands]
         try:
-            return enter(directory, [tree, directory, CHECKOUT, packages], archives, command)
+            return enter(runs, Places(tree, packages, archives), commands)
         finally:
-            remove(directory)
+            for directory in runs:
+                remove(directory)
 
 
 def new_run(alive: ExitStack) -> Path:
@@ -122,8 +133,40 @@ def lock_run(directory: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def enter(directory: Path, places: list[Path], archives: list[Path], command: list[str]) -> int:
-    """Run the command in a node made of these places; what is alive has ended when it returns."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What nodes are made of."""
+
+    tree: Path
+    packages: Path
+    archives: list[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    pid: int
+    """Of a process in its network namespace."""
+    reader: int
+    """Where the status of its command arrives."""
+
+
+def enter(runs: list[Path], places: Places, commands: list[list[str]]) -> int:
+    """Run a node for each command until the first one's has ended, and return its status. None is alive then."""
+    shared = runs[0] / "shared"
+    shared.mkdir(mode=0o700)
+    with ExitStack() as alive:
+        nodes = [
+            alive.enter_context(running(directory, shared, places, command))
+            for directory, command in zip(runs, commands, strict=True)
+        ]
+        if len(nodes) > 1:
+            join(*nodes)
+        return outcome(nodes[0].reader)
+
+
+@contextmanager
+def running(directory: Path, shared: Path, places: Places, command: list[str]) -> Iterator[Node]:
+    """A node with the command running in it; nothing of it is alive after the block."""
     for name in ("scratch", "root", "zeropod"):
         (directory / name).mkdir(mode=0o700)
     corners = cgroups.corners(f"zeropod-node-{directory.name.removeprefix('run-')}")
@@ -132,19 +175,35 @@ def enter(directory: Path, places: list[Path], archives: list[Path], command: li
     cgroups.create(corners)
 
     reader, writer = os.pipe()
-    boot = ["bash", str(HERE / "boot.sh"), *map(str, places), ":".join(map(str, archives)), str(writer), *command]
+    mounted = [places.tree, directory, CHECKOUT, places.packages, shared]
+    boot = ["bash", str(HERE / "boot.sh"), *map(str, mounted), ":".join(map(str, places.archives)), str(writer)]
     node = subprocess.Popen(
-        ["unshare", *NAMESPACES, "--fork", "--propagation", "private", *boot],
+        ["unshare", *NAMESPACES, "--fork", "--propagation", "private", *boot, *command],
         pass_fds=[writer],
         preexec_fn=lambda: cgroups.join(corners),
     )
     os.close(writer)
     try:
-        return outcome(reader)
+        yield Node(node.pid, reader)
     finally:
         os.close(reader)
         cgroups.clear(corners)
         node.wait()
+
+
+def join(one: Node, other: Node) -> None:
+    """Lay a cable between two nodes, named `uplink` at both ends. Raises NodeError where that fails."""
+    ours = os.readlink("/proc/self/ns/net")
+    deadline = time.monotonic() + GRACE
+    while any(os.readlink(f"/proc/{node.pid}/ns/net") == ours for node in (one, other)):
+        if time.monotonic() > deadline:
+            raise NodeError("a node has no network namespace of its own")
+        time.sleep(0.01)
+    ends = [["netns", str(node.pid)] for node in (one, other)]
+    cable = ["ip", "link", "add", "uplink", *ends[0], "type", "veth", "peer", "name", "uplink", *ends[1]]
+    laid = subprocess.run(cable, capture_output=True, text=True, timeout=GRACE, check=False)
+    if laid.returncode:
+        raise NodeError(f"{' '.join(cable)}: {laid.stderr.strip()}")
 
 
 def outcome(reader: int) -> int:

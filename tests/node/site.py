@@ -20,6 +20,7 @@ REQUIREMENTS = (
     "pytest",
     "pytest-timeout",
     "pytest-trio",
+    "pytest-xdist",
     "PyYAML",
     "rich",
     "trio",

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 NAME = "zeropod"
-RUNTIME_TYPE = "io.containerd.zeropod.v2"
+RUNTIME_TYPE = "io.containerd.runc.v2"
+"""runc's own, with our shim as its `runtime_path`: containerd's CRI asks only runtimes of this type what they can
+do, user namespaces and recursive read-only mounts above all, which it then tells the kubelet."""
 ANNOTATIONS = ["zeropod.ctrox.dev/*"]
 
 PLUGINS = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
@@ -22,7 +24,6 @@ _OF_RUNTIME = {
     "cgroupWritable": "cgroup_writable",
     "snapshotter": "snapshotter",
 }
-_RUNC_TYPE = "io.containerd.runc.v2"
 _NOT_PASSED_ON = {"CriuPath", "CriuImagePath", "CriuWorkPath"}
 """Options of runc's that name a CRIU of another version, or its places, which are the shim's own business."""
 
@@ -55,7 +56,7 @@ def template_table(version: int, shim: str) -> str:
 
 def options_of(like: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the ordinary runtime's options that are ours as well; none unless it is runc."""
-    if (like.get("runtimeType") or like.get("runtime_type")) != _RUNC_TYPE:
+    if (like.get("runtimeType") or like.get("runtime_type")) != RUNTIME_TYPE:
         return {}
     options = like.get("options") or {}
     return {name: value for name, value in options.items() if value and name not in _NOT_PASSED_ON}

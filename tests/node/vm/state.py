@@ -11,9 +11,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.node.cache import CACHE, CHECKOUT, HERE, NodeError, cached, digest, run_step, say
+from tests.node.cache import CACHE, HERE, NodeError, cached, digest, run_step, say
 from tests.node.chroot import run_inside
-from tests.node.run import enter, new_run, remove
+from tests.node.run import Places, enter, new_run, remove
 from tests.node.vm import checkout, product, qemu, tree
 from tests.node.vm.initrd import initrd
 from tests.node.vm.qemu import KVM, TCG, Machine, Parts
@@ -112,7 +112,7 @@ def _import(staging: Path, base: Path, packages: Path, archives: list[Path], log
         directory = new_run(alive)
         try:
             script = ["bash", "/src/tests/node/vm/containerd.sh", "/var/lib/zeropod/containerd.tar"]
-            if status := enter(directory, [base, directory, CHECKOUT, packages], archives, script):
+            if status := enter([directory], Places(base, packages, archives), [script]):
                 raise NodeError(f"the images could not be imported: status {status}")
             archive = directory / "zeropod/containerd.tar"
             run_step(["tar", "--xattrs", "-C", str(staging / "var/lib"), "-xf", str(archive)], log, timeout=300)

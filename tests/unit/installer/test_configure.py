@@ -46,7 +46,7 @@ def test_containerd_2_gets_a_file_of_our_own_in_a_directory_that_it_imports() ->
     configuration = made({CONTAINERD.config: text}, 2)
     assert configuration.edited == {}
     assert runtime(configuration.own["/etc/containerd/conf.d/zeropod.toml"], NEW) == {
-        "runtime_type": "io.containerd.zeropod.v2",
+        "runtime_type": "io.containerd.runc.v2",
         "runtime_path": SHIM,
         "pod_annotations": ["zeropod.ctrox.dev/*"],
     }

@@ -19,7 +19,7 @@ from zeropod.kernel import kcmp, socket_options, task_attributes, unix_diag
 from zeropod.kernel.mountinfo import Mount
 from zeropod.kernel.socket_options import Group
 from zeropod.runtime.image import parsers as parse
-from zeropod.runtime.image import reapplied, unsupported
+from zeropod.runtime.image import reading, reapplied, unsupported
 from zeropod.runtime.image.obstacle import Kind, Obstacle, merged
 from zeropod.runtime.image.snapshot import (
     Bind,
@@ -367,6 +367,10 @@ def test_namespaces() -> None:
     assert judged(init, replace(child, namespaces=own | {"mnt": "mnt:[2]"})) == set()
     assert judged(init, replace(child, namespaces=own | {"pid_for_children": "pid:[2]"})) == {"nested-namespace"}
     assert judged(init, facts=Facts(pid_namespace=None)) == {"host-pid"}
+    # containerd names the sandbox's, which is the node's.
+    joined = Facts(pid_namespace="/proc/5/ns/pid")
+    assert judged(init, facts=joined, pid_namespace="pid:[2]") == set()
+    assert judged(init, facts=joined, pid_namespace="pid:[1]") == {"host-pid"}
 
 
 def test_processes_of_others() -> None:
@@ -454,6 +458,19 @@ def test_the_table_has_a_row_for_each_kind() -> None:
 
 
 # Real processes
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's own pid namespace is not the node's."""
+    here = reading.own_namespace
+    monkeypatch.setattr(reading, "own_namespace", lambda kind: "pid:[0]" if kind == "pid" else here(kind))
+
+
+def test_processes_among_the_nodes_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "own_namespace", lambda kind: os.readlink(f"/proc/self/ns/{kind}"))
+    with running("", tmp_path) as pid:
+        assert found(pid).keys() == {"host-pid"}
 
 
 def found(pid: int, facts: Facts = FACTS) -> dict[str, str]:

@@ -128,9 +128,15 @@ def read(pids: Collection[int], facts: Facts) -> Snapshot:
         part("message queues", lambda: surroundings.queues(mounts, first.pid), []),
         part("keys", lambda: _keys(facts.id), []),
         part("timer slack", lambda: task_attributes.read(os.getpid()).timer_slack, 50_000),
-        part("user namespace", lambda: os.readlink("/proc/self/ns/user"), ""),
+        part("user namespace", lambda: own_namespace("user"), ""),
+        part("pid namespace", lambda: own_namespace("pid"), ""),
         tuple(reader.complaints),
     )
+
+
+def own_namespace(kind: str) -> str:
+    """Return the namespace that this process is in, which is the node's."""
+    return os.readlink(f"/proc/self/ns/{kind}")
 
 
 def links(base: str, kinds: Sequence[str]) -> dict[str, str]:

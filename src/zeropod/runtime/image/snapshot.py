@@ -205,7 +205,7 @@ class Facts:
     """What the spec and the shim know of a container."""
 
     pid_namespace: str | None = ""
-    """The path it joins; empty for its own, None without any."""
+    """The path it joins; empty for its own, None without any. The path of a pod with `hostPID` leads to the node's."""
     user_namespace: bool = False
     terminal: bool = False
     no_new_privileges: bool = False
@@ -268,6 +268,8 @@ class Snapshot:
     timer_slack: int = 50_000
     """What a restored thread has, in nanoseconds."""
     user_namespace: str = ""
+    """The reader's."""
+    pid_namespace: str = ""
     """The reader's."""
     unreadable: Sequence[str] = ()
 

@@ -59,6 +59,8 @@ def namespaces(snapshot: Snapshot) -> Iterator[Obstacle]:
         yield Kind.HOST_PID.found("")
     if init is None:
         return
+    if facts.pid_namespace and init.namespaces.get("pid") == snapshot.pid_namespace:
+        yield Kind.HOST_PID.found("")
     user = init.namespaces.get("user", "")
     if facts.user_namespace or (snapshot.user_namespace and user and user != snapshot.user_namespace):
         yield Kind.USER_NAMESPACE.found("")
