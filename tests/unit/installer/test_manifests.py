@@ -115,6 +115,8 @@ def test_what_uninstalls_replaces_what_installs(kubectl: str) -> None:
     assert names[0] == names[1]
     pod = of_kind(made, "DaemonSet")["spec"]["template"]["spec"]
     assert [volume["hostPath"]["path"] for volume in pod["volumes"]] == ["/"]
+    mounts = [mount for each in pod["initContainers"] + pod["containers"] for mount in each.get("volumeMounts", [])]
+    assert {mount["name"] for mount in mounts} == {"host"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
