@@ -92,6 +92,8 @@ def retire(path: str, own: int) -> None:
 
 def _fork_off(ends: Ends, not_its: tuple[int, ...]) -> None:
     """Leaves an idle fork behind, an orphan, which init reaps. Raises OSError."""
+    # For some seconds after the warm-up a worker thread of trio's waits for work. Forks do not have it, and trio, which
+    # is told of forks, does not count on it there.
     pid = os.fork()
     if pid == 0:
         status = 1
