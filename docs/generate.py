@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
 sys.path.insert(0, str(SOURCE))
 
+from zeropod.lifecycle import reasons  # noqa: E402 - found on that path
 from zeropod.lifecycle.machine import TRANSITIONS, Request, Row, State, decide  # noqa: E402 - found on that path
 from zeropod.runtime.image import obstacle  # noqa: E402 - likewise
 
@@ -114,6 +115,11 @@ def obstacles() -> str:
     return obstacle.table().rstrip()
 
 
+def reason_table() -> str:
+    """Why a container is awake or no deeper asleep, and what to do about it."""
+    return reasons.table().rstrip()
+
+
 def first_paragraph(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     return " ".join(text.partition("\n\n")[0].split())
@@ -143,6 +149,7 @@ PARTS = {
     "actions": actions,
     "packages": packages,
     "obstacles": obstacles,
+    "reasons": reason_table,
 }
 
 

@@ -1,1 +1,4 @@
-"""When a container sleeps and wakes, and what follows. Read `machine` first, then `controller`, then `suspend`."""
+"""When a container sleeps and wakes, and what follows.
+
+Read `machine` first, then `controller`, `actions` and `suspend`.
+"""

@@ -1,6 +1,6 @@
 """Sleep that is only counted: what `dry-run` does in the place of a checkpoint.
 
-The container goes on running, so nothing tells at once that somebody has come. But activity leaves its time behind, and
+The container goes on running, so nothing tells at once that it would be woken. But activity leaves its time behind, and
 a sleep takes a whole scale-down duration without any: a look once in that time misses none.
 """
 
@@ -11,19 +11,20 @@ from functools import partial
 import trio
 
 from zeropod.concurrency import race
-from zeropod.lifecycle.idle.monitor import IdleWatch
+from zeropod.lifecycle.idle.monitor import IdleMonitor
 from zeropod.lifecycle.machine import State
+from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import Workload
 
 
-async def pretend(container: Workload, watch: IdleWatch) -> None:
+async def pretend(container: Workload, watch: IdleMonitor) -> None:
     """From when the container would fall asleep to when it would be awake again."""
     life, tally = container.life, container.tally
     life.wake_wanted = trio.Event()
     life.end_attempt()
     life.pretended = State.STANDBY if container.settings.standby else State.COLD
     tally.dry_run_sleeps += 1
-    life.why = f"dry run: it would sleep since {datetime.fromtimestamp(time.time(), UTC):%H:%M:%S} UTC"
+    life.explanation = Reason.DRY_RUN.because(f"{datetime.fromtimestamp(time.time(), UTC):%H:%M:%S}")
     container.log.info("would sleep (%s), were it not for dry-run", life.pretended.name)
     try:
         await race(life.wake_wanted.wait, partial(watch.used, time.monotonic_ns()))
@@ -32,5 +33,5 @@ async def pretend(container: Workload, watch: IdleWatch) -> None:
     tally.dry_run_wakes += 1
     if life.wake_wanted.is_set():
         watch.awake_since = time.monotonic_ns()
-    life.why = "dry run: it would have been woken"
+    life.explanation = Reason.DRY_RUN_WOKEN.because()
     container.log.info("would be woken, were it not for dry-run")

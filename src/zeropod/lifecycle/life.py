@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import trio
 
 from zeropod.lifecycle.machine import Action, Event, State, transition
+from zeropod.lifecycle.reasons import Explanation
 
 
 class Life:
@@ -18,8 +19,8 @@ class Life:
         self.since_ns = time.time_ns()
         self.tell: Callable[[], None] = lambda: None
         """Called at every change that is of interest outside of the shim."""
-        self._why = ""
-        self._message = ""
+        self._explanation: Explanation | None = None
+        self._failure: Explanation | None = None
         self.pretended: State | None = None
         """The state that it would be in, were it not for `dry-run`; None if that is its real one."""
         self.wake_wanted = trio.Event()
@@ -29,28 +30,38 @@ class Life:
         self.sleep_wanted = trio.Event()
         """Set where it is to sleep without waiting for its idle time; until the next attempt has ended."""
         self._changed = trio.Event()
-        self._inhibitors: list[str] = []
+        self._inhibitors: list[Explanation] = []
 
     @property
-    def why(self) -> str:
-        """Why it is not asleep, or not as deep as it could be, in words for `zeropod ps`."""
-        return self._why
+    def explanation(self) -> Explanation | None:
+        """Why it is not asleep, or not as deep as it could be."""
+        return self._explanation
 
-    @why.setter
-    def why(self, text: str) -> None:
-        if text != self._why:
-            self._why = text
+    @explanation.setter
+    def explanation(self, explanation: Explanation | None) -> None:
+        if explanation != self._explanation:
+            self._explanation = explanation
             self._notify()
 
     @property
-    def message(self) -> str:
-        """The last failure, in words."""
-        return self._message
+    def why(self) -> str:
+        """Return the explanation in words for `zeropod ps`; empty if there is nothing to say."""
+        return str(self._explanation or "")
 
-    @message.setter
-    def message(self, text: str) -> None:
-        self._message = text
+    @property
+    def failure(self) -> Explanation | None:
+        """The last failure."""
+        return self._failure
+
+    @failure.setter
+    def failure(self, explanation: Explanation) -> None:
+        self._failure = explanation
         self.tell()
+
+    @property
+    def message(self) -> str:
+        """The last failure in words; empty if there was none."""
+        return str(self._failure or "")
 
     def happen(self, event: Event) -> tuple[Action, ...]:
         """Enter the state that follows from an event, and return what is to be done. Raises IllegalTransition."""
@@ -62,7 +73,7 @@ class Life:
         self.state = row.next
         self.since_ns = time.time_ns()
         if row.next in (State.STANDBY, State.COLD):
-            self._why = ""
+            self._explanation = None
         self._notify()
         return row.actions
 
@@ -72,31 +83,31 @@ class Life:
         self._notify()
 
     @contextmanager
-    def inhibit(self, reason: str) -> Iterator[None]:
+    def inhibit(self, why: Explanation) -> Iterator[None]:
         """Inside, the container does not fall asleep; one that sleeps is not woken by this alone."""
-        self._inhibitors.append(reason)
+        self._inhibitors.append(why)
         self._notify()
         try:
             yield
         finally:
-            self._inhibitors.remove(reason)
+            self._inhibitors.remove(why)
             self._notify()
 
-    def inhibit_for_good(self, reason: str) -> None:
+    def inhibit_for_good(self, why: Explanation) -> None:
         """From now on it does not fall asleep any more."""
-        if reason not in self._inhibitors:
-            self._inhibitors.append(reason)
+        if why not in self._inhibitors:
+            self._inhibitors.append(why)
             self._notify()
 
     @property
-    def inhibitors(self) -> tuple[str, ...]:
-        """All that inhibits its sleep, in words."""
+    def inhibitors(self) -> tuple[Explanation, ...]:
+        """All that inhibits its sleep, the oldest first."""
         return tuple(self._inhibitors)
 
     @property
     def inhibited_by(self) -> str:
-        """What inhibits its sleep; empty if nothing does."""
-        return self._inhibitors[0] if self._inhibitors else ""
+        """The oldest in words; empty if nothing inhibits its sleep."""
+        return str(self._inhibitors[0]) if self._inhibitors else ""
 
     async def inhibited(self) -> None:
         """Return when something inhibits its sleep."""
@@ -104,7 +115,7 @@ class Life:
             await self.changed()
 
     async def changed(self) -> None:
-        """Return at the next change of the state, of what inhibits its sleep or of `why`."""
+        """Return at the next change of the state, of what inhibits its sleep or of the explanation."""
         await self._changed.wait()
 
     def _notify(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import CheckpointFailed, Workload
 from zeropod.runtime import budget, node_config
 
@@ -30,7 +31,7 @@ async def room(workload: Workload) -> AsyncIterator[None]:
     words, complaints = await trio.to_thread.run_sync(reserve, key_of(workload), need, "its image")
     workload.host.complain(complaints, workload.log)
     if words:
-        raise DiskBudgetExceeded(f"the disk has no room for it: {words}")
+        raise DiskBudgetExceeded(Reason.DISK.because(words))
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import NoReturn
 
 import trio
@@ -16,10 +17,12 @@ import trio
 from zeropod.activator.network import PodNetwork
 from zeropod.activator.redirect import Redirect
 from zeropod.concurrency import TaskStarter
-from zeropod.lifecycle.idle.activity import quiet_for
+from zeropod.kernel.lookup import Activity
+from zeropod.lifecycle.idle.look import look_at_life, look_at_traffic, require_idle
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probing.probes import Probes
-from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, Workload, sigkilled
+from zeropod.lifecycle.reasons import Explanation, Reason
+from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, Workload, sigkilled
 from zeropod.rpc.status import RpcError
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.image.obstacle import Obstacle
@@ -32,7 +35,7 @@ FIRST_LOOK, LAST_LOOK = 0.002, 0.1
 
 
 class RestartStrategy:
-    why_kept = ""
+    why_kept: Explanation | None = None
     obstacles: Sequence[Obstacle] = ()
     frozen_at = 0.0
     image_bytes = 0
@@ -84,12 +87,11 @@ class RestartStrategy:
         container, network, incarnation = self._container, self._network, self._container.incarnation
         assert incarnation is not None
         if not network.lookup:
-            raise CheckpointFailed("connections cannot be redirected without eBPF, so it is not ended")
+            raise CheckpointFailed(Reason.NO_EBPF.because())
         self._probes.open()
         self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
         before = network.activity(self._ports)
-        if not self._ports:
-            raise NotIdle("nothing in it listens on a TCP port")
+        require_idle(replace(look_at_life(container.life), listens=bool(self._ports)))
         redirect = Redirect(
             network.path,
             self._ports,
@@ -101,11 +103,12 @@ class RestartStrategy:
         try:
             await self._nursery.start(redirect.run)
         except OSError as error:
-            raise CheckpointFailed(f"its connections cannot be redirected: {error}") from error
-        last_moment = quiet_for(self._ports, network.activity(self._ports), network.counting())
-        if network.activity(self._ports) != before or last_moment < container.idle_threshold:
+            raise CheckpointFailed(Reason.CANNOT_REDIRECT.because(error)) from error
+        try:
+            self._look_once_more(before)
+        except BaseException:
             redirect.ready()
-            raise NotIdle("a connection came at the last moment")
+            raise
         self._redirect = redirect
         self.frozen_at = time.monotonic()
         container.slept = container.stats_awake()
@@ -113,6 +116,12 @@ class RestartStrategy:
         self._ended = True
         await self._end()
         return Event.DUMPED
+
+    def _look_once_more(self, before: Activity) -> None:
+        """Raise NotIdle if something has come until the connections were redirected."""
+        has_connected = self._network.activity(self._ports) != before
+        pending = Reason.CONNECTION.because() if has_connected else None
+        require_idle(look_at_traffic(self._container, self._network, self._ports, pending))
 
     async def _end(self) -> None:
         container, incarnation = self._container, self._container.incarnation
@@ -151,7 +160,7 @@ class RestartStrategy:
     def nap(self) -> None:
         raise AssertionError("there is no standby")
 
-    async def napped(self) -> str:
+    async def napped(self) -> Explanation | None:
         raise AssertionError("there is no standby")
 
     async def refreeze(self) -> Event:

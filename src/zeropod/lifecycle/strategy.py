@@ -20,6 +20,7 @@ from zeropod.lifecycle.init_process import Incarnation
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.metrics import Tally
+from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.settings import Settings
 from zeropod.runtime.cgroups import Metrics
 from zeropod.runtime.command import Started
@@ -38,11 +39,17 @@ class ContainerLost(Exception):  # noqa: N818 - an outcome
         self.status = status
 
 
-class NotIdle(Exception):  # noqa: N818 - the container's good right, not an error
+class _Explained(Exception):  # noqa: N818 - what the next two have in common
+    def __init__(self, explanation: Explanation) -> None:
+        super().__init__(explanation.text)
+        self.explanation = explanation
+
+
+class NotIdle(_Explained):
     """The container turned out to be in use; it goes on as if nothing had been."""
 
 
-class CheckpointFailed(Exception):  # noqa: N818 - named for what happened
+class CheckpointFailed(_Explained):
     """The container could not be put to sleep; it goes on, and is tried again later."""
 
 
@@ -56,7 +63,7 @@ class MemoryReport:
     """Where the memory of a container in STANDBY is, for `zeropod ps`."""
 
     kind: Kind
-    why: str
+    why: Explanation
     """Why it is this backend, or why memory stays."""
     usage: Usage
     left: int
@@ -136,14 +143,15 @@ class Workload(Protocol):
 class SleepStrategy(Protocol):
     """How a container gets to sleep and back; used by one task, in the order of the methods."""
 
-    why_kept: str
-    """Why it is not as deep asleep as it was to be, in words; empty if there is nothing to say."""
-
-    obstacles: Sequence[Obstacle]
-    """What was found to stand against COLD, in this sleep."""
+    why_kept: Explanation | None
+    """Why it is not as deep asleep as it was to be; None if there is nothing to say."""
 
     frozen_at: float
     """When it last began to keep requests waiting to fall asleep; of time.monotonic()."""
+
+    @property
+    def obstacles(self) -> Sequence[Obstacle]:
+        """What was found to stand against COLD, in this sleep."""
 
     @property
     def answered(self) -> int:
@@ -187,10 +195,10 @@ class SleepStrategy(Protocol):
     def nap(self) -> None:
         """Let it run for a moment."""
 
-    async def napped(self) -> str:
+    async def napped(self) -> Explanation | None:
         """Return when what it was let run for from outside of containerd is over.
 
-        Returns words if it has to stay awake, empty if it may be frozen again.
+        Returns why it has to stay awake, None if it may be frozen again.
         """
 
     async def refreeze(self) -> Event:

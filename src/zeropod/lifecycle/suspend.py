@@ -13,8 +13,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
-from functools import partial
 from typing import NoReturn
 
 import trio
@@ -25,15 +23,17 @@ from zeropod.concurrency import TaskStarter, race
 from zeropod.kernel import pending_timeouts
 from zeropod.lifecycle.admission import Turn, Turns
 from zeropod.lifecycle.baseline import Baseline
-from zeropod.lifecycle.cold.checkpointer import Checkpointer
-from zeropod.lifecycle.cold.restorer import Restorer
+from zeropod.lifecycle.cold.cold_sleep import ColdSleep
+from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_AGAIN
 from zeropod.lifecycle.cold.terminate import end
-from zeropod.lifecycle.cold.traffic import Traffic
-from zeropod.lifecycle.idle.activity import quiet_for
+from zeropod.lifecycle.idle.look import look_at_traffic, require_idle
+from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import Incarnation
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probing.probes import Keep, Probes
+from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.reservation import DiskBudgetExceeded
+from zeropod.lifecycle.standby.duration import until_over
 from zeropod.lifecycle.standby.memory import StandbyMemory
 from zeropod.lifecycle.standby.nap import Nap, used_since
 from zeropod.lifecycle.strategy import (
@@ -46,9 +46,7 @@ from zeropod.lifecycle.strategy import (
 )
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.errors import CriuError
-from zeropod.runtime.image import reapplied, unsupported
 from zeropod.runtime.image.obstacle import Obstacle
-from zeropod.runtime.images import Inventory
 from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost, bring_back_within
 
 FREEZE = 2.0
@@ -57,20 +55,6 @@ FREEZE = 2.0
 MASTER_WAITS = 1.0
 """Seconds that a process with children waits after a thaw at least, if nothing comes for it: its workers need pages of
 theirs before they can report to it."""
-
-ATTEMPTS = (True, False, False)
-"""Whether each attempt to restore from COLD is with lazy pages."""
-
-COLD_AGAIN = 600.0
-"""Seconds after a dump that failed until COLD is tried again."""
-
-BUSY_AGAIN = 5.0
-"""Seconds after a dump that was given up, since something was under way, until COLD is tried again."""
-
-EXAMINE_AGAIN = 60.0
-"""Seconds until a container in STANDBY is examined again for what stands against COLD."""
-
-MEBIBYTE = 1 << 20
 
 _EVENTS = {Arrived.CONNECTION: Event.CONNECTION, Arrived.DATA: Event.DATA}
 
@@ -81,10 +65,9 @@ class SuspendStrategy:
         self._network = network
         self._baseline = Baseline(workload, network)
         self._probes = Probes(workload, network, nursery)
-        self._traffic = Traffic(workload, network, nursery)
-        self._restorer = Restorer(workload, nursery, self._traffic.silence)
-        self._checkpointer = Checkpointer(workload, nursery, self._traffic, self._restorer.kept)
         self.memory = StandbyMemory(workload, nursery)
+        self._cold = ColdSleep(workload, network, nursery, self.memory)
+        self._traffic, self._prospect = self._cold.traffic, self._cold.prospect
         self._turns = Turns()
         self._turn: Turn | None = None
         self._sockets = FrozenSockets()
@@ -93,17 +76,7 @@ class SuspendStrategy:
         self._frozen = False
         self._since = 0.0
         self._nap: Nap | None = None
-        self._inventory: Inventory = {}
-        self._ended = False
-        self._needed = 0
-        """Bytes of memory that it takes once all of it is back from COLD."""
-        self._carried = False
-        """Whether the image leaves out what is in the page store."""
-        self._noted = reapplied.Noted()
-        """What CRIU loses, and is set again."""
-        self._no_cold_before, self._why_no_cold = -math.inf, ""
-        self.why_kept = ""
-        self.obstacles: Sequence[Obstacle] = ()
+        self.why_kept: Explanation | None = None
         self.frozen_at = 0.0
 
     @property
@@ -111,20 +84,24 @@ class SuspendStrategy:
         return self._probes.answered
 
     @property
+    def obstacles(self) -> Sequence[Obstacle]:
+        return self._prospect.obstacles
+
+    @property
     def image_bytes(self) -> int:
-        return sum(file.size for file in self._inventory.values())
+        return self._cold.image_bytes
 
     @property
     def ended(self) -> bool:
-        return self._ended
+        return self._cold.is_cold
 
     def memory_report(self) -> MemoryReport | None:
         incarnation = self._workload.incarnation
-        return None if self._ended or incarnation is None else self.memory.report(incarnation)
+        return None if self._cold.is_cold or incarnation is None else self.memory.report(incarnation)
 
     def memory_needed(self) -> int:
-        if self._ended:
-            return self._needed
+        if self._cold.is_cold:
+            return self._cold.memory_needed
         incarnation = self._workload.incarnation
         return self.memory.needed(incarnation) if incarnation and self.memory.usage.out else 0
 
@@ -137,10 +114,9 @@ class SuspendStrategy:
 
     async def ready(self) -> None:
         try:
-            await self._restorer.complete()
+            await self._cold.complete()
         except CriuError as error:
             await self._lose(str(error))
-        self._inventory = {}
 
     async def make_whole(self) -> None:
         await self.ready()
@@ -162,7 +138,7 @@ class SuspendStrategy:
 
     async def freeze(self) -> Event:
         incarnation = self._incarnation()
-        self.why_kept, self.obstacles = "", ()
+        self.why_kept, self._prospect.obstacles = None, ()
         await self.memory.moved()  # of the sleep before, which may have been cut just now
         try:
             pids = incarnation.pids()
@@ -182,25 +158,23 @@ class SuspendStrategy:
             self.thaw()
             self.awake()
             if isinstance(error, OSError | CgroupError):
-                raise CheckpointFailed(f"it cannot be frozen: {error}") from error
+                raise CheckpointFailed(Reason.CANNOT_FREEZE.because(error)) from error
             raise
         self._since = trio.current_time()
         return Event.FROZEN
 
     def _look_once_more(self, ports: frozenset[int], has_connected: bool) -> None:
         """Raises NotIdle if anything has come until the freeze that the application has still to deal with."""
-        workload = self._workload
-        counted = workload.settings.ports or ports
-        pending = self._sockets.pending(workload.settings.ports)
-        self._unread = pending.amounts
-        if has_connected or self._sockets.ready(workload.settings.ports):
-            raise NotIdle("a connection or data came at the last moment")
-        if pending:
-            raise NotIdle(f"it has not dealt with everything yet: {pending}")
-        if workload.life.wake_wanted.is_set() or workload.life.inhibited_by:
-            raise NotIdle("a request came at the last moment")
-        if quiet_for(counted, self._network.activity(counted), self._network.counting()) < workload.idle_threshold:
-            raise NotIdle("a request came at the last moment")
+        workload, sockets = self._workload, self._sockets
+        chosen = workload.settings.ports
+        unread = sockets.pending(chosen)
+        self._unread = unread.amounts
+        pending = None
+        if has_connected or sockets.ready(chosen):
+            pending = Reason.ARRIVAL.because()
+        elif unread:
+            pending = Reason.UNREAD.because(unread)
+        require_idle(look_at_traffic(workload, self._network, chosen or ports, pending))
 
     # In STANDBY
 
@@ -209,7 +183,7 @@ class SuspendStrategy:
             self.memory.begin(self._incarnation())
 
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
-        if self._ended:
+        if self._cold.is_cold:
             return (self._connection, self._traffic.data, self._probes.connection, self._probes.probe)
         return (self._arrival, self._missed, self._standby_over, self._probes.connection, self._probes.probe)
 
@@ -249,16 +223,13 @@ class SuspendStrategy:
 
     async def _standby_over(self) -> Event:
         """Return when the container is to go on to COLD, and may."""
-        await self._until_too_deep()
-        if trio.current_time() < self._no_cold_before:
-            self._keep(self._why_no_cold)
-            await trio.sleep_until(self._no_cold_before)
-        while True:
-            obstacles = await trio.to_thread.run_sync(self._examine, abandon_on_cancel=True)
-            if not obstacles:
-                break
+        self._keep(await until_over(self._workload, self.memory, self._since))
+        if self._prospect.is_postponed:
+            self._keep(self._prospect.why_postponed)
+            await self._prospect.until_due()
+        while against := await self._prospect.examine(self._incarnation(), self.memory.descriptors):
             self.memory.begin(self._incarnation())
-            self._keep(f"stays in STANDBY, since COLD would lose something of it: {'; '.join(obstacles)}")
+            self._keep(against)
             await trio.sleep(EXAMINE_AGAIN)
         if not self._workload.settings.standby:
             # What is in the page store by then need not be dumped; and a move can be broken off, a dump cannot.
@@ -269,38 +240,9 @@ class SuspendStrategy:
         self._turn = turn
         return Event.STANDBY_OVER
 
-    async def _until_too_deep(self) -> None:
-        """Return when STANDBY has lasted long enough, or takes more memory than it may."""
-        settings = self._workload.settings
-        if not settings.standby:
-            return
-        duration = settings.standby_duration or math.inf
-        await self.memory.moved()
-        resident = self._incarnation().cgroup.resident_bytes()
-        if resident <= settings.standby_max_resident:
-            await trio.sleep_until(self._since + duration)
-            return
-        self._keep(
-            f"{mebibytes(resident)} stay in memory, standby-max-resident is {mebibytes(settings.standby_max_resident)}"
-        )
-
-    def _keep(self, why: str) -> None:
-        self.why_kept = self._workload.life.why = why
-
-    def _examine(self) -> Sequence[str]:
-        """What stands against COLD, each in words. Blocks for some tens of milliseconds."""
-        facts = unsupported.Facts.of(self._workload.spec.content)
-        facts = replace(facts, ours=self.memory.descriptors, reapplied=True)
-        pids = self._incarnation().pids()
-        self.obstacles = unsupported.find(pids, facts)
-        try:
-            self._noted = reapplied.note(pids)
-        except OSError as error:
-            self.obstacles = [*self.obstacles, unsupported.Kind.UNREADABLE.found(str(error))]
-        return [
-            *filter(None, [self._network.cannot_hand_over]),
-            *(f"{each.text} ({each.remedy})" if each.remedy else each.text for each in self.obstacles),
-        ]
+    def _keep(self, why: Explanation | None) -> None:
+        if why:
+            self.why_kept = self._workload.life.explanation = why
 
     def thaw(self) -> None:
         incarnation = self._workload.incarnation
@@ -331,12 +273,12 @@ class SuspendStrategy:
         self.thaw()
         self._probes.let_through()
 
-    async def napped(self) -> str:
+    async def napped(self) -> Explanation | None:
         assert self._nap is not None
-        if not self._nap.somebody:
+        if not self._nap.awaited:
             await self._probes.let_all_through()
             await self._nap.settled()
-        return self._nap.somebody
+        return self._nap.awaited
 
     async def refreeze(self) -> Event:
         incarnation = self._incarnation()
@@ -345,7 +287,7 @@ class SuspendStrategy:
             case Keep.PROBED:
                 return Event.PROBE
             case Keep.WANTED:
-                raise NotIdle("a connection came from the node while it ran for a probe")
+                raise NotIdle(Reason.CONNECTION_FROM_NODE.because())
         try:
             await incarnation.cgroup.freeze(trio.current_time() + FREEZE)
             self._frozen = True
@@ -358,79 +300,53 @@ class SuspendStrategy:
             connected = self._baseline.has_connected()
             if connected and self._is_late_probe():
                 return Event.PROBE
-            if used := "a connection came while it ran for a probe" if connected else self._nap.use():
-                raise NotIdle(used)
-            pending = self._sockets.pending(self._workload.settings.ports)
-            if any(self._unread.get(inode) != amount for inode, amount in pending.amounts.items()):
-                raise NotIdle(f"something came while it ran for a moment: {pending}")
+            require_idle(Snapshot(pending=Reason.CONNECTION_IN_NAP.because() if connected else self._nap.use()))
+            unread = self._sockets.pending(self._workload.settings.ports)
+            if any(self._unread.get(inode) != amount for inode, amount in unread.amounts.items()):
+                require_idle(Snapshot(pending=Reason.UNREAD_IN_NAP.because(unread)))
         except (CgroupError, OSError) as error:
-            raise CheckpointFailed(f"it cannot be frozen again: {error}") from error
+            raise CheckpointFailed(Reason.CANNOT_REFREEZE.because(error)) from error
         self._nap = None
         return Event.FROZEN
 
     # COLD
 
     async def dump(self) -> Event:
-        """From STANDBY, frozen and watched all the time; nothing is lost if anything fails before CRIU begins."""
+        """End it, which is frozen and watched all the time; nothing is lost if anything fails before CRIU begins."""
         incarnation, sockets, ports = self._incarnation(), self._sockets, self._workload.settings.ports
         try:
-            self._needed = self.memory.needed(incarnation)
-            self._carried = await self.memory.leave(incarnation)
-            if not self._carried:
-                await self._bring_back(ports)
-            await self._restorer.dropped()
+            await self._cold.prepare(incarnation, sockets)
             self.frozen_at = time.monotonic()
-            self._inventory = await self._checkpointer.checkpoint(
-                incarnation,
-                lambda: sockets.event(ports),
-                lambda: bool(sockets.ready(ports)),
-            )
+            await self._cold.dump(incarnation, sockets)
         except NotIdle as reason:
             if arrived := self._sockets.ready(ports):
                 return _EVENTS[arrived]
             if self._workload.life.wake_wanted.is_set():
                 return Event.WANTED
-            return self._stay(BUSY_AGAIN, reason)
+            return self._stay(AFTER_BUSY, reason)
         except DiskBudgetExceeded as refusal:
             self._workload.tally.refused_sleeps += 1
             self._workload.log.warning("stays in STANDBY: %s", refusal)
             return self._stay(EXAMINE_AGAIN, refusal)
         except CheckpointFailed as failure:
-            self._postpone(COLD_AGAIN, failure)
+            self._prospect.postpone(AFTER_FAILURE, failure)
             raise
         except MemoryFailed as error:
-            raise CheckpointFailed(str(error)) from error
+            raise CheckpointFailed(Reason.MEMORY_FAILED.because(error)) from error
         except MemoryLost as error:
             await self._lose(str(error))
         finally:
             self._end_turn()
-        self._frozen, self._ended = False, True
-        self._sockets.close()
-        await self.memory.ended()
+        self._frozen = False
+        sockets.close()
+        await self._cold.dumped()
         return Event.DUMPED
 
-    async def _bring_back(self, ports: frozenset[int]) -> None:
-        """Have all of its memory back in, for CRIU. Raises NotIdle when something comes before that is done."""
-        life, back = self._workload.life, trio.Event()
-
-        async def bring_back() -> None:
-            await self.memory.bring_back()
-            back.set()
-
-        arrival = partial(self._sockets.event, ports)
-        await race(bring_back, arrival, life.inhibited, life.wake_wanted.wait, life.doze_wanted.wait)
-        if not back.is_set():
-            raise NotIdle("something came at the last moment")
-
-    def _stay(self, seconds: float, why: Exception) -> Event:
+    def _stay(self, seconds: float, why: NotIdle | CheckpointFailed) -> Event:
         """Stay in STANDBY, and save its memory there."""
-        self._postpone(seconds, why)
-        self._keep(self._why_no_cold)
+        self._keep(self._prospect.postpone(seconds, why))
         self.memory.begin(self._incarnation())
         return Event.KEPT
-
-    def _postpone(self, seconds: float, why: Exception) -> None:
-        self._no_cold_before, self._why_no_cold = trio.current_time() + seconds, f"stays in STANDBY: {why}"
 
     async def _connection(self) -> Event:
         """Return when there is a new connection to the container, which is COLD."""
@@ -447,52 +363,16 @@ class SuspendStrategy:
                 return event
 
     async def restore(self) -> None:
-        workload = self._workload
-        failures = []
-        if damage := workload.store.damage(self._inventory):
-            failures.append(f"the checkpoint was damaged while the container slept: {damage}")
-        else:
-            # What the application could notice is there before it runs.
-            stopped = self._carried or self._noted.options or self._noted.groups
-            before_it_runs = self._complete if stopped else None
-            for lazy in ATTEMPTS:
-                try:
-                    # What the image leaves out comes from the page store, by a pager of its own.
-                    await self._restorer.restore(lazy=lazy and not self._carried, before_it_runs=before_it_runs)
-                except Exception as error:  # noqa: BLE001 - nothing is left of it, and the next attempt may work
-                    failures.append(str(error) if isinstance(error, CriuError) else f"{type(error).__name__}: {error}")
-                    workload.log.warning("%s restore failed: %s", "lazy" if lazy else "eager", error)
-                else:
-                    self._ended = False
-                    self._traffic.hand_over()
-                    self._probes.open()
-                    self._restorer.drain()
-                    self._restorer.tidy()
-                    if not stopped:
-                        self._reapply(self._incarnation())
-                    return
-        kept = workload.store.keep()
-        raise ContainerLost(
-            f"cannot be restored: {'; then '.join(dict.fromkeys(failures))}. Its image is kept in {kept}",
-            sigkilled(workload.init.pid),
-        )
-
-    async def _complete(self, incarnation: Incarnation) -> None:
-        """Give restored processes, which are stopped, what the image has left out."""
-        if self._carried:
-            await self.memory.rejoin(incarnation)
-        self._reapply(incarnation)
-
-    def _reapply(self, incarnation: Incarnation) -> None:
-        for complaint in reapplied.reapply(incarnation.pids(), self._noted):
-            self._workload.log.warning("cannot be set again after its restore: %s", complaint)
+        await self._cold.restore()
+        self._probes.open()
+        self._cold.finish_restore()
 
     # The end
 
     async def release(self) -> None:
         async with AsyncExitStack() as rest:  # whatever fails of it, the rest is done
             rest.push_async_callback(self._let_go_of_memory)
-            for step in (self._restorer.kept.close, self._traffic.hand_over, self.awake, self.thaw):
+            for step in (self._cold.close, self._traffic.hand_over, self.awake, self.thaw):
                 rest.callback(step)
         self._workload.store.drop_images()
 
@@ -504,7 +384,7 @@ class SuspendStrategy:
         incarnation = self._workload.incarnation
         with trio.CancelScope(shield=True):
             try:
-                if incarnation and not self._ended and not incarnation.is_dead():
+                if incarnation and not self._cold.is_cold and not incarnation.is_dead():
                     await self._become_whole(incarnation)
             finally:
                 await self.memory.moved()
@@ -523,8 +403,3 @@ def _let_workers_go_first(pids: Sequence[int], init: int) -> None:
     if len(pids) > 1:
         pending_timeouts.shorten(pids, init, math.inf)
         pending_timeouts.lengthen(pids, init, MASTER_WAITS)
-
-
-def mebibytes(size: int) -> str:
-    """Return a size in words."""
-    return f"{size / MEBIBYTE:.0f} MiB"

@@ -5,14 +5,11 @@ Owns the order of things: no event before the one it follows from, no runc comma
 controller's part, how it comes into being `create`'s.
 """
 
-import json
 import logging
-import signal
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import trio
 from google.protobuf.message import Message
@@ -25,6 +22,7 @@ from zeropod.lifecycle.controller import Controller
 from zeropod.lifecycle.init_process import Incarnation
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import Answer, Event, Request, State, decide
+from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.settings import Settings
 from zeropod.rpc.messages import events_pb2
 from zeropod.rpc.status import Code, RpcError
@@ -35,6 +33,7 @@ from zeropod.runtime.errors import RuncError
 from zeropod.runtime.images import ImageStore
 from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import CONTAINER_NAME, Spec
+from zeropod.shim import limits, signals
 from zeropod.shim.delete import REMOVED
 from zeropod.shim.errors import FINISHED, kill_error, refused, reported
 from zeropod.shim.execs import Execs
@@ -58,12 +57,6 @@ LAST_EVENTS = 1.0
 
 RESTORE = 120.0
 """Seconds for the restore of a checkpoint that containerd brings."""
-
-STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGRTMIN + 3})
-"""Signals that stop a container outside of Kubernetes; a kubelet sends none but the image's stop signal, whichever that
-is, and SIGKILL."""
-
-MEBIBYTE = 1 << 20
 
 CHECKPOINT = 300.0
 """Seconds for a checkpoint that containerd asks for, of any size."""
@@ -134,7 +127,7 @@ class Container:
 
         Raises RpcError when the state does not allow it.
         """
-        with self.life.inhibit(request.name.lower()):
+        with self.life.inhibit(Reason.REQUEST.because(request.name.lower())):
             while (answer := decide(self.life.state, request)) in (Answer.WAIT, Answer.WAKE, Answer.DOZE):
                 if answer is Answer.WAKE:
                     self.life.wake_wanted.set()
@@ -288,10 +281,10 @@ class Container:
         if everyone and self.life.state is State.STOPPED:
             await self._kill_everyone()  # what init has left behind, if it shared its pid namespace
             return
-        request = self._request_of(number)
+        request = signals.request_of(number, self.settings, in_pod=bool(self.name))
         if request in (Request.STOP, Request.STOP_IN_ORDER):
             # Whatever its shutdown takes: from now on it stays awake.
-            self.life.inhibit_for_good("it is being stopped")
+            self.life.inhibit_for_good(Reason.STOPPING.because())
         async with self.allowed(request) as answer:
             if answer is Answer.END:
                 await self.finish(ExitStatus(self.init.pid, 128 + number, time.time_ns()))
@@ -301,15 +294,6 @@ class Container:
                     await self.runc.kill(self.id, number, everyone)
                 except RuncError as error:
                     raise kill_error(error) from error
-
-    def _request_of(self, number: int) -> Request:
-        if number == signal.SIGKILL:
-            return Request.KILL
-        if number in STOP_SIGNALS or self.name:
-            # What a sleep has ended with its stop signal already is not started for another one.
-            in_order = self.settings.wake_on_stop and not self.settings.disable_checkpointing
-            return Request.STOP_IN_ORDER if in_order else Request.STOP
-        return Request.SIGNAL
 
     async def pause(self) -> None:
         async with self.allowed(Request.PAUSE):
@@ -326,33 +310,15 @@ class Container:
         self.publish(events_pb2.TaskResumed(container_id=self.id))
 
     async def update(self, resources: bytes) -> None:
-        """Changes limits (JSON of OCI's LinuxResources), now and for every later restore."""
-        try:
-            changes = json.loads(resources)
-        except ValueError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"resources are not JSON: {error}") from error
+        """Change limits (JSON of OCI's LinuxResources), now and for every later restore."""
+        changes = limits.parse(resources)
         async with self.allowed(Request.UPDATE) as answer:
             with reported("OCI runtime update failed"):
-                self._check_memory(changes)
+                limits.check_memory(changes, self.controller.memory_needed if self.controller else 0)
                 if answer is Answer.PASS:
                     await self.runc.update(self.id, resources)
                 self.spec = self.spec.with_resources(changes)
                 self.spec.write()
-
-    def _check_memory(self, changes: Mapping[str, Any]) -> None:
-        """Raise RpcError for a memory limit that would have the kernel end the container when it comes back.
-
-        The kernel and runc compare a limit with what is charged to the cgroup, of which memory that is out is no part.
-        """
-        limit = (changes.get("memory") or {}).get("limit") or 0
-        needed = self.controller.memory_needed if self.controller else 0
-        if 0 < limit < needed:
-            raise RpcError(
-                Code.UNKNOWN,
-                f"OCI runtime update failed: unable to set memory limit to {limit} ({limit / MEBIBYTE:.0f} MiB): the "
-                f"container needs {needed} ({needed / MEBIBYTE:.0f} MiB) to come back from its sleep; set no less, or "
-                "wake it (zeropod wake) and have it free memory first",
-            )
 
     async def checkpoint(self, path: Path, work: Path | None, options: list[str]) -> None:
         """containerd's own checkpoint, of the container that it believes to run."""

@@ -12,6 +12,7 @@ from zeropod.activator.network import avoid_multipath
 from zeropod.kernel import mount, namespace
 from zeropod.lifecycle import settings
 from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.restart import RestartStrategy
 from zeropod.lifecycle.settings import Settings, SettingsError
 from zeropod.lifecycle.suspend import SuspendStrategy
@@ -63,8 +64,8 @@ async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
             _keep_for_delete(container, options)
             for part in request.rootfs:
                 mount.mount(part.type, part.source, bundle / "rootfs" / part.target.lstrip("/"), part.options)
-            container.life.why = why_never(spec, wanted)
-            if not container.life.why:
+            container.life.explanation = why_never(spec, wanted)
+            if container.life.explanation is None:
                 _prepare_for_sleep(container)
         if request.checkpoint:
             container.restore_from = Path(request.checkpoint)
@@ -89,21 +90,21 @@ def created_event(request: task_pb2.CreateTaskRequest, pid: int) -> events_pb2.T
     )
 
 
-def why_never(spec: Spec, wanted: Settings) -> str:
-    """Why this container will never sleep; empty if it may."""
+def why_never(spec: Spec, wanted: Settings) -> Explanation | None:
+    """Return why this container will never sleep; None if it may."""
     namespaces = spec.namespaces
     if spec.is_sandbox:
-        return "it is the pod's sandbox"
+        return Reason.SANDBOX.because()
     if not wanted.selected:
-        return f"it is not among {settings.PREFIX}container-names"
+        return Reason.NOT_SELECTED.because(settings.PREFIX)
     if not wanted.scaledown:
-        return f"{settings.PREFIX}scaledown-duration is 0"
+        return Reason.NO_SCALEDOWN.because(settings.PREFIX)
     path = namespaces.get("network")
     if path is None or (path and namespace.same(path, HOST_NETWORK)):
-        return "it uses the host's network"
+        return Reason.HOST_NETWORK.because()
     if "user" in namespaces and not path:
-        return "it has a user namespace and no pod, whose network namespace it could join"
-    return ""
+        return Reason.USER_NAMESPACE.because()
+    return None
 
 
 def _prepare_for_sleep(container: Container) -> None:

@@ -14,6 +14,7 @@ import trio
 from zeropod.kernel import pidfd
 from zeropod.kernel.pidfd import ExitStatus
 from zeropod.lifecycle.machine import Answer, Request, decide
+from zeropod.lifecycle.reasons import Reason
 from zeropod.rpc.messages import events_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.shim.errors import FINISHED, refused, reported
@@ -91,7 +92,7 @@ class Execs:
 
     async def _watch(self, process: Process, handle: int, task_status: trio.TaskStatus[None]) -> None:
         try:
-            with self._container.life.inhibit(f"exec {process.id} is running"):
+            with self._container.life.inhibit(Reason.EXEC.because(process.id)):
                 task_status.started()
                 status = await pidfd.wait_exit(handle)
         finally:

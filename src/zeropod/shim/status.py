@@ -13,7 +13,10 @@ from google.protobuf.message import Message
 
 from zeropod import paths
 from zeropod.launch.flags import Flags
+from zeropod.lifecycle.idle.look import look_at_life
+from zeropod.lifecycle.idle.policy import Awake, decide
 from zeropod.lifecycle.machine import ASLEEP, Request, State
+from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import MemoryReport
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.server import Services, streaming, unary
@@ -113,7 +116,7 @@ class StatusService:
         while life.sleep_wanted is wanted and life.state in (State.RUNNING, State.CHECKPOINTING):
             await life.changed()
         if container.tally.checkpoints == before:
-            why = life.why if life.state is State.RUNNING else f"it is {life.state.name.lower()}"
+            why = life.why if life.state is State.RUNNING else Reason.STATE.because(life.state.name.lower())
             raise RpcError(Code.FAILED_PRECONDITION, f"could not put {container.id} to sleep: {why}")
         if not container.settings.standby:
             # On its way to COLD, unless something stands against that.
@@ -133,16 +136,14 @@ class StatusService:
             raise RpcError(Code.NOT_FOUND, f"there is no container {id} here") from None
 
 
-def cannot_sleep(container: Container) -> str:
-    """Why it makes no sense to try; empty if it does."""
-    life = container.life
+def cannot_sleep(container: Container) -> Explanation | None:
+    """Return why it makes no sense to try; None if it does."""
     if container.settings.dry_run:
-        return "it is in a dry run, by its annotation dry-run"
+        return Reason.IN_DRY_RUN.because()
     if not container.controller:
-        return life.why or "it never sleeps"
-    if life.state is not State.RUNNING:
-        return f"it is {life.state.name.lower()}"
-    return life.inhibited_by
+        return container.life.explanation or Reason.NEVER.because()
+    decision = decide(look_at_life(container.life))
+    return decision.why if isinstance(decision, Awake) else None
 
 
 def describe(container: Container) -> status_pb2.ContainerStatus:
@@ -166,7 +167,7 @@ def describe(container: Container) -> status_pb2.ContainerStatus:
     )
     status.since.FromNanoseconds(life.since_ns)
     if strategy := controller.strategy if controller else None:
-        status.why_kept = strategy.why_kept if life.state in ASLEEP else ""
+        status.why_kept = str(strategy.why_kept or "") if life.state in ASLEEP else ""
         if report := strategy.memory_report():
             _describe_memory(report, status)
     container.tally.describe(status)
@@ -176,7 +177,7 @@ def describe(container: Container) -> status_pb2.ContainerStatus:
 
 def _describe_memory(report: MemoryReport, status: status_pb2.ContainerStatus) -> None:
     usage = report.usage
-    status.memory_backend, status.memory_why = report.kind, report.why
+    status.memory_backend, status.memory_why = report.kind, str(report.why)
     status.memory_out_bytes, status.memory_left_bytes = usage.out, report.left
     status.memory_written_bytes = usage.written
     status.memory_moving = report.moving

@@ -1,6 +1,7 @@
 """Why a container is not asleep, or no deeper, in full: what is seen of it now, and what to do about each thing.
 
-What is asked of the kernel is gathered first; what it means is decided by a pure function and a table.
+What is asked of the kernel is gathered first; what it means is decided by a pure function. `lifecycle.reasons` has the
+words of each reason and its remedy.
 """
 
 import time
@@ -12,12 +13,12 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zeropod import paths
 from zeropod.activator.network import PodNetwork
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.lifecycle.idle.activity import quiet_ms
 from zeropod.lifecycle.machine import ASLEEP, State
+from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import MemoryReport
 from zeropod.runtime.image.obstacle import Obstacle
 from zeropod.runtime.memory.backend import Kind
@@ -32,8 +33,8 @@ MOST = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """One thing that has a part in it. `text` is a sentence; `remedy` is what to do, empty if nothing needs to be."""
+class Statement:
+    """One thing to say. `text` is a sentence; `remedy` is what to do, empty if nothing needs to be."""
 
     kind: str
     text: str
@@ -66,21 +67,20 @@ class Facts:
     """What is known of one container at one moment."""
 
     state: State
-    why: str
+    why: Explanation | None
     since: str
     scaledown: float
     """Seconds."""
     may_sleep: bool = True
-    dry_run: bool = False
-    holds: Sequence[str] = ()
+    inhibitors: Sequence[Explanation] = ()
     ports: Collection[int] = ()
     quiet: float | None = None
     """Seconds since the last new connection to the ports; None before the first."""
     links: Sequence[Link] = ()
     probes: int = 0
     """Health probes that were answered in its stead so far."""
-    message: str = ""
-    """The last failure."""
+    failure: Explanation | None = None
+    """The last one."""
     next_attempt: str = ""
     log: str = ""
     """The path of CRIU's log of the last attempt; empty if there is none."""
@@ -92,100 +92,42 @@ class Facts:
     """What stands against COLD."""
 
 
-REMEDIES = (
-    ("container-names", "Add its name to the annotation, or remove the annotation, and create the pod anew."),
-    ("scaledown-duration is 0", "Set the annotation to a duration such as 10m, and create the pod anew."),
-    ("host's network", "Give the pod a network of its own: remove `hostNetwork: true`."),
-    ("user namespace", "Run it in a pod, whose network namespace it joins."),
-    ("listens on a TCP port", "If it is still starting, wait. A container that nobody can connect to never sleeps."),
-    ("dry run", "Remove the annotation zeropod.ctrox.dev/dry-run, and create the pod anew."),
-    ("being stopped", "Nothing: it shuts down, and would only be woken to go on with that."),
-    ("exec ", "End it, or let it end: it may be a shell that somebody has left open, or a probe that hangs."),
-    ("answer to a request", "Wait for the answer. If none is due, look at what uses the CPU in it."),
-    ("health probe", "Asleep it could not become well: look at what the application answers to this probe."),
-    (
-        "not dealt with everything",
-        "Something lies unread: the application may be stuck. If the same still lies there a second later, it sleeps.",
-    ),
-    ("not yet read", "The application leaves data unread: it may be stuck. COLD is tried again every minute."),
-    ("not yet taken", "A client reads slowly or is gone; TCP gives up on it after 15 minutes."),
-    (
-        "cannot be frozen",
-        "A process of it hangs in the kernel, in a network file system for example: look for state D.",
-    ),
-    (
-        "standby-max-resident",
-        "It goes COLD, unless something stands against that. To keep it in STANDBY, raise the annotation.",
-    ),
-    ("its memory stays", "Run `zeropod doctor` on the node: it says what there is for the memory of such containers."),
-    ("Can't get rlimit", "Give containerd CAP_SYS_RESOURCE; `zeropod doctor` says whether it has it."),
-    ("executable file not found", "Install CRIU 4.2 or newer on the node; `zeropod doctor` looks for it."),
-    ("max-checkpoint-bytes", f"Raise it in {paths.NODE_CONFIG}, or let fewer containers sleep on this node."),
-    ("min-free-bytes", f"Make room on the disk of {paths.STATE}, or lower it in {paths.NODE_CONFIG}."),
-    (
-        "checkpoint failed",
-        "Look into CRIU's log. It sleeps in STANDBY, and COLD is tried again after ten minutes. What CRIU cannot dump "
-        "may be ended instead: disable-checkpointing.",
-    ),
-    ("sleep cannot be managed", "Run `zeropod doctor` on the node."),
-    ("paused", "It was paused through containerd: resume it."),
-)
-"""Words in a reason, and what to do about it; the first that fit."""
-
 PERHAPS_A_PROBE = "It comes from this node: if it is a health probe, name its sender in the annotation probe-processes."
 
 
-def remedy(words: str) -> str:
-    return next((text for part, text in REMEDIES if part in words), "")
-
-
-def reasons(facts: Facts) -> list[Reason]:
-    """The weightiest first; what does not keep it awake, but was seen, comes last."""
-    found: list[Reason] = []
+def statements(facts: Facts) -> list[Statement]:
+    """Return what there is to say, the weightiest first; what does not keep it awake, but was seen, comes last."""
+    found: list[Statement] = []
     if facts.state in ASLEEP:
-        found.append(Reason("asleep", f"It sleeps, {facts.state.name} since {facts.since}."))
+        found.append(Statement("asleep", f"It sleeps, {facts.state.name} since {facts.since}."))
         if facts.obstacles:
             found += [_against_cold(obstacle) for obstacle in facts.obstacles]
         elif facts.why:
-            found.append(Reason("depth", _sentence(facts.why), remedy(facts.why)))
+            found.append(_statement(facts.why, kind="depth"))
         if facts.probes:
-            found.append(Reason("probe", f"{facts.probes} health probes were answered in its stead so far."))
+            found.append(Statement("probe", f"{facts.probes} health probes were answered in its stead so far."))
     elif facts.why:
-        found.append(Reason(_kind(facts), _sentence(facts.why), remedy(facts.why)))
+        found.append(_statement(facts.why))
     if facts.may_sleep:
-        found += [
-            Reason(_kind_of_hold(hold), _sentence(hold), remedy(hold)) for hold in facts.holds if hold != facts.why
-        ]
+        found += [_statement(inhibitor) for inhibitor in facts.inhibitors if inhibitor != facts.why]
         if facts.state is State.RUNNING:
             found += _traffic(facts)
         if facts.memory and (facts.state in ASLEEP or facts.memory.usage.out):
             found.append(_memory(facts.memory))
         found += _failure(facts)
-        found += [Reason("kernel", _sentence(limit), "Run `zeropod doctor` on the node.") for limit in facts.limits]
-    return found or [Reason("state", f"It is {facts.state.name} since {facts.since}.")]
+        found += [_statement(Reason.KERNEL.because(limit)) for limit in facts.limits]
+    return found or [Statement("state", f"It is {facts.state.name} since {facts.since}.")]
 
 
-def _kind(facts: Facts) -> str:
-    if not facts.may_sleep:
-        return "setting"
-    if facts.dry_run and facts.why.startswith("dry run"):
-        return "dry-run"
-    if facts.why in facts.holds:
-        return _kind_of_hold(facts.why)
-    if "-bytes" in facts.why:
-        return "disk"
-    return "error" if facts.why == facts.message else "now"
+def _statement(why: Explanation, kind: str = "") -> Statement:
+    return Statement(kind or why.reason.kind, _sentence(why.text), why.remedy)
 
 
-def _kind_of_hold(words: str) -> str:
-    return "stop" if "being stopped" in words else "exec"
+def _against_cold(obstacle: Obstacle) -> Statement:
+    return Statement("cold", f"COLD would lose something of it: {obstacle.text}.", obstacle.remedy)
 
 
-def _against_cold(obstacle: Obstacle) -> Reason:
-    return Reason("cold", f"COLD would lose something of it: {obstacle.text}.", obstacle.remedy)
-
-
-def _memory(memory: MemoryReport) -> Reason:
+def _memory(memory: MemoryReport) -> Statement:
     """Where its memory is, and why there."""
     usage, left = memory.usage, _mebibytes(memory.left)
     if memory.kind is Kind.RESIDENT:
@@ -194,20 +136,20 @@ def _memory(memory: MemoryReport) -> Reason:
         text = f"Its memory is out by {memory.kind}: {_mebibytes(usage.out)} out, {left} in memory"
         if usage.faults:
             text += f", {usage.faults} page faults since the last wake"
-    return Reason("memory", f"{text}; {memory.why}." if memory.why else f"{text}.", remedy(memory.why))
+    return Statement("memory", f"{text}; {memory.why}.", memory.why.remedy)
 
 
 def _mebibytes(size: int) -> str:
     return f"{size / MEBIBYTE:.0f} MiB"
 
 
-def _traffic(facts: Facts) -> list[Reason]:
+def _traffic(facts: Facts) -> list[Statement]:
     found = []
     if facts.ports:
         ports = ", ".join(map(str, sorted(facts.ports)))
         last = "no connection came yet" if facts.quiet is None else f"the last connection came {_ago(facts.quiet)}"
         text = f"Its ports are {ports}; {last}; it sleeps {facts.scaledown:g} s after the last activity."
-        found.append(Reason("ports", text))
+        found.append(Statement("ports", text))
     ordered = sorted(facts.links, key=lambda link: (link.part is not Part.COUNTS, link.idle))
     for link in ordered[:MOST]:
         what, hint = link.part.value, ""
@@ -216,28 +158,28 @@ def _traffic(facts: Facts) -> list[Reason]:
             what = "keeps it awake" if keeps else "has been idle for long enough"
             hint = PERHAPS_A_PROBE if keeps and link.from_node else ""
         text = f"The connection from {link.remote} to {link.local}, last data {_ago(link.idle)}, {what}."
-        found.append(Reason("probe" if link.part is Part.PROBE else "connection", text, hint))
+        found.append(Statement("probe" if link.part is Part.PROBE else "connection", text, hint))
     if len(ordered) > MOST:
-        found.append(Reason("connection", f"{len(ordered) - MOST} more connections."))
+        found.append(Statement("connection", f"{len(ordered) - MOST} more connections."))
     return found
 
 
-def _failure(facts: Facts) -> list[Reason]:
+def _failure(facts: Facts) -> list[Statement]:
     found = []
-    if facts.message:
+    if facts.failure:
         when = f" It is tried again at {facts.next_attempt}, at the earliest." if facts.next_attempt else ""
-        if facts.message != facts.why:
-            found.append(Reason("error", f"The last failure: {facts.message}.{when}", remedy(facts.message)))
+        if facts.failure != facts.why:
+            found.append(Statement("error", f"The last failure: {facts.failure}.{when}", facts.failure.remedy))
         elif when:
-            found.append(Reason("error", when.strip()))
+            found.append(Statement("error", when.strip()))
         if facts.log:
-            found.append(Reason("log", f"CRIU's log of the last attempt is {facts.log}."))
+            found.append(Statement("log", f"CRIU's log of the last attempt is {facts.log}."))
     return found
 
 
-def explain(container: "Container") -> list[Reason]:
+def explain(container: "Container") -> list[Statement]:
     """All that can be said of it now."""
-    return reasons(gather(container))
+    return statements(gather(container))
 
 
 def gather(container: "Container") -> Facts:
@@ -247,17 +189,16 @@ def gather(container: "Container") -> Facts:
     ports, quiet, links = _look(container, network) if network and life.state is State.RUNNING else ((), None, ())
     return Facts(
         state=life.state,
-        why=life.why,
+        why=life.explanation,
         since=clock(life.since_ns),
         scaledown=settings.scaledown,
         may_sleep=controller is not None,
-        dry_run=settings.dry_run,
-        holds=life.inhibitors,
+        inhibitors=life.inhibitors,
         ports=ports,
         quiet=quiet,
         links=links,
         probes=container.probes_answered,
-        message=life.message,
+        failure=life.failure,
         next_attempt=clock(controller.next_attempt_ns) if controller and controller.next_attempt_ns else "",
         log=_log(container.store.work),
         limits=network.limits if network else (),

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 import trio
+from tests.unit.lifecycle.said import said
 from tests.unit.shim.fakes import World
 
 from zeropod.lifecycle.cold.checkpointer import Checkpointer
@@ -158,8 +159,8 @@ async def test_what_comes_before_the_last_look_ends_the_attempt(attempt: Attempt
 @pytest.mark.parametrize(
     ("error", "becomes"),
     [
-        (NotIdle("a peer has not yet taken what it has sent"), NotIdle),
-        (CheckpointFailed("this kernel can neither"), CheckpointFailed),
+        (NotIdle(said("a peer has not yet taken what it has sent")), NotIdle),
+        (CheckpointFailed(said("this kernel can neither")), CheckpointFailed),
         (OSError("no descriptors"), CheckpointFailed),
         (CgroupError("gone"), CheckpointFailed),
         (ValueError("a defect"), ValueError),

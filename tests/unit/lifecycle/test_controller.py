@@ -14,6 +14,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.lifecycle.said import said
 from tests.unit.shim.fakes import FakeNetwork, World, now
 from tests.unit.shim.states import reach
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -21,9 +22,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.lifecycle.controller import LONGEST_NAP, REBUILD, RECHECK, RESCUE, Controller
+from zeropod.lifecycle.actions import LONGEST_NAP
+from zeropod.lifecycle.back_off import REBUILD, RECHECK
+from zeropod.lifecycle.controller import RESCUE, Controller
 from zeropod.lifecycle.idle.monitor import LISTENING, LOOK, WORKING
 from zeropod.lifecycle.machine import Event, Request, State
+from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.reservation import DiskBudgetExceeded
 from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.strategy import (
@@ -66,8 +70,8 @@ class Script:
         self.happens = Event.CONNECTION
         """What comes with `wanted`."""
         self.wanted = trio.Event()
-        self.napped = ""
-        self.why_kept = ""
+        self.napped: Explanation | None = None
+        self.why_kept: Explanation | None = None
         self.answered = 0
         self.made: list[FakeStrategy] = []
 
@@ -111,7 +115,7 @@ class FakeStrategy:
         self.script = script
         self.tasks = tasks
         self.answered = script.answered
-        self.why_kept = ""
+        self.why_kept: Explanation | None = None
         self.frozen_at = 0.0
         self.frozen = False
         self.ended = False
@@ -169,7 +173,7 @@ class FakeStrategy:
         self.script.raise_for("nap")
         self.frozen = False
 
-    async def napped(self) -> str:
+    async def napped(self) -> Explanation | None:
         await self.script.perform("napped")
         return self.script.napped
 
@@ -315,7 +319,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, world: World, network: FakeNetwork) -
     """In virtual time."""
     monkeypatch.setattr("zeropod.shim.host.PodNetwork", lambda *_, **__: network)
     virtual = SimpleNamespace(monotonic=trio.current_time, monotonic_ns=now, time_ns=lambda: 1, time=lambda: 43200.0)
-    for module in ("controller", "idle.monitor", "strategy", "dry_run"):
+    for module in ("actions", "back_off", "idle.look", "idle.monitor", "strategy", "dry_run"):
         monkeypatch.setattr(f"zeropod.lifecycle.{module}.time", virtual)
     return Sleeping(world, network)
 
@@ -431,7 +435,7 @@ async def test_an_exec_that_starts_while_its_work_is_looked_at_holds_it_awake(
     sleeping.start()
     await trio.sleep(SCALEDOWN + LOOK / 2)
     work.share = 0.0
-    with sleeping.life.inhibit("exec 7 is running"):
+    with sleeping.life.inhibit(said("exec 7 is running")):
         await trio.sleep(2 * SCALEDOWN)
         assert sleeping.script.times("freeze") == []
 
@@ -492,7 +496,7 @@ async def test_it_is_looked_for_listening_sockets_less_and_less_often(
 async def test_what_holds_it_awake_is_waited_for_and_named(sleeping: Sleeping, autojump_clock: MockClock) -> None:
     sleeping.start()
     await trio.sleep(1.0)
-    with sleeping.life.inhibit("exec 7 is running"):
+    with sleeping.life.inhibit(said("exec 7 is running")):
         await trio.sleep(500.0)
         assert sleeping.life.why == "exec 7 is running"
         assert sleeping.script.times("freeze") == []
@@ -505,7 +509,7 @@ async def test_a_paused_container_does_not_sleep(sleeping: Sleeping, autojump_cl
     reach(sleeping.life, State.PAUSED)
     await trio.sleep(500.0)
     assert sleeping.script.times("freeze") == []
-    assert sleeping.life.why == "paused"
+    assert sleeping.life.why == "it is paused"
     reach(sleeping.life, State.RUNNING)
     await sleeping.asleep()
 
@@ -522,7 +526,7 @@ async def test_one_that_is_busy_after_all_goes_on_and_is_tried_again(
     async def busy() -> None:
         sleeping.network.connect(PORT)
         await trio.lowlevel.checkpoint()
-        raise NotIdle("a connection came at the last moment")
+        raise NotIdle(said("a connection came at the last moment"))
 
     sleeping.script.phases["freeze"] = [busy]
     sleeping.start()
@@ -547,7 +551,7 @@ async def test_while_it_falls_asleep_its_state_says_so(sleeping: Sleeping, autoj
 
 
 async def test_after_a_failed_checkpoint_it_goes_on_and_says_why(sleeping: Sleeping, autojump_clock: MockClock) -> None:
-    sleeping.script.phases["freeze"] = [CheckpointFailed("its checkpoint failed: no space")]
+    sleeping.script.phases["freeze"] = [CheckpointFailed(said("its checkpoint failed: no space"))]
     sleeping.start()
     await trio.sleep(SCALEDOWN + 0.5)
     life = sleeping.life
@@ -559,7 +563,7 @@ async def test_failed_checkpoints_are_tried_again_after_longer_and_longer_pauses
     sleeping: Sleeping, autojump_clock: MockClock
 ) -> None:
     sleeping.container.settings = Settings(scaledown=0.01, ports=frozenset({PORT}))
-    sleeping.script.phases["freeze"] = [CheckpointFailed("no space")] * 8
+    sleeping.script.phases["freeze"] = [CheckpointFailed(said("no space"))] * 8
     sleeping.start()
     await sleeping.asleep()
     times = sleeping.script.times("freeze")
@@ -570,7 +574,7 @@ async def test_failed_checkpoints_are_tried_again_after_longer_and_longer_pauses
 
 async def test_a_checkpoint_that_works_ends_the_pauses(sleeping: Sleeping, autojump_clock: MockClock) -> None:
     sleeping.container.settings = Settings(scaledown=0.01, ports=frozenset({PORT}))
-    failed = CheckpointFailed("no space")
+    failed = CheckpointFailed(said("no space"))
     sleeping.script.phases["freeze"] = [failed, failed, failed, trio.lowlevel.checkpoint, failed]
     sleeping.start()
     await sleeping.asleep()
@@ -678,12 +682,12 @@ async def test_from_standby_it_goes_to_the_disk_and_wakes_from_there(
 async def test_one_that_stays_in_standby_after_all_says_why(sleeping: Sleeping, autojump_clock: MockClock) -> None:
     sleeping.script.dumps = Event.KEPT
     sleeping.script.arrivals = [Event.STANDBY_OVER]
-    sleeping.script.why_kept = "stays in STANDBY: a peer has not yet taken what it has sent"
+    sleeping.script.why_kept = said("stays in STANDBY: a peer has not yet taken what it has sent")
     sleeping.start()
     await sleeping.asleep()
     await trio.sleep(1.0)
     assert sleeping.script.times("dump") == [SCALEDOWN]
-    assert (sleeping.life.state, sleeping.life.why) == (State.STANDBY, sleeping.script.why_kept)
+    assert (sleeping.life.state, sleeping.life.why) == (State.STANDBY, str(sleeping.script.why_kept))
     assert sleeping.strategy.frozen
 
 
@@ -705,7 +709,7 @@ async def test_what_comes_before_the_dump_has_begun_wakes_it(
 async def test_one_that_can_not_leave_standby_is_awake_and_says_why(
     sleeping: Sleeping, autojump_clock: MockClock
 ) -> None:
-    sleeping.script.phases["dump"] = [CheckpointFailed("no descriptors")]
+    sleeping.script.phases["dump"] = [CheckpointFailed(said("no descriptors"))]
     sleeping.start()
     await sleeping.asleep()
     sleeping.script.arrive(Event.STANDBY_OVER)
@@ -833,7 +837,7 @@ async def test_it_can_be_stopped_while_the_container_is_awake(
     sleeping.start()
     await trio.sleep(1.0)
     if hold:
-        with sleeping.life.inhibit("exec"):
+        with sleeping.life.inhibit(said("exec")):
             await trio.sleep(2 * SCALEDOWN)
             sleeping.controller.stop()
             await sleeping.over()
@@ -843,7 +847,7 @@ async def test_it_can_be_stopped_while_the_container_is_awake(
     assert (sleeping.strategy.released, sleeping.network.closed) == (1, 1)
 
 
-@pytest.mark.parametrize("error", [CheckpointFailed("no space"), ValueError("a defect")])
+@pytest.mark.parametrize("error", [CheckpointFailed(said("no space")), ValueError("a defect")])
 async def test_it_can_be_stopped_between_two_failed_attempts(
     sleeping: Sleeping, autojump_clock: MockClock, error: Exception
 ) -> None:
@@ -1311,7 +1315,7 @@ async def test_one_that_is_not_well_after_an_exec_is_awake_and_says_why(
     standing_by: Sleeping, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    standing_by.script.phases["pass_probes"] = [NotIdle("it fails a health probe")]
+    standing_by.script.phases["pass_probes"] = [NotIdle(said("it fails a health probe"))]
     async with standing_by.container.allowed(Request.EXEC):
         await trio.sleep(1.0)
     await standing_by.awake()
@@ -1369,7 +1373,7 @@ async def test_a_connection_before_the_nap_makes_it_a_wake(
     standing_by: Sleeping, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    standing_by.script.napped = "a connection waits for it"
+    standing_by.script.napped = said("a connection waits for it")
     standing_by.script.arrive(Event.PROBE)
     await standing_by.become(State.DOZING)
     await standing_by.awake()
@@ -1382,7 +1386,7 @@ async def test_what_uses_it_while_it_naps_wakes_it_and_is_no_failure(
     standing_by: Sleeping, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    standing_by.script.phases["refreeze"] = [NotIdle("a connection came")]
+    standing_by.script.phases["refreeze"] = [NotIdle(said("a connection came"))]
     standing_by.script.arrive(Event.PROBE)
     await standing_by.become(State.DOZING)
     await standing_by.awake()
@@ -1395,7 +1399,7 @@ async def test_what_uses_it_while_it_naps_wakes_it_and_is_no_failure(
 async def test_one_that_cannot_be_frozen_again_is_awake_and_says_why(
     standing_by: Sleeping, autojump_clock: MockClock
 ) -> None:
-    standing_by.script.phases["refreeze"] = [CheckpointFailed("it cannot be frozen again")]
+    standing_by.script.phases["refreeze"] = [CheckpointFailed(said("it cannot be frozen again"))]
     standing_by.script.arrive(Event.PROBE)
     await standing_by.become(State.DOZING)
     await standing_by.awake()
@@ -1523,7 +1527,11 @@ async def test_it_asks_for_no_idle_time_then(sleeping: Sleeping, autojump_clock:
 
 @pytest.mark.parametrize(
     ("error", "errors"),
-    [(NotIdle("a connection came"), 0), (CheckpointFailed("no"), 1), (DiskBudgetExceeded("max-"), 0)],
+    [
+        (NotIdle(said("a connection came")), 0),
+        (CheckpointFailed(said("no")), 1),
+        (DiskBudgetExceeded(said("max-")), 0),
+    ],
 )
 async def test_the_answer_says_why_it_does_not_sleep(
     sleeping: Sleeping, autojump_clock: MockClock, error: Exception, errors: int
@@ -1537,7 +1545,7 @@ async def test_the_answer_says_why_it_does_not_sleep(
 
 
 async def test_a_probe_that_fails_is_the_answer_at_once(sleeping: Sleeping, autojump_clock: MockClock) -> None:
-    sleeping.script.phases["pass_probes"] = [NotIdle("it fails a health probe: status 503")]
+    sleeping.script.phases["pass_probes"] = [NotIdle(said("it fails a health probe: status 503"))]
     sleeping.start()
     await trio.sleep(1.0)
     with trio.fail_after(0.1):
@@ -1600,7 +1608,7 @@ async def test_what_comes_between_the_request_and_the_attempt_is_the_answer(
             sleeping.life.happen(change)
             await trio.sleep(40.0)
         else:
-            with sleeping.life.inhibit("exec 7 is running"):
+            with sleeping.life.inhibit(said("exec 7 is running")):
                 await trio.sleep(40.0)
     cause = {Event.PAUSE: "it is paused", Event.EXIT: "it is stopped", None: "exec 7 is running"}[change]
     assert words == [f"could not put web to sleep: {cause}"]
@@ -1608,7 +1616,7 @@ async def test_what_comes_between_the_request_and_the_attempt_is_the_answer(
 
 
 async def test_a_request_does_not_wait_for_the_next_attempt(sleeping: Sleeping, autojump_clock: MockClock) -> None:
-    sleeping.script.phases["freeze"] = [CheckpointFailed("no")] * 6
+    sleeping.script.phases["freeze"] = [CheckpointFailed(said("no"))] * 6
     sleeping.start()
     await trio.sleep(SCALEDOWN + sum(RECHECK[:5]) + 1.0)
     assert sleeping.controller.tally.checkpoint_errors == 6
@@ -1621,7 +1629,7 @@ async def test_a_request_does_not_wait_for_the_next_attempt(sleeping: Sleeping, 
 async def test_one_that_is_inhibited_is_not_put_to_sleep(sleeping: Sleeping, autojump_clock: MockClock) -> None:
     sleeping.start()
     await trio.sleep(1.0)
-    with sleeping.life.inhibit("exec 7 is running"):
+    with sleeping.life.inhibit(said("exec 7 is running")):
         assert await asked(sleeping) == "cannot put web to sleep: exec 7 is running"
 
 
@@ -1642,7 +1650,7 @@ async def test_one_that_ends_meanwhile_is_not_waited_for(sleeping: Sleeping, aut
 async def test_without_room_it_stays_awake_and_tries_again_with_pauses(
     sleeping: Sleeping, autojump_clock: MockClock
 ) -> None:
-    sleeping.script.phases["freeze"] = [DiskBudgetExceeded("the disk has no room for it")] * 3
+    sleeping.script.phases["freeze"] = [DiskBudgetExceeded(said("the disk has no room for it"))] * 3
     sleeping.start()
     await sleeping.asleep()
     await wait_all_tasks_blocked()

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import trio
+from tests.unit.lifecycle.said import said
 from tests.unit.shim.states import reach
 from trio.testing import wait_all_tasks_blocked
 
@@ -49,7 +50,7 @@ async def test_a_change_before_the_wait_does_not_count(nursery: trio.Nursery) ->
 async def test_the_end_of_a_hold_is_a_change(nursery: trio.Nursery) -> None:
     life = Life()
     watcher = Watcher(life)
-    with life.inhibit("exec"):
+    with life.inhibit(said("exec")):
         nursery.start_soon(watcher.run)
         await wait_all_tasks_blocked()
         assert watcher.states == []
@@ -60,8 +61,8 @@ async def test_the_end_of_a_hold_is_a_change(nursery: trio.Nursery) -> None:
 def test_a_container_is_held_until_the_last_hold_ends() -> None:
     life = Life()
     assert life.inhibited_by == ""
-    with life.inhibit("exec 1"):
-        with life.inhibit("exec 2"):
+    with life.inhibit(said("exec 1")):
+        with life.inhibit(said("exec 2")):
             assert life.inhibited_by == "exec 1"
         assert life.inhibited_by == "exec 1"
     assert life.inhibited_by == ""
@@ -69,7 +70,7 @@ def test_a_container_is_held_until_the_last_hold_ends() -> None:
 
 def test_holds_of_the_same_reason_are_told_apart_and_end_in_any_order() -> None:
     life = Life()
-    first, second = life.inhibit("exec"), life.inhibit("exec")
+    first, second = life.inhibit(said("exec")), life.inhibit(said("exec"))
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -80,7 +81,7 @@ def test_holds_of_the_same_reason_are_told_apart_and_end_in_any_order() -> None:
 
 def test_a_hold_ends_with_an_error_inside_it() -> None:
     life = Life()
-    with pytest.raises(LookupError), life.inhibit("exec"):
+    with pytest.raises(LookupError), life.inhibit(said("exec")):
         raise LookupError
     assert life.inhibited_by == ""
 
@@ -88,7 +89,7 @@ def test_a_hold_ends_with_an_error_inside_it() -> None:
 def test_a_hold_alone_wakes_nobody() -> None:
     life = Life()
     reach(life, State.COLD)
-    with life.inhibit("exec"):
+    with life.inhibit(said("exec")):
         assert not life.wake_wanted.is_set()
 
 
@@ -120,7 +121,7 @@ def test_who_wants_it_awake_while_it_falls_asleep_is_not_forgotten() -> None:
 
 def test_a_sleeping_container_has_no_reason_to_be_awake() -> None:
     life = Life()
-    life.why = "active 1 s ago"
+    life.explanation = said("active 1 s ago")
     reach(life, State.CHECKPOINTING)
     assert life.why
     reach(life, State.COLD)
@@ -175,11 +176,11 @@ async def test_what_inhibits_for_good_is_told_once_and_never_ends(nursery: trio.
     nursery.start_soon(watcher.run)
     await wait_all_tasks_blocked()
     for _ in range(2):
-        life.inhibit_for_good("it is being stopped")
+        life.inhibit_for_good(said("it is being stopped"))
         await wait_all_tasks_blocked()
     assert len(watcher.states) == 1
-    with life.inhibit("exec"), life.inhibit("it is being stopped"):
-        assert life.inhibitors == ("it is being stopped", "exec", "it is being stopped")
+    with life.inhibit(said("exec")), life.inhibit(said("it is being stopped")):
+        assert [str(why) for why in life.inhibitors] == ["it is being stopped", "exec", "it is being stopped"]
     assert life.inhibited_by == "it is being stopped"
     with trio.fail_after(1):
         await life.inhibited()
@@ -189,5 +190,5 @@ def test_words_that_change_nothing_are_not_told() -> None:
     life, told = Life(), list[str]()
     life.tell = lambda: told.append(life.why)
     for _ in range(2):
-        life.why = "active 1 s ago"
+        life.explanation = said("active 1 s ago")
     assert told == ["active 1 s ago"]

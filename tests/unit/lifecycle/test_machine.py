@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.unit.shim.fakes import World
 from tests.unit.shim.states import reach, way
 
-from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.actions import Actions
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import (
     ANSWERS,
@@ -228,19 +228,19 @@ def test_an_event_that_cannot_happen_changes_nothing() -> None:
 @pytest.mark.parametrize("action", list(Action))
 def test_every_action_is_in_the_table_and_is_performed(action: Action) -> None:
     assert any(action in row.actions for row in TRANSITIONS.values())
-    assert inspect.iscoroutinefunction(getattr(Controller, f"_{action.name.lower()}"))
+    assert inspect.iscoroutinefunction(getattr(Actions, f"_{action.name.lower()}"))
 
 
-async def test_the_controller_performs_exactly_these(world: World) -> None:
-    made = Controller(world.container, "", lambda *_: None)  # type: ignore[arg-type]
-    assert {action: step.__name__ for action, step in made._perform.items()} == {
+async def test_exactly_these_are_performed(world: World) -> None:
+    made = Actions(world.container, None, None, None)  # type: ignore[arg-type]
+    assert {action: step.__name__ for action, step in made.perform.items()} == {
         action: f"_{action.name.lower()}" for action in Action
     }
 
 
 @pytest.mark.parametrize("row", sorted({row for row in TRANSITIONS.values() if row.actions}, key=repr), ids=str)
 def test_the_last_action_of_a_row_returns_an_event_and_the_others_none(row: Row) -> None:
-    *before, last = (getattr(Controller, f"_{action.name.lower()}") for action in row.actions)
+    *before, last = (getattr(Actions, f"_{action.name.lower()}") for action in row.actions)
     assert inspect.get_annotations(last, eval_str=True)["return"] is Event
     assert [inspect.get_annotations(step, eval_str=True)["return"] for step in before] == [None] * len(before)
     assert row.actions[-1] in LAST

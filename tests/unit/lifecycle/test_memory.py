@@ -217,7 +217,7 @@ async def test_memory_is_moved_out_in_the_background_and_then_what_is_needed_fir
     assert node.turns == 1
     report = container.memory.report(container.incarnation)
     assert report is not None
-    assert (report.kind, report.why, report.moving) == (Kind.STORE, "chosen for auto", False)
+    assert (report.kind, str(report.why), report.moving) == (Kind.STORE, "chosen for auto", False)
     assert (report.usage.out, report.left) == (100 * MEBIBYTE, 0)
     assert container.tally.memory_written_bytes_total == 100 * MEBIBYTE
 
@@ -226,7 +226,7 @@ async def test_memory_is_moved_out_in_the_background_and_then_what_is_needed_fir
 async def test_the_annotation_chooses_the_backend(node: Node, nursery: trio.Nursery, kind: Kind) -> None:
     container = Container(node, nursery, kind)
     await container.sleeps()
-    assert (container.memory.kind, container.memory.why) == (kind, f"chosen for {kind}")
+    assert (container.memory.kind, str(container.memory.why)) == (kind, f"chosen for {kind}")
 
 
 async def test_that_a_move_has_ended_is_told(container: Container) -> None:
@@ -370,7 +370,7 @@ async def test_which_processes_stay_is_said(container: Container) -> None:
     container.backend.left = {7: "is traced by 6"}
     container.memory.woke()
     await container.sleeps()
-    assert container.memory.why == "chosen for auto; process 7 stays in memory: it is traced by 6"
+    assert str(container.memory.why) == "chosen for auto; process 7 stays in memory: it is traced by 6"
 
 
 # COLD
@@ -428,13 +428,13 @@ async def test_memory_that_cannot_be_moved_stays_and_that_is_said(
     await container.sleeps()
     report = container.memory.report(container.incarnation)
     assert report is not None
-    assert (report.why, report.left) == ("its memory stays: no room", 100 * MEBIBYTE)
+    assert (str(report.why), report.left) == ("its memory stays: no room", 100 * MEBIBYTE)
     assert "in STANDBY, but its memory stays: no room" in caplog.text
     assert container.tasks.failure is None, "it sleeps on"
     assert (node.turns, node.calls) == (1, ["move out", "release"])
     node.moving = trio.lowlevel.checkpoint
     await container.sleeps()
-    assert (container.memory.why, container.moves) == ("chosen for auto", 2)
+    assert (str(container.memory.why), container.moves) == ("chosen for auto", 2)
 
 
 async def test_anything_else_is_told_to_the_controller(container: Container, node: Node) -> None:

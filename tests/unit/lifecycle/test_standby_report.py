@@ -72,7 +72,7 @@ async def test_a_move_is_told_and_counted(world: World, memory: StandbyMemory, b
     report = memory.report(world.container.incarnation)
     assert report is not None
     assert (report.kind, report.usage.out, report.left) == (Kind.STORE, 100, 64 << 20)
-    assert "the node has no swap" in report.why
+    assert "the node has no swap" in str(report.why)
     assert world.container.tally.memory_written_bytes_total == 40
     memory.woke()
     await moved(world, memory)
@@ -99,11 +99,11 @@ async def test_a_move_that_failed_is_said_until_one_succeeds(
 ) -> None:
     backend.failure = "it is full"
     await moved(world, memory)
-    assert memory.why == "its memory stays: it is full"
+    assert str(memory.why) == "its memory stays: it is full"
     backend.failure = ""
     memory.woke()
     await moved(world, memory)
-    assert "page store" in memory.why
+    assert "page store" in str(memory.why)
     await memory.close()
     assert world.container.incarnation
     assert memory.report(world.container.incarnation) is None

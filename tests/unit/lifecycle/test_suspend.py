@@ -1,6 +1,7 @@
 """The order of things in a sleep that keeps everything, and that nothing stays frozen or watched wherever it ends."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.unit.lifecycle.said import said
 from tests.unit.shim.states import reach
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -16,14 +18,18 @@ from zeropod.activator.hold.frozen import Arrived, Pending, Unread
 from zeropod.concurrency import GuardedNursery
 from zeropod.kernel.lookup import Activity
 from zeropod.lifecycle import suspend
+from zeropod.lifecycle.cold import cold_sleep, prospect
+from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_AGAIN
 from zeropod.lifecycle.controller import RESCUE
+from zeropod.lifecycle.idle import look
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import Event, State
 from zeropod.lifecycle.metrics import Tally
 from zeropod.lifecycle.probing.probes import Keep
+from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle
-from zeropod.lifecycle.suspend import BUSY_AGAIN, COLD_AGAIN, EXAMINE_AGAIN, SuspendStrategy
+from zeropod.lifecycle.suspend import SuspendStrategy
 from zeropod.runtime.cgroups import CgroupError, FreezeTimeout
 from zeropod.runtime.errors import CriuError
 from zeropod.runtime.image.obstacle import Obstacle
@@ -54,7 +60,7 @@ class World:
         self.connections = 0
         self.only_probers = False
         self.used = ""
-        self.somebody = ""
+        self.awaited = ""
         self.obstacles: list[list[Obstacle]] = [[]]
         """What each examination finds; the last one for all further ones."""
         self.ready: Arrived | None = None
@@ -299,19 +305,19 @@ def fakes(world: World) -> dict[str, Any]:
     class Nap:
         def __init__(self, *_: object) -> None:
             assert world.frozen
-            self.somebody = ""
+            self.awaited: Explanation | None = None
 
         def begins(self) -> None:
             world.did("begins")
-            self.somebody = world.somebody
+            self.awaited = said(world.awaited) if world.awaited else None
 
         async def settled(self) -> None:
             await world.does("settled")
 
-        def use(self) -> str:
+        def use(self) -> Explanation | None:
             assert world.frozen
             world.did("use")
-            return world.used
+            return said(world.used) if world.used else None
 
     class Baseline:
         def __init__(self, *_: object) -> None:
@@ -359,7 +365,6 @@ def fakes(world: World) -> dict[str, Any]:
         "Nap": Nap,
         "Baseline": Baseline,
         "Turns": Turns,
-        "quiet_for": lambda *_: world.quiet,
         "end": lambda *_: world.does("end"),
         "unsupported": SimpleNamespace(Facts=Facts, find=find),
         "_let_workers_go_first": lambda *_: world.did("workers first"),
@@ -449,20 +454,23 @@ class Suspended:
         return (world.frozen, world.opened, world.intercepted, world.turns) == (False, 0, False, 0)
 
 
-async def inline(function: Callable[[], object], **_: object) -> object:
+async def inline(function: Callable[..., object], *arguments: object, **_: object) -> object:
     await trio.lowlevel.checkpoint()
-    return function()
+    return function(*arguments)
 
 
 @pytest.fixture
 def suspended(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Suspended:
     made = Suspended(nursery, Settings(scaledown=1.0))
     for name, fake in fakes(made.world).items():
-        monkeypatch.setattr(suspend, name, fake)
+        for module in (suspend, cold_sleep, prospect):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, fake)
+    monkeypatch.setattr(look, "last_activity", lambda *_: time.monotonic_ns() - round(made.world.quiet * 1e9))
     # A thread takes time of which virtual time knows nothing.
     monkeypatch.setattr(trio.to_thread, "run_sync", inline)
     # Of the facts only that they are there is of interest.
-    monkeypatch.setattr(suspend, "replace", lambda facts, **_: facts)
+    monkeypatch.setattr(prospect, "replace", lambda facts, **_: facts)
     return made
 
 
@@ -564,7 +572,7 @@ async def test_without_standby_no_memory_is_moved_out(suspended: Suspended) -> N
         (OSError("no such thing"), CheckpointFailed),
         (CgroupError("no such thing"), CheckpointFailed),
         (FreezeTimeout("/x", ["no such thing"]), CheckpointFailed),
-        (NotIdle("no such thing"), NotIdle),
+        (NotIdle(said("no such thing")), NotIdle),
         (ValueError("no such thing"), ValueError),
     ],
     ids=lambda value: getattr(value, "__name__", None) or type(value).__name__,
@@ -605,8 +613,8 @@ async def connects(suspended: Suspended) -> None:
         ("data", "a connection or data came at the last moment"),
         ("unread", "it has not dealt with everything yet: unread in a pipe: 3"),
         ("wanted", "a request came at the last moment"),
-        ("inhibited", "a request came at the last moment"),
-        ("not quiet", "a request came at the last moment"),
+        ("inhibited", "exec"),
+        ("not quiet", "last active at .* UTC, sleeps 1 s after that"),
     ],
 )
 async def test_what_came_at_the_last_moment_ends_the_attempt(suspended: Suspended, what: str, words: str) -> None:
@@ -623,7 +631,7 @@ async def test_what_came_at_the_last_moment_ends_the_attempt(suspended: Suspende
             case "wanted":
                 life.wake_wanted.set()
             case "inhibited":
-                life.inhibit_for_good("exec")
+                life.inhibit_for_good(said("exec"))
             case "not quiet":
                 world.quiet = 0.5
 
@@ -712,7 +720,7 @@ async def test_a_nap_is_a_thaw_with_everything_that_it_is_watched_by(
     asleep.nap()
     assert world.calls[done:] == ["look_at_nodes True", "begins", "cut", "thaw", "let_through"]
     assert (world.frozen, world.opened, world.intercepted) == (False, 1, True)
-    assert await asleep.napped() == ""
+    assert await asleep.napped() is None
     done = len(world.calls)
     assert await asleep.refreeze() is Event.FROZEN
     order = ["keep", "freeze", "renew", "disregard", "workers first", "look_at_nodes False"]
@@ -723,10 +731,10 @@ async def test_a_nap_is_a_thaw_with_everything_that_it_is_watched_by(
 async def test_a_connection_that_waits_as_the_nap_begins_is_told_without_a_wait(
     asleep: SuspendStrategy, suspended: Suspended
 ) -> None:
-    suspended.world.somebody = "a connection waits"
+    suspended.world.awaited = "a connection waits"
     asleep.nap()
     done = len(suspended.world.calls)
-    assert await asleep.napped() == "a connection waits"
+    assert str(await asleep.napped()) == "a connection waits"
     assert suspended.world.calls[done:] == []
 
 
@@ -834,7 +842,7 @@ async def test_more_memory_than_may_stay_sends_it_on_and_that_is_said(
     on_disk(suspended, standby_max_resident=64 * MEBIBYTE)
     suspended.world.resident = 200 * MEBIBYTE
     assert await arrival(asleep) is Event.STANDBY_OVER
-    assert asleep.why_kept == "200 MiB stay in memory, standby-max-resident is 64 MiB"
+    assert str(asleep.why_kept) == "200 MiB stay in memory, standby-max-resident is 64 MiB"
 
 
 async def test_where_waiting_connections_cannot_be_moved_it_stays_in_standby(
@@ -845,7 +853,7 @@ async def test_where_waiting_connections_cannot_be_moved_it_stays_in_standby(
     with trio.move_on_after(10 * EXAMINE_AGAIN) as waited:
         await arrival(asleep)
     assert waited.cancelled_caught
-    assert "cannot be handed over (Read-only file system)" in asleep.why_kept
+    assert "cannot be handed over (Read-only file system)" in str(asleep.why_kept)
     assert suspended.world.memory_out
 
 
@@ -913,7 +921,7 @@ async def test_what_comes_while_memory_comes_back_is_what_becomes_of_the_dump(
         if isinstance(what, Arrived):
             suspended.world.arrive(what)
         elif what == "inhibited":
-            suspended.life.inhibit_for_good("exec")
+            suspended.life.inhibit_for_good(said("exec"))
         else:
             getattr(suspended.life, what).set()
 
@@ -931,13 +939,13 @@ async def test_a_dump_that_is_refused_keeps_it_in_standby_for_a_while(
 ) -> None:
     on_disk(suspended, standby=False)
     assert await arrival(asleep) is Event.STANDBY_OVER
-    suspended.world.raises["checkpoint"] = [NotIdle("a peer has not yet taken what it has sent")]
+    suspended.world.raises["checkpoint"] = [NotIdle(said("a peer has not yet taken what it has sent"))]
     assert await asleep.dump() is Event.KEPT
-    assert asleep.why_kept == "stays in STANDBY: a peer has not yet taken what it has sent"
+    assert str(asleep.why_kept) == "stays in STANDBY: a peer has not yet taken what it has sent"
     assert suspended.world.turns == 0
     began = trio.current_time()
     assert await arrival(asleep) is Event.STANDBY_OVER
-    assert trio.current_time() - began == pytest.approx(BUSY_AGAIN)
+    assert trio.current_time() - began == pytest.approx(AFTER_BUSY)
 
 
 async def test_a_dump_that_fails_is_tried_again_much_later(
@@ -946,16 +954,17 @@ async def test_a_dump_that_fails_is_tried_again_much_later(
     on_disk(suspended, standby=False)
     began = trio.current_time()
     assert await arrival(asleep) is Event.STANDBY_OVER
-    suspended.world.raises["checkpoint"] = [CheckpointFailed("its checkpoint failed")]
+    suspended.world.raises["checkpoint"] = [CheckpointFailed(said("its checkpoint failed"))]
     with pytest.raises(CheckpointFailed):
         await asleep.dump()
     assert (suspended.world.frozen, suspended.world.turns) == (True, 0)
     asleep.thaw()
     asleep.awake()
     assert suspended.is_whole
+    reach(suspended.life, State.CHECKPOINTING)
     assert await asleep.freeze() is Event.FROZEN
     assert await arrival(asleep) is Event.STANDBY_OVER
-    assert trio.current_time() - began == pytest.approx(COLD_AGAIN)
+    assert trio.current_time() - began == pytest.approx(AFTER_FAILURE)
 
 
 async def test_memory_that_does_not_come_back_for_a_dump_is_the_end(

@@ -18,6 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 from zeropod.kernel.pidfd import ExitStatus
 from zeropod.lifecycle.controller import Controller
 from zeropod.lifecycle.machine import ASLEEP, Answer, Request, State
+from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.suspend import SuspendStrategy
 from zeropod.rpc.messages import cgroups_v2_pb2, events_pb2
 from zeropod.rpc.status import Code, RpcError
@@ -108,7 +109,7 @@ async def test_a_container_is_held_awake_from_the_request_to_its_end(world: Worl
     await wait_all_tasks_blocked()
     reach(life, State.RUNNING)
     await wait_all_tasks_blocked()
-    assert life.inhibited_by == "exec"
+    assert life.inhibited_by == "a request is under way: exec"
     asking.leave.set()
     await wait_all_tasks_blocked()
     assert life.inhibited_by == ""
@@ -336,7 +337,7 @@ async def test_a_container_that_is_stopped_does_not_sleep_again(world: World, nu
     for _ in range(2):
         await container.kill(number, everyone=False)
     stops = number == signal.SIGTERM
-    assert container.life.inhibitors == ("it is being stopped",) * stops
+    assert container.life.inhibitors == (Reason.STOPPING.because(),) * stops
 
 
 async def test_any_signal_that_a_kubelet_sends_is_its_stop_signal(world: World) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 from google.protobuf.message import Message
+from tests.unit.lifecycle.said import said
 from tests.unit.shim.fakes import World
 from tests.unit.shim.states import reach
 from trio.testing import wait_all_tasks_blocked
@@ -18,6 +19,7 @@ from zeropod import paths as places
 from zeropod.launch.flags import Flags
 from zeropod.lifecycle.controller import Controller
 from zeropod.lifecycle.machine import Event, State
+from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import MemoryReport
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.status import Code, RpcError
@@ -85,11 +87,11 @@ async def test_times_are_in_milliseconds(world: World) -> None:
 class Strategy:
     """As much of a way to sleep as is described."""
 
-    why_kept = "stays in STANDBY, since COLD would lose something of it"
+    why_kept = said("stays in STANDBY, since COLD would lose something of it")
     image_bytes = answered = 0
 
     def memory_report(self) -> MemoryReport:
-        return MemoryReport(Kind.STORE, "page store", Usage(out=5, written=4, faults=3, brought_in=2), 1)
+        return MemoryReport(Kind.STORE, said("page store"), Usage(out=5, written=4, faults=3, brought_in=2), 1)
 
 
 async def test_where_the_memory_of_one_in_standby_is(world: World) -> None:
@@ -100,7 +102,7 @@ async def test_where_the_memory_of_one_in_standby_is(world: World) -> None:
     assert (found.memory_backend, found.memory_why) == ("store", "page store")
     assert (found.memory_out_bytes, found.memory_left_bytes, found.memory_written_bytes) == (5, 1, 4)
     assert (found.memory_faults, found.memory_brought_in_bytes) == (3, 2)
-    assert found.why_kept == Strategy.why_kept
+    assert found.why_kept == str(Strategy.why_kept)
     world.container.life.happen(Event.DATA)
     assert describe(world.container).why_kept == ""
 
@@ -174,9 +176,9 @@ async def test_a_watcher_gets_everything_first_and_then_each_change(world: World
     second = await watcher.next()
     assert (second.snapshot, second.after) == (False, first.sequence)
     assert [entry.state for entry in second.containers] == [status_pb2.RUNNING]
-    world.container.life.why = "exec 7 is running"
+    world.container.life.explanation = said("exec 7 is running")
     assert [entry.why for entry in (await watcher.next()).containers] == ["exec 7 is running"]
-    world.container.life.why = "exec 7 is running"
+    world.container.life.explanation = said("exec 7 is running")
     assert await watcher.quiet(), "nothing has changed"
 
 
@@ -235,7 +237,7 @@ async def test_a_container_that_is_not_here_is_not_found(world: World) -> None:
 
 async def test_a_container_that_never_sleeps_is_not_put_to_sleep_and_says_why(world: World) -> None:
     reach(world.container.life, State.RUNNING)
-    world.container.life.why = "it uses the host's network"
+    world.container.life.explanation = Reason.HOST_NETWORK.because()
     code, words = await refused(StatusService(world.host).sleep(status_pb2.SleepRequest(id="web")))
     assert (code, words) == (Code.FAILED_PRECONDITION, "cannot put web to sleep: it uses the host's network")
 
@@ -266,7 +268,7 @@ async def test_who_is_dead_is_not_woken(world: World) -> None:
 
 
 async def test_why_has_the_words_and_what_to_do(world: World) -> None:
-    world.container.life.why = "it uses the host's network"
+    world.container.life.explanation = Reason.HOST_NETWORK.because()
     answer = await StatusService(world.host).why(status_pb2.WhyRequest(id="web"))
     assert answer.status.id == "web"
     assert [(reason.kind, reason.text) for reason in answer.reasons] == [("setting", "It uses the host's network.")]

@@ -17,7 +17,10 @@ from zeropod.lifecycle.cold.background import Pace
 from zeropod.lifecycle.cold.dump import DUMP, Dump
 from zeropod.lifecycle.cold.terminate import end
 from zeropod.lifecycle.cold.traffic import Traffic
+from zeropod.lifecycle.idle.look import require_idle
+from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.reservation import room
 from zeropod.lifecycle.stages import Stages
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, Workload
@@ -76,9 +79,10 @@ class Checkpointer:
             await self._begun(dump, arrival)
             stages.end("prepare")
             self._traffic.hold(incarnation)
-            if has_arrived() or workload.life.wake_wanted.is_set() or workload.life.doze_wanted.is_set():
-                raise NotIdle("something came at the last moment")
             life = workload.life
+            is_wanted = life.wake_wanted.is_set() or life.doze_wanted.is_set()
+            pending = Reason.SOMETHING.because() if has_arrived() else None
+            require_idle(Snapshot(pending=pending, is_wanted=is_wanted))
             pace.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
             incarnation.exit_expected = True
             stages.end("hold")
@@ -90,7 +94,7 @@ class Checkpointer:
             if incarnation.exit:
                 raise ContainerLost(f"died in a checkpoint that failed: {error}", incarnation.exit) from error
             if isinstance(error, OSError | CgroupError | CriuError):
-                raise CheckpointFailed(f"its checkpoint failed: {error}") from error
+                raise CheckpointFailed(Reason.DUMP_FAILED.because(error)) from error
             raise
         workload.log.debug("stages of the dump: %s", stages)
         return inventory
@@ -111,7 +115,7 @@ class Checkpointer:
         workload, kept = self._workload, self._kept
         pids = incarnation.pids()
         if not pids:
-            raise NotIdle("it is about to end")
+            raise NotIdle(Reason.ENDING.because())
         try:
             if "user" not in workload.spec.namespaces:
                 kept.keep(pids, workload.spec.bind_mounts)
@@ -127,7 +131,7 @@ class Checkpointer:
         except RuncError as error:
             raise criu.explain(self._workload.store.work / "dump.log", error) from error
         if not dump.is_ready:
-            raise NotIdle("something came at the last moment")
+            raise NotIdle(Reason.SOMETHING.because())
 
     async def _pre_dump(self, pace: Pace) -> list[str]:
         """Write most of the memory while the container can still be thawed, where that is wanted and possible."""

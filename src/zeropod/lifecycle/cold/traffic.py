@@ -16,9 +16,12 @@ from zeropod.concurrency import TaskStarter
 from zeropod.kernel import sockets
 from zeropod.kernel.connection_table import Connection
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.lifecycle.idle.look import require_idle
+from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import Incarnation
 from zeropod.lifecycle.machine import Event
-from zeropod.lifecycle.strategy import CheckpointFailed, NotIdle, Workload
+from zeropod.lifecycle.reasons import Explanation, Reason
+from zeropod.lifecycle.strategy import CheckpointFailed, Workload
 
 SETTLE = 1.0
 """Seconds after the lock in which bare acknowledgements, the echo of what was sent before, do not wake."""
@@ -38,19 +41,23 @@ class Traffic:
         """Hold everything from now on; the container is frozen. Raises NotIdle, CheckpointFailed, OSError."""
         own = incarnation.socket_inodes()
         self._hold_listeners(incarnation, own)
-        if not self._held:
-            raise NotIdle("nothing in it listens on a TCP port")
+        require_idle(Snapshot(listens=bool(self._held)))
         if words := self._network.cannot_hand_over:
-            raise CheckpointFailed(words)
+            raise CheckpointFailed(Reason.CANNOT_HAND_OVER.because(words))
         self._lock(self._network.connections(), own)
         # Not before: now nothing runs, and nothing more reaches a connection, so what is seen remains true.
+        require_idle(Snapshot(pending=self._pending(own)))
+
+    def _pending(self, own: Collection[int]) -> Explanation | None:
+        """Return what was not dealt with; what is held does not change any more."""
         if self._held.waiting():
-            raise NotIdle("a connection came at the last moment")
+            return Reason.CONNECTION.because()
         mine = [sock for sock in self._network.connections() if sock.inode in own]
         if any(sock.receive_queue for sock in mine):
-            raise NotIdle("it has not yet read what a connection has sent")
+            return Reason.NOT_YET_READ.because()
         if any(sock.send_queue for sock in mine if sock.state is not TcpState.SYN_SENT):
-            raise NotIdle("a peer has not yet taken what it has sent")
+            return Reason.NOT_YET_TAKEN.because()
+        return None
 
     def _hold_listeners(self, incarnation: Incarnation, own: Collection[int]) -> None:
         listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}

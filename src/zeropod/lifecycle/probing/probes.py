@@ -18,6 +18,7 @@ from zeropod.concurrency import TaskStarter
 from zeropod.lifecycle.init_process import Incarnation
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probing.discovery import Lesson
+from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import NotIdle, Workload
 
 UNDER_WAY = 1.0
@@ -111,7 +112,7 @@ class Probes:
                 self._learn()  # whether it is still asked what it fails
             self._unwell = "; ".join(failures)
         if self._unwell:
-            raise NotIdle(f"it fails a health probe: {self._unwell}")
+            raise NotIdle(Reason.UNHEALTHY.because(self._unwell))
 
     async def intercept(self, incarnation: Incarnation, ports: frozenset[int]) -> None:
         """From now on probes come to the gate; returns when those before have been dealt with. Raises OSError."""

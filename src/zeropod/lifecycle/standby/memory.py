@@ -12,6 +12,7 @@ from zeropod import paths
 from zeropod.concurrency import TaskStarter, race
 from zeropod.lifecycle.admission import Turns
 from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.reservation import key_of, reserve
 from zeropod.lifecycle.strategy import MemoryReport, Workload
 from zeropod.runtime import budget
@@ -39,8 +40,8 @@ class StandbyMemory:
         """What the image, or the one that is being made, leaves out."""
         self._ran_since = 0.0
         self._has_run = trio.Event()
-        self.why = ""
-        """Why it is this backend, or why memory stays, in words."""
+        self.why: Explanation | None = None
+        """Why it is this backend, or why memory stays."""
 
     @property
     def kind(self) -> Kind:
@@ -59,7 +60,7 @@ class StandbyMemory:
 
     def report(self, incarnation: Incarnation) -> MemoryReport | None:
         """Return where the memory is; None before the first move. Reads a file or two of the cgroup."""
-        if self._backend is None and not self.why:
+        if self.why is None:
             return None
         usage = self.usage
         self._count_faults(usage)
@@ -104,7 +105,7 @@ class StandbyMemory:
             await self._turns.free()
         try:
             backend = await self._choose(incarnation)
-            self.why = self._choice
+            self.why = Reason.MEMORY_BACKEND.because(self._choice)
             self._count_faults(backend.usage)
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
@@ -114,12 +115,12 @@ class StandbyMemory:
             await backend.fill()
             self._left = max(1, incarnation.cgroup.resident_bytes())
             left = (f"process {pid} stays in memory: it {why}" for pid, why in backend.left.items())
-            self.why = "; ".join([self._choice, *left])
+            self.why = Reason.MEMORY_BACKEND.because("; ".join([self._choice, *left]))
         except MemoryLost as error:
             # What watches the memory is told, too, and ends the container.
             self._workload.log.error("its memory cannot be brought back: %s", error)
         except (MemoryFailed, OSError) as error:
-            self.why = f"its memory stays: {error}"
+            self.why = Reason.MEMORY_STAYS.because(error)
             self._workload.log.warning("in STANDBY, but its memory stays: %s", error)
         finally:
             turn.end()
@@ -221,7 +222,7 @@ class StandbyMemory:
     async def close(self) -> None:
         """Let go of what the backend holds: the processes are gone, or have all their memory."""
         backend, self._backend = self._backend, None
-        self.why = ""
+        self.why = None
         if backend:
             await backend.close()
 

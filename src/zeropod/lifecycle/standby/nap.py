@@ -14,6 +14,7 @@ from zeropod.activator.network import PodNetwork
 from zeropod.kernel.sock_diag import TcpSocket
 from zeropod.lifecycle.baseline import Baseline
 from zeropod.lifecycle.idle.activity import quiet_ms
+from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import Workload
 
 SETTLE = 2.0
@@ -39,8 +40,8 @@ class Nap:
         self._network = network
         self._baseline = baseline
         self._only_probers = only_probers
-        self.somebody = ""
-        """That somebody waits for the container as it begins to run, in words; empty if nobody does."""
+        self.awaited: Explanation | None = None
+        """That a connection waits for the container as it begins to run."""
         self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
         self._since = trio.current_time()
 
@@ -50,7 +51,7 @@ class Nap:
             return
         seen = self._baseline.seen()
         if self._baseline.waits_in_listeners(self._incarnation):
-            self.somebody = "somebody has connected"
+            self.awaited = Reason.CONNECTION_BEFORE_NAP.because()
         else:
             self._baseline.disregard(seen)
 
@@ -74,12 +75,11 @@ class Nap:
         """A probe that came to the container itself is still with it; for LONGEST seconds, after which it is none."""
         return bool(self._network.of_probers(self._incarnation.socket_inodes, self._ports))
 
-    def use(self) -> str:
-        """How somebody has used a connection of the container, which is frozen again, in words; empty if nobody has."""
+    def use(self) -> Explanation | None:
+        """Return how a connection of the container, which is frozen again, was used; None if none was."""
         if sock := used_since(self._network, self._incarnation.socket_inodes(), self._ports, self._since):
-            address, port = sock.remote
-            return f"the connection from {address} port {port} ({sock.state.name}) was used while it ran for a probe"
-        return ""
+            return Reason.USED_IN_NAP.because(*sock.remote, sock.state.name)
+        return None
 
 
 def used_since(network: PodNetwork, own: Collection[int], ports: Collection[int], since: float) -> TcpSocket | None:

@@ -1,0 +1,260 @@
+"""What the actions of the state machine's rows do, with one strategy and as long as that is in use.
+
+Owns the order within each action, what has woken the container, and the length of a nap. An action that waits returns
+the event that comes of it. `IdleMonitor` knows when, a `SleepStrategy` knows how; whatever is raised here is the
+controller's to contain.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from zeropod.concurrency import race
+from zeropod.lifecycle.back_off import BUSY, BackOff
+from zeropod.lifecycle.dry_run import pretend
+from zeropod.lifecycle.idle.look import look_at_life, require_idle
+from zeropod.lifecycle.idle.monitor import IdleMonitor
+from zeropod.lifecycle.idle.policy import Idle, decide
+from zeropod.lifecycle.machine import Action, Event, State, transition
+from zeropod.lifecycle.reasons import Reason
+from zeropod.lifecycle.reservation import DiskBudgetExceeded
+from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, SleepStrategy, Workload
+
+LONGEST_NAP = 10.0
+"""Seconds beyond which what a container in STANDBY was let run for is not a probe: then it is awake."""
+
+CAUSES = {
+    Event.CONNECTION: "a connection came",
+    Event.DATA: "data came",
+    Event.PROBE: "a health probe came that only it can answer",
+    Event.WANTED: "it was asked for",
+    Event.WANTED_SHORTLY: "it was asked for",
+    Event.FAILED: "its sleep could not be managed any longer",
+}
+"""What has woken it, in words for the log."""
+
+
+class Actions:
+    def __init__(self, workload: Workload, strategy: SleepStrategy, monitor: IdleMonitor, back_off: BackOff) -> None:
+        self._workload = workload
+        self._strategy = strategy
+        self._monitor = monitor
+        self._back_off_after = back_off
+        self._failure: NotIdle | CheckpointFailed | None = None
+        """Why the last attempt came to nothing."""
+        self._nap_ends = 0.0
+        self._woken_at = 0.0
+        self._cause = ""
+        """What has woken it, in words, until that is logged."""
+        self.perform: dict[Action, Callable[[], Awaitable[Event | None]]] = {
+            Action.AWAIT_IDLE: self._await_idle,
+            Action.BACK_OFF: self._back_off,
+            Action.FREEZE: self._freeze,
+            Action.MOVE_OUT: self._move_out,
+            Action.AWAIT_ARRIVAL: self._await_arrival,
+            Action.THAW: self._thaw,
+            Action.NAP: self._nap,
+            Action.REFREEZE: self._refreeze,
+            Action.DUMP: self._dump,
+            Action.RESTORE: self._restore,
+        }
+
+    def note(self, event: Event) -> None:
+        """Log and count what has just changed the state."""
+        workload, strategy = self._workload, self._strategy
+        life, tally = workload.life, workload.tally
+        match event:
+            case Event.FROZEN if self._nap_ends:
+                self._nap_ends, self._cause = 0.0, ""
+            case Event.FROZEN | Event.DUMPED:
+                self._back_off_after.slept()
+                tally.standby_sleeps += event is Event.FROZEN
+                tally.cold_sleeps += event is Event.DUMPED
+                tally.slept(time.monotonic() - strategy.frozen_at, time.time_ns())
+                life.end_attempt()
+                workload.log.info("sleeps (%s), after %.0f ms", life.state.name, tally.last_checkpoint * 1000)
+
+    # Awake
+
+    async def _await_idle(self) -> Event:
+        """Return when the container may sleep, and it is to be tried."""
+        workload, strategy, monitor = self._workload, self._strategy, self._monitor
+        life = workload.life
+        while True:
+            if life.state is State.RUNNING:
+                await strategy.ready()
+                life.tell()
+            await race(monitor.idle, life.sleep_wanted.wait)
+            if workload.settings.dry_run:
+                await pretend(workload, monitor)
+                continue
+            try:
+                if isinstance(decide(look_at_life(life)), Idle):
+                    await strategy.pass_probes()
+                require_idle(look_at_life(life))
+            except NotIdle as busy:
+                life.explanation = busy.explanation
+                await self._back_off_after.pause(BUSY)
+                continue
+            return Event.QUIET
+
+    async def _back_off(self) -> None:
+        workload, failure, self._failure = self._workload, self._failure, None
+        explanation = failure.explanation if failure else Reason.FAILED.because()
+        workload.life.explanation = explanation
+        if isinstance(failure, NotIdle):
+            await self._back_off_after.pause(BUSY)
+            return
+        workload.life.failure = explanation
+        refused = isinstance(failure, DiskBudgetExceeded)
+        if refused:
+            workload.tally.refused_sleeps += 1
+        else:
+            workload.tally.checkpoint_errors += 1
+        pause = self._back_off_after.after_failure()
+        level = logging.WARNING if refused else logging.ERROR
+        workload.log.log(level, "stays awake, next attempt in %g s at the earliest: %s", pause, explanation)
+        await self._back_off_after.pause_after_failure(pause)
+
+    # Down
+
+    async def _attempt(self, step: Callable[[], Awaitable[Event]]) -> Event:
+        """Return what comes of a step; what stands against it is kept for the back-off."""
+        try:
+            return await step()
+        except (NotIdle, CheckpointFailed) as failure:
+            self._failure = failure
+            return Event.NOT_IDLE if isinstance(failure, NotIdle) else Event.FAILED
+
+    async def _freeze(self) -> Event:
+        return await self._attempt(self._strategy.freeze)
+
+    async def _move_out(self) -> None:
+        self._strategy.move_out()
+
+    async def _dump(self) -> Event:
+        event = await self._attempt(self._strategy.dump)
+        self._woken_by(event)
+        return event
+
+    # Asleep
+
+    async def _await_arrival(self) -> Event:
+        strategy, life = self._strategy, self._workload.life
+        if strategy.why_kept:
+            life.explanation = strategy.why_kept
+        try:
+            event: Event = await race(
+                self._wanted, self._wanted_shortly, *strategy.arrivals(), on_first=partial(self._thaw_early, strategy)
+            )
+        except OSError as error:
+            self._failure = CheckpointFailed(Reason.CANNOT_WATCH.because(error))
+            self._workload.log.warning("cannot watch what comes for it, waking it: %s", error)
+            event = Event.FAILED
+        self._woken_by(event)
+        return event
+
+    def _thaw_early(self, strategy: SleepStrategy, event: Event) -> None:
+        # A microsecond counts here: nothing else is done before the thaw.
+        if self._workload.life.state is State.STANDBY and transition(State.STANDBY, event).next is State.RUNNING:
+            self._woken_at = time.monotonic()
+            strategy.thaw()
+
+    def _woken_by(self, event: Event) -> None:
+        if event in CAUSES:
+            inhibited = self._workload.life.inhibited_by
+            self._cause = CAUSES[event] + (f" ({inhibited})" if inhibited else "")
+
+    async def _wanted(self) -> Event:
+        await self._workload.life.wake_wanted.wait()
+        return Event.WANTED
+
+    async def _wanted_shortly(self) -> Event:
+        await self._workload.life.doze_wanted.wait()
+        return Event.WANTED_SHORTLY
+
+    async def _thaw(self) -> None:
+        """The container runs already, if an arrival has thawed it."""
+        strategy = self._strategy
+        started = self._woken_at or time.monotonic()
+        strategy.thaw()
+        self._woken_at = self._nap_ends = 0.0
+        strategy.awake()
+        if self._cause:
+            self._workload.tally.woke(time.monotonic() - started, time.time_ns(), cold=False)
+            self._workload.log.info("is awake after %.1f ms: %s", self._workload.tally.last_restore * 1000, self._cause)
+            self._monitor.woke()
+        self._cause = ""
+
+    async def _restore(self) -> Event:
+        strategy = self._strategy
+        started = time.monotonic()
+        try:
+            await strategy.restore()
+        except ContainerLost:
+            self._workload.tally.restore_errors += 1
+            raise
+        self._workload.tally.woke(time.monotonic() - started, time.time_ns(), cold=True)
+        self._workload.log.info("is awake after %.0f ms: %s", self._workload.tally.last_restore * 1000, self._cause)
+        self._cause = ""
+        self._monitor.woke()
+        return Event.RESTORED
+
+    # A nap
+
+    async def _nap(self) -> Event:
+        """From the thaw to the next freeze, or to where it has to stay awake."""
+        strategy = self._strategy
+        now = trio.current_time()
+        if not self._nap_ends:
+            self._nap_ends = now + LONGEST_NAP
+            self._workload.tally.dozes += 1
+        try:
+            strategy.nap()
+            with trio.move_on_at(self._nap_ends):
+                event: Event = await race(partial(self._napped, strategy), self._wanted)
+                if not self._cause:
+                    self._woken_by(event)
+                return event
+        except OSError as error:
+            self._cause = f"cannot see what uses it while it runs for a moment: {error}"
+            self._workload.log.warning("stays awake: %s", self._cause)
+            return Event.CONNECTION
+        self._cause = f"{LONGEST_NAP:g} s were not enough for what it was let run for"
+        return Event.CONNECTION
+
+    async def _napped(self, strategy: SleepStrategy) -> Event:
+        life = self._workload.life
+        had_exec = False
+        while True:
+            if why := await strategy.napped():
+                self._cause = str(why)
+                return Event.CONNECTION
+            if life.inhibited_by:
+                had_exec = True
+                await life.changed()
+                continue
+            if not had_exec:
+                return Event.NAP_OVER
+            # What the application said to probes before the exec may not hold any more.
+            had_exec = False
+            try:
+                await strategy.pass_probes()
+            except NotIdle as unwell:
+                self._cause = str(unwell)
+                return Event.CONNECTION
+
+    async def _refreeze(self) -> Event:
+        life = self._workload.life
+        if life.inhibited_by:
+            # Something came in the moment that it took to end the other wait.
+            return Event.WANTED_SHORTLY
+        event = await self._attempt(self._strategy.refreeze)
+        if event is Event.NOT_IDLE:
+            # It is not idle, and nothing stands against its sleep: it is awake, as by a connection.
+            self._cause, self._failure = str(self._failure), None
+            return Event.CONNECTION
+        return event

@@ -1,0 +1,82 @@
+"""Whether a container in STANDBY may go on to COLD: what CRIU would lose of it, and when that is tried again.
+
+Owns what was found at the last examination, what CRIU loses without harm and is set again after a restore, and the time
+before which another dump is of no use.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import trio
+
+from zeropod.activator.network import PodNetwork
+from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.reasons import Explanation, Reason
+from zeropod.lifecycle.strategy import CheckpointFailed, NotIdle, Workload
+from zeropod.runtime.image import reapplied, unsupported
+from zeropod.runtime.image.obstacle import Obstacle
+
+AFTER_FAILURE = 600.0
+"""Seconds after a dump that failed until COLD is tried again."""
+
+AFTER_BUSY = 5.0
+"""Seconds after a dump that was given up, since something was under way, until COLD is tried again."""
+
+EXAMINE_AGAIN = 60.0
+"""Seconds until a container in STANDBY is examined again for what stands against COLD."""
+
+
+class ColdProspect:
+    def __init__(self, workload: Workload, network: PodNetwork) -> None:
+        self._workload = workload
+        self._network = network
+        self.obstacles: Sequence[Obstacle] = ()
+        """What stands against COLD, in this sleep."""
+        self._noted = reapplied.Noted()
+        """What CRIU loses, and is set again."""
+        self._not_before = -math.inf
+        self.why_postponed: Explanation | None = None
+
+    async def examine(self, incarnation: Incarnation, ours: Collection[tuple[int, int]]) -> Explanation | None:
+        """Return why the frozen container must not go COLD; `ours` are descriptors that the backend keeps in it."""
+        texts = await trio.to_thread.run_sync(self._examine, incarnation, ours, abandon_on_cancel=True)
+        return Reason.WOULD_LOSE.because("; ".join(texts)) if texts else None
+
+    def _examine(self, incarnation: Incarnation, ours: Collection[tuple[int, int]]) -> list[str]:
+        """Return the obstacles in words. Blocks for some tens of milliseconds."""
+        facts = replace(unsupported.Facts.of(self._workload.spec.content), ours=frozenset(ours), reapplied=True)
+        pids = incarnation.pids()
+        self.obstacles = unsupported.find(pids, facts)
+        try:
+            self._noted = reapplied.note(pids)
+        except OSError as error:
+            self.obstacles = [*self.obstacles, unsupported.Kind.UNREADABLE.found(str(error))]
+        return [
+            *filter(None, [self._network.cannot_hand_over]),
+            *(f"{each.text} ({each.remedy})" if each.remedy else each.text for each in self.obstacles),
+        ]
+
+    @property
+    def is_postponed(self) -> bool:
+        return trio.current_time() < self._not_before
+
+    async def until_due(self) -> None:
+        """Return when a dump may be tried again."""
+        await trio.sleep_until(max(self._not_before, trio.current_time()))
+
+    def postpone(self, seconds: float, why: NotIdle | CheckpointFailed) -> Explanation:
+        """Return why the container stays in STANDBY for so long."""
+        self._not_before = trio.current_time() + seconds
+        self.why_postponed = Reason.NO_COLD.because(why)
+        return self.why_postponed
+
+    @property
+    def loses_something(self) -> bool:
+        """Whether something is to be set again before restored processes run."""
+        return bool(self._noted.options or self._noted.groups)
+
+    def reapply(self, incarnation: Incarnation) -> None:
+        """Set again what the restore has lost."""
+        for complaint in reapplied.reapply(incarnation.pids(), self._noted):
+            self._workload.log.warning("cannot be set again after its restore: %s", complaint)

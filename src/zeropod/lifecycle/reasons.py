@@ -1,0 +1,226 @@
+"""Why a container is awake, or no deeper asleep: every reason with its words and its remedy, which stand nowhere else.
+
+`zeropod ps` and `zeropod why`, the log and the table in the documentation take both from here. A reason becomes an
+`Explanation` with the details of one case. CRIU, runc and the limits of the disk speak in words of their own, for which
+there is a second table: their remedy says more than that of the reason in which the words stand.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from zeropod import paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DOCTOR = "Run `zeropod doctor` on the node."
+_NO_DRY_RUN = "Remove the annotation zeropod.ctrox.dev/dry-run, and create the pod anew."
+_HANGS = "A process of it hangs in the kernel, in a network file system for example: look for state D."
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A reason with the details of one case."""
+
+    reason: "Reason"
+    text: str
+    remedy: str
+    """What to do about it; empty if nothing needs to be."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Reason(Enum):
+    """Kind, as `zeropod why` shows it; text, with a place for each detail; remedy."""
+
+    # It never sleeps
+    SANDBOX = "setting", "it is the pod's sandbox", "Nothing: it holds the pod's namespaces and never sleeps."
+    NOT_SELECTED = (
+        "setting",
+        "it is not among {0}container-names",
+        "Add its name to the annotation, or remove the annotation, and create the pod anew.",
+    )
+    NO_SCALEDOWN = (
+        "setting",
+        "{0}scaledown-duration is 0",
+        "Set the annotation to a duration such as 10m, and create the pod anew.",
+    )
+    HOST_NETWORK = (
+        "setting",
+        "it uses the host's network",
+        "Give the pod a network of its own: remove `hostNetwork: true`.",
+    )
+    USER_NAMESPACE = (
+        "setting",
+        "it has a user namespace and no pod, whose network namespace it could join",
+        "Run it in a pod, whose network namespace it joins; pods with `hostUsers: false` sleep.",
+    )
+    DRY_RUN = "dry-run", "dry run: it would sleep since {0} UTC", _NO_DRY_RUN
+    IN_DRY_RUN = "dry-run", "it is in a dry run, by its annotation dry-run", _NO_DRY_RUN
+    NEVER = "setting", "it never sleeps"
+    DRY_RUN_WOKEN = "dry-run", "dry run: it would have been woken", _NO_DRY_RUN
+
+    # Something inhibits its sleep
+    STOPPING = (
+        "stop",
+        "it is being stopped",
+        "Nothing: it shuts down, and would only be woken to go on with that.",
+    )
+    EXEC = (
+        "exec",
+        "exec {0} is running",
+        "End it, or let it end: it may be a shell that was left open, or a probe that hangs.",
+    )
+    REQUEST = "request", "a request is under way: {0}"
+    PAUSED = "now", "it is paused", "It was paused through containerd: resume it."
+    STATE = "now", "it is {0}"
+
+    # It is used
+    NOT_LISTENING = (
+        "now",
+        "nothing in it listens on a TCP port",
+        "If it is still starting, wait: it is looked at again, every ten seconds at last. Without a listener nothing "
+        "would wake it: such a container never sleeps.",
+    )
+    RECENTLY_ACTIVE = "now", "last active at {0} UTC, sleeps {1:g} s after that"
+    ANSWER_DUE = (
+        "now",
+        "it works on the answer to a request",
+        "Wait for the answer. If none is due, look at what uses the CPU in it.",
+    )
+    UNHEALTHY = (
+        "now",
+        "it fails a health probe: {0}",
+        "Asleep it could not become well: look at what the application answers to this probe.",
+    )
+
+    # Something came while it fell asleep
+    ARRIVAL = "now", "a connection or data came at the last moment"
+    CONNECTION = "now", "a connection came at the last moment"
+    REQUESTED = "now", "a request came at the last moment"
+    SOMETHING = "now", "something came at the last moment"
+    UNREAD = (
+        "now",
+        "it has not dealt with everything yet: {0}",
+        "Something lies unread: the application may be stuck. If the same still lies there a second later, it sleeps.",
+    )
+    ENDING = "now", "it is about to end"
+
+    # Something used it while it ran for a probe
+    CONNECTION_FROM_NODE = "now", "a connection came from the node while it ran for a probe"
+    CONNECTION_BEFORE_NAP = "now", "a connection waited for it as it began to run for a probe"
+    CONNECTION_IN_NAP = "now", "a connection came while it ran for a probe"
+    USED_IN_NAP = "now", "the connection from {0} port {1} ({2}) was used while it ran for a probe"
+    UNREAD_IN_NAP = "now", "something came while it ran for a moment: {0}"
+
+    # It cannot be put to sleep
+    CANNOT_FREEZE = "error", "it cannot be frozen: {0}", _HANGS
+    CANNOT_REFREEZE = "error", "it cannot be frozen again: {0}", _HANGS
+    CANNOT_WATCH = "error", "cannot watch what comes for it: {0}", _DOCTOR
+    CANNOT_REDIRECT = "error", "its connections cannot be redirected: {0}", _DOCTOR
+    NO_EBPF = "error", "connections cannot be redirected without eBPF, so it is not ended", _DOCTOR
+    CANNOT_HAND_OVER = "error", "{0}", _DOCTOR
+    DISK = (
+        "disk",
+        "the disk has no room for it: {0}",
+        f"Make room on the disk of {paths.STATE}, or change its limits in {paths.NODE_CONFIG}.",
+    )
+    DUMP_FAILED = (
+        "error",
+        "its checkpoint failed: {0}",
+        "Look into CRIU's log. It sleeps in STANDBY, and COLD is tried again after ten minutes. What CRIU cannot dump "
+        "may be ended instead: disable-checkpointing.",
+    )
+    MEMORY_FAILED = "error", "its memory cannot be prepared for a dump: {0}", _DOCTOR
+    FAILED = "error", "its sleep failed"
+    UNMANAGED = (
+        "error",
+        "its sleep cannot be managed: {0}",
+        f"{_DOCTOR} The kernel refused what zeropod needs, or something failed that was not foreseen; the container is "
+        "awake, and its sleep is set up anew after a while.",
+    )
+    LOST = "error", "{0}"
+
+    # It sleeps, and no deeper
+    TOO_RESIDENT = (
+        "depth",
+        "{0} stay in memory, standby-max-resident is {1}",
+        "It goes COLD, unless something stands against that. To keep it in STANDBY, raise the annotation.",
+    )
+    WOULD_LOSE = (
+        "depth",
+        "stays in STANDBY, since COLD would lose something of it: {0}",
+        "What can be done is said with each thing. It is examined again every minute.",
+    )
+    NO_COLD = (
+        "depth",
+        "stays in STANDBY: {0}",
+        "Nothing: something was not as CRIU needs it at that moment, and COLD is tried again soon.",
+    )
+    NOT_YET_READ = (
+        "depth",
+        "it has not yet read what a connection has sent",
+        "The application leaves data unread: it may be stuck. COLD is tried again every few seconds.",
+    )
+    NOT_YET_TAKEN = (
+        "depth",
+        "a peer has not yet taken what it has sent",
+        "A client reads slowly or is gone; TCP gives up on it after 15 minutes (`net.ipv4.tcp_retries2` in the pod).",
+    )
+
+    # Its memory
+    MEMORY_BACKEND = "memory", "{0}"
+    MEMORY_STAYS = (
+        "memory",
+        "its memory stays: {0}",
+        "Run `zeropod doctor` on the node: it says what there is for the memory of such containers.",
+    )
+
+    # What this kernel lacks
+    KERNEL = "kernel", "{0}", _DOCTOR
+
+    def __init__(self, kind: str, text: str, remedy: str = "") -> None:
+        self.kind = kind
+        self.text = text
+        self.remedy = remedy
+
+    def because(self, *details: object) -> Explanation:
+        """Return the explanation with these details in the places of the text.
+
+        What a detail that is an explanation itself, or an exception that has one, or words of others have for a remedy
+        goes before the reason's own.
+        """
+        filled = self.text.format(*details)
+        return Explanation(self, filled, next(_remedies(details, filled), self.remedy))
+
+
+def _remedies(details: tuple[object, ...], text: str) -> "Iterator[str]":
+    for detail in details:
+        inner = getattr(detail, "explanation", detail)
+        if isinstance(inner, Explanation) and inner.remedy:
+            yield inner.remedy
+    yield from (remedy for words, remedy in WORDS_OF_OTHERS if words in text)
+
+
+WORDS_OF_OTHERS = (
+    ("Can't get rlimit", "Give containerd CAP_SYS_RESOURCE; `zeropod doctor` says whether it has it."),
+    ("executable file not found", "Install CRIU 4.2 or newer on the node; `zeropod doctor` looks for it."),
+    ("max-checkpoint-bytes", f"Raise it in {paths.NODE_CONFIG}, or let fewer containers sleep on this node."),
+    ("min-free-bytes", f"Make room on the disk of {paths.STATE}, or lower it in {paths.NODE_CONFIG}."),
+)
+"""Words of CRIU, runc and the disk budget within a text, and what to do about it; the first that fit."""
+
+
+def table() -> str:
+    """Return all reasons with something to do as a table in Markdown, for the documentation."""
+    rows = [
+        f"| {_cell(reason.text)} | {reason.remedy} |" for reason in Reason if reason.remedy and reason.text != "{0}"
+    ]
+    rows += [f"| … {words} … | {remedy} |" for words, remedy in WORDS_OF_OTHERS]
+    return "\n".join(("| `zeropod why` says | what to do |", "|---|---|", *rows, ""))
+
+
+def _cell(template: str) -> str:
+    return template.replace("{1:g}", "…").format(*["…"] * 3)
