@@ -30,8 +30,8 @@ from zeropod.runtime.image.obstacle import Obstacle
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 
-FIRST_LOOK, LAST_LOOK = 0.002, 0.1
-"""Seconds between looks whether the started application listens, from the first on doubling to the last."""
+SHORTEST_LOOK, LONGEST_LOOK = 0.002, 10.0
+"""Seconds between looks whether the started application listens: a tenth of the time that it has taken so far."""
 
 
 class RestartStrategy:
@@ -66,15 +66,15 @@ class RestartStrategy:
 
     async def ready(self) -> None:
         """Waits until the started application listens, and sends new connections straight to it from then on."""
-        pause = FIRST_LOOK
+        started = trio.current_time()
         while self._redirect and self._ports:
             incarnation = self._container.incarnation
             assert incarnation is not None
             up = self._ports & self._network.listening_ports(incarnation.socket_inodes())
             self._redirect.ready(up)
             self._ports -= up
-            await trio.sleep(pause)
-            pause = min(2 * pause, LAST_LOOK)
+            taken = trio.current_time() - started
+            await trio.sleep(min(max(SHORTEST_LOOK, taken / 10), LONGEST_LOOK))
         self._redirect = None  # what it still proxies goes on in the nursery
 
     async def make_whole(self) -> None:
@@ -89,7 +89,9 @@ class RestartStrategy:
         if not network.lookup:
             raise CheckpointFailed(Reason.NO_EBPF.because())
         self._probes.open()
-        self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
+        listening = network.listening_ports(incarnation.socket_inodes())
+        # A port of its settings that it never opens would be waited for in vain after its start.
+        self._ports = listening & container.settings.ports if container.settings.ports else listening
         before = network.activity(self._ports)
         require_idle(replace(look_at_life(container.life), listens=bool(self._ports)))
         redirect = Redirect(
