@@ -8,7 +8,7 @@ from zeropod.activator.network import PodNetwork
 from zeropod.kernel.connection_table import Connection
 from zeropod.kernel.lookup import Activity
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.strategy import Workload
 
 
@@ -22,9 +22,9 @@ class Baseline:
         self._ended: frozenset[Connection] = frozenset()
         """Connections that the peers had ended before, and of which nothing more can come."""
 
-    def take(self, incarnation: Incarnation, ports: frozenset[int]) -> None:
+    def take(self, init_process: InitProcess, ports: frozenset[int]) -> None:
         """Remember what there is now, while the container, which listens on `ports`, is frozen."""
-        own = incarnation.socket_inodes()
+        own = init_process.socket_inodes()
         self._ports = self._workload.settings.ports or ports
         self._before = self._network.activity(self._ports)
         self._ended = frozenset(
@@ -59,15 +59,15 @@ class Baseline:
         self._before = now or self._before
         return now is not None
 
-    def waits_in_listeners(self, incarnation: Incarnation) -> bool:
+    def waits_in_listeners(self, init_process: InitProcess) -> bool:
         """Return whether a connection is not accepted yet."""
-        own = incarnation.socket_inodes()
+        own = init_process.socket_inodes()
         counted = (listener for listener in self._network.listeners() if listener.local[1] in self._ports)
         return any(listener.receive_queue for listener in counted if listener.inode in own)
 
-    def ending(self, incarnation: Incarnation) -> bool:
+    def ending(self, init_process: InitProcess) -> bool:
         """Return whether a peer has ended a connection since the freeze which the container has not ended itself."""
-        own = incarnation.socket_inodes()
+        own = init_process.socket_inodes()
         ended = (sock for sock in self._network.connections() if sock.state is TcpState.CLOSE_WAIT)
         return any(sock.inode in own and connection_of(sock) not in self._ended for sock in ended)
 

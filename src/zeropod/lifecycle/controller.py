@@ -67,10 +67,10 @@ class Controller:
 
     async def make_whole(self) -> None:
         """Return when all memory of the container, which runs and is inhibited, is in its processes."""
-        strategy, incarnation = self._strategy, self._workload.incarnation
-        if strategy and incarnation:
+        strategy, init_process = self._strategy, self._workload.init_process
+        if strategy and init_process:
             try:
-                await race(strategy.make_whole, incarnation.ended_by_itself)
+                await race(strategy.make_whole, init_process.ended_by_itself)
             except ContainerLost as lost:
                 await self._report(lost)
 
@@ -162,8 +162,8 @@ class Controller:
         if life.state is State.COLD:
             life.happen(Event.FAILED)
         if life.state is State.RESTORING:
-            incarnation = workload.incarnation
-            if strategy.ended or incarnation is None or incarnation.is_dead():
+            init_process = workload.init_process
+            if strategy.ended or init_process is None or init_process.is_dead():
                 await self._restore_after_failure(strategy)
             life.happen(Event.RESTORED)
         elif life.state in ASLEEP:

@@ -1,7 +1,7 @@
-"""One life of a container's processes: from a start or a restore to the exit of the init process.
+"""A container's init process, from its start or restore to its exit, with everything that lives in its cgroup.
 
-A container that sleeps and wakes has many, one after the other, each with another pid. The exit of one is the
-container's own exit, unless whoever brought it about has said beforehand that it is expected.
+A container that sleeps and wakes has many, one after the other. The exit of one is the container's own exit, unless it
+was said beforehand that it is expected.
 """
 
 import os
@@ -16,9 +16,9 @@ from zeropod.runtime import cgroups
 from zeropod.runtime.cgroups import CgroupNotFound
 
 
-class Incarnation:
-    def __init__(self, pid: int, before: "Incarnation | None") -> None:
-        """Raises ProcessLookupError when there is no such process, CgroupNotFound when the first is dead already."""
+class InitProcess:
+    def __init__(self, pid: int, before: "InitProcess | None") -> None:
+        """Raises ProcessLookupError where the process is gone, CgroupNotFound when the first is dead already."""
         self.pid = pid
         try:
             self.cgroup = cgroups.of(pid)
@@ -27,13 +27,13 @@ class Incarnation:
                 raise
             self.cgroup = before.cgroup  # it died at once, in the cgroup in which it had lived
         self.exit_expected = False
-        """Set by who ends it on purpose; the container then lives on without processes."""
+        """Set before it is ended on purpose; the container then lives on without processes."""
         self.exit: ExitStatus | None = None
         self.exited = trio.Event()
         self._handle = pidfd.open(pid)
 
     async def run(self, out_of_memory: Callable[[], None]) -> ExitStatus:
-        """Watches until the init process has ended, and reaps it."""
+        """Watch until it has ended, and reap it."""
         reported = 0
 
         def report() -> None:
@@ -61,7 +61,7 @@ class Incarnation:
             await trio.sleep_forever()
 
     def is_dead(self) -> bool:
-        """Whether the init process has ended, if only an instant ago."""
+        """Return whether it has ended, if only an instant ago."""
         poll = select.poll()
         poll.register(self._handle, select.POLLIN)
         return self.exit is not None or bool(poll.poll(0))
@@ -70,5 +70,5 @@ class Incarnation:
         return self.cgroup.pids()
 
     def socket_inodes(self) -> frozenset[int]:
-        """The inodes of all sockets that its processes have open."""
+        """Return the inodes of all sockets that the processes in its cgroup have open."""
         return frozenset(inode for pid in self.pids() for _, inode in sockets.sockets_of(pid))

@@ -25,9 +25,9 @@ def key_of(workload: Workload) -> budget.Key:
 @asynccontextmanager
 async def room(workload: Workload) -> AsyncIterator[None]:
     """Inside, room for the image of the container is reserved. Raises DiskBudgetExceeded."""
-    incarnation = workload.incarnation
-    assert incarnation is not None
-    need = incarnation.cgroup.resident_bytes()
+    init_process = workload.init_process
+    assert init_process is not None
+    need = init_process.cgroup.resident_bytes()
     words, complaints = await trio.to_thread.run_sync(reserve, key_of(workload), need, "its image")
     workload.host.complain(complaints, workload.log)
     if words:

@@ -68,9 +68,9 @@ class RestartStrategy:
         """Waits until the started application listens, and sends new connections straight to it from then on."""
         started = trio.current_time()
         while self._redirect and self._ports:
-            incarnation = self._container.incarnation
-            assert incarnation is not None
-            up = self._ports & self._network.listening_ports(incarnation.socket_inodes())
+            init_process = self._container.init_process
+            assert init_process is not None
+            up = self._ports & self._network.listening_ports(init_process.socket_inodes())
             self._redirect.ready(up)
             self._ports -= up
             taken = trio.current_time() - started
@@ -84,12 +84,12 @@ class RestartStrategy:
         await self._probes.pass_all()
 
     async def freeze(self) -> Event:
-        container, network, incarnation = self._container, self._network, self._container.incarnation
-        assert incarnation is not None
+        container, network, init_process = self._container, self._network, self._container.init_process
+        assert init_process is not None
         if not network.lookup:
             raise CheckpointFailed(Reason.NO_EBPF.because())
         self._probes.open()
-        listening = network.listening_ports(incarnation.socket_inodes())
+        listening = network.listening_ports(init_process.socket_inodes())
         # A port of its settings that it never opens would be waited for in vain after its start.
         self._ports = listening & container.settings.ports if container.settings.ports else listening
         before = network.activity(self._ports)
@@ -114,7 +114,7 @@ class RestartStrategy:
         self._redirect = redirect
         self.frozen_at = time.monotonic()
         container.slept = container.stats_awake()
-        incarnation.exit_expected = True
+        init_process.exit_expected = True
         self._ended = True
         await self._end()
         return Event.DUMPED
@@ -126,16 +126,16 @@ class RestartStrategy:
         require_idle(look_at_traffic(self._container, self._network, self._ports, pending))
 
     async def _end(self) -> None:
-        container, incarnation = self._container, self._container.incarnation
-        assert incarnation is not None
+        container, init_process = self._container, self._container.init_process
+        assert init_process is not None
         for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, float("inf"))):
             if number == signal.SIGKILL:
-                incarnation.cgroup.kill()
+                init_process.cgroup.kill()
             else:
                 with suppress(ProcessLookupError):
-                    os.kill(incarnation.pid, number)
+                    os.kill(init_process.pid, number)
             with trio.move_on_after(patience):
-                await incarnation.exited.wait()
+                await init_process.exited.wait()
                 break
         with suppress(RuncError):
             await container.runc.delete(container.id, force=True)

@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter
 from zeropod.kernel.pidfd import ExitStatus
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.metrics import Tally
@@ -101,8 +101,8 @@ class Workload(Protocol):
     life: Life
     tally: Tally
     log: "logging.LoggerAdapter[logging.Logger]"
-    incarnation: Incarnation | None
-    """The present life of its processes, or the last one."""
+    init_process: InitProcess | None
+    """The present one, or the last one while it is COLD."""
     slept: Metrics | None
     """The statistics of its lives up to the last time that it was ended."""
     pinned_network: Path | None
@@ -130,7 +130,7 @@ class Workload(Protocol):
 
     async def restore(
         self, images: Path, work: Path, options: Sequence[str], timeout: float, started: Started
-    ) -> Incarnation:
+    ) -> InitProcess:
         """Bring its processes back out of an image. Raises RuncError."""
 
     async def start_afresh(self) -> None:

@@ -28,7 +28,7 @@ from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_A
 from zeropod.lifecycle.cold.terminate import end
 from zeropod.lifecycle.idle.look import look_at_traffic, require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probing.probes import Keep, Probes
 from zeropod.lifecycle.reasons import Explanation, Reason
@@ -96,19 +96,19 @@ class SuspendStrategy:
         return self._cold.is_cold
 
     def memory_report(self) -> MemoryReport | None:
-        incarnation = self._workload.incarnation
-        return None if self._cold.is_cold or incarnation is None else self.memory.report(incarnation)
+        init_process = self._workload.init_process
+        return None if self._cold.is_cold or init_process is None else self.memory.report(init_process)
 
     def memory_needed(self) -> int:
         if self._cold.is_cold:
             return self._cold.memory_needed
-        incarnation = self._workload.incarnation
-        return self.memory.needed(incarnation) if incarnation and self.memory.usage.out else 0
+        init_process = self._workload.init_process
+        return self.memory.needed(init_process) if init_process and self.memory.usage.out else 0
 
-    def _incarnation(self) -> Incarnation:
-        incarnation = self._workload.incarnation
-        assert incarnation is not None
-        return incarnation
+    def _init_process(self) -> InitProcess:
+        init_process = self._workload.init_process
+        assert init_process is not None
+        return init_process
 
     # Falling asleep
 
@@ -127,33 +127,33 @@ class SuspendStrategy:
 
     async def _lose(self, why: str) -> NoReturn:
         """End what cannot get all of its memory back any more. Raises ContainerLost."""
-        incarnation = self._incarnation()
-        if incarnation.is_dead():
+        init_process = self._init_process()
+        if init_process.is_dead():
             await trio.sleep_forever()  # its exit ends this task, too
-        await end(self._workload, incarnation)
-        raise ContainerLost(f"has lost a part of its memory: {why}", sigkilled(incarnation.pid))
+        await end(self._workload, init_process)
+        raise ContainerLost(f"has lost a part of its memory: {why}", sigkilled(init_process.pid))
 
     async def pass_probes(self) -> None:
         await self._probes.pass_all()
 
     async def freeze(self) -> Event:
-        incarnation = self._incarnation()
+        init_process = self._init_process()
         self.why_kept, self._prospect.obstacles = None, ()
         await self.memory.moved()  # of the sleep before, which may have been cut just now
         try:
-            pids = incarnation.pids()
+            pids = init_process.pids()
             self._sockets = FrozenSockets.take(pids, known_unread=self._unread)
-            ports = self._network.listening_ports(incarnation.socket_inodes())
+            ports = self._network.listening_ports(init_process.socket_inodes())
             before = self._network.activity(ports)
-            await self._probes.intercept(incarnation, ports)
+            await self._probes.intercept(init_process, ports)
             self.frozen_at = time.monotonic()
-            await incarnation.cgroup.freeze(trio.current_time() + FREEZE)
+            await init_process.cgroup.freeze(trio.current_time() + FREEZE)
             self._frozen = True
-            pids = incarnation.pids()
+            pids = init_process.pids()
             self._sockets.renew(pids)
             self._look_once_more(ports, before != self._network.activity(ports))
-            self._baseline.take(incarnation, ports)
-            _let_workers_go_first(pids, incarnation.pid)
+            self._baseline.take(init_process, ports)
+            _let_workers_go_first(pids, init_process.pid)
         except BaseException as error:
             self.thaw()
             self.awake()
@@ -180,7 +180,7 @@ class SuspendStrategy:
 
     def move_out(self) -> None:
         if self._workload.settings.standby:
-            self.memory.begin(self._incarnation())
+            self.memory.begin(self._init_process())
 
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
         if self._cold.is_cold:
@@ -201,13 +201,13 @@ class SuspendStrategy:
         """
         while True:
             since = await self.memory.ran()
-            incarnation, ports = self._incarnation(), self._workload.settings.ports
-            self._sockets.renew(incarnation.pids())
+            init_process, ports = self._init_process(), self._workload.settings.ports
+            self._sockets.renew(init_process.pids())
             if self._baseline.has_connected():
                 return Event.PROBE if self._is_late_probe() else Event.CONNECTION
             if arrived := self._sockets.ready(ports):
                 return _EVENTS[arrived]
-            own = incarnation.socket_inodes()
+            own = init_process.socket_inodes()
             if used_since(self._network, own, ports or self._network.listening_ports(own), since):
                 return Event.DATA
 
@@ -227,13 +227,13 @@ class SuspendStrategy:
         if self._prospect.is_postponed:
             self._keep(self._prospect.why_postponed)
             await self._prospect.until_due()
-        while against := await self._prospect.examine(self._incarnation(), self.memory.descriptors):
-            self.memory.begin(self._incarnation())
+        while against := await self._prospect.examine(self._init_process(), self.memory.descriptors):
+            self.memory.begin(self._init_process())
             self._keep(against)
             await trio.sleep(EXAMINE_AGAIN)
         if not self._workload.settings.standby:
             # What is in the page store by then need not be dumped; and a move can be broken off, a dump cannot.
-            self.memory.begin(self._incarnation())
+            self.memory.begin(self._init_process())
             await self.memory.moved()
         while (turn := self._turns.take()) is None:
             await self._turns.free()
@@ -245,10 +245,10 @@ class SuspendStrategy:
             self.why_kept = self._workload.life.explanation = why
 
     def thaw(self) -> None:
-        incarnation = self._workload.incarnation
-        if self._frozen and incarnation:
+        init_process = self._workload.init_process
+        if self._frozen and init_process:
             self.memory.cut()
-            incarnation.cgroup.thaw()
+            init_process.cgroup.thaw()
         self._frozen = False
 
     def awake(self) -> None:
@@ -281,7 +281,7 @@ class SuspendStrategy:
         return self._nap.awaited
 
     async def refreeze(self) -> Event:
-        incarnation = self._incarnation()
+        init_process = self._init_process()
         assert self._nap is not None
         match self._probes.keep():
             case Keep.PROBED:
@@ -289,12 +289,12 @@ class SuspendStrategy:
             case Keep.WANTED:
                 raise NotIdle(Reason.CONNECTION_FROM_NODE.because())
         try:
-            await incarnation.cgroup.freeze(trio.current_time() + FREEZE)
+            await init_process.cgroup.freeze(trio.current_time() + FREEZE)
             self._frozen = True
-            pids = incarnation.pids()
+            pids = init_process.pids()
             self._sockets.renew(pids)
             self._sockets.disregard()
-            _let_workers_go_first(pids, incarnation.pid)
+            _let_workers_go_first(pids, init_process.pid)
             self._probes.look_at_nodes(on=False)
             # What comes later than this is not answered, and found by the watch.
             connected = self._baseline.has_connected()
@@ -313,11 +313,11 @@ class SuspendStrategy:
 
     async def dump(self) -> Event:
         """End it, which is frozen and watched all the time; nothing is lost if anything fails before CRIU begins."""
-        incarnation, sockets, ports = self._incarnation(), self._sockets, self._workload.settings.ports
+        init_process, sockets, ports = self._init_process(), self._sockets, self._workload.settings.ports
         try:
-            await self._cold.prepare(incarnation, sockets)
+            await self._cold.prepare(init_process, sockets)
             self.frozen_at = time.monotonic()
-            await self._cold.dump(incarnation, sockets)
+            await self._cold.dump(init_process, sockets)
         except NotIdle as reason:
             if arrived := self._sockets.ready(ports):
                 return _EVENTS[arrived]
@@ -345,7 +345,7 @@ class SuspendStrategy:
     def _stay(self, seconds: float, why: NotIdle | CheckpointFailed) -> Event:
         """Stay in STANDBY, and save its memory there."""
         self._keep(self._prospect.postpone(seconds, why))
-        self.memory.begin(self._incarnation())
+        self.memory.begin(self._init_process())
         return Event.KEPT
 
     async def _connection(self) -> Event:
@@ -381,19 +381,19 @@ class SuspendStrategy:
 
         However long the caller would wait: pages that are given up are the end of the container, and that is told.
         """
-        incarnation = self._workload.incarnation
+        init_process = self._workload.init_process
         with trio.CancelScope(shield=True):
             try:
-                if incarnation and not self._cold.is_cold and not incarnation.is_dead():
-                    await self._become_whole(incarnation)
+                if init_process and not self._cold.is_cold and not init_process.is_dead():
+                    await self._become_whole(init_process)
             finally:
                 await self.memory.moved()
                 await self.memory.close()
 
-    async def _become_whole(self, incarnation: Incarnation) -> None:
-        seconds = bring_back_within(max(self.memory.needed(incarnation), self.image_bytes))
+    async def _become_whole(self, init_process: InitProcess) -> None:
+        seconds = bring_back_within(max(self.memory.needed(init_process), self.image_bytes))
         with trio.move_on_after(seconds) as patience:
-            await race(self.make_whole, incarnation.ended_by_itself)
+            await race(self.make_whole, init_process.ended_by_itself)
         if patience.cancelled_caught:
             await self._lose(f"not all of it has come back within {seconds:.0f} s of letting go of its sleep")
 

@@ -19,7 +19,7 @@ from zeropod.kernel import mount, namespace
 from zeropod.kernel.pidfd import ExitStatus
 from zeropod.launch.start import group_of
 from zeropod.lifecycle.controller import Controller
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import Answer, Event, Request, State, decide
 from zeropod.lifecycle.reasons import Reason
@@ -76,8 +76,8 @@ class Container:
         self.execs = Execs(self)
         self.store = ImageStore.of(runc.namespace, id)
         self.controller: Controller | None = None
-        self.incarnation: Incarnation | None = None
-        """The present life of its processes, or the last one."""
+        self.init_process: InitProcess | None = None
+        """The present one, or the last one while it is COLD."""
         self.slept: Metrics | None = None
         """The statistics of its lives up to the last sleep."""
         self.io_owner = (0, 0)
@@ -209,23 +209,23 @@ class Container:
 
     async def restore(
         self, images: Path, work: Path, options: Sequence[str], timeout: float, started: Started
-    ) -> Incarnation:
+    ) -> InitProcess:
         """Brings its processes back out of an image, with the streams that they had. Raises RuncError."""
         await self.runc.restore(
             self.id, images, work, self.init.io.streams, self.pid_file, options, timeout, started=started
         )
         return self.live()
 
-    def live(self) -> Incarnation:
+    def live(self) -> InitProcess:
         """A new init process is there, by creation or by restore: it is watched from now on."""
-        self.incarnation = Incarnation(int(self.pid_file.read_text()), self.incarnation)
-        self.init.pid = self.incarnation.pid
-        self.host.nursery.start_soon(self._watch, self.incarnation)
-        return self.incarnation
+        self.init_process = InitProcess(int(self.pid_file.read_text()), self.init_process)
+        self.init.pid = self.init_process.pid
+        self.host.nursery.start_soon(self._watch, self.init_process)
+        return self.init_process
 
-    async def _watch(self, incarnation: Incarnation) -> None:
-        status = await incarnation.run(self._out_of_memory)
-        if not incarnation.exit_expected:
+    async def _watch(self, init_process: InitProcess) -> None:
+        status = await init_process.run(self._out_of_memory)
+        if not init_process.exit_expected:
             await self.finish(status)
 
     def _input(self) -> None:
@@ -335,7 +335,7 @@ class Container:
     def pids(self) -> list[int]:
         """Process ids of everything in it; none while it sleeps."""
         asleep = decide(self.life.state, Request.PIDS) is Answer.RECORD
-        return [] if asleep or not self.incarnation else self.incarnation.pids()
+        return [] if asleep or not self.init_process else self.init_process.pids()
 
     def stats(self) -> Metrics:
         """Its use of resources over all its lives. Raises RpcError when it never had a cgroup."""
@@ -344,9 +344,9 @@ class Container:
         return self.stats_awake()
 
     def stats_awake(self) -> Metrics:
-        if not self.incarnation:
+        if not self.init_process:
             raise RpcError(Code.NOT_FOUND, "cgroup does not exist: not found")
-        current = self.incarnation.cgroup.stats()
+        current = self.init_process.cgroup.stats()
         return current if self.slept is None else cgroups.accumulate(self.slept, current)
 
     def process(self, exec_id: str) -> Process:

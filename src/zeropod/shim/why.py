@@ -208,7 +208,7 @@ def gather(container: "Container") -> Facts:
 
 
 def _look(container: "Container", network: PodNetwork) -> tuple[Collection[int], float | None, Sequence[Link]]:
-    own = container.incarnation.socket_inodes() if container.incarnation else ()
+    own = container.init_process.socket_inodes() if container.init_process else ()
     ports = container.settings.ports or network.listening_ports(own)
     last = network.activity(ports).last_ns
     quiet = (time.monotonic_ns() - last) / 1e9 if last else None

@@ -11,7 +11,7 @@ import trio.testing
 from tests.unit.shim.fakes import World, alive
 
 from zeropod.lifecycle.cold.attempt import Attempt
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.runtime.command import Started
 from zeropod.runtime.errors import CriuError, RuncError
 from zeropod.runtime.pager import Pager, listen
@@ -45,12 +45,12 @@ def pager(monkeypatch: pytest.MonkeyPatch) -> FakePager:
 Restore = Callable[[], Awaitable[None]]
 
 
-def begin(world: World, criu: Restore, work: Path) -> Callable[[], Awaitable[Incarnation]]:
+def begin(world: World, criu: Restore, work: Path) -> Callable[[], Awaitable[InitProcess]]:
     """An attempt in which runc does what CRIU does, and then has a new init process."""
 
     async def restore(
         images: Path, work: Path, options: Sequence[str], timeout: float, started: Started
-    ) -> Incarnation:
+    ) -> InitProcess:
         started(os.getpid())
         await criu()
         await world.runc._run("restore", "--pid-file", str(world.container.pid_file))
@@ -60,7 +60,7 @@ def begin(world: World, criu: Restore, work: Path) -> Callable[[], Awaitable[Inc
     world.container.restore = restore  # type: ignore[method-assign]
     one = Attempt(world.container, (), lambda _: None)
 
-    async def run() -> Incarnation:
+    async def run() -> InitProcess:
         try:
             with trio.fail_after(10):
                 return await one.run((), listen(work))
@@ -89,8 +89,8 @@ async def test_a_restore_without_a_pager_is_ended_with_all_that_waits_for_it(
         (cgroup / "cgroup.procs").write_text("")
         raise RuncError("criu failed: it was killed")
 
-    assert world.container.incarnation is not None
-    world.container.incarnation.exit_expected = True
+    assert world.container.init_process is not None
+    world.container.init_process.exit_expected = True
     with pytest.raises(CriuError, match="the pager died while CRIU restored"):
         await begin(world, criu, tmp_path)()
     assert pager.killed
@@ -101,8 +101,8 @@ async def test_a_restore_that_ends_as_its_pager_does_has_failed_and_is_no_exit(
     world: World, pager: FakePager, cgroup: Path, tmp_path: Path
 ) -> None:
     await world.container.create()
-    assert world.container.incarnation is not None
-    world.container.incarnation.exit_expected = True
+    assert world.container.init_process is not None
+    world.container.init_process.exit_expected = True
 
     async def criu() -> None:
         pager.dead.set()
@@ -110,7 +110,7 @@ async def test_a_restore_that_ends_as_its_pager_does_has_failed_and_is_no_exit(
 
     with pytest.raises(CriuError, match="the pager died"):
         await begin(world, criu, tmp_path)()
-    restored = world.container.incarnation
+    restored = world.container.init_process
     assert restored is not None
     os.kill(restored.pid, signal.SIGKILL)
     await restored.exited.wait()
@@ -125,6 +125,6 @@ async def test_a_restore_whose_pager_lives_has_what_it_needs(world: World, pager
         pass
 
     restored = await begin(world, criu, tmp_path)()
-    assert restored is world.container.incarnation
+    assert restored is world.container.init_process
     assert not restored.exit_expected
     assert not pager.killed

@@ -53,11 +53,11 @@ class Frozen:
 
     def __init__(self, settings: Settings, network: Network) -> None:
         self.network = network
-        self.incarnation = life()
+        self.init_process = life()
         workload: Any = SimpleNamespace(settings=settings, log=logging.LoggerAdapter(logging.getLogger("baseline"), {}))
         given: Any = network
         self.baseline = Baseline(workload, given)
-        self.baseline.take(self.incarnation, frozenset({PORT}))
+        self.baseline.take(self.init_process, frozenset({PORT}))
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_what_is_not_accepted_waits_in_a_listener_of_its_own(
     frozen: Frozen, port: int, inode: int, waiting: int, waits: bool
 ) -> None:
     frozen.network.listening = [listener(port, inode, waiting)]
-    assert frozen.baseline.waits_in_listeners(frozen.incarnation) is waits
+    assert frozen.baseline.waits_in_listeners(frozen.init_process) is waits
 
 
 @pytest.mark.parametrize(
@@ -163,16 +163,16 @@ def test_a_connection_that_the_peer_has_ended_since_is_the_containers_to_close(
     frozen: Frozen, state: TcpState, inode: int, ending: bool
 ) -> None:
     frozen.network.sockets = [connection(state, inode)]
-    assert frozen.baseline.ending(frozen.incarnation) is ending
+    assert frozen.baseline.ending(frozen.init_process) is ending
 
 
 def test_one_that_was_left_half_closed_before_the_freeze_is_not_waited_for(network: Network) -> None:
     left = connection(TcpState.CLOSE_WAIT, port=5)
     network.sockets = [left]
     frozen = Frozen(Settings(), network)
-    assert not frozen.baseline.ending(frozen.incarnation)
+    assert not frozen.baseline.ending(frozen.init_process)
     network.sockets = [left, connection(TcpState.CLOSE_WAIT, port=6)]
-    assert frozen.baseline.ending(frozen.incarnation)
+    assert frozen.baseline.ending(frozen.init_process)
 
 
 def test_a_connection_is_known_by_both_ends() -> None:

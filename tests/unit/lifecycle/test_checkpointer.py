@@ -26,12 +26,12 @@ async def test_a_container_whose_processes_have_just_ended_is_not_dumped(world: 
     kept = KeptMounts(world.runc.bundle / "tmpfs")
     # What is held is not looked at: there is nothing to be held yet.
     checkpointer = Checkpointer(world.container, world.host.nursery, Mock(), kept)
-    incarnation = world.container.incarnation
-    assert incarnation is not None
+    init_process = world.container.init_process
+    assert init_process is not None
     with pytest.raises(NotIdle, match="about to end"):
-        await checkpointer.checkpoint(incarnation, trio.sleep_forever, lambda: False)
+        await checkpointer.checkpoint(init_process, trio.sleep_forever, lambda: False)
     assert "checkpoint" not in world.runc.calls
-    assert not incarnation.exit_expected
+    assert not init_process.exit_expected
 
 
 class Held:
@@ -101,8 +101,8 @@ class Attempt:
 
     def __init__(self, world: World, traffic: Held) -> None:
         self.world, self.traffic = world, traffic
-        assert world.container.incarnation is not None
-        self.incarnation = world.container.incarnation
+        assert world.container.init_process is not None
+        self.init_process = world.container.init_process
         kept = KeptMounts(world.runc.bundle / "tmpfs")
         given: Any = traffic
         self.checkpointer = Checkpointer(world.container, world.host.nursery, given, kept)
@@ -111,7 +111,7 @@ class Attempt:
 
     async def run(self) -> Inventory:
         with trio.fail_after(10):
-            return await self.checkpointer.checkpoint(self.incarnation, self.arrival, lambda: self.has_arrived)
+            return await self.checkpointer.checkpoint(self.init_process, self.arrival, lambda: self.has_arrived)
 
     @property
     def is_undone(self) -> bool:
@@ -119,7 +119,7 @@ class Attempt:
         (dump,) = MADE
         store = self.world.container.store
         held = self.traffic.calls[-1] == "hand over" and not store.images.exists()
-        return dump.stopped == 1 and held and not self.incarnation.exit_expected
+        return dump.stopped == 1 and held and not self.init_process.exit_expected
 
 
 @pytest.fixture
@@ -195,14 +195,14 @@ async def test_processes_that_are_gone_without_an_image_are_lost(
     attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def dies(_: FakeDump) -> None:
-        os.kill(attempt.incarnation.pid, signal.SIGKILL)
-        await attempt.incarnation.exited.wait()
+        os.kill(attempt.init_process.pid, signal.SIGKILL)
+        await attempt.init_process.exited.wait()
         raise RuncError("runc failed")
 
     monkeypatch.setattr(FakeDump, "go", dies)
     with pytest.raises(ContainerLost, match="died in a checkpoint that failed: runc failed") as lost:
         await attempt.run()
-    assert lost.value.status is attempt.incarnation.exit
+    assert lost.value.status is attempt.init_process.exit
     assert attempt.traffic.calls[-1] == "hand over"
 
 
@@ -210,10 +210,10 @@ async def test_an_image_that_is_whole_is_taken_for_the_processes_once_they_are_g
     attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def dumps(dump: FakeDump) -> None:
-        assert attempt.incarnation.exit_expected
+        assert attempt.init_process.exit_expected
         assert attempt.traffic.calls == ["hold"]
         (attempt.world.container.store.images / "pages-1.img").write_bytes(b"x" * 5)
-        os.kill(attempt.incarnation.pid, signal.SIGKILL)
+        os.kill(attempt.init_process.pid, signal.SIGKILL)
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(FakeDump, "go", dumps)
@@ -221,6 +221,6 @@ async def test_an_image_that_is_whole_is_taken_for_the_processes_once_they_are_g
     inventory = await attempt.run()
     assert [file.size for file in inventory.values()] == [5]
     assert attempt.traffic.calls == ["hold", "processes are gone"]
-    assert attempt.incarnation.exited.is_set()
+    assert attempt.init_process.exited.is_set()
     assert attempt.world.container.slept == "the last ones"
     assert attempt.world.events.events == [], "the end of the processes is not the container's"

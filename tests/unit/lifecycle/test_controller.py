@@ -311,7 +311,7 @@ class Sleeping:
 async def sleeping(tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Sleeping:
     settings = Settings(scaledown=SCALEDOWN, ports=frozenset({PORT}))
     made = stage(monkeypatch, World.make(tmp_path, nursery, settings), FakeNetwork("/proc/self/ns/net"))
-    monkeypatch.setattr(made.container, "incarnation", made.work)
+    monkeypatch.setattr(made.container, "init_process", made.work)
     return made
 
 
@@ -390,7 +390,7 @@ async def test_a_request_that_it_works_on_is_not_put_to_sleep(
     sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work(share=0.5)
-    monkeypatch.setattr(sleeping.container, "incarnation", work)
+    monkeypatch.setattr(sleeping.container, "init_process", work)
     sleeping.network.sockets = [REQUEST]
     sleeping.start()
     await trio.sleep(10 * SCALEDOWN)
@@ -406,7 +406,7 @@ async def test_a_request_that_it_works_on_is_not_put_to_sleep(
 async def test_one_that_waits_or_has_answered_sleeps(
     sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, share: float, sock: TcpSocket
 ) -> None:
-    monkeypatch.setattr(sleeping.container, "incarnation", Work(share))
+    monkeypatch.setattr(sleeping.container, "init_process", Work(share))
     sleeping.network.sockets = [sock]
     sleeping.start()
     await sleeping.asleep()
@@ -417,7 +417,7 @@ async def test_a_request_is_not_put_to_sleep_because_it_gets_little_of_the_cpu(
     sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work(WORKING / 2, busy=(True, False, True, True, False))
-    monkeypatch.setattr(sleeping.container, "incarnation", work)
+    monkeypatch.setattr(sleeping.container, "init_process", work)
     sleeping.network.sockets = [REQUEST]
     sleeping.start()
     await trio.sleep(10 * SCALEDOWN)
@@ -430,7 +430,7 @@ async def test_an_exec_that_starts_while_its_work_is_looked_at_holds_it_awake(
     sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work(share=0.5)
-    monkeypatch.setattr(sleeping.container, "incarnation", work)
+    monkeypatch.setattr(sleeping.container, "init_process", work)
     sleeping.network.sockets = [REQUEST]
     sleeping.start()
     await trio.sleep(SCALEDOWN + LOOK / 2)
@@ -444,7 +444,7 @@ async def test_a_container_that_is_paused_while_its_work_is_looked_at_stays_so(
     sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work(share=0.5)
-    monkeypatch.setattr(sleeping.container, "incarnation", work)
+    monkeypatch.setattr(sleeping.container, "init_process", work)
     sleeping.network.sockets = [REQUEST]
     sleeping.start()
     await trio.sleep(SCALEDOWN + LOOK / 2)

@@ -164,7 +164,7 @@ class Container:
         self.life = Life()
         self.tally = Tally()
         self.tasks = GuardedNursery(nursery)
-        self.incarnation: Any = SimpleNamespace(
+        self.init_process: Any = SimpleNamespace(
             cgroup=SimpleNamespace(resident_bytes=lambda: node.resident), pids=lambda: [4, 5]
         )
         workload: Any = SimpleNamespace(
@@ -178,7 +178,7 @@ class Container:
         self.memory = StandbyMemory(workload, self.tasks)
 
     async def sleeps(self) -> None:
-        self.memory.begin(self.incarnation)
+        self.memory.begin(self.init_process)
         with trio.fail_after(100.0):
             await self.memory.moved()
 
@@ -197,7 +197,7 @@ def container(node: Node, nursery: trio.Nursery) -> Container:
 
 
 async def test_nothing_is_said_before_the_first_move(container: Container) -> None:
-    assert container.memory.report(container.incarnation) is None
+    assert container.memory.report(container.init_process) is None
     assert container.memory.kind is Kind.RESIDENT
     await container.memory.bring_back()
 
@@ -206,16 +206,16 @@ async def test_memory_is_moved_out_in_the_background_and_then_what_is_needed_fir
     container: Container, node: Node, autojump_clock: MockClock
 ) -> None:
     node.moving = partial(trio.sleep, 3.0)
-    container.memory.begin(container.incarnation)
+    container.memory.begin(container.init_process)
     assert (container.memory.moves, node.calls) == (True, [])
     await trio.sleep(1.0)
-    report = container.memory.report(container.incarnation)
+    report = container.memory.report(container.init_process)
     assert report is not None
     assert report.moving
     await container.memory.moved()
     assert node.calls == ["move out", "fill", "release"]
     assert node.turns == 1
-    report = container.memory.report(container.incarnation)
+    report = container.memory.report(container.init_process)
     assert report is not None
     assert (report.kind, str(report.why), report.moving) == (Kind.STORE, "chosen for auto", False)
     assert (report.usage.out, report.left) == (100 * MEBIBYTE, 0)
@@ -241,7 +241,7 @@ async def test_that_a_move_has_ended_is_told(container: Container) -> None:
 
 async def test_a_thaw_cuts_the_move_at_once(container: Container, node: Node, autojump_clock: MockClock) -> None:
     node.moving = trio.sleep_forever
-    container.memory.begin(container.incarnation)
+    container.memory.begin(container.init_process)
     await trio.sleep(1.0)
     before = trio.current_time()
     container.memory.cut()
@@ -261,7 +261,7 @@ async def test_one_that_waits_for_its_turn_can_be_cut(
     container: Container, node: Node, autojump_clock: MockClock
 ) -> None:
     node.turns = 0
-    container.memory.begin(container.incarnation)
+    container.memory.begin(container.init_process)
     await trio.sleep(100.0)
     container.memory.cut()
     await container.memory.moved()
@@ -270,7 +270,7 @@ async def test_one_that_waits_for_its_turn_can_be_cut(
 
 async def test_it_waits_for_its_turn(container: Container, node: Node, autojump_clock: MockClock) -> None:
     node.turns = 0
-    container.memory.begin(container.incarnation)
+    container.memory.begin(container.init_process)
     await trio.sleep(10.0)
     assert node.calls == []
     node.turns = 1
@@ -292,11 +292,11 @@ async def test_a_move_begins_only_when_the_one_that_was_cut_has_ended(
 ) -> None:
     """Otherwise two of them would be at the same processes; the fake says so."""
     node.moving = trio.sleep_forever
-    container.memory.begin(container.incarnation)
+    container.memory.begin(container.init_process)
     await trio.sleep(1.0)
     for _ in range(3):
         container.memory.cut()
-        container.memory.begin(container.incarnation)
+        container.memory.begin(container.init_process)
     node.moving = trio.lowlevel.checkpoint
     await container.memory.moved()
     assert container.tasks.failure is None
@@ -339,7 +339,7 @@ async def test_that_something_has_run_during_a_move_is_told_once(
     for _ in range(2):
         container.memory.woke()
         began = trio.current_time()
-        container.memory.begin(container.incarnation)
+        container.memory.begin(container.init_process)
         assert await container.memory.ran() == began
         with trio.move_on_after(5.0) as scope:
             await container.memory.ran()
@@ -356,7 +356,7 @@ async def test_after_a_thaw_it_does_not_matter_what_ran(
     container.memory.cut()
     node.moving = trio.sleep_forever
     container.memory.woke()
-    container.memory.begin(container.incarnation)
+    container.memory.begin(container.init_process)
     await trio.sleep(1.0)
     container.memory.cut()
     await container.memory.moved()
@@ -395,20 +395,20 @@ async def test_what_the_image_leaves_out_stays_with_the_backend_and_is_given_bac
     await container.sleeps()
     container.backend.left_out = LeftOut(node)
     node.calls.clear()
-    assert await container.memory.leave(container.incarnation)
+    assert await container.memory.leave(container.init_process)
     await container.memory.ended()
-    await container.memory.rejoin(container.incarnation)
+    await container.memory.rejoin(container.init_process)
     assert node.calls == ["leave", "processes ended", "rejoin [4, 5]"]
     assert container.memory.kind is Kind.STORE
 
 
 async def test_a_backend_of_which_the_image_leaves_nothing_out_is_let_go_of(container: Container, node: Node) -> None:
-    assert not await container.memory.leave(container.incarnation), "there is none yet"
+    assert not await container.memory.leave(container.init_process), "there is none yet"
     await container.sleeps()
     container.backend.left_out = LeftOut(node)
-    assert await container.memory.leave(container.incarnation)
+    assert await container.memory.leave(container.init_process)
     container.backend.left_out = None
-    assert not await container.memory.leave(container.incarnation), "the dump before has failed"
+    assert not await container.memory.leave(container.init_process), "the dump before has failed"
     await container.memory.bring_back()
     await container.memory.ended()
     assert node.calls[-1] == "close store"
@@ -426,7 +426,7 @@ async def test_memory_that_cannot_be_moved_stays_and_that_is_said(
 
     node.moving = fail
     await container.sleeps()
-    report = container.memory.report(container.incarnation)
+    report = container.memory.report(container.init_process)
     assert report is not None
     assert (str(report.why), report.left) == ("its memory stays: no room", 100 * MEBIBYTE)
     assert "in STANDBY, but its memory stays: no room" in caplog.text
@@ -442,7 +442,7 @@ async def test_anything_else_is_told_to_the_controller(container: Container, nod
         raise ValueError("a defect")
 
     node.moving = fail
-    container.memory.begin(container.incarnation)
+    container.memory.begin(container.init_process)
     assert isinstance(await container.tasks.failed(), ValueError)
     await container.memory.moved()
     assert node.turns == 1
@@ -470,7 +470,7 @@ async def test_bringing_back_waits_for_the_end_of_a_move(
     container: Container, node: Node, autojump_clock: MockClock
 ) -> None:
     node.moving = partial(trio.sleep, 3.0)
-    container.memory.begin(container.incarnation)
+    container.memory.begin(container.init_process)
     await container.memory.bring_back()
     assert node.calls == ["move out", "fill", "release", "bring back"]
     assert node.resident == 100 * MEBIBYTE
@@ -518,12 +518,12 @@ async def test_after_the_end_there_is_none(container: Container, node: Node) -> 
     await container.memory.close()
     await container.memory.close()
     assert (container.backend.closed, node.calls.count("close store")) == (True, 1)
-    assert container.memory.report(container.incarnation) is None
+    assert container.memory.report(container.init_process) is None
 
 
 async def test_faults_are_counted_once_however_often_they_are_looked_at(container: Container) -> None:
     await container.sleeps()
     for faults, total in ((3, 3), (3, 3), (7, 7), (2, 9)):  # a backend begins at 0 again with a move
         container.backend.usage = Usage(out=1, faults=faults)
-        container.memory.report(container.incarnation)
+        container.memory.report(container.init_process)
         assert container.tally.memory_faults_total == total

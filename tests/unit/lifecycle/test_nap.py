@@ -36,8 +36,8 @@ class Slow:
 
 
 def napping(network: FakeNetwork, baseline: Slow | None = None, *, only_probers: bool = False) -> Nap:
-    incarnation = SimpleNamespace(socket_inodes=lambda: frozenset({7}))
-    container: Any = SimpleNamespace(settings=Settings(ports=frozenset({PORT})), incarnation=incarnation)
+    init_process = SimpleNamespace(socket_inodes=lambda: frozenset({7}))
+    container: Any = SimpleNamespace(settings=Settings(ports=frozenset({PORT})), init_process=init_process)
     given: Any = network
     its: Any = baseline or Slow()
     return Nap(container, given, its, lambda: only_probers)

@@ -26,7 +26,7 @@ class FakeExaminer:
 
 def probes(nursery: trio.Nursery) -> Probes:
     """Without eBPF, so without a gate, unless a test gives it something to ask."""
-    container = SimpleNamespace(settings=Settings(), log=None, incarnation=None)
+    container = SimpleNamespace(settings=Settings(), log=None, init_process=None)
     return Probes(container, SimpleNamespace(lookup=None), nursery)  # type: ignore[arg-type]
 
 

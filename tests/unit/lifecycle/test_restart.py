@@ -59,7 +59,7 @@ class World:
             id="web",
             settings=Settings(**{"scaledown": 60.0, "disable_checkpointing": True, **settings}),
             life=self.life,
-            incarnation=self.process,
+            init_process=self.process,
             init=SimpleNamespace(pid=PID),
             runc=SimpleNamespace(delete=self._delete),
             log=logging.LoggerAdapter(logging.getLogger("restart"), {}),

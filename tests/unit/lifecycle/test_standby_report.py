@@ -45,8 +45,8 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
 
 
 async def moved(world: World, memory: StandbyMemory) -> None:
-    assert world.container.incarnation
-    memory.begin(world.container.incarnation)
+    assert world.container.init_process
+    memory.begin(world.container.init_process)
     with trio.fail_after(5):
         await memory.moved()
 
@@ -59,8 +59,8 @@ async def memory(world: World, cgroup: Path, nursery: trio.Nursery) -> StandbyMe
 
 
 async def test_there_is_nothing_to_say_before_the_first_move(world: World, memory: StandbyMemory) -> None:
-    assert world.container.incarnation
-    assert memory.report(world.container.incarnation) is None
+    assert world.container.init_process
+    assert memory.report(world.container.init_process) is None
 
 
 async def test_a_move_is_told_and_counted(world: World, memory: StandbyMemory, backend: Backend) -> None:
@@ -68,8 +68,8 @@ async def test_a_move_is_told_and_counted(world: World, memory: StandbyMemory, b
     world.container.life.tell = lambda: told.append(None)
     await moved(world, memory)
     assert told
-    assert world.container.incarnation
-    report = memory.report(world.container.incarnation)
+    assert world.container.init_process
+    report = memory.report(world.container.init_process)
     assert report is not None
     assert (report.kind, report.usage.out, report.left) == (Kind.STORE, 100, 64 << 20)
     assert "the node has no swap" in str(report.why)
@@ -81,16 +81,16 @@ async def test_a_move_is_told_and_counted(world: World, memory: StandbyMemory, b
 
 async def test_faults_are_counted_over_all_wakes(world: World, memory: StandbyMemory, backend: Backend) -> None:
     await moved(world, memory)
-    assert world.container.incarnation
+    assert world.container.init_process
     for faults in (3, 7, 7):
         backend.state = Usage(out=90, faults=faults)
-        memory.report(world.container.incarnation)
+        memory.report(world.container.init_process)
     assert world.container.tally.memory_faults_total == 7
     backend.state = Usage(out=90, faults=9)
     memory.woke()
     await moved(world, memory)  # which is the last look at these
     backend.state = Usage(out=90, faults=2)
-    memory.report(world.container.incarnation)
+    memory.report(world.container.init_process)
     assert world.container.tally.memory_faults_total == 11
 
 
@@ -105,5 +105,5 @@ async def test_a_move_that_failed_is_said_until_one_succeeds(
     await moved(world, memory)
     assert "page store" in str(memory.why)
     await memory.close()
-    assert world.container.incarnation
-    assert memory.report(world.container.incarnation) is None
+    assert world.container.init_process
+    assert memory.report(world.container.init_process) is None

@@ -405,7 +405,7 @@ class Suspended:
 
     def __init__(self, nursery: trio.Nursery, settings: Settings) -> None:
         self.world = world = World()
-        incarnation = SimpleNamespace(
+        init_process = SimpleNamespace(
             pid=4,
             cgroup=Cgroup(world),
             pids=lambda: list(world.pids),
@@ -422,7 +422,7 @@ class Suspended:
         self.workload: Any = SimpleNamespace(
             settings=settings,
             life=self.life,
-            incarnation=incarnation,
+            init_process=init_process,
             init=SimpleNamespace(pid=4),
             store=store,
             spec=SimpleNamespace(content={}),

@@ -172,10 +172,10 @@ async def test_no_exit_is_announced_before_the_start(world: World) -> None:
     container = world.container
 
     async def die_at_once() -> None:
-        incarnation = container.incarnation
-        assert incarnation is not None
-        os.kill(incarnation.pid, signal.SIGKILL)
-        await incarnation.exited.wait()
+        init_process = container.init_process
+        assert init_process is not None
+        os.kill(init_process.pid, signal.SIGKILL)
+        await init_process.exited.wait()
         await wait_all_tasks_blocked()
         assert world.events.events == []
 
@@ -212,10 +212,10 @@ async def test_an_exit_is_announced_with_its_status_and_time(world: World) -> No
 
 async def test_an_expected_exit_is_not_the_containers(world: World) -> None:
     container = await running(world)
-    assert container.incarnation is not None
-    container.incarnation.exit_expected = True
+    assert container.init_process is not None
+    container.init_process.exit_expected = True
     os.kill(container.init.pid, signal.SIGKILL)
-    await container.incarnation.exited.wait()
+    await container.init_process.exited.wait()
     await wait_all_tasks_blocked()
     assert container.life.state is State.RUNNING
     assert exits(world) == []
@@ -271,8 +271,8 @@ async def test_an_exit_is_announced_after_the_answer_to_the_signal_that_brought_
         answered.set()
 
     nursery.start_soon(kill)
-    assert container.incarnation is not None
-    await container.incarnation.exited.wait()
+    assert container.init_process is not None
+    await container.init_process.exited.wait()
     await wait_all_tasks_blocked()
     assert not container.init.exited.is_set()
     delivered.set()

@@ -99,8 +99,8 @@ async def test_the_exit_of_an_exec_is_announced_before_that_of_init(world: World
     process = added(world)
     await container.execs.start("sh")
     os.kill(container.init.pid, signal.SIGKILL)
-    assert container.incarnation is not None
-    await container.incarnation.exited.wait()
+    assert container.init_process is not None
+    await container.init_process.exited.wait()
     await wait_all_tasks_blocked()
     assert "TaskExit" not in world.events.names
     os.kill(process.pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ import trio
 
 from zeropod.concurrency import race
 from zeropod.lifecycle.cold.terminate import Silence, clear_away, keep_ending
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.strategy import Workload
 from zeropod.runtime.errors import CriuError, RuncError
 from zeropod.runtime.pager import Pager, WorkingSet
@@ -26,16 +26,16 @@ class Attempt:
         self._container = container
         self._wanted = wanted
         self._silence = silence
-        self._incarnation: Incarnation | None = None
+        self._init_process: InitProcess | None = None
         self._has_pager = trio.Event()
         self._unserved = False
         self.pager: Pager | None = None
         """Of a lazy restore, once that has begun."""
 
-    async def run(self, options: Sequence[str], listener: socket.socket | None) -> Incarnation:
+    async def run(self, options: Sequence[str], listener: socket.socket | None) -> InitProcess:
         """With a pager if there is a `listener` for it, which is closed. Raises CriuError, RuncError, OSError."""
         try:
-            self._incarnation = await race(lambda: self._restore(options, listener), self._give_up)
+            self._init_process = await race(lambda: self._restore(options, listener), self._give_up)
         except RuncError as error:
             if self._unserved:
                 raise CriuError("the pager died while CRIU restored") from error
@@ -44,9 +44,9 @@ class Attempt:
             raise CriuError("the pager died as CRIU had restored")
         if self.pager:
             await self.pager.guarded()
-        return self._incarnation
+        return self._init_process
 
-    async def _restore(self, options: Sequence[str], listener: socket.socket | None) -> Incarnation:
+    async def _restore(self, options: Sequence[str], listener: socket.socket | None) -> InitProcess:
         container, store = self._container, self._container.store
 
         def has_started(_pid: int) -> None:
@@ -56,11 +56,11 @@ class Attempt:
                     self.pager = Pager.at(listener, store.images, self._wanted, say=container.log.warning)
                 self._has_pager.set()
 
-        incarnation = await container.restore(store.images, store.work, options, RESTORE, has_started)
-        incarnation.exit_expected = self._unserved
-        return incarnation
+        init_process = await container.restore(store.images, store.work, options, RESTORE, has_started)
+        init_process.exit_expected = self._unserved
+        return init_process
 
-    async def _give_up(self) -> Incarnation:
+    async def _give_up(self) -> InitProcess:
         """When the pager has died. It ends CRIU, too, but not runc, which has mounts to undo; that fails then."""
         await self._has_pager.wait()
         assert self.pager is not None
@@ -70,8 +70,8 @@ class Attempt:
 
     async def undo(self) -> None:
         """Leaves nothing of it but the image."""
-        if self._incarnation:
-            self._incarnation.exit_expected = True
+        if self._init_process:
+            self._init_process.exit_expected = True
         with trio.CancelScope(shield=True):
             await clear_away(self._container, self._silence)
             if self.pager:  # not before: what waits for it would read zeroes

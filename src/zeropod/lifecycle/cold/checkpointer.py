@@ -19,7 +19,7 @@ from zeropod.lifecycle.cold.terminate import end
 from zeropod.lifecycle.cold.traffic import Traffic
 from zeropod.lifecycle.idle.look import require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.reservation import room
 from zeropod.lifecycle.stages import Stages
@@ -42,7 +42,7 @@ class Checkpointer:
 
     async def checkpoint(
         self,
-        incarnation: Incarnation,
+        init_process: InitProcess,
         arrival: Callable[[], Awaitable[object]],
         has_arrived: Callable[[], bool],
     ) -> Inventory:
@@ -55,13 +55,13 @@ class Checkpointer:
         pace = Pace(self._nursery, self._workload.log)
         try:
             async with room(self._workload):
-                return await self._checkpoint(incarnation, arrival, has_arrived, pace)
+                return await self._checkpoint(init_process, arrival, has_arrived, pace)
         finally:
             await pace.end()
 
     async def _checkpoint(
         self,
-        incarnation: Incarnation,
+        init_process: InitProcess,
         arrival: Callable[[], Awaitable[object]],
         has_arrived: Callable[[], bool],
         pace: Pace,
@@ -73,47 +73,47 @@ class Checkpointer:
             workload.configure_criu()
             options = criu.checkpoint_options(tcp_established=workload.settings.tcp_established)
             options += await self._pre_dump(pace)
-            self._keep_mounts(incarnation)
+            self._keep_mounts(init_process)
             dump = Dump(workload, options, workload.criu_options(more=self._kept.for_dump()), pace.dumps)
             self._nursery.start_soon(dump.run)
             await self._begun(dump, arrival)
             stages.end("prepare")
-            self._traffic.hold(incarnation)
+            self._traffic.hold(init_process)
             life = workload.life
             is_wanted = life.wake_wanted.is_set() or life.doze_wanted.is_set()
             pending = Reason.SOMETHING.because() if has_arrived() else None
             require_idle(Snapshot(pending=pending, is_wanted=is_wanted))
             pace.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
-            incarnation.exit_expected = True
+            init_process.exit_expected = True
             stages.end("hold")
-            inventory = await self._dump(incarnation, dump, stages)
+            inventory = await self._dump(init_process, dump, stages)
             stages.end("inventory")
         except BaseException as error:  # cancelled, too: whatever is held is let go of
             with trio.CancelScope(shield=True):
-                await self._undo(incarnation, dump)
-            if incarnation.exit:
-                raise ContainerLost(f"died in a checkpoint that failed: {error}", incarnation.exit) from error
+                await self._undo(init_process, dump)
+            if init_process.exit:
+                raise ContainerLost(f"died in a checkpoint that failed: {error}", init_process.exit) from error
             if isinstance(error, OSError | CgroupError | CriuError):
                 raise CheckpointFailed(Reason.DUMP_FAILED.because(error)) from error
             raise
         workload.log.debug("stages of the dump: %s", stages)
         return inventory
 
-    async def _undo(self, incarnation: Incarnation, dump: Dump | None) -> None:
+    async def _undo(self, init_process: InitProcess, dump: Dump | None) -> None:
         workload = self._workload
         if dump:
             await dump.stop()
             with suppress(OSError):  # what was for this dump alone must not get into another one
                 workload.configure_criu()
-        if incarnation.exit_expected:
-            self._traffic.leave_repair(incarnation)
+        if init_process.exit_expected:
+            self._traffic.leave_repair(init_process)
         self._traffic.hand_over()
         workload.store.drop_images()
-        incarnation.exit_expected = False
+        init_process.exit_expected = False
 
-    def _keep_mounts(self, incarnation: Incarnation) -> None:
+    def _keep_mounts(self, init_process: InitProcess) -> None:
         workload, kept = self._workload, self._kept
-        pids = incarnation.pids()
+        pids = init_process.pids()
         if not pids:
             raise NotIdle(Reason.ENDING.because())
         try:
@@ -146,20 +146,20 @@ class Checkpointer:
             return []
         return ["--parent-path", "../predump"]
 
-    async def _dump(self, incarnation: Incarnation, dump: Dump, stages: Stages) -> Inventory:
+    async def _dump(self, init_process: InitProcess, dump: Dump, stages: Stages) -> Inventory:
         workload, store = self._workload, self._workload.store
         stats = workload.stats_awake()
         ipc = workload.spec.namespaces.get("ipc")
-        segments = ipcns.attached(incarnation.pids(), ipc) if ipc else frozenset()
+        segments = ipcns.attached(init_process.pids(), ipc) if ipc else frozenset()
         try:
             await dump.go()
         except RuncError as error:
             if not criu.has_dumped(store.work / "dump.log"):
                 raise criu.explain(store.work / "dump.log", error) from error
             workload.log.warning("CRIU did not live to end what it had dumped: %s", error)
-            await end(workload, incarnation)
+            await end(workload, init_process)
         stages.end("dump")
-        await incarnation.exited.wait()
+        await init_process.exited.wait()
         workload.slept = stats
         if ipc:
             ipcns.sort_out(store.images, ipc, segments)

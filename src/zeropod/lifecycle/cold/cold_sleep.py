@@ -17,7 +17,7 @@ from zeropod.lifecycle.cold.checkpointer import Checkpointer
 from zeropod.lifecycle.cold.prospect import ColdProspect
 from zeropod.lifecycle.cold.restorer import Restorer
 from zeropod.lifecycle.cold.traffic import Traffic
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import ContainerLost, NotIdle, Workload, sigkilled
 from zeropod.runtime.errors import CriuError
@@ -30,10 +30,10 @@ ATTEMPTS = (True, False, False)
 class Memory(Protocol):
     """The memory of a container in STANDBY, as far as a dump and a restore have to do with it."""
 
-    def needed(self, incarnation: Incarnation) -> int:
+    def needed(self, init_process: InitProcess) -> int:
         """Return how many bytes it takes once everything is in."""
 
-    async def leave(self, incarnation: Incarnation) -> bool:
+    async def leave(self, init_process: InitProcess) -> bool:
         """Make the processes ready for a dump that leaves out what is in the page store; False where there is none."""
 
     async def bring_back(self) -> None:
@@ -42,7 +42,7 @@ class Memory(Protocol):
     async def ended(self) -> None:
         """Take note that the processes are in an image, which leaves out what is in the page store."""
 
-    async def rejoin(self, incarnation: Incarnation) -> None:
+    async def rejoin(self, init_process: InitProcess) -> None:
         """Give restored processes, which are stopped, what the image has left out."""
 
 
@@ -74,13 +74,13 @@ class ColdSleep:
 
     # Down
 
-    async def prepare(self, incarnation: Incarnation, sockets: FrozenSockets) -> None:
+    async def prepare(self, init_process: InitProcess, sockets: FrozenSockets) -> None:
         """Have the memory of the frozen container where CRIU may leave it out, or back in; no request waits for that.
 
         Raises NotIdle when something comes meanwhile; MemoryFailed, MemoryLost.
         """
-        self.memory_needed = self._memory.needed(incarnation)
-        self._carried = await self._memory.leave(incarnation)
+        self.memory_needed = self._memory.needed(init_process)
+        self._carried = await self._memory.leave(init_process)
         if not self._carried:
             await self._bring_back(sockets)
         await self._restorer.dropped()
@@ -97,11 +97,11 @@ class ColdSleep:
         if not back.is_set():
             raise NotIdle(Reason.SOMETHING.because())
 
-    async def dump(self, incarnation: Incarnation, sockets: FrozenSockets) -> None:
+    async def dump(self, init_process: InitProcess, sockets: FrozenSockets) -> None:
         """End the frozen container, whose memory is prepared, into an image. Raises as `Checkpointer.checkpoint`."""
         ports = self._workload.settings.ports
         self._inventory = await self._checkpointer.checkpoint(
-            incarnation,
+            init_process,
             lambda: sockets.event(ports),
             lambda: bool(sockets.ready(ports)),
         )
@@ -137,20 +137,20 @@ class ColdSleep:
         """Do what is left to do once the processes run, and nothing waits for it."""
         self._restorer.drain()
         self._restorer.tidy()
-        incarnation = self._workload.incarnation
-        if incarnation and not self._is_completed_before:
-            self.prospect.reapply(incarnation)
+        init_process = self._workload.init_process
+        if init_process and not self._is_completed_before:
+            self.prospect.reapply(init_process)
 
     @property
     def _is_completed_before(self) -> bool:
         """Whether something is missing in the image that the application could notice."""
         return self._carried or self.prospect.loses_something
 
-    async def _complete(self, incarnation: Incarnation) -> None:
+    async def _complete(self, init_process: InitProcess) -> None:
         """Give restored processes, which are stopped, what the image has left out."""
         if self._carried:
-            await self._memory.rejoin(incarnation)
-        self.prospect.reapply(incarnation)
+            await self._memory.rejoin(init_process)
+        self.prospect.reapply(init_process)
 
     def _lost(self, failures: Collection[str]) -> ContainerLost:
         kept = self._workload.store.keep()

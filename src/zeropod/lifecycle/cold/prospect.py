@@ -11,7 +11,7 @@ from dataclasses import replace
 import trio
 
 from zeropod.activator.network import PodNetwork
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import CheckpointFailed, NotIdle, Workload
 from zeropod.runtime.image import reapplied, unsupported
@@ -38,15 +38,15 @@ class ColdProspect:
         self._not_before = -math.inf
         self.why_postponed: Explanation | None = None
 
-    async def examine(self, incarnation: Incarnation, ours: Collection[tuple[int, int]]) -> Explanation | None:
+    async def examine(self, init_process: InitProcess, ours: Collection[tuple[int, int]]) -> Explanation | None:
         """Return why the frozen container must not go COLD; `ours` are descriptors that the backend keeps in it."""
-        texts = await trio.to_thread.run_sync(self._examine, incarnation, ours, abandon_on_cancel=True)
+        texts = await trio.to_thread.run_sync(self._examine, init_process, ours, abandon_on_cancel=True)
         return Reason.WOULD_LOSE.because("; ".join(texts)) if texts else None
 
-    def _examine(self, incarnation: Incarnation, ours: Collection[tuple[int, int]]) -> list[str]:
+    def _examine(self, init_process: InitProcess, ours: Collection[tuple[int, int]]) -> list[str]:
         """Return the obstacles in words. Blocks for some tens of milliseconds."""
         facts = replace(unsupported.Facts.of(self._workload.spec.content), ours=frozenset(ours), reapplied=True)
-        pids = incarnation.pids()
+        pids = init_process.pids()
         self.obstacles = unsupported.find(pids, facts)
         try:
             self._noted = reapplied.note(pids)
@@ -76,7 +76,7 @@ class ColdProspect:
         """Whether something is to be set again before restored processes run."""
         return bool(self._noted.options or self._noted.groups)
 
-    def reapply(self, incarnation: Incarnation) -> None:
+    def reapply(self, init_process: InitProcess) -> None:
         """Set again what the restore has lost."""
-        for complaint in reapplied.reapply(incarnation.pids(), self._noted):
+        for complaint in reapplied.reapply(init_process.pids(), self._noted):
             self._workload.log.warning("cannot be set again after its restore: %s", complaint)

@@ -15,7 +15,7 @@ from zeropod import paths
 from zeropod.concurrency import TaskStarter
 from zeropod.lifecycle.cold.attempt import Attempt
 from zeropod.lifecycle.cold.terminate import Silence
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.strategy import Workload
 from zeropod.runtime import criu, ipcns
 from zeropod.runtime.cgroups import CgroupError
@@ -53,8 +53,8 @@ class Restorer:
         """What does not go through the image."""
 
     async def restore(
-        self, *, lazy: bool, before_it_runs: Callable[[Incarnation], Awaitable[None]] | None = None
-    ) -> Incarnation:
+        self, *, lazy: bool, before_it_runs: Callable[[InitProcess], Awaitable[None]] | None = None
+    ) -> InitProcess:
         """Bring the processes back, and have something done with them before they run.
 
         Raises CriuError, and then nothing is left of it but the image; so it is with what `before_it_runs` raises.
@@ -96,9 +96,9 @@ class Restorer:
 
     def tidy(self) -> None:
         """After a restore, once nobody waits any more: takes away what only CRIU needed. It takes some milliseconds."""
-        incarnation = self._container.incarnation
+        init_process = self._container.init_process
         try:
-            self.kept.has_restored(incarnation.pids() if incarnation else ())
+            self.kept.has_restored(init_process.pids() if init_process else ())
         except OSError as error:
             self._container.log.warning("something of its restore is left, until the next or its deletion: %s", error)
 
@@ -150,8 +150,8 @@ class Restorer:
         await self._dropped.wait()
 
 
-def _continue(incarnation: Incarnation) -> None:
+def _continue(init_process: InitProcess) -> None:
     """Let processes run that CRIU has left stopped."""
-    for pid in incarnation.pids():
+    for pid in init_process.pids():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)

@@ -12,7 +12,7 @@ from typing import NoReturn
 import trio
 
 from zeropod.kernel import mount
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.strategy import ContainerLost, Workload, sigkilled
 from zeropod.runtime.cgroups import Cgroup
 from zeropod.runtime.errors import RuncError
@@ -27,14 +27,14 @@ DEATH = 10.0
 """Seconds for killed processes to be gone; they take milliseconds, with gigabytes of memory some more."""
 
 
-async def end(container: Workload, incarnation: Incarnation) -> None:
+async def end(container: Workload, init_process: InitProcess) -> None:
     """Nobody is told of the exit. Raises Lost when they do not die."""
-    incarnation.exit_expected = True
-    incarnation.cgroup.kill()
+    init_process.exit_expected = True
+    init_process.cgroup.kill()
     with trio.move_on_after(DEATH) as patience:
-        await incarnation.exited.wait()
+        await init_process.exited.wait()
     if patience.cancelled_caught:
-        raise ContainerLost(f"its processes do not die within {DEATH:g} s of SIGKILL", sigkilled(incarnation.pid))
+        raise ContainerLost(f"its processes do not die within {DEATH:g} s of SIGKILL", sigkilled(init_process.pid))
     with suppress(RuncError):
         await container.runc.delete(container.id, force=True)
 
@@ -42,15 +42,15 @@ async def end(container: Workload, incarnation: Incarnation) -> None:
 async def keep_ending(container: Workload, silence: Silence) -> NoReturn:
     """Ends whatever appears in its cgroup, until cancelled."""
     while True:
-        if container.incarnation:
-            _silence_and_kill(container.incarnation.cgroup, silence)
+        if container.init_process:
+            _silence_and_kill(container.init_process.cgroup, silence)
         await trio.sleep(AGAIN)
 
 
 async def clear_away(container: Workload, silence: Silence) -> None:
     """Ends what a failed restore has left, and has runc forget the container. What is left after all is logged."""
-    if container.incarnation:
-        cgroup = container.incarnation.cgroup
+    if container.init_process:
+        cgroup = container.init_process.cgroup
         with trio.move_on_after(DEATH) as patience:
             while _silence_and_kill(cgroup, silence):  # noqa: ASYNC110 - the kernel has no event for it
                 await trio.sleep(AGAIN)

@@ -18,7 +18,7 @@ from zeropod.kernel.connection_table import Connection
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.lifecycle.idle.look import require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import CheckpointFailed, Workload
@@ -37,10 +37,10 @@ class Traffic:
         self._locked_at = 0.0
         self._data_came = False
 
-    def hold(self, incarnation: Incarnation) -> None:
+    def hold(self, init_process: InitProcess) -> None:
         """Hold everything from now on; the container is frozen. Raises NotIdle, CheckpointFailed, OSError."""
-        own = incarnation.socket_inodes()
-        self._hold_listeners(incarnation, own)
+        own = init_process.socket_inodes()
+        self._hold_listeners(init_process, own)
         require_idle(Snapshot(listens=bool(self._held)))
         if words := self._network.cannot_hand_over:
             raise CheckpointFailed(Reason.CANNOT_HAND_OVER.because(words))
@@ -59,9 +59,9 @@ class Traffic:
             return Reason.NOT_YET_TAKEN.because()
         return None
 
-    def _hold_listeners(self, incarnation: Incarnation, own: Collection[int]) -> None:
+    def _hold_listeners(self, init_process: InitProcess, own: Collection[int]) -> None:
         listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}
-        self._held = HeldListeners.take(incarnation.pids(), listening)
+        self._held = HeldListeners.take(init_process.pids(), listening)
 
     def _lock(self, connections: Iterable[TcpSocket], own: Collection[int]) -> None:
         if self._container.settings.tcp_established:
@@ -112,10 +112,10 @@ class Traffic:
         except OSError as error:
             self._container.log.warning("its connections may be lost: %s", error)
 
-    def leave_repair(self, incarnation: Incarnation) -> None:
+    def leave_repair(self, init_process: InitProcess) -> None:
         """A CRIU that was killed leaves connections behind on which the application can not even read."""
         try:
-            for connection in self._connections_of(incarnation.pids()):
+            for connection in self._connections_of(init_process.pids()):
                 with connection:
                     sockets.leave_repair(connection)
         except OSError as error:

@@ -94,13 +94,13 @@ class IdleMonitor:
         return self._workload.settings.ports or self._listening_ports()
 
     def _listening_ports(self) -> frozenset[int]:
-        incarnation = self._workload.incarnation
-        return self._network.listening_ports(incarnation.socket_inodes()) if incarnation else frozenset()
+        init_process = self._workload.init_process
+        return self._network.listening_ports(init_process.socket_inodes()) if init_process else frozenset()
 
     def _cpu_now(self) -> tuple[float, float]:
         """Return the time, and the CPU time that the container has used so far, both in seconds."""
-        incarnation = self._workload.incarnation
-        return time.monotonic(), incarnation.cgroup.cpu_seconds() if incarnation else 0.0
+        init_process = self._workload.init_process
+        return time.monotonic(), init_process.cgroup.cpu_seconds() if init_process else 0.0
 
     def _worked_since(self, before: tuple[float, float]) -> bool:
         """Return whether it has used the CPU since then, while nothing came in or went out.
@@ -120,5 +120,5 @@ class IdleMonitor:
         busy = 0
         for _ in range(GLANCES):
             await trio.sleep(LOOK / GLANCES)
-            busy += bool(self._workload.incarnation and self._workload.incarnation.cgroup.busy())
+            busy += bool(self._workload.init_process and self._workload.init_process.cgroup.busy())
         return busy > GLANCES / 2

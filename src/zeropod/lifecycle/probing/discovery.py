@@ -47,8 +47,8 @@ class Lesson:
         """On which the container listens, when it does."""
         started = trio.current_time()
         while True:
-            incarnation = self._container.incarnation
-            ports = self._network.listening_ports(incarnation.socket_inodes()) if incarnation else frozenset()
+            init_process = self._container.init_process
+            ports = self._network.listening_ports(init_process.socket_inodes()) if init_process else frozenset()
             if ports:
                 return ports
             taken = trio.current_time() - started

@@ -15,7 +15,7 @@ from zeropod.activator.gate import Gate
 from zeropod.activator.inspector import Inspector
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probing.discovery import Lesson
 from zeropod.lifecycle.reasons import Reason
@@ -114,7 +114,7 @@ class Probes:
         if self._unwell:
             raise NotIdle(Reason.UNHEALTHY.because(self._unwell))
 
-    async def intercept(self, incarnation: Incarnation, ports: frozenset[int]) -> None:
+    async def intercept(self, init_process: InitProcess, ports: frozenset[int]) -> None:
         """From now on probes come to the gate; returns when those before have been dealt with. Raises OSError."""
         if not self._gate:
             return
@@ -123,7 +123,7 @@ class Probes:
         self._gate.shut(ports)
         with trio.move_on_after(UNDER_WAY):
             # The kernel has no event for it.
-            while self._network.of_probers(incarnation.socket_inodes, ports):  # noqa: ASYNC110
+            while self._network.of_probers(init_process.socket_inodes, ports):  # noqa: ASYNC110
                 await trio.sleep(LOOK)
 
     def open(self) -> None:

@@ -17,8 +17,8 @@ async def until_over(workload: Workload, memory: StandbyMemory, since: float) ->
     if not settings.standby:
         return None
     await memory.moved()
-    assert workload.incarnation is not None
-    resident = workload.incarnation.cgroup.resident_bytes()
+    assert workload.init_process is not None
+    resident = workload.init_process.cgroup.resident_bytes()
     if resident > settings.standby_max_resident:
         return Reason.TOO_RESIDENT.because(mebibytes(resident), mebibytes(settings.standby_max_resident))
     await trio.sleep_until(since + (settings.standby_duration or math.inf))

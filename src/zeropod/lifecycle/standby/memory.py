@@ -11,7 +11,7 @@ import trio
 from zeropod import paths
 from zeropod.concurrency import TaskStarter, race
 from zeropod.lifecycle.admission import Turns
-from zeropod.lifecycle.init_process import Incarnation
+from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.reservation import key_of, reserve
 from zeropod.lifecycle.strategy import MemoryReport, Workload
@@ -58,17 +58,17 @@ class StandbyMemory:
         """What the backend keeps in the descriptor tables of the processes: (pid, number)."""
         return self._backend.descriptors if self._backend else frozenset()
 
-    def report(self, incarnation: Incarnation) -> MemoryReport | None:
+    def report(self, init_process: InitProcess) -> MemoryReport | None:
         """Return where the memory is; None before the first move. Reads a file or two of the cgroup."""
         if self.why is None:
             return None
         usage = self.usage
         self._count_faults(usage)
-        return MemoryReport(self.kind, self.why, usage, incarnation.cgroup.resident_bytes(), self.moves)
+        return MemoryReport(self.kind, self.why, usage, init_process.cgroup.resident_bytes(), self.moves)
 
-    def needed(self, incarnation: Incarnation) -> int:
+    def needed(self, init_process: InitProcess) -> int:
         """Return how many bytes it takes once everything is in; those that are out are charged to nothing."""
-        return self.usage.out + incarnation.cgroup.resident_bytes()
+        return self.usage.out + init_process.cgroup.resident_bytes()
 
     def _count_faults(self, usage: Usage) -> None:
         # A backend begins at 0 again with a move.
@@ -76,23 +76,23 @@ class StandbyMemory:
         self._workload.tally.memory_faults_total += new
         self._faults_counted = usage.faults
 
-    def begin(self, incarnation: Incarnation) -> None:
+    def begin(self, init_process: InitProcess) -> None:
         """Move the memory of the frozen processes out, in the background; not again after a nap that changed little."""
-        if self._left and incarnation.cgroup.resident_bytes() < self._left + GROWN:
+        if self._left and init_process.cgroup.resident_bytes() < self._left + GROWN:
             return
         self._left = 0
         before, self._scope, self._idle = self._idle, trio.CancelScope(), trio.Event()
-        self._nursery.start_soon(self._move, incarnation, before, self._scope, self._idle)
+        self._nursery.start_soon(self._move, init_process, before, self._scope, self._idle)
 
     async def _move(
-        self, incarnation: Incarnation, before: trio.Event, scope: trio.CancelScope, idle: trio.Event
+        self, init_process: InitProcess, before: trio.Event, scope: trio.CancelScope, idle: trio.Event
     ) -> None:
         try:
             with trio.CancelScope(shield=True):
                 await before.wait()  # of a move that was cut just now, and ends in a moment
             began = trio.current_time()
             with scope:
-                await self._move_out(incarnation)
+                await self._move_out(init_process)
             if self._backend and self._backend.ran and not scope.cancel_called:
                 self._ran_since = began
                 self._has_run.set()
@@ -100,20 +100,20 @@ class StandbyMemory:
             idle.set()
             self._workload.life.tell()
 
-    async def _move_out(self, incarnation: Incarnation) -> None:
+    async def _move_out(self, init_process: InitProcess) -> None:
         while (turn := self._turns.take()) is None:
             await self._turns.free()
         try:
-            backend = await self._choose(incarnation)
+            backend = await self._choose(init_process)
             self.why = Reason.MEMORY_BACKEND.because(self._choice)
             self._count_faults(backend.usage)
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
-                await backend.move_out(incarnation.pids())
+                await backend.move_out(init_process.pids())
             finally:
                 self._workload.tally.memory_written_bytes_total += backend.usage.written
             await backend.fill()
-            self._left = max(1, incarnation.cgroup.resident_bytes())
+            self._left = max(1, init_process.cgroup.resident_bytes())
             left = (f"process {pid} stays in memory: it {why}" for pid, why in backend.left.items())
             self.why = Reason.MEMORY_BACKEND.because("; ".join([self._choice, *left]))
         except MemoryLost as error:
@@ -126,8 +126,8 @@ class StandbyMemory:
             turn.end()
             budget.release(key_of(self._workload))
 
-    async def _choose(self, incarnation: Incarnation) -> Backend:
-        present = incarnation.cgroup.resident_bytes()
+    async def _choose(self, init_process: InitProcess) -> Backend:
+        present = init_process.cgroup.resident_bytes()
         if self._backend is None or not self._backend.usage.out:
             facts = await trio.to_thread.run_sync(choice.facts)
             settings = self._workload.settings
@@ -136,16 +136,16 @@ class StandbyMemory:
                 if self._backend:  # a pager that just ended would leave pages that wait for it
                     await self._backend.bring_back()
                 await self.close()
-                self._backend = self._make(kind, incarnation)
+                self._backend = self._make(kind, init_process)
         return self._backend
 
-    def _make(self, kind: Kind, incarnation: Incarnation) -> Backend:
+    def _make(self, kind: Kind, init_process: InitProcess) -> Backend:
         workload = self._workload
         namespace = workload.runc.namespace
         directory = paths.store(namespace, workload.id)
         paths.make_private(directory)
         backend = backends.make(
-            kind, incarnation.cgroup, directory, self._nursery, say=workload.log.warning, reserve=self._reserve
+            kind, init_process.cgroup, directory, self._nursery, say=workload.log.warning, reserve=self._reserve
         )
         self._changed.set()
         self._changed = trio.Event()
@@ -189,13 +189,13 @@ class StandbyMemory:
         if self._backend:
             await self._backend.bring_back()
 
-    async def leave(self, incarnation: Incarnation) -> bool:
+    async def leave(self, init_process: InitProcess) -> bool:
         """Make the frozen processes ready for a dump that leaves out what is in the store; False where there is none.
 
         Raises MemoryFailed, MemoryLost.
         """
         await self._idle.wait()
-        self._left_out = await self._backend.leave(incarnation.pids()) if self._backend else None
+        self._left_out = await self._backend.leave(init_process.pids()) if self._backend else None
         return self._left_out is not None
 
     async def ended(self) -> None:
@@ -205,10 +205,10 @@ class StandbyMemory:
         else:
             await self.close()
 
-    async def rejoin(self, incarnation: Incarnation) -> None:
+    async def rejoin(self, init_process: InitProcess) -> None:
         """Give restored processes, which are stopped, what the image has left out. Raises MemoryFailed, MemoryLost."""
         assert self._left_out
-        await self._left_out.rejoin(incarnation.pids())
+        await self._left_out.rejoin(init_process.pids())
 
     async def lost(self) -> str:
         """Return why pages that are out cannot be had any more; wait for ever as long as they can."""

@@ -34,15 +34,15 @@ class Nap:
     def __init__(
         self, container: Workload, network: PodNetwork, baseline: Baseline, only_probers: Callable[[], bool]
     ) -> None:
-        incarnation = container.incarnation
-        assert incarnation is not None
-        self._incarnation = incarnation
+        init_process = container.init_process
+        assert init_process is not None
+        self._init_process = init_process
         self._network = network
         self._baseline = baseline
         self._only_probers = only_probers
         self.awaited: Explanation | None = None
         """That a connection waits for the container as it begins to run."""
-        self._ports = container.settings.ports or network.listening_ports(incarnation.socket_inodes())
+        self._ports = container.settings.ports or network.listening_ports(init_process.socket_inodes())
         self._since = trio.current_time()
 
     def begins(self) -> None:
@@ -50,7 +50,7 @@ class Nap:
         if not self._baseline.has_come() or self._only_probers():
             return
         seen = self._baseline.seen()
-        if self._baseline.waits_in_listeners(self._incarnation):
+        if self._baseline.waits_in_listeners(self._init_process):
             self.awaited = Reason.CONNECTION_BEFORE_NAP.because()
         else:
             self._baseline.disregard(seen)
@@ -62,7 +62,7 @@ class Nap:
         """
         await self._while(self._is_probed)
         with trio.move_on_after(SETTLE):
-            await self._while(lambda: self._baseline.ending(self._incarnation))
+            await self._while(lambda: self._baseline.ending(self._init_process))
 
     async def _while(self, condition: Callable[[], bool]) -> None:
         looks = 0
@@ -73,11 +73,11 @@ class Nap:
 
     def _is_probed(self) -> bool:
         """A probe that came to the container itself is still with it; for LONGEST seconds, after which it is none."""
-        return bool(self._network.of_probers(self._incarnation.socket_inodes, self._ports))
+        return bool(self._network.of_probers(self._init_process.socket_inodes, self._ports))
 
     def use(self) -> Explanation | None:
         """Return how a connection of the container, which is frozen again, was used; None if none was."""
-        if sock := used_since(self._network, self._incarnation.socket_inodes(), self._ports, self._since):
+        if sock := used_since(self._network, self._init_process.socket_inodes(), self._ports, self._since):
             return Reason.USED_IN_NAP.because(*sock.remote, sock.state.name)
         return None
 
