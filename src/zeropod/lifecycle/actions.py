@@ -65,17 +65,17 @@ class Actions:
     def note(self, event: Event) -> None:
         """Log and count what has just changed the state."""
         workload, strategy = self._workload, self._strategy
-        life, tally = workload.life, workload.tally
+        life, metrics = workload.life, workload.metrics
         match event:
             case Event.FROZEN if self._nap_ends:
                 self._nap_ends, self._cause = 0.0, ""
             case Event.FROZEN | Event.DUMPED:
                 self._back_off_after.slept()
-                tally.standby_sleeps += event is Event.FROZEN
-                tally.cold_sleeps += event is Event.DUMPED
-                tally.slept(time.monotonic() - strategy.frozen_at, time.time_ns())
+                metrics.standby_sleeps += event is Event.FROZEN
+                metrics.cold_sleeps += event is Event.DUMPED
+                metrics.slept(time.monotonic() - strategy.frozen_at, time.time_ns())
                 life.end_attempt()
-                workload.log.info("sleeps (%s), after %.0f ms", life.state.name, tally.last_checkpoint * 1000)
+                workload.log.info("sleeps (%s), after %.0f ms", life.state.name, metrics.last_checkpoint * 1000)
 
     # Awake
 
@@ -111,9 +111,9 @@ class Actions:
         workload.life.failure = explanation
         refused = isinstance(failure, DiskBudgetExceeded)
         if refused:
-            workload.tally.refused_sleeps += 1
+            workload.metrics.refused_sleeps += 1
         else:
-            workload.tally.checkpoint_errors += 1
+            workload.metrics.checkpoint_errors += 1
         pause = self._back_off_after.after_failure()
         level = logging.WARNING if refused else logging.ERROR
         workload.log.log(level, "stays awake, next attempt in %g s at the earliest: %s", pause, explanation)
@@ -184,8 +184,10 @@ class Actions:
         self._woken_at = self._nap_ends = 0.0
         strategy.awake()
         if self._cause:
-            self._workload.tally.woke(time.monotonic() - started, time.time_ns(), cold=False)
-            self._workload.log.info("is awake after %.1f ms: %s", self._workload.tally.last_restore * 1000, self._cause)
+            self._workload.metrics.woke(time.monotonic() - started, time.time_ns(), cold=False)
+            self._workload.log.info(
+                "is awake after %.1f ms: %s", self._workload.metrics.last_restore * 1000, self._cause
+            )
             self._monitor.woke()
         self._cause = ""
 
@@ -195,10 +197,10 @@ class Actions:
         try:
             await strategy.restore()
         except ContainerLost:
-            self._workload.tally.restore_errors += 1
+            self._workload.metrics.restore_errors += 1
             raise
-        self._workload.tally.woke(time.monotonic() - started, time.time_ns(), cold=True)
-        self._workload.log.info("is awake after %.0f ms: %s", self._workload.tally.last_restore * 1000, self._cause)
+        self._workload.metrics.woke(time.monotonic() - started, time.time_ns(), cold=True)
+        self._workload.log.info("is awake after %.0f ms: %s", self._workload.metrics.last_restore * 1000, self._cause)
         self._cause = ""
         self._monitor.woke()
         return Event.RESTORED
@@ -211,7 +213,7 @@ class Actions:
         now = trio.current_time()
         if not self._nap_ends:
             self._nap_ends = now + LONGEST_NAP
-            self._workload.tally.dozes += 1
+            self._workload.metrics.dozes += 1
         try:
             strategy.nap()
             with trio.move_on_at(self._nap_ends):

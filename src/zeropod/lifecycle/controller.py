@@ -34,7 +34,7 @@ class Controller:
         self.network: PodNetwork | None = None
         """Of its pod, while it runs."""
         self._back_off = BackOff(workload.life)
-        self.tally = workload.tally
+        self.metrics = workload.metrics
 
     @property
     def next_attempt_ns(self) -> int:
@@ -136,7 +136,7 @@ class Controller:
                         "its sleep was not taken down within %g s; what is left of it goes with the container", RESCUE
                     )
             finally:
-                self.tally.probes_answered += strategy.answered
+                self.metrics.probes_answered += strategy.answered
                 self._strategy = None
 
     async def _live(self, actions: Actions) -> None:
@@ -176,7 +176,7 @@ class Controller:
             try:
                 await strategy.restore()
             except ContainerLost:
-                self.tally.restore_errors += 1
+                self.metrics.restore_errors += 1
                 raise
             except Exception as error:  # noqa: BLE001 - it becomes the container's end, which says it
                 failure = _words(error)
@@ -184,7 +184,7 @@ class Controller:
                 return
         if not patience.cancelled_caught:
             self._workload.log.error("cannot be restored: %s", failure)
-        self.tally.restore_errors += 1
+        self.metrics.restore_errors += 1
         raise ContainerLost(f"cannot be restored: {failure}", sigkilled(self._workload.init.pid))
 
 

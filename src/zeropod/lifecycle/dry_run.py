@@ -19,18 +19,18 @@ from zeropod.lifecycle.strategy import Workload
 
 async def pretend(container: Workload, watch: IdleMonitor) -> None:
     """From when the container would fall asleep to when it would be awake again."""
-    life, tally = container.life, container.tally
+    life, metrics = container.life, container.metrics
     life.wake_wanted = trio.Event()
     life.end_attempt()
     life.pretended = State.STANDBY if container.settings.standby else State.COLD
-    tally.dry_run_sleeps += 1
+    metrics.dry_run_sleeps += 1
     life.explanation = Reason.DRY_RUN.because(f"{datetime.fromtimestamp(time.time(), UTC):%H:%M:%S}")
     container.log.info("would sleep (%s), were it not for dry-run", life.pretended.name)
     try:
         await race(life.wake_wanted.wait, partial(watch.used, time.monotonic_ns()))
     finally:
         life.pretended = None
-    tally.dry_run_wakes += 1
+    metrics.dry_run_wakes += 1
     if life.wake_wanted.is_set():
         watch.awake_since = time.monotonic_ns()
     life.explanation = Reason.DRY_RUN_WOKEN.because()

@@ -31,7 +31,7 @@ class Histogram:
 
 
 @dataclass(slots=True)
-class Tally:
+class ContainerMetrics:
     checkpoint_seconds: Histogram = field(default_factory=Histogram)
     """From the freeze to the end."""
     standby_wake_seconds: Histogram = field(default_factory=Histogram)

@@ -19,7 +19,7 @@ from zeropod.kernel.pidfd import ExitStatus
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import Event
-from zeropod.lifecycle.metrics import Tally
+from zeropod.lifecycle.metrics import ContainerMetrics
 from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.settings import Settings
 from zeropod.runtime.cgroups import Metrics
@@ -99,7 +99,7 @@ class Workload(Protocol):
     runc: Runc
     store: ImageStore
     life: Life
-    tally: Tally
+    metrics: ContainerMetrics
     log: "logging.LoggerAdapter[logging.Logger]"
     init_process: InitProcess | None
     """The present one, or the last one while it is COLD."""

@@ -325,7 +325,7 @@ class SuspendStrategy:
                 return Event.WANTED
             return self._stay(AFTER_BUSY, reason)
         except DiskBudgetExceeded as refusal:
-            self._workload.tally.refused_sleeps += 1
+            self._workload.metrics.refused_sleeps += 1
             self._workload.log.warning("stays in STANDBY: %s", refusal)
             return self._stay(EXAMINE_AGAIN, refusal)
         except CheckpointFailed as failure:

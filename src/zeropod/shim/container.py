@@ -71,7 +71,7 @@ class Container:
         self.init = init
         self.host = host
         self.life = Life()
-        self.tally = host.tally_of(self.name)
+        self.metrics = host.metrics_of(self.name)
         self.log = logging.LoggerAdapter(log, {"container": id})
         self.execs = Execs(self)
         self.store = ImageStore.of(runc.namespace, id)
@@ -105,7 +105,7 @@ class Container:
     @property
     def probes_answered(self) -> int:
         """Probes that were answered in its stead, and in that of those before it."""
-        return self.tally.probes_answered + (self.controller.probes_answered if self.controller else 0)
+        return self.metrics.probes_answered + (self.controller.probes_answered if self.controller else 0)
 
     @property
     def group(self) -> str:

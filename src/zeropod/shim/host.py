@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from zeropod.activator.network import PodNetwork
-from zeropod.lifecycle.metrics import Tally
+from zeropod.lifecycle.metrics import ContainerMetrics
 from zeropod.shim.changes import Changes
 from zeropod.shim.publisher import Publisher
 
@@ -31,7 +31,7 @@ class Host:
     publisher: Publisher
     containers: "dict[str, Container]" = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
-    _tallies: dict[str, Tally] = field(default_factory=dict)
+    _metrics: dict[str, ContainerMetrics] = field(default_factory=dict)
     """Those of containers that are gone, by their names in the pod."""
     _complaints: set[str] = field(default_factory=set)
     _networks: dict[str, tuple[PodNetwork, int]] = field(default_factory=dict)
@@ -49,12 +49,12 @@ class Host:
         container.life.tell = lambda: None
         self.changes.forget(container.id)
         if name := container.name:
-            container.tally.probes_answered = container.probes_answered
-            self._tallies[name] = container.tally
+            container.metrics.probes_answered = container.probes_answered
+            self._metrics[name] = container.metrics
 
-    def tally_of(self, name: str) -> Tally:
+    def metrics_of(self, name: str) -> ContainerMetrics:
         """That of the last container of this name in the pod; a new one for a new name, or none."""
-        return self._tallies.pop(name, None) or Tally()
+        return self._metrics.pop(name, None) or ContainerMetrics()
 
     def complain(self, complaints: Iterable[str], log: "logging.LoggerAdapter[logging.Logger]") -> None:
         """Says what is wrong with the node, each thing once."""

@@ -111,11 +111,11 @@ class StatusService:
             return describe(container)
         if refusal := cannot_sleep(container):
             raise RpcError(Code.FAILED_PRECONDITION, f"cannot put {container.id} to sleep: {refusal}")
-        before, wanted = container.tally.checkpoints, life.sleep_wanted
+        before, wanted = container.metrics.checkpoints, life.sleep_wanted
         wanted.set()
         while life.sleep_wanted is wanted and life.state in (State.RUNNING, State.CHECKPOINTING):
             await life.changed()
-        if container.tally.checkpoints == before:
+        if container.metrics.checkpoints == before:
             why = life.why if life.state is State.RUNNING else Reason.STATE.because(life.state.name.lower())
             raise RpcError(Code.FAILED_PRECONDITION, f"could not put {container.id} to sleep: {why}")
         if not container.settings.standby:
@@ -170,7 +170,7 @@ def describe(container: Container) -> status_pb2.ContainerStatus:
         status.why_kept = str(strategy.why_kept or "") if life.state in ASLEEP else ""
         if report := strategy.memory_report():
             _describe_memory(report, status)
-    container.tally.describe(status)
+    container.metrics.describe(status)
     status.probes_answered = container.probes_answered
     return status
 

@@ -333,7 +333,7 @@ async def test_without_activity_it_sleeps_after_the_scaledown_duration(
     sleeping.start()
     await sleeping.asleep()
     assert sleeping.script.times("freeze") == [SCALEDOWN]
-    assert sleeping.controller.tally.checkpoints == 1
+    assert sleeping.controller.metrics.checkpoints == 1
 
 
 async def test_a_connection_postpones_the_sleep_by_the_whole_duration(
@@ -534,7 +534,7 @@ async def test_one_that_is_busy_after_all_goes_on_and_is_tried_again(
     assert (sleeping.life.state, sleeping.life.why) == (State.RUNNING, "a connection came at the last moment")
     await sleeping.asleep()
     assert sleeping.script.times("freeze") == pytest.approx([SCALEDOWN, 2 * SCALEDOWN], abs=0.1)
-    assert sleeping.controller.tally.checkpoint_errors == 0
+    assert sleeping.controller.metrics.checkpoint_errors == 0
     assert sleeping.life.message == ""
 
 
@@ -544,7 +544,7 @@ async def test_while_it_falls_asleep_its_state_says_so(sleeping: Sleeping, autoj
     await trio.sleep(SCALEDOWN + 1.0)
     assert sleeping.life.state is State.CHECKPOINTING
     await sleeping.asleep()
-    assert sleeping.controller.tally.last_checkpoint == pytest.approx(2.0)
+    assert sleeping.controller.metrics.last_checkpoint == pytest.approx(2.0)
 
 
 # Failed attempts
@@ -556,7 +556,7 @@ async def test_after_a_failed_checkpoint_it_goes_on_and_says_why(sleeping: Sleep
     await trio.sleep(SCALEDOWN + 0.5)
     life = sleeping.life
     assert (life.state, life.why, life.message) == (State.RUNNING, *["its checkpoint failed: no space"] * 2)
-    assert sleeping.controller.tally.checkpoint_errors == 1
+    assert sleeping.controller.metrics.checkpoint_errors == 1
 
 
 async def test_failed_checkpoints_are_tried_again_after_longer_and_longer_pauses(
@@ -569,7 +569,7 @@ async def test_failed_checkpoints_are_tried_again_after_longer_and_longer_pauses
     times = sleeping.script.times("freeze")
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert pauses == pytest.approx([*RECHECK, RECHECK[-1], RECHECK[-1]], abs=0.02)
-    assert (sleeping.controller.tally.checkpoint_errors, sleeping.controller.tally.checkpoints) == (8, 1)
+    assert (sleeping.controller.metrics.checkpoint_errors, sleeping.controller.metrics.checkpoints) == (8, 1)
 
 
 async def test_a_checkpoint_that_works_ends_the_pauses(sleeping: Sleeping, autojump_clock: MockClock) -> None:
@@ -598,9 +598,9 @@ async def test_a_connection_wakes_it_from_disk(sleeping: Sleeping, autojump_cloc
     assert sleeping.life.state is State.RESTORING
     await sleeping.awake()
     assert sleeping.script.times("restore") == [SCALEDOWN + 1000.0]
-    tally = sleeping.controller.tally
-    assert tally.last_restore == pytest.approx(0.25)
-    assert (tally.restores, tally.cold_wake_seconds.count) == (1, 1)
+    metrics = sleeping.controller.metrics
+    assert metrics.last_restore == pytest.approx(0.25)
+    assert (metrics.restores, metrics.cold_wake_seconds.count) == (1, 1)
 
 
 async def test_a_request_wakes_it(sleeping: Sleeping, autojump_clock: MockClock) -> None:
@@ -609,7 +609,7 @@ async def test_a_request_wakes_it(sleeping: Sleeping, autojump_clock: MockClock)
     sleeping.life.wake_wanted.set()
     await sleeping.awake()
     assert sleeping.script.times("thaw") == [SCALEDOWN] * 2
-    assert sleeping.controller.tally.standby_wake_seconds.count == 1
+    assert sleeping.controller.metrics.standby_wake_seconds.count == 1
 
 
 @pytest.mark.parametrize("freezes", [Event.FROZEN, Event.DUMPED])
@@ -625,7 +625,7 @@ async def test_a_request_that_comes_while_it_falls_asleep_wakes_it_at_once(
     sleeping.start()
     await trio.sleep(SCALEDOWN + 2.0)
     assert sleeping.life.state is State.RUNNING
-    assert sleeping.controller.tally.last_restore_ns
+    assert sleeping.controller.metrics.last_restore_ns
     assert sleeping.script.times("awake" if freezes is Event.FROZEN else "restore") == [SCALEDOWN + 1.0]
 
 
@@ -675,8 +675,8 @@ async def test_from_standby_it_goes_to_the_disk_and_wakes_from_there(
     await sleeping.awake()
     steps = [name for name, _ in sleeping.script.steps if name not in ("arrival", "watch_memory")]
     assert steps[:7] == ["make", "ready", "pass_probes", "freeze", "move_out", "dump", "restore"]
-    tally = sleeping.controller.tally
-    assert (tally.standby_sleeps, tally.cold_sleeps, tally.restores) == (1, 1, 1)
+    metrics = sleeping.controller.metrics
+    assert (metrics.standby_sleeps, metrics.cold_sleeps, metrics.restores) == (1, 1, 1)
 
 
 async def test_one_that_stays_in_standby_after_all_says_why(sleeping: Sleeping, autojump_clock: MockClock) -> None:
@@ -703,7 +703,7 @@ async def test_what_comes_before_the_dump_has_begun_wakes_it(
     assert sleeping.script.times("restore") == []
     assert not sleeping.strategy.frozen
     await wait_all_tasks_blocked()
-    assert sleeping.controller.tally.standby_wake_seconds.count == 1, "it is a wake like any other"
+    assert sleeping.controller.metrics.standby_wake_seconds.count == 1, "it is a wake like any other"
 
 
 async def test_one_that_can_not_leave_standby_is_awake_and_says_why(
@@ -777,7 +777,7 @@ async def test_one_that_cannot_be_woken_is_reported_as_killed(sleeping: Sleeping
     assert sleeping.life.message == "the image is damaged"
     assert (the_exit(sleeping).pid, the_exit(sleeping).exit_status) == (4711, 137)
     assert sleeping.container.init.exited.is_set()
-    assert (sleeping.strategy.released, sleeping.controller.tally.restore_errors) == (1, 1)
+    assert (sleeping.strategy.released, sleeping.controller.metrics.restore_errors) == (1, 1)
 
 
 @pytest.mark.parametrize("in_group", [False, True])
@@ -1137,7 +1137,7 @@ async def test_a_restore_that_fails_twice_for_any_reason_is_the_end(
     await sleeping.over()
     assert the_exit(sleeping).exit_status == 137
     assert sleeping.life.message == f"cannot be restored: ValueError: {TEXT}"
-    assert sleeping.controller.tally.restore_errors == 1
+    assert sleeping.controller.metrics.restore_errors == 1
 
 
 async def test_a_restore_that_does_not_end_after_a_failure_is_the_end(
@@ -1173,12 +1173,12 @@ async def test_a_failure_during_a_nap_leaves_nothing_of_the_nap(sleeping: Sleepi
     sleeping.script.phases["napped"] = [ValueError(TEXT)]
     sleeping.start()
     await trio.sleep(SCALEDOWN + 0.5)
-    sleeps = sleeping.controller.tally.standby_sleeps
+    sleeps = sleeping.controller.metrics.standby_sleeps
     await sleeping.asleep()
-    assert sleeping.controller.tally.standby_sleeps == sleeps + 1, "it is a sleep, and no end of a nap"
+    assert sleeping.controller.metrics.standby_sleeps == sleeps + 1, "it is a sleep, and no end of a nap"
     sleeping.script.arrive(Event.PROBE)
     await sleeping.become(State.DOZING)
-    assert sleeping.controller.tally.dozes == 2
+    assert sleeping.controller.metrics.dozes == 2
 
 
 async def test_probes_that_were_answered_are_counted_beyond_the_strategy_that_answered_them(
@@ -1288,15 +1288,15 @@ async def standing_by(sleeping: Sleeping) -> Sleeping:
 
 async def test_a_probe_makes_it_nap_and_is_no_wake(standing_by: Sleeping, autojump_clock: MockClock) -> None:
     standing_by.script.phases["napped"] = [lasting(3.0)]
-    sleeps = standing_by.controller.tally.standby_sleeps
+    sleeps = standing_by.controller.metrics.standby_sleeps
     for _ in range(2):
         standing_by.script.arrive(Event.PROBE)
         await standing_by.become(State.DOZING)
         assert not standing_by.strategy.frozen
         await standing_by.asleep()
         assert standing_by.strategy.frozen
-    tally = standing_by.controller.tally
-    assert (tally.dozes, tally.restores, tally.standby_sleeps) == (2, 0, sleeps)
+    metrics = standing_by.controller.metrics
+    assert (metrics.dozes, metrics.restores, metrics.standby_sleeps) == (2, 0, sleeps)
     assert standing_by.script.times("awake") == []
     await wait_all_tasks_blocked()
     assert len(standing_by.script.times("move_out")) == 3, "what came back in moves out"
@@ -1308,7 +1308,7 @@ async def test_an_exec_keeps_it_running_until_it_has_ended(standing_by: Sleeping
         await trio.sleep(5)
         assert standing_by.life.state is State.DOZING
     await standing_by.asleep()
-    assert standing_by.controller.tally.restores == 0
+    assert standing_by.controller.metrics.restores == 0
 
 
 async def test_one_that_is_not_well_after_an_exec_is_awake_and_says_why(
@@ -1366,7 +1366,7 @@ async def test_a_nap_that_lasts_becomes_a_wake(standing_by: Sleeping, autojump_c
     await standing_by.awake()
     assert trio.current_time() - napping_since == pytest.approx(LONGEST_NAP)
     await wait_all_tasks_blocked()
-    assert standing_by.controller.tally.restores == 1
+    assert standing_by.controller.metrics.restores == 1
 
 
 async def test_a_connection_before_the_nap_makes_it_a_wake(
@@ -1391,8 +1391,8 @@ async def test_what_uses_it_while_it_naps_wakes_it_and_is_no_failure(
     await standing_by.become(State.DOZING)
     await standing_by.awake()
     await wait_all_tasks_blocked()
-    tally = standing_by.controller.tally
-    assert (tally.restores, tally.checkpoint_errors, standing_by.life.message) == (1, 0, "")
+    metrics = standing_by.controller.metrics
+    assert (metrics.restores, metrics.checkpoint_errors, standing_by.life.message) == (1, 0, "")
     assert "a connection came" in caplog.text
 
 
@@ -1405,7 +1405,7 @@ async def test_one_that_cannot_be_frozen_again_is_awake_and_says_why(
     await standing_by.awake()
     await wait_all_tasks_blocked()
     assert standing_by.life.message == "it cannot be frozen again"
-    assert standing_by.controller.tally.checkpoint_errors == 1
+    assert standing_by.controller.metrics.checkpoint_errors == 1
     await standing_by.asleep()
 
 
@@ -1417,7 +1417,7 @@ async def test_a_probe_that_comes_while_it_is_frozen_again_has_it_nap_on(
     await standing_by.become(State.DOZING)
     await standing_by.asleep()
     assert len(standing_by.script.times("nap")) == 2
-    assert standing_by.controller.tally.dozes == 1
+    assert standing_by.controller.metrics.dozes == 1
 
 
 # Together with the container
@@ -1540,8 +1540,8 @@ async def test_the_answer_says_why_it_does_not_sleep(
     sleeping.start()
     assert await answer(sleeping) == (f"could not put web to sleep: {error}", Code.FAILED_PRECONDITION)
     assert sleeping.life.state is State.RUNNING
-    assert sleeping.controller.tally.checkpoint_errors == errors
-    assert sleeping.controller.tally.refused_sleeps == isinstance(error, DiskBudgetExceeded)
+    assert sleeping.controller.metrics.checkpoint_errors == errors
+    assert sleeping.controller.metrics.refused_sleeps == isinstance(error, DiskBudgetExceeded)
 
 
 async def test_a_probe_that_fails_is_the_answer_at_once(sleeping: Sleeping, autojump_clock: MockClock) -> None:
@@ -1619,7 +1619,7 @@ async def test_a_request_does_not_wait_for_the_next_attempt(sleeping: Sleeping, 
     sleeping.script.phases["freeze"] = [CheckpointFailed(said("no"))] * 6
     sleeping.start()
     await trio.sleep(SCALEDOWN + sum(RECHECK[:5]) + 1.0)
-    assert sleeping.controller.tally.checkpoint_errors == 6
+    assert sleeping.controller.metrics.checkpoint_errors == 6
     began = trio.current_time()
     assert await asked(sleeping) == "STANDBY"
     assert trio.current_time() - began < 1.0
@@ -1654,8 +1654,8 @@ async def test_without_room_it_stays_awake_and_tries_again_with_pauses(
     sleeping.start()
     await sleeping.asleep()
     await wait_all_tasks_blocked()
-    tally = sleeping.controller.tally
-    assert (tally.refused_sleeps, tally.checkpoint_errors, tally.checkpoints) == (3, 0, 1)
+    metrics = sleeping.controller.metrics
+    assert (metrics.refused_sleeps, metrics.checkpoint_errors, metrics.checkpoints) == (3, 0, 1)
     assert sleeping.script.times("freeze") == [60.0, 61.0, 63.0, 68.0]
 
 
@@ -1667,15 +1667,15 @@ def dry(sleeping: Sleeping) -> Sleeping:
 
 async def test_a_dry_run_counts_and_does_nothing(dry: Sleeping, autojump_clock: MockClock) -> None:
     dry.start()
-    tally = dry.controller.tally
+    metrics = dry.controller.metrics
     await trio.sleep(SCALEDOWN - 1)
-    assert (tally.dry_run_sleeps, dry.life.pretended) == (0, None)
+    assert (metrics.dry_run_sleeps, dry.life.pretended) == (0, None)
     await trio.sleep(2)
-    assert (tally.dry_run_sleeps, tally.dry_run_wakes, dry.life.pretended) == (1, 0, State.STANDBY)
+    assert (metrics.dry_run_sleeps, metrics.dry_run_wakes, dry.life.pretended) == (1, 0, State.STANDBY)
     assert "dry run: it would sleep since" in dry.life.why
     await trio.sleep(10 * SCALEDOWN)
-    assert (tally.dry_run_sleeps, tally.dry_run_wakes) == (1, 0)
-    assert (dry.life.state, dry.script.times("freeze"), tally.checkpoints) == (State.RUNNING, [], 0)
+    assert (metrics.dry_run_sleeps, metrics.dry_run_wakes) == (1, 0)
+    assert (dry.life.state, dry.script.times("freeze"), metrics.checkpoints) == (State.RUNNING, [], 0)
 
 
 # At no moment that is a multiple of the scale-down duration: which comes first is then a matter of chance.
@@ -1699,9 +1699,9 @@ def test_a_dry_run_counts_what_would_have_been(pauses: list[float]) -> None:
                 await trio.sleep(0.005)
                 # A dry run hears of it at its next look.
                 await trio.sleep(SCALEDOWN - 0.01)
-                tally = made.controller.tally
+                metrics = made.controller.metrics
                 nursery.cancel_scope.cancel()
-        return (tally.dry_run_sleeps, tally.dry_run_wakes) if dry_run else (tally.checkpoints, tally.restores)
+        return (metrics.dry_run_sleeps, metrics.dry_run_wakes) if dry_run else (metrics.checkpoints, metrics.restores)
 
     with tempfile.TemporaryDirectory() as directory:
         real = trio.run(counts, directory, False, clock=MockClock(autojump_threshold=0))
@@ -1716,7 +1716,7 @@ async def test_what_would_wake_it_does_so_in_a_dry_run_at_once(dry: Sleeping, au
         async with dry.container.allowed(request):
             pass
         await wait_all_tasks_blocked()
-        assert dry.controller.tally.dry_run_wakes == wakes, request
+        assert dry.controller.metrics.dry_run_wakes == wakes, request
     assert dry.life.pretended is None
 
 

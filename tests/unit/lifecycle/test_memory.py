@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from zeropod import paths
 from zeropod.concurrency import GuardedNursery
 from zeropod.lifecycle.life import Life
-from zeropod.lifecycle.metrics import Tally
+from zeropod.lifecycle.metrics import ContainerMetrics
 from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.standby import memory as standby
 from zeropod.lifecycle.standby.memory import GROWN, StandbyMemory
@@ -162,7 +162,7 @@ class Container:
     def __init__(self, node: Node, nursery: trio.Nursery, wanted: str = "auto") -> None:
         self.node = node
         self.life = Life()
-        self.tally = Tally()
+        self.metrics = ContainerMetrics()
         self.tasks = GuardedNursery(nursery)
         self.init_process: Any = SimpleNamespace(
             cgroup=SimpleNamespace(resident_bytes=lambda: node.resident), pids=lambda: [4, 5]
@@ -172,7 +172,7 @@ class Container:
             runc=SimpleNamespace(namespace="k8s.io"),
             settings=Settings(standby_memory=wanted),
             life=self.life,
-            tally=self.tally,
+            metrics=self.metrics,
             log=logging.LoggerAdapter(logging.getLogger("memory"), {}),
         )
         self.memory = StandbyMemory(workload, self.tasks)
@@ -219,7 +219,7 @@ async def test_memory_is_moved_out_in_the_background_and_then_what_is_needed_fir
     assert report is not None
     assert (report.kind, str(report.why), report.moving) == (Kind.STORE, "chosen for auto", False)
     assert (report.usage.out, report.left) == (100 * MEBIBYTE, 0)
-    assert container.tally.memory_written_bytes_total == 100 * MEBIBYTE
+    assert container.metrics.memory_written_bytes_total == 100 * MEBIBYTE
 
 
 @pytest.mark.parametrize("kind", list(Kind))
@@ -526,4 +526,4 @@ async def test_faults_are_counted_once_however_often_they_are_looked_at(containe
     for faults, total in ((3, 3), (3, 3), (7, 7), (2, 9)):  # a backend begins at 0 again with a move
         container.backend.usage = Usage(out=1, faults=faults)
         container.memory.report(container.init_process)
-        assert container.tally.memory_faults_total == total
+        assert container.metrics.memory_faults_total == total

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.shim.fakes import World
 
-from zeropod.lifecycle.metrics import BOUNDS, Histogram, Tally
+from zeropod.lifecycle.metrics import BOUNDS, ContainerMetrics, Histogram
 from zeropod.rpc.messages import status_pb2
 from zeropod.runtime import spec
 
@@ -31,12 +31,12 @@ def test_every_observation_is_in_one_bucket_and_in_the_sum(observations: list[fl
 
 
 def test_sleeps_and_wakes_are_told_with_their_times() -> None:
-    tally = Tally()
-    tally.slept(0.2, 1_000)
-    tally.woke(0.001, 2_000, cold=False)
-    tally.woke(0.1, 3_000, cold=True)
+    metrics = ContainerMetrics()
+    metrics.slept(0.2, 1_000)
+    metrics.woke(0.001, 2_000, cold=False)
+    metrics.woke(0.1, 3_000, cold=True)
     status = status_pb2.ContainerStatus()
-    tally.describe(status)
+    metrics.describe(status)
     assert (status.checkpoints, status.restores) == (1, 2)
     assert (sum(status.standby_wake_seconds.counts), sum(status.cold_wake_seconds.counts)) == (1, 1)
     assert (status.last_checkpoint.ToNanoseconds(), status.last_restore.ToNanoseconds()) == (1_000, 3_000)
@@ -45,7 +45,7 @@ def test_sleeps_and_wakes_are_told_with_their_times() -> None:
 
 def test_before_the_first_there_is_no_time() -> None:
     status = status_pb2.ContainerStatus()
-    Tally().describe(status)
+    ContainerMetrics().describe(status)
     assert not status.HasField("last_checkpoint")
     assert not status.HasField("last_restore")
 
@@ -53,15 +53,15 @@ def test_before_the_first_there_is_no_time() -> None:
 async def test_a_container_of_the_pod_goes_on_counting_where_its_predecessor_ended(world: World) -> None:
     first = world.container
     first.spec = first.spec.with_annotation(spec.CONTAINER_NAME, "nginx")
-    first.tally.dozes = 7
-    assert world.host.tally_of("nginx") is not first.tally, "it exists yet: the two would be added up"
+    first.metrics.dozes = 7
+    assert world.host.metrics_of("nginx") is not first.metrics, "it exists yet: the two would be added up"
     world.host.remove(first)
-    assert world.host.tally_of("other").dozes == 0
-    assert world.host.tally_of("nginx").dozes == 7
-    assert world.host.tally_of("nginx").dozes == 0, "only one successor has them"
+    assert world.host.metrics_of("other").dozes == 0
+    assert world.host.metrics_of("nginx").dozes == 7
+    assert world.host.metrics_of("nginx").dozes == 0, "only one successor has them"
 
 
 async def test_without_a_pod_nothing_is_kept_of_a_container_that_is_gone(world: World) -> None:
-    world.container.tally.dozes = 7
+    world.container.metrics.dozes = 7
     world.host.remove(world.container)
-    assert world.host.tally_of("").dozes == 0
+    assert world.host.metrics_of("").dozes == 0

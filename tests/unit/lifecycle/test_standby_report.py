@@ -73,10 +73,10 @@ async def test_a_move_is_told_and_counted(world: World, memory: StandbyMemory, b
     assert report is not None
     assert (report.kind, report.usage.out, report.left) == (Kind.STORE, 100, 64 << 20)
     assert "the node has no swap" in str(report.why)
-    assert world.container.tally.memory_written_bytes_total == 40
+    assert world.container.metrics.memory_written_bytes_total == 40
     memory.woke()
     await moved(world, memory)
-    assert world.container.tally.memory_written_bytes_total == 80
+    assert world.container.metrics.memory_written_bytes_total == 80
 
 
 async def test_faults_are_counted_over_all_wakes(world: World, memory: StandbyMemory, backend: Backend) -> None:
@@ -85,13 +85,13 @@ async def test_faults_are_counted_over_all_wakes(world: World, memory: StandbyMe
     for faults in (3, 7, 7):
         backend.state = Usage(out=90, faults=faults)
         memory.report(world.container.init_process)
-    assert world.container.tally.memory_faults_total == 7
+    assert world.container.metrics.memory_faults_total == 7
     backend.state = Usage(out=90, faults=9)
     memory.woke()
     await moved(world, memory)  # which is the last look at these
     backend.state = Usage(out=90, faults=2)
     memory.report(world.container.init_process)
-    assert world.container.tally.memory_faults_total == 11
+    assert world.container.metrics.memory_faults_total == 11
 
 
 async def test_a_move_that_failed_is_said_until_one_succeeds(

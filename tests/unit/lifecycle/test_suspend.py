@@ -24,7 +24,7 @@ from zeropod.lifecycle.controller import RESCUE
 from zeropod.lifecycle.idle import look
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import Event, State
-from zeropod.lifecycle.metrics import Tally
+from zeropod.lifecycle.metrics import ContainerMetrics
 from zeropod.lifecycle.probing.probes import Keep
 from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.settings import Settings
@@ -426,7 +426,7 @@ class Suspended:
             init=SimpleNamespace(pid=4),
             store=store,
             spec=SimpleNamespace(content={}),
-            tally=Tally(),
+            metrics=ContainerMetrics(),
             idle_threshold=1.0,
             log=logging.LoggerAdapter(logging.getLogger("suspend"), {}),
         )

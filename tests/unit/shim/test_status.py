@@ -74,10 +74,10 @@ async def test_times_are_in_milliseconds(world: World) -> None:
         raise AssertionError
 
     world.container.controller = controller = Controller(world.container, "/proc/self/ns/net", never)  # type: ignore[arg-type]
-    controller.tally.slept(0.5, 1)
-    controller.tally.slept(0.125, 2)
-    controller.tally.woke(0.0625, 3, cold=True)
-    controller.tally.restore_errors = 1
+    controller.metrics.slept(0.5, 1)
+    controller.metrics.slept(0.125, 2)
+    controller.metrics.woke(0.0625, 3, cold=True)
+    controller.metrics.restore_errors = 1
     found = describe(world.container)
     assert (found.last_checkpoint_ms, found.last_restore_ms) == (125.0, 62.5)
     assert (found.checkpoints, found.restores, found.restore_errors) == (2, 1, 1)

@@ -73,7 +73,7 @@ class StandbyMemory:
     def _count_faults(self, usage: Usage) -> None:
         # A backend begins at 0 again with a move.
         new = usage.faults - self._faults_counted if usage.faults >= self._faults_counted else usage.faults
-        self._workload.tally.memory_faults_total += new
+        self._workload.metrics.memory_faults_total += new
         self._faults_counted = usage.faults
 
     def begin(self, init_process: InitProcess) -> None:
@@ -111,7 +111,7 @@ class StandbyMemory:
             try:
                 await backend.move_out(init_process.pids())
             finally:
-                self._workload.tally.memory_written_bytes_total += backend.usage.written
+                self._workload.metrics.memory_written_bytes_total += backend.usage.written
             await backend.fill()
             self._left = max(1, init_process.cgroup.resident_bytes())
             left = (f"process {pid} stays in memory: it {why}" for pid, why in backend.left.items())
