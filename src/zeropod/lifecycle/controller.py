@@ -102,7 +102,7 @@ class Controller:
         workload = self._workload
         settings = workload.settings
         own = settings.localhost_traffic
-        with workload.host.network(
+        with workload.pod.network(
             self._network_path,
             () if settings.disable_probe_detection else settings.probe_processes,
             own=bool(workload.pinned_network) if own is None else own,

@@ -29,7 +29,7 @@ async def room(workload: Workload) -> AsyncIterator[None]:
     assert init_process is not None
     need = init_process.cgroup.resident_bytes()
     words, complaints = await trio.to_thread.run_sync(reserve, key_of(workload), need, "its image")
-    workload.host.complain(complaints, workload.log)
+    workload.pod.complain(complaints, workload.log)
     if words:
         raise DiskBudgetExceeded(Reason.DISK.because(words))
     try:

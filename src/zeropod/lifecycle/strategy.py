@@ -72,7 +72,7 @@ class MemoryReport:
     """Whether memory is on its way out now."""
 
 
-class Node(Protocol):
+class PodContext(Protocol):
     """What the containers of a pod share."""
 
     def network(
@@ -108,7 +108,7 @@ class Workload(Protocol):
     pinned_network: Path | None
 
     @property
-    def host(self) -> Node:
+    def pod(self) -> PodContext:
         """Its pod."""
 
     @property

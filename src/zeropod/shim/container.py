@@ -37,7 +37,7 @@ from zeropod.shim import limits, signals
 from zeropod.shim.delete import REMOVED
 from zeropod.shim.errors import FINISHED, kill_error, refused, reported
 from zeropod.shim.execs import Execs
-from zeropod.shim.host import Host
+from zeropod.shim.pod import Pod
 from zeropod.shim.process import Process
 
 log = logging.getLogger(__name__)
@@ -63,15 +63,15 @@ CHECKPOINT = 300.0
 
 
 class Container:
-    def __init__(self, id: str, spec: Spec, settings: Settings, runc: Runc, init: Process, host: Host) -> None:
+    def __init__(self, id: str, spec: Spec, settings: Settings, runc: Runc, init: Process, pod: Pod) -> None:
         self.id = id
         self.spec = spec
         self.settings = settings
         self.runc = runc
         self.init = init
-        self.host = host
+        self.pod = pod
         self.life = Life()
-        self.metrics = host.metrics_of(self.name)
+        self.metrics = pod.metrics_of(self.name)
         self.log = logging.LoggerAdapter(log, {"container": id})
         self.execs = Execs(self)
         self.store = ImageStore.of(runc.namespace, id)
@@ -95,7 +95,7 @@ class Container:
         self._ran_out_of_memory = False
 
     def publish(self, event: Message) -> None:
-        self.host.publisher.publish(event)
+        self.pod.publisher.publish(event)
 
     @property
     def name(self) -> str:
@@ -154,7 +154,7 @@ class Container:
                 self.runc.namespace,
             )
             self.live()
-        self.host.nursery.start_soon(self.init.io.copy, self._input)
+        self.pod.nursery.start_soon(self.init.io.copy, self._input)
 
     async def start(self) -> int:
         """Starts the init process and returns its pid. Raises RpcError."""
@@ -167,7 +167,7 @@ class Container:
             self.life.happen(Event.START)
             self.publish(events_pb2.TaskStart(container_id=self.id, pid=self.init.pid))
         if self.controller:
-            self.host.nursery.start_soon(self._sleep_from_now_on, self.controller)
+            self.pod.nursery.start_soon(self._sleep_from_now_on, self.controller)
         return self.init.pid
 
     async def _sleep_from_now_on(self, controller: Controller) -> None:
@@ -188,7 +188,7 @@ class Container:
                 self.runc.namespace,
             )
         self.live()
-        self.host.nursery.start_soon(self.init.io.copy, self._input)
+        self.pod.nursery.start_soon(self.init.io.copy, self._input)
 
     async def start_afresh(self) -> None:
         """Starts its program again, with the streams that it had. Raises RpcError."""
@@ -220,7 +220,7 @@ class Container:
         """A new init process is there, by creation or by restore: it is watched from now on."""
         self.init_process = InitProcess(int(self.pid_file.read_text()), self.init_process)
         self.init.pid = self.init_process.pid
-        self.host.nursery.start_soon(self._watch, self.init_process)
+        self.pod.nursery.start_soon(self._watch, self.init_process)
         return self.init_process
 
     async def _watch(self, init_process: InitProcess) -> None:
@@ -259,7 +259,7 @@ class Container:
                     pass
             if self._ran_out_of_memory:
                 # The answer to `Wait` may overtake it, and the kubelet would be told of another reason.
-                await self.host.publisher.flush(LAST_EVENTS)
+                await self.pod.publisher.flush(LAST_EVENTS)
             self.life.happen(Event.EXIT)
             self.init.ended(status)
             self.announce_exit(self.id, status)
@@ -384,4 +384,4 @@ class Container:
             pod.rmdir()
         if self.id != self.group or not pod.exists():
             (self.runc.bundle / REMOVED).touch()
-        self.host.remove(self)
+        self.pod.remove(self)

@@ -26,13 +26,13 @@ from zeropod.runtime.stdio import ProcessIO, Stdio
 from zeropod.shim import options as runtime_options
 from zeropod.shim.container import Container
 from zeropod.shim.errors import reported
-from zeropod.shim.host import Host
+from zeropod.shim.pod import Pod
 from zeropod.shim.process import Process
 
 HOST_NETWORK = "/proc/self/ns/net"
 
 
-async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
+async def create(request: task_pb2.CreateTaskRequest, pod: Pod) -> Container:
     """The container, as runc has created it. Raises RpcError; then nothing of it is left."""
     if not paths.is_identifier(request.id):
         raise RpcError(Code.INVALID_ARGUMENT, f"{request.id!r} is not an identifier as containerd has them")
@@ -45,7 +45,7 @@ async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
     except SettingsError as error:
         raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
     runc = Runc(
-        namespace=host.namespace,
+        namespace=pod.namespace,
         bundle=bundle,
         binary=options.binary_name,
         root=options.root,
@@ -55,7 +55,7 @@ async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
     )
     stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
     init = Process(request.id, ProcessIO(stdio))
-    container = Container(request.id, spec, wanted, runc, init, host)
+    container = Container(request.id, spec, wanted, runc, init, pod)
     container.io_owner = (options.io_uid, options.io_gid)
     for annotation in settings.unknown(spec.annotations):
         container.log.warning("annotation %s is unknown to this version and has no effect", annotation)
@@ -74,7 +74,7 @@ async def create(request: task_pb2.CreateTaskRequest, host: Host) -> Container:
     except BaseException:
         await container.remove()
         raise
-    host.add(container)
+    pod.add(container)
     return container
 
 

@@ -69,9 +69,9 @@ class Execs:
             container.publish(
                 events_pb2.TaskExecStarted(container_id=container.id, exec_id=process.id, pid=process.pid),
             )
-            container.host.nursery.start_soon(process.io.copy)
+            container.pod.nursery.start_soon(process.io.copy)
             # From this hold to that of the watching task there is no moment without one.
-            await container.host.nursery.start(self._watch, process, handle)
+            await container.pod.nursery.start(self._watch, process, handle)
         return process.pid
 
     async def _create(self, process: Process) -> None:

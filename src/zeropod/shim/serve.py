@@ -18,7 +18,7 @@ from zeropod.launch.flags import Flags
 from zeropod.launch.start import SOCKET_FD
 from zeropod.rpc.server import serve
 from zeropod.runtime import command
-from zeropod.shim.host import Host
+from zeropod.shim.pod import Pod
 from zeropod.shim.publisher import Publisher
 from zeropod.shim.service import TaskService
 from zeropod.shim.status import StatusService, status_listener
@@ -61,14 +61,14 @@ async def run(flags: Flags, listener: socket.socket) -> None:
     async with trio.open_nursery() as nursery:
         address = os.environ.get("TTRPC_ADDRESS") or f"{flags.address}.ttrpc"
         publisher = Publisher(flags.namespace, address)
-        host = Host(flags.namespace, nursery, publisher)
-        service = TaskService(host)
+        pod = Pod(flags.namespace, nursery, publisher)
+        service = TaskService(pod)
         nursery.start_soon(publisher.run)
         nursery.start_soon(reap)
         nursery.start_soon(until_signal, nursery.cancel_scope)
         nursery.start_soon(serve, [_listener(listener)], service.services())
         with status_listener(flags) as status:
-            nursery.start_soon(serve, [_listener(status)], StatusService(host).services())
+            nursery.start_soon(serve, [_listener(status)], StatusService(pod).services())
             log.info("serves the shim of %s, pid %d", flags.id, os.getpid())
             await service.shutdown_requested.wait()
             await publisher.flush(LAST_EVENTS)

@@ -22,7 +22,7 @@ from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime.stdio import ProcessIO, Stdio
 from zeropod.shim.container import Container
 from zeropod.shim.create import create, created_event
-from zeropod.shim.host import Host
+from zeropod.shim.pod import Pod
 from zeropod.shim.process import Process
 
 NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
@@ -40,8 +40,8 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 class TaskService:
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, pod: Pod) -> None:
+        self._pod = pod
         self.shutdown_requested = trio.Event()
         self._open_calls = 0
         self._answered = trio.Event()
@@ -93,14 +93,14 @@ class TaskService:
 
     def _container(self, id: str) -> Container:
         try:
-            return self._host.containers[id]
+            return self._pod.containers[id]
         except KeyError:
             raise RpcError(Code.NOT_FOUND, "container not created: not found") from None
 
     async def create(self, request: task_pb2.CreateTaskRequest) -> Message:
-        if request.id in self._host.containers:
+        if request.id in self._pod.containers:
             raise RpcError(Code.ALREADY_EXISTS, f"container {request.id}: already exists")
-        container = await create(request, self._host)
+        container = await create(request, self._pod)
         container.publish(created_event(request, container.init.pid))
         return task_pb2.CreateTaskResponse(pid=container.init.pid)
 
@@ -218,12 +218,12 @@ class TaskService:
         return task_pb2.StatsResponse(stats=_any(self._container(request.id).stats()))
 
     async def connect(self, request: task_pb2.ConnectRequest) -> Message:
-        container = self._host.containers.get(request.id)
+        container = self._pod.containers.get(request.id)
         return task_pb2.ConnectResponse(shim_pid=os.getpid(), task_pid=container.init.pid if container else 0)
 
     async def shutdown(self, _request: task_pb2.ShutdownRequest) -> Message:
         """Ends the shim, unless it has containers yet; containerd asks after each container of a pod."""
-        if not self._host.containers:
+        if not self._pod.containers:
             self.shutdown_requested.set()
         return Empty()
 

@@ -23,7 +23,7 @@ from zeropod.rpc.server import Services, streaming, unary
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import spec
 from zeropod.shim.container import Container
-from zeropod.shim.host import Host
+from zeropod.shim.pod import Pod
 from zeropod.shim.why import explain
 
 SERVICE = "zeropod.v1.Status"
@@ -59,8 +59,8 @@ def status_listener(flags: Flags) -> Iterator[socket.socket]:
 
 
 class StatusService:
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, pod: Pod) -> None:
+        self._pod = pod
 
     def services(self) -> Services:
         return {
@@ -74,12 +74,12 @@ class StatusService:
         }
 
     async def list(self, request: status_pb2.ListRequest) -> status_pb2.ListResponse:
-        containers = self._host.containers.values()
+        containers = self._pod.containers.values()
         wanted = [entry for entry in containers if request.id in ("", entry.id)]
         return status_pb2.ListResponse(containers=[describe(container) for container in wanted])
 
     async def watch(self, _request: status_pb2.WatchRequest, send: Callable[[Message], Awaitable[None]]) -> None:
-        changes, containers = self._host.changes, self._host.containers
+        changes, containers = self._pod.changes, self._pod.containers
         heard, known = 0, set(containers)
         update = status_pb2.Update(sequence=changes.last, snapshot=True, containers=map(describe, containers.values()))
         while True:
@@ -131,7 +131,7 @@ class StatusService:
 
     def _find(self, id: str) -> Container:
         try:
-            return self._host.containers[id]
+            return self._pod.containers[id]
         except KeyError:
             raise RpcError(Code.NOT_FOUND, f"there is no container {id} here") from None
 

@@ -30,7 +30,7 @@ from zeropod.rpc.messages import forward_pb2, runc_options_pb2, status_pb2, task
 from zeropod.rpc.server import serve, serve_connection, unary
 from zeropod.runtime.cgroups.placement import directories
 from zeropod.shim import clean
-from zeropod.shim.host import Host
+from zeropod.shim.pod import Pod
 from zeropod.shim.publisher import SERVICE, Publisher
 from zeropod.shim.serve import reap
 from zeropod.shim.service import NAMES, TaskService
@@ -153,12 +153,12 @@ async def _live(bundle: Path, id: str) -> None:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(events.dup()))
         async with trio.open_nursery() as nursery:
             publisher = Publisher(NAMESPACE, address)
-            host = Host(NAMESPACE, nursery, publisher)
-            service = TaskService(host)
+            pod = Pod(NAMESPACE, nursery, publisher)
+            service = TaskService(pod)
             nursery.start_soon(serve, [listener], {SERVICE: {"Forward": unary(forward_pb2.ForwardRequest, forward)}})
             nursery.start_soon(publisher.run)
             nursery.start_soon(reap)
-            nursery.start_soon(serve_connection, near, {**service.services(), **StatusService(host).services()})
+            nursery.start_soon(serve_connection, near, {**service.services(), **StatusService(pod).services()})
             async with run_client(far) as client:
                 await _ask(client, bundle, id)
             await publisher.flush(1.0)

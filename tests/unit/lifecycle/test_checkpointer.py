@@ -25,7 +25,7 @@ async def test_a_container_whose_processes_have_just_ended_is_not_dumped(world: 
     await world.container.create()
     kept = KeptMounts(world.runc.bundle / "tmpfs")
     # What is held is not looked at: there is nothing to be held yet.
-    checkpointer = Checkpointer(world.container, world.host.nursery, Mock(), kept)
+    checkpointer = Checkpointer(world.container, world.pod.nursery, Mock(), kept)
     init_process = world.container.init_process
     assert init_process is not None
     with pytest.raises(NotIdle, match="about to end"):
@@ -105,7 +105,7 @@ class Attempt:
         self.init_process = world.container.init_process
         kept = KeptMounts(world.runc.bundle / "tmpfs")
         given: Any = traffic
-        self.checkpointer = Checkpointer(world.container, world.host.nursery, given, kept)
+        self.checkpointer = Checkpointer(world.container, world.pod.nursery, given, kept)
         self.has_arrived = False
         self.arrival: Callable[[], Awaitable[object]] = trio.sleep_forever
 

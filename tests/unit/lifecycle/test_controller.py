@@ -283,7 +283,7 @@ class Sleeping:
         self.ended.set()
 
     def start(self) -> None:
-        self.world.host.nursery.start_soon(self.run)
+        self.world.pod.nursery.start_soon(self.run)
 
     async def become(self, state: State) -> None:
         with trio.fail_after(PATIENCE):
@@ -317,7 +317,7 @@ async def sleeping(tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.Mo
 
 def stage(monkeypatch: pytest.MonkeyPatch, world: World, network: FakeNetwork) -> Sleeping:
     """In virtual time."""
-    monkeypatch.setattr("zeropod.shim.host.PodNetwork", lambda *_, **__: network)
+    monkeypatch.setattr("zeropod.shim.pod.PodNetwork", lambda *_, **__: network)
     virtual = SimpleNamespace(monotonic=trio.current_time, monotonic_ns=now, time_ns=lambda: 1, time=lambda: 43200.0)
     for module in ("actions", "back_off", "idle.look", "idle.monitor", "strategy", "dry_run"):
         monkeypatch.setattr(f"zeropod.lifecycle.{module}.time", virtual)
@@ -892,8 +892,8 @@ async def test_what_its_strategy_leaves_running_ends_with_the_container(
 async def test_the_network_is_shared_with_the_other_containers_of_the_pod(
     sleeping: Sleeping, autojump_clock: MockClock
 ) -> None:
-    host = sleeping.world.host
-    with host.network(sleeping.network.path) as network:
+    pod = sleeping.world.pod
+    with pod.network(sleeping.network.path) as network:
         sleeping.start()
         await sleeping.asleep()
         sleeping.controller.stop()
@@ -906,7 +906,7 @@ async def test_the_network_is_shared_with_the_other_containers_of_the_pod(
 async def test_the_last_of_a_network_is_closed_in_another_thread(sleeping: Sleeping) -> None:
     may_go_on, closed = threading.Event(), []
     sleeping.network.established.close = lambda: closed.append(may_go_on.wait(10))  # type: ignore[method-assign]
-    with sleeping.world.host.network(sleeping.network.path):
+    with sleeping.world.pod.network(sleeping.network.path):
         pass
     await wait_all_tasks_blocked()
     may_go_on.set()
@@ -987,7 +987,7 @@ async def goes_on(sleeping: Sleeping, after: float = 0.0) -> None:
     assert sleeping.controller.network is None, "it is closed"
     assert sleeping.controller.next_attempt_ns
     assert sleeping.world.events.events == []
-    assert not sleeping.world.host.nursery.cancel_scope.cancel_called
+    assert not sleeping.world.pod.nursery.cancel_scope.cancel_called
     assert [strategy.released for strategy in sleeping.script.made] == [1] * len(sleeping.script.made)
     if life.state is State.PAUSED:
         life.happen(Event.RESUME)
@@ -1061,7 +1061,7 @@ async def test_a_network_that_cannot_be_opened_is_tried_again(
             raise error
         return sleeping.network
 
-    monkeypatch.setattr("zeropod.shim.host.PodNetwork", refuse)
+    monkeypatch.setattr("zeropod.shim.pod.PodNetwork", refuse)
     sleeping.start()
     await trio.sleep(REBUILD[0] / 2)
     assert (sleeping.life.state, sleeping.script.made) == (State.RUNNING, [])
@@ -1493,7 +1493,7 @@ async def test_a_pause_wakes_a_sleeping_container_which_then_stays_awake(
 async def answer(sleeping: Sleeping) -> tuple[str, Code | None]:
     """What `zeropod sleep` answers: a state, or why not; and the code of a refusal."""
     try:
-        status = await StatusService(sleeping.world.host).sleep(status_pb2.SleepRequest(id=sleeping.container.id))
+        status = await StatusService(sleeping.world.pod).sleep(status_pb2.SleepRequest(id=sleeping.container.id))
     except RpcError as error:
         return error.message, error.code
     return status_pb2.State.Name(status.state), None
@@ -1580,7 +1580,7 @@ async def test_a_network_that_is_not_there_is_the_answer_too(
     def refuse(*_: object, **__: object) -> NoReturn:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
-    monkeypatch.setattr("zeropod.shim.host.PodNetwork", refuse)
+    monkeypatch.setattr("zeropod.shim.pod.PodNetwork", refuse)
     sleeping.start()
     await wait_all_tasks_blocked()
     with trio.fail_after(0.1):

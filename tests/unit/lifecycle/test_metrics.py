@@ -54,14 +54,14 @@ async def test_a_container_of_the_pod_goes_on_counting_where_its_predecessor_end
     first = world.container
     first.spec = first.spec.with_annotation(spec.CONTAINER_NAME, "nginx")
     first.metrics.dozes = 7
-    assert world.host.metrics_of("nginx") is not first.metrics, "it exists yet: the two would be added up"
-    world.host.remove(first)
-    assert world.host.metrics_of("other").dozes == 0
-    assert world.host.metrics_of("nginx").dozes == 7
-    assert world.host.metrics_of("nginx").dozes == 0, "only one successor has them"
+    assert world.pod.metrics_of("nginx") is not first.metrics, "it exists yet: the two would be added up"
+    world.pod.remove(first)
+    assert world.pod.metrics_of("other").dozes == 0
+    assert world.pod.metrics_of("nginx").dozes == 7
+    assert world.pod.metrics_of("nginx").dozes == 0, "only one successor has them"
 
 
 async def test_without_a_pod_nothing_is_kept_of_a_container_that_is_gone(world: World) -> None:
     world.container.metrics.dozes = 7
-    world.host.remove(world.container)
-    assert world.host.metrics_of("").dozes == 0
+    world.pod.remove(world.container)
+    assert world.pod.metrics_of("").dozes == 0

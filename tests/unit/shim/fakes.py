@@ -26,7 +26,7 @@ from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import Spec
 from zeropod.runtime.stdio import ProcessIO, Stdio, Streams
 from zeropod.shim.container import Container
-from zeropod.shim.host import Host
+from zeropod.shim.pod import Pod
 from zeropod.shim.process import Process
 from zeropod.shim.publisher import Publisher
 
@@ -187,7 +187,7 @@ def spec(bundle: Path, **content: Any) -> Spec:
 class World:
     """One container and everything around it."""
 
-    host: Host
+    pod: Pod
     events: Events
     runc: FakeRunc
     container: Container
@@ -195,9 +195,9 @@ class World:
     @classmethod
     def make(cls, bundle: Path, nursery: trio.Nursery, settings: Settings | None = None, **content: Any) -> "World":
         events = Events()
-        host = Host("k8s.io", nursery, events)
+        pod = Pod("k8s.io", nursery, events)
         runc = FakeRunc("k8s.io", bundle)
         process = Process("web", ProcessIO(Stdio()))
-        container = Container("web", spec(bundle, **content), settings or Settings(), runc, process, host)
-        host.add(container)
-        return cls(host, events, runc, container)
+        container = Container("web", spec(bundle, **content), settings or Settings(), runc, process, pod)
+        pod.add(container)
+        return cls(pod, events, runc, container)

@@ -538,7 +538,7 @@ async def test_a_stopped_container_leaves_nothing_behind(world: World) -> None:
     assert (status.pid, status.code) == (world.runc.pids[0], 137)
     assert world.events.names == ["TaskStart", "TaskExit", "TaskDelete"]
     assert world.runc.calls[-1] == "delete"
-    assert world.host.containers == {}
+    assert world.pod.containers == {}
     assert not container.store.directory.exists()
 
 
@@ -573,7 +573,7 @@ async def test_one_that_runc_has_forgotten_is_deleted_all_the_same(world: World)
     container = await stopped(world)
     world.runc.fails["delete"] = "container does not exist"
     await container.delete()
-    assert world.host.containers == {}
+    assert world.pod.containers == {}
 
 
 async def test_a_deletion_that_fails_can_be_repeated(world: World) -> None:
@@ -581,10 +581,10 @@ async def test_a_deletion_that_fails_can_be_repeated(world: World) -> None:
     world.runc.fails["delete"] = "device or resource busy"
     with pytest.raises(RpcError, match="failed to delete task: device or resource busy"):
         await container.delete()
-    assert world.host.containers == {"web": container}
+    assert world.pod.containers == {"web": container}
     del world.runc.fails["delete"]
     await container.delete()
-    assert world.host.containers == {}
+    assert world.pod.containers == {}
     assert world.events.names.count("TaskDelete") == 1
 
 

@@ -8,14 +8,14 @@ from trio.testing import wait_all_tasks_blocked
 from zeropod.rpc.messages import task_pb2
 from zeropod.rpc.server import Handler
 from zeropod.rpc.status import RpcError
-from zeropod.shim.host import Host
+from zeropod.shim.pod import Pod
 from zeropod.shim.service import NAMES, TaskService
 
 
 async def test_the_shutdown_can_wait_for_calls_that_are_under_way_but_for_those_that_only_wait(
     nursery: trio.Nursery,
 ) -> None:
-    service = TaskService(Host("k8s.io", nursery, Events()))
+    service = TaskService(Pod("k8s.io", nursery, Events()))
     over, answered = trio.Event(), trio.Event()
 
     async def kill(payload: bytes) -> bytes:
@@ -39,7 +39,7 @@ async def test_the_shutdown_can_wait_for_calls_that_are_under_way_but_for_those_
 
 
 async def test_a_call_that_was_refused_is_not_under_way_any_more(nursery: trio.Nursery) -> None:
-    service = TaskService(Host("k8s.io", nursery, Events()))
+    service = TaskService(Pod("k8s.io", nursery, Events()))
     pause = service.services()[NAMES[0]]["Pause"]
     assert isinstance(pause, Handler)
     with pytest.raises(RpcError):

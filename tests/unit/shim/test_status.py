@@ -113,7 +113,7 @@ async def test_one_that_has_not_slept_has_no_backend(world: World) -> None:
 
 
 async def test_one_or_all_containers_are_listed(world: World) -> None:
-    service = StatusService(world.host)
+    service = StatusService(world.pod)
     requests = [status_pb2.ListRequest(id=name) for name in ("", "web", "other")]
     assert [len((await service.list(request)).containers) for request in requests] == [1, 1, 0]
 
@@ -147,7 +147,7 @@ class Watcher:
 
     def __init__(self, world: World, nursery: trio.Nursery) -> None:
         self._send, self._receive = trio.open_memory_channel[status_pb2.Update](0)
-        nursery.start_soon(StatusService(world.host).watch, status_pb2.WatchRequest(), self._take)
+        nursery.start_soon(StatusService(world.pod).watch, status_pb2.WatchRequest(), self._take)
 
     async def _take(self, update: Message) -> None:
         assert isinstance(update, status_pb2.Update)
@@ -199,10 +199,10 @@ async def test_who_is_slow_gets_the_newest_state_and_is_told_that_it_missed_some
 async def test_a_container_that_is_gone_is_told_once(world: World, nursery: trio.Nursery) -> None:
     watcher = Watcher(world, nursery)
     await watcher.next()
-    world.host.remove(world.container)
+    world.pod.remove(world.container)
     update = await watcher.next()
     assert (list(update.removed), list(update.containers)) == (["web"], [])
-    world.host.add(world.container)
+    world.pod.add(world.container)
     update = await watcher.next()
     assert (list(update.removed), [entry.id for entry in update.containers]) == ([], ["web"])
 
@@ -210,7 +210,7 @@ async def test_a_container_that_is_gone_is_told_once(world: World, nursery: trio
 async def test_what_a_container_that_is_gone_does_is_not_told(world: World, nursery: trio.Nursery) -> None:
     watcher = Watcher(world, nursery)
     await watcher.next()
-    world.host.remove(world.container)
+    world.pod.remove(world.container)
     await watcher.next()
     reach(world.container.life, State.STOPPED)
     assert await watcher.quiet()
@@ -226,7 +226,7 @@ async def refused(call: Awaitable[object]) -> tuple[Code, str]:
 
 
 async def test_a_container_that_is_not_here_is_not_found(world: World) -> None:
-    service = StatusService(world.host)
+    service = StatusService(world.pod)
     for call in (
         service.sleep(status_pb2.SleepRequest(id="other")),
         service.wake(status_pb2.WakeRequest(id="other")),
@@ -238,7 +238,7 @@ async def test_a_container_that_is_not_here_is_not_found(world: World) -> None:
 async def test_a_container_that_never_sleeps_is_not_put_to_sleep_and_says_why(world: World) -> None:
     reach(world.container.life, State.RUNNING)
     world.container.life.explanation = Reason.HOST_NETWORK.because()
-    code, words = await refused(StatusService(world.host).sleep(status_pb2.SleepRequest(id="web")))
+    code, words = await refused(StatusService(world.pod).sleep(status_pb2.SleepRequest(id="web")))
     assert (code, words) == (Code.FAILED_PRECONDITION, "cannot put web to sleep: it uses the host's network")
 
 
@@ -247,7 +247,7 @@ async def test_a_wake_waits_until_it_is_awake(world: World, nursery: trio.Nurser
     reach(life, State.COLD)
 
     async def wake() -> None:
-        status = await StatusService(world.host).wake(status_pb2.WakeRequest(id="web"))
+        status = await StatusService(world.pod).wake(status_pb2.WakeRequest(id="web"))
         assert status.state == status_pb2.RUNNING
         done.set()
 
@@ -264,12 +264,12 @@ async def test_a_wake_waits_until_it_is_awake(world: World, nursery: trio.Nurser
 
 async def test_who_is_dead_is_not_woken(world: World) -> None:
     reach(world.container.life, State.STOPPED)
-    assert (await refused(StatusService(world.host).wake(status_pb2.WakeRequest(id="web"))))[0] == Code.NOT_FOUND
+    assert (await refused(StatusService(world.pod).wake(status_pb2.WakeRequest(id="web"))))[0] == Code.NOT_FOUND
 
 
 async def test_why_has_the_words_and_what_to_do(world: World) -> None:
     world.container.life.explanation = Reason.HOST_NETWORK.because()
-    answer = await StatusService(world.host).why(status_pb2.WhyRequest(id="web"))
+    answer = await StatusService(world.pod).why(status_pb2.WhyRequest(id="web"))
     assert answer.status.id == "web"
     assert [(reason.kind, reason.text) for reason in answer.reasons] == [("setting", "It uses the host's network.")]
     assert "hostNetwork" in answer.reasons[0].remedy

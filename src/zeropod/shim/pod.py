@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Host:
+class Pod:
     namespace: str
     """containerd's namespace, `k8s.io` for Kubernetes."""
     nursery: trio.Nursery
