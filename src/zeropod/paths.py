@@ -56,7 +56,7 @@ TMPFS = Path("/run/zeropod/tmpfs")
 PODS = Path("/run/zeropod/pods")
 """What containers there are, for when their shim is dead: containerd has forgotten by then which they were."""
 
-TURNS = Path("/run/zeropod/turns")
+ADMISSION_SLOTS = Path("/run/zeropod/turns")
 """The locks that limit how many containers of the node fall asleep at once."""
 
 CONSOLES = "/run/zeropod"

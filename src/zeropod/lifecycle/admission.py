@@ -1,9 +1,9 @@
-"""Turns: only so many containers of a node fall asleep at once, whichever shim they belong to.
+"""Admission slots: only so many containers of a node fall asleep at once, whichever shim they belong to.
 
-A turn is a lock (flock) on a FIFO, so the kernel gives it back if its shim dies. It is a FIFO for the sake of those who
-wait: they have it open for reading, whoever has the turn for writing, and the kernel tells readers of the last writer's
-end. It does so after it has let go of the lock (`__fput` in fs/file_table.c), so nobody looks too early, and nobody has
-to look again.
+A slot is a lock (flock) on a FIFO, so the kernel gives it back if its shim dies. It is a FIFO so that others can wait:
+they have it open for reading, the shim with the slot for writing, and the kernel tells readers when the last writer is
+gone. It does so after it has let go of the lock (`__fput` in fs/file_table.c), so no reader looks too early, or has to
+look again.
 """
 
 import fcntl
@@ -19,47 +19,47 @@ from zeropod import paths
 from zeropod.concurrency import race
 
 
-def at_once(cpus: int) -> int:
-    """How many may fall asleep at once: half of the CPUs are left to those who are awake, and a disk is one disk."""
+def slots_for(cpus: int) -> int:
+    """Return how many may fall asleep at once: half of the CPUs are left to what is awake, and a disk is one disk."""
     return max(1, min(4, cpus // 2))
 
 
-class Turn:
-    """The right to fall asleep now, until `end`."""
+class AdmissionSlot:
+    """The right to fall asleep now, until `release`."""
 
     def __init__(self, reader: int, writer: int) -> None:
         self._descriptors = [reader, writer]
 
-    def end(self) -> None:
+    def release(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
 
 
-class Turns:
-    def __init__(self, place: Path = paths.TURNS, number: int | None = None) -> None:
-        number = at_once(os.cpu_count() or 1) if number is None else number
+class AdmissionSlots:
+    def __init__(self, place: Path = paths.ADMISSION_SLOTS, number: int | None = None) -> None:
+        number = slots_for(os.cpu_count() or 1) if number is None else number
         self._place = place
         self._files = [place / str(one) for one in range(number)]
 
-    def take(self) -> Turn | None:
-        """A turn, if one is free. Raises OSError."""
+    def try_acquire(self) -> AdmissionSlot | None:
+        """Return a slot, if one is free. Raises OSError."""
         for file in self._files:
             reader = self._open(file)
-            if turn := _locked(file, reader):
-                return turn
+            if slot := _locked(file, reader):
+                return slot
             os.close(reader)
         return None
 
-    async def free(self) -> None:
-        """Returns when one may be free; somebody else may take it first. Raises OSError."""
+    async def wait_free(self) -> None:
+        """Return when one may be free; another container may take it first. Raises OSError."""
         readers: list[int] = []
         try:
             waits: list[Callable[[], Awaitable[None]]] = []
             for file in self._files:
                 readers.append(self._open(file))
-                if turn := _locked(file, readers[-1]):
-                    readers.pop()  # it is the turn's
-                    turn.end()
+                if slot := _locked(file, readers[-1]):
+                    readers.pop()  # it is the slot's
+                    slot.release()
                     await trio.lowlevel.checkpoint()
                     return
                 waits.append(partial(trio.lowlevel.wait_readable, readers[-1]))
@@ -78,9 +78,9 @@ class Turns:
         return os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _locked(file: Path, reader: int) -> Turn | None:
+def _locked(file: Path, reader: int) -> AdmissionSlot | None:
     # A reader is told of the end of writers that came after it. The one that does not get the lock was a writer for an
-    # instant, too: whoever has it may have gone meanwhile, and then it is that instant's end which is told.
+    # instant, too: the one with the lock may have gone meanwhile, and then it is that instant's end which is told.
     writer = os.open(file, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,4 +90,4 @@ def _locked(file: Path, reader: int) -> Turn | None:
     except OSError:
         os.close(writer)
         raise
-    return Turn(reader, writer)
+    return AdmissionSlot(reader, writer)

@@ -21,7 +21,7 @@ from zeropod.activator.hold.frozen import Arrived, FrozenSockets
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter, race
 from zeropod.kernel import pending_timeouts
-from zeropod.lifecycle.admission import Turn, Turns
+from zeropod.lifecycle.admission import AdmissionSlot, AdmissionSlots
 from zeropod.lifecycle.baseline import Baseline
 from zeropod.lifecycle.cold.cold_sleep import ColdSleep
 from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_AGAIN
@@ -68,8 +68,8 @@ class SuspendStrategy:
         self.memory = StandbyMemory(workload, nursery)
         self._cold = ColdSleep(workload, network, nursery, self.memory)
         self._traffic, self._prospect = self._cold.traffic, self._cold.prospect
-        self._turns = Turns()
-        self._turn: Turn | None = None
+        self._slots = AdmissionSlots()
+        self._slot: AdmissionSlot | None = None
         self._sockets = FrozenSockets()
         self._unread: Mapping[int, int] = {}
         """What lay unread when it was last about to sleep, by inode: as long as it is the same, it may sleep."""
@@ -235,9 +235,9 @@ class SuspendStrategy:
             # What is in the page store by then need not be dumped; and a move can be broken off, a dump cannot.
             self.memory.begin(self._init_process())
             await self.memory.moved()
-        while (turn := self._turns.take()) is None:
-            await self._turns.free()
-        self._turn = turn
+        while (slot := self._slots.try_acquire()) is None:
+            await self._slots.wait_free()
+        self._slot = slot
         return Event.STANDBY_OVER
 
     def _keep(self, why: Explanation | None) -> None:
@@ -252,16 +252,16 @@ class SuspendStrategy:
         self._frozen = False
 
     def awake(self) -> None:
-        self._end_turn()
+        self._release_slot()
         self._sockets.close()
         self._nap = None
         self._probes.open()
         self.memory.woke()
 
-    def _end_turn(self) -> None:
-        if self._turn:
-            self._turn.end()
-        self._turn = None
+    def _release_slot(self) -> None:
+        if self._slot:
+            self._slot.release()
+        self._slot = None
 
     # A nap
 
@@ -336,7 +336,7 @@ class SuspendStrategy:
         except MemoryLost as error:
             await self._lose(str(error))
         finally:
-            self._end_turn()
+            self._release_slot()
         self._frozen = False
         sockets.close()
         await self._cold.dumped()

@@ -1,4 +1,4 @@
-"""What falling asleep does besides: its turn, its pace, what an image leaves out, and how short the way back is."""
+"""What falling asleep does besides: admission slot, priority, what an image leaves out, how short the way back is."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.integration.standby.helpers.looks import resident
 
 from zeropod import paths
 from zeropod.kernel import libc
-from zeropod.lifecycle.admission import Turns
+from zeropod.lifecycle.admission import AdmissionSlots
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -73,10 +73,10 @@ def shares(pid: int) -> tuple[str, int]:
 
 
 def test_memory_moves_out_in_turn_and_standby_does_not_wait_for_that(stage: Stage) -> None:
-    turns = Turns()
+    slots = AdmissionSlots()
     taken = []
-    while turn := turns.take():
-        taken.append(turn)
+    while slot := slots.try_acquire():
+        taken.append(slot)
     app = stage.task(python(8000, 40), scaledown="200ms")
     for cycle in range(1, 3):
         pid = app.standby().pid
@@ -85,10 +85,10 @@ def test_memory_moves_out_in_turn_and_standby_does_not_wait_for_that(stage: Stag
         with app.connect() as session:
             assert session.ask("count") == f"{cycle} 1"
     pid = app.standby().pid
-    taken.pop().end()
+    taken.pop().release()
     node.until(lambda: resident(pid) < 10 << 20, "its memory is out")
-    for turn in taken:
-        turn.end()
+    for slot in taken:
+        slot.release()
 
 
 def test_between_a_connection_and_the_thaw_there_are_few_system_calls(stage: Stage, tmp_path: Path) -> None:

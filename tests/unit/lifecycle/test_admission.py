@@ -1,4 +1,4 @@
-"""Turns: locks between processes, here between several openers of the same files and a real second process."""
+"""Admission slots: locks between processes, here of several openers of the same files and a second process."""
 
 import os
 import subprocess
@@ -9,13 +9,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from zeropod.lifecycle.admission import Turns, at_once
+from zeropod.lifecycle.admission import AdmissionSlots, slots_for
 
 HOLDER = """
 import sys, pathlib
-from zeropod.lifecycle.admission import Turns
-turn = Turns(pathlib.Path(sys.argv[1]), 1).take()
-print("has it" if turn else "has it not", flush=True)
+from zeropod.lifecycle.admission import AdmissionSlots
+slot = AdmissionSlots(pathlib.Path(sys.argv[1]), 1).try_acquire()
+print("has it" if slot else "has it not", flush=True)
 sys.stdin.read()
 """
 
@@ -32,47 +32,47 @@ def start(place: Path) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize(("cpus", "number"), [(1, 1), (2, 1), (4, 2), (64, 4)])
 def test_half_of_the_cpus_is_left_to_those_who_are_awake(cpus: int, number: int) -> None:
-    assert at_once(cpus) == number
+    assert slots_for(cpus) == number
 
 
 def test_there_are_so_many_and_no_more(tmp_path: Path) -> None:
-    turns = [Turns(tmp_path / "turns", 2) for _ in range(3)]
-    first, second = turns[0].take(), turns[1].take()
+    slots = [AdmissionSlots(tmp_path / "slots", 2) for _ in range(3)]
+    first, second = slots[0].try_acquire(), slots[1].try_acquire()
     assert first
     assert second
-    assert turns[2].take() is None
-    first.end()
-    assert turns[2].take()
+    assert slots[2].try_acquire() is None
+    first.release()
+    assert slots[2].try_acquire()
 
 
 async def test_a_wait_ends_with_a_turn_and_not_before(tmp_path: Path) -> None:
-    one, other = Turns(tmp_path, 1), Turns(tmp_path, 1)
-    turn = one.take()
-    assert turn
+    one, other = AdmissionSlots(tmp_path, 1), AdmissionSlots(tmp_path, 1)
+    slot = one.try_acquire()
+    assert slot
     free = trio.Event()
 
     async def wait() -> None:
-        await other.free()
+        await other.wait_free()
         free.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await wait_all_tasks_blocked(0.01)
-        assert one.take() is None  # who looks in vain disturbs nobody
+        assert one.try_acquire() is None  # who looks in vain disturbs nobody
         await wait_all_tasks_blocked(0.01)
         assert not free.is_set()
-        turn.end()
+        slot.release()
         with trio.fail_after(30):
             await free.wait()
-    assert other.take()
+    assert other.try_acquire()
 
 
 async def test_a_wait_can_be_given_up_and_leaves_nothing_open(tmp_path: Path) -> None:
-    turns = Turns(tmp_path, 2)
-    held = [turns.take(), turns.take()]
+    slots = AdmissionSlots(tmp_path, 2)
+    held = [slots.try_acquire(), slots.try_acquire()]
     before = os.listdir("/proc/self/fd")
     with trio.move_on_after(0.01) as patience:
-        await turns.free()
+        await slots.wait_free()
     assert patience.cancelled_caught
     assert os.listdir("/proc/self/fd") == before
     assert all(held)
@@ -83,16 +83,16 @@ async def test_of_many_who_wait_each_gets_its_turn(tmp_path: Path) -> None:
 
     async def fall_asleep() -> None:
         nonlocal at_it, most, done
-        turns = Turns(tmp_path, 2)
-        while not (turn := turns.take()):
-            await turns.free()
+        slots = AdmissionSlots(tmp_path, 2)
+        while not (slot := slots.try_acquire()):
+            await slots.wait_free()
         at_it += 1
         most = max(most, at_it)
         for _ in range(3):
             await trio.lowlevel.checkpoint()
         at_it -= 1
         done += 1
-        turn.end()
+        slot.release()
 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -105,12 +105,12 @@ async def test_the_turn_of_a_killed_process_is_free(tmp_path: Path) -> None:
     with start(tmp_path) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == "has it\n"
-        turns = Turns(tmp_path, 1)
-        assert turns.take() is None
+        slots = AdmissionSlots(tmp_path, 1)
+        assert slots.try_acquire() is None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(turns.free)
+            nursery.start_soon(slots.wait_free)
             await wait_all_tasks_blocked(0.01)
             holder.kill()
             nursery.cancel_scope.deadline = trio.current_time() + 30
         assert not nursery.cancel_scope.cancelled_caught
-        assert turns.take()
+        assert slots.try_acquire()

@@ -106,7 +106,7 @@ class Node:
         self.moving: Callable[[], Any] = trio.lowlevel.checkpoint
         self.lost = trio.Event()
         self.is_lost = False
-        self.turns = 1
+        self.slots = 1
         self.told = 0
 
     def choose(self, wanted: str, _: object, present: int, **__: object) -> tuple[Kind, str]:
@@ -118,22 +118,22 @@ class Node:
         return self.made[-1]
 
 
-class Turns:
+class AdmissionSlots:
     node: Node
 
-    def take(self) -> "Turn | None":
-        if not self.node.turns:
+    def try_acquire(self) -> "AdmissionSlot | None":
+        if not self.node.slots:
             return None
-        self.node.turns -= 1
-        return Turn()
+        self.node.slots -= 1
+        return AdmissionSlot()
 
-    async def free(self) -> None:
+    async def wait_free(self) -> None:
         await trio.sleep(1.0)
 
 
-class Turn:
-    def end(self) -> None:
-        Turns.node.turns += 1
+class AdmissionSlot:
+    def release(self) -> None:
+        AdmissionSlots.node.slots += 1
 
 
 async def inline(function: Callable[[], object], **_: object) -> object:
@@ -143,8 +143,8 @@ async def inline(function: Callable[[], object], **_: object) -> object:
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Node:
-    made = Turns.node = Node()
-    monkeypatch.setattr(standby, "Turns", Turns)
+    made = AdmissionSlots.node = Node()
+    monkeypatch.setattr(standby, "AdmissionSlots", AdmissionSlots)
     monkeypatch.setattr(choice, "facts", lambda: None)
     monkeypatch.setattr(choice, "choose", made.choose)
     monkeypatch.setattr(backends, "make", made.make)
@@ -214,7 +214,7 @@ async def test_memory_is_moved_out_in_the_background_and_then_what_is_needed_fir
     assert report.moving
     await container.memory.moved()
     assert node.calls == ["move out", "fill", "release"]
-    assert node.turns == 1
+    assert node.slots == 1
     report = container.memory.report(container.init_process)
     assert report is not None
     assert (report.kind, str(report.why), report.moving) == (Kind.STORE, "chosen for auto", False)
@@ -249,7 +249,7 @@ async def test_a_thaw_cuts_the_move_at_once(container: Container, node: Node, au
     assert container.backend.cuts == 1
     await container.memory.moved()
     assert trio.current_time() - before < 0.01
-    assert node.turns == 1
+    assert node.slots == 1
     assert node.calls == ["move out", "release"], "nothing is filled in: it runs"
     assert container.tasks.failure is None
     node.moving = trio.lowlevel.checkpoint
@@ -260,20 +260,20 @@ async def test_a_thaw_cuts_the_move_at_once(container: Container, node: Node, au
 async def test_one_that_waits_for_its_turn_can_be_cut(
     container: Container, node: Node, autojump_clock: MockClock
 ) -> None:
-    node.turns = 0
+    node.slots = 0
     container.memory.begin(container.init_process)
     await trio.sleep(100.0)
     container.memory.cut()
     await container.memory.moved()
-    assert (node.calls, node.turns) == ([], 0)
+    assert (node.calls, node.slots) == ([], 0)
 
 
 async def test_it_waits_for_its_turn(container: Container, node: Node, autojump_clock: MockClock) -> None:
-    node.turns = 0
+    node.slots = 0
     container.memory.begin(container.init_process)
     await trio.sleep(10.0)
     assert node.calls == []
-    node.turns = 1
+    node.slots = 1
     await container.memory.moved()
     assert container.moves == 1
 
@@ -302,7 +302,7 @@ async def test_a_move_begins_only_when_the_one_that_was_cut_has_ended(
     assert container.tasks.failure is None
     assert container.backend.usage.out
     assert container.moves == 2, "those between were cut before they had begun"
-    assert node.turns == 1
+    assert node.slots == 1
 
 
 # Naps
@@ -431,7 +431,7 @@ async def test_memory_that_cannot_be_moved_stays_and_that_is_said(
     assert (str(report.why), report.left) == ("its memory stays: no room", 100 * MEBIBYTE)
     assert "in STANDBY, but its memory stays: no room" in caplog.text
     assert container.tasks.failure is None, "it sleeps on"
-    assert (node.turns, node.calls) == (1, ["move out", "release"])
+    assert (node.slots, node.calls) == (1, ["move out", "release"])
     node.moving = trio.lowlevel.checkpoint
     await container.sleeps()
     assert (str(container.memory.why), container.moves) == ("chosen for auto", 2)
@@ -445,7 +445,7 @@ async def test_anything_else_is_told_to_the_controller(container: Container, nod
     container.memory.begin(container.init_process)
     assert isinstance(await container.tasks.failed(), ValueError)
     await container.memory.moved()
-    assert node.turns == 1
+    assert node.slots == 1
 
 
 async def test_pages_that_cannot_be_had_any_more_are_told(

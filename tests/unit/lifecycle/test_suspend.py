@@ -52,7 +52,7 @@ class World:
         self.intercepted = False
         self.moving = False
         self.memory_out = False
-        self.turns = 0
+        self.slots = 0
         self.pids = [4, 5]
         self.dead = False
         self.ended_by_itself = trio.Event()
@@ -334,16 +334,16 @@ def fakes(world: World) -> dict[str, Any]:
         def only_probes(self) -> bool:
             return world.only_probers
 
-    class Turn:
-        def end(self) -> None:
-            world.turns -= 1
+    class AdmissionSlot:
+        def release(self) -> None:
+            world.slots -= 1
 
-    class Turns:
-        def take(self) -> Turn | None:
-            world.turns += 1
-            return Turn()
+    class AdmissionSlots:
+        def try_acquire(self) -> AdmissionSlot | None:
+            world.slots += 1
+            return AdmissionSlot()
 
-        async def free(self) -> None:
+        async def wait_free(self) -> None:
             raise AssertionError
 
     def find(_: object, __: object) -> Sequence[Obstacle]:
@@ -364,7 +364,7 @@ def fakes(world: World) -> dict[str, Any]:
         "StandbyMemory": Memory,
         "Nap": Nap,
         "Baseline": Baseline,
-        "Turns": Turns,
+        "AdmissionSlots": AdmissionSlots,
         "end": lambda *_: world.does("end"),
         "unsupported": SimpleNamespace(Facts=Facts, find=find),
         "_let_workers_go_first": lambda *_: world.did("workers first"),
@@ -451,7 +451,7 @@ class Suspended:
     def is_whole(self) -> bool:
         """The container runs, nothing watches it, and probes are its own business."""
         world = self.world
-        return (world.frozen, world.opened, world.intercepted, world.turns) == (False, 0, False, 0)
+        return (world.frozen, world.opened, world.intercepted, world.slots) == (False, 0, False, 0)
 
 
 async def inline(function: Callable[..., object], *arguments: object, **_: object) -> object:
@@ -813,7 +813,7 @@ async def test_it_stays_in_standby_for_as_long_as_is_wanted(
     began = trio.current_time()
     assert await arrival(asleep) is Event.STANDBY_OVER
     assert trio.current_time() - began == pytest.approx(300.0)
-    assert suspended.world.turns == 1
+    assert suspended.world.slots == 1
     asleep.thaw()
     asleep.awake()
     assert suspended.is_whole
@@ -942,7 +942,7 @@ async def test_a_dump_that_is_refused_keeps_it_in_standby_for_a_while(
     suspended.world.raises["checkpoint"] = [NotIdle(said("a peer has not yet taken what it has sent"))]
     assert await asleep.dump() is Event.KEPT
     assert str(asleep.why_kept) == "stays in STANDBY: a peer has not yet taken what it has sent"
-    assert suspended.world.turns == 0
+    assert suspended.world.slots == 0
     began = trio.current_time()
     assert await arrival(asleep) is Event.STANDBY_OVER
     assert trio.current_time() - began == pytest.approx(AFTER_BUSY)
@@ -957,7 +957,7 @@ async def test_a_dump_that_fails_is_tried_again_much_later(
     suspended.world.raises["checkpoint"] = [CheckpointFailed(said("its checkpoint failed"))]
     with pytest.raises(CheckpointFailed):
         await asleep.dump()
-    assert (suspended.world.frozen, suspended.world.turns) == (True, 0)
+    assert (suspended.world.frozen, suspended.world.slots) == (True, 0)
     asleep.thaw()
     asleep.awake()
     assert suspended.is_whole

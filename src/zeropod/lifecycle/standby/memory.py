@@ -10,7 +10,7 @@ import trio
 
 from zeropod import paths
 from zeropod.concurrency import TaskStarter, race
-from zeropod.lifecycle.admission import Turns
+from zeropod.lifecycle.admission import AdmissionSlots
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.reservation import key_of, reserve
@@ -28,7 +28,7 @@ class StandbyMemory:
         self._workload = workload
         self._nursery = nursery
         self._backend: Backend | None = None
-        self._turns = Turns()
+        self._slots = AdmissionSlots()
         self._scope = trio.CancelScope()
         self._idle = trio.Event()
         self._idle.set()
@@ -101,8 +101,8 @@ class StandbyMemory:
             self._workload.life.tell()
 
     async def _move_out(self, init_process: InitProcess) -> None:
-        while (turn := self._turns.take()) is None:
-            await self._turns.free()
+        while (slot := self._slots.try_acquire()) is None:
+            await self._slots.wait_free()
         try:
             backend = await self._choose(init_process)
             self.why = Reason.MEMORY_BACKEND.because(self._choice)
@@ -123,7 +123,7 @@ class StandbyMemory:
             self.why = Reason.MEMORY_STAYS.because(error)
             self._workload.log.warning("in STANDBY, but its memory stays: %s", error)
         finally:
-            turn.end()
+            slot.release()
             budget.release(key_of(self._workload))
 
     async def _choose(self, init_process: InitProcess) -> Backend:
