@@ -23,7 +23,7 @@ def key_of(workload: Workload) -> budget.Key:
 
 
 @asynccontextmanager
-async def room(workload: Workload) -> AsyncIterator[None]:
+async def disk_reservation(workload: Workload) -> AsyncIterator[None]:
     """Inside, room for the image of the container is reserved. Raises DiskBudgetExceeded."""
     init_process = workload.init_process
     assert init_process is not None

@@ -25,7 +25,7 @@ from zeropod.lifecycle.admission import AdmissionSlot, AdmissionSlots
 from zeropod.lifecycle.baseline import Baseline
 from zeropod.lifecycle.cold.cold_sleep import ColdSleep
 from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_AGAIN
-from zeropod.lifecycle.cold.terminate import end
+from zeropod.lifecycle.cold.terminate import terminate
 from zeropod.lifecycle.idle.look import look_at_traffic, require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
@@ -130,7 +130,7 @@ class SuspendStrategy:
         init_process = self._init_process()
         if init_process.is_dead():
             await trio.sleep_forever()  # its exit ends this task, too
-        await end(self._workload, init_process)
+        await terminate(self._workload, init_process)
         raise ContainerLost(f"has lost a part of its memory: {why}", sigkilled(init_process.pid))
 
     async def pass_probes(self) -> None:

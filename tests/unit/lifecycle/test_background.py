@@ -1,4 +1,4 @@
-"""The pace of falling asleep, with priorities that are only noted."""
+"""The priority of a dump, with priorities that are only noted."""
 
 import logging
 
@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zeropod.kernel import priority
-from zeropod.lifecycle.cold.background import BACKGROUND_SECONDS, Pace
+from zeropod.lifecycle.cold.background import BACKGROUND_SECONDS, BackgroundPriority
 
 Noted = list[tuple[object, ...]]
 LOG = logging.LoggerAdapter(logging.getLogger(__name__), {})
@@ -22,29 +22,29 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Noted:
 
 
 async def test_a_dump_has_little_of_the_cpu_and_of_the_disk(nursery: trio.Nursery, calls: Noted) -> None:
-    Pace(nursery, LOG).dumps(11)
+    BackgroundPriority(nursery, LOG).lower(11)
     assert calls == [("lower", 11, True)]
 
 
 async def test_once_something_waits_what_runs_is_raised_and_what_follows_is_not_lowered(
     nursery: trio.Nursery, calls: Noted
 ) -> None:
-    pace, wanted = Pace(nursery, LOG), trio.Event()
-    pace.dumps(11)
-    pace.watch(wanted.wait, trio.sleep_forever)
+    background, wanted = BackgroundPriority(nursery, LOG), trio.Event()
+    background.lower(11)
+    background.watch(wanted.wait, trio.sleep_forever)
     await wait_all_tasks_blocked()
     assert calls == [("lower", 11, True)]
     wanted.set()
     await wait_all_tasks_blocked()
-    pace.dumps(12)
+    background.lower(12)
     assert calls == [("lower", 11, True), ("raise", 11)]
-    await pace.end()
+    await background.end()
 
 
 async def test_it_hurries_when_it_takes_long(nursery: trio.Nursery, calls: Noted, autojump_clock: MockClock) -> None:
-    pace = Pace(nursery, LOG)
-    pace.dumps(11)
-    pace.watch(trio.sleep_forever)
+    background = BackgroundPriority(nursery, LOG)
+    background.lower(11)
+    background.watch(trio.sleep_forever)
     await trio.sleep(BACKGROUND_SECONDS / 2)
     assert calls == [("lower", 11, True)]
     await trio.sleep(BACKGROUND_SECONDS)
@@ -52,10 +52,10 @@ async def test_it_hurries_when_it_takes_long(nursery: trio.Nursery, calls: Noted
 
 
 async def test_after_its_end_nothing_is_watched(nursery: trio.Nursery, calls: Noted) -> None:
-    pace, wanted = Pace(nursery, LOG), trio.Event()
-    pace.watch(wanted.wait)
-    await pace.end()
-    await pace.end()
+    background, wanted = BackgroundPriority(nursery, LOG), trio.Event()
+    background.watch(wanted.wait)
+    await background.end()
+    await background.end()
     wanted.set()
     await wait_all_tasks_blocked()
     assert calls == []
@@ -65,9 +65,9 @@ async def test_what_cannot_be_watched_is_a_reason_to_hurry(nursery: trio.Nursery
     async def breaks() -> None:
         raise OSError("no such queue")
 
-    pace = Pace(nursery, LOG)
-    pace.dumps(11)
-    pace.watch(breaks)
+    background = BackgroundPriority(nursery, LOG)
+    background.lower(11)
+    background.watch(breaks)
     await wait_all_tasks_blocked()
     assert calls[-1] == ("raise", 11)
 
@@ -80,10 +80,10 @@ async def test_a_kernel_that_refuses_costs_time_and_nothing_else(
 
     monkeypatch.setattr(priority, "lower", refuse)
     monkeypatch.setattr(priority, "raise_all", refuse)
-    pace, wanted = Pace(nursery, LOG), trio.Event()
-    pace.dumps(11)
-    pace.watch(wanted.wait)
+    background, wanted = BackgroundPriority(nursery, LOG), trio.Event()
+    background.lower(11)
+    background.watch(wanted.wait)
     wanted.set()
     await wait_all_tasks_blocked()
-    await pace.end()
+    await background.end()
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2

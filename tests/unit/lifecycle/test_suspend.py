@@ -365,7 +365,7 @@ def fakes(world: World) -> dict[str, Any]:
         "Nap": Nap,
         "Baseline": Baseline,
         "AdmissionSlots": AdmissionSlots,
-        "end": lambda *_: world.does("end"),
+        "terminate": lambda *_: world.does("terminate"),
         "unsupported": SimpleNamespace(Facts=Facts, find=find),
         "_let_workers_go_first": lambda *_: world.did("workers first"),
     }
@@ -696,7 +696,7 @@ async def test_a_thaw_cuts_the_move_first_and_does_nothing_else(asleep: SuspendS
 async def test_memory_that_is_lost_ends_the_container(asleep: SuspendStrategy, suspended: Suspended) -> None:
     with pytest.raises(ContainerLost, match="has lost a part of its memory: its pager died") as lost:
         await asleep.watch_memory()
-    assert suspended.world.calls[-2:] == ["lost", "end"]
+    assert suspended.world.calls[-2:] == ["lost", "terminate"]
     assert (lost.value.status.pid, lost.value.status.code) == (4, 137)
 
 
@@ -707,7 +707,7 @@ async def test_one_that_has_ended_by_itself_is_not_lost(
     with trio.move_on_after(100.0) as scope:
         await asleep.watch_memory()
     assert scope.cancelled_caught
-    assert "end" not in suspended.world.calls
+    assert "terminate" not in suspended.world.calls
 
 
 # A nap
@@ -973,7 +973,7 @@ async def test_memory_that_does_not_come_back_for_a_dump_is_the_end(
     suspended.world.raises["bring_back"] = [MemoryLost("its pager died")]
     with pytest.raises(ContainerLost, match="its pager died"):
         await asleep.dump()
-    assert suspended.world.calls[-1] == "end"
+    assert suspended.world.calls[-1] == "terminate"
 
 
 # COLD

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import trio
 
 from zeropod.concurrency import race
-from zeropod.lifecycle.cold.terminate import Silence, clear_away, keep_ending
+from zeropod.lifecycle.cold.terminate import Silence, cleanup_failed_restore, kill_until_cancelled
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.strategy import Workload
 from zeropod.runtime.errors import CriuError, RuncError
@@ -66,13 +66,13 @@ class Attempt:
         assert self.pager is not None
         await self.pager.died()
         self._unserved = True
-        await keep_ending(self._container, self._silence)
+        await kill_until_cancelled(self._container, self._silence)
 
     async def undo(self) -> None:
         """Leaves nothing of it but the image."""
         if self._init_process:
             self._init_process.exit_expected = True
         with trio.CancelScope(shield=True):
-            await clear_away(self._container, self._silence)
+            await cleanup_failed_restore(self._container, self._silence)
             if self.pager:  # not before: what waits for it would read zeroes
                 await self.pager.kill()

@@ -14,23 +14,23 @@ from zeropod.concurrency import TaskStarter, race
 from zeropod.kernel import priority
 
 BACKGROUND_SECONDS = 10.0
-"""Seconds in the background after which it hurries in any case: on a node whose CPUs are all busy it would not end."""
+"""Seconds after which it leaves the background in any case: on a node whose CPUs are all busy it would not end."""
 
 
-class Pace:
-    """Of one dump."""
+class BackgroundPriority:
+    """The priority of one dump."""
 
     def __init__(self, nursery: TaskStarter, log: "logging.LoggerAdapter[logging.Logger]") -> None:
         self._nursery = nursery
         self._log = log
-        self._hurried = False
+        self._is_raised = False
         self._programs: list[int] = []
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
 
-    def dumps(self, pid: int) -> None:
+    def lower(self, pid: int) -> None:
         """Take note of a program that has been started; the one before has ended."""
-        if self._hurried:
+        if self._is_raised:
             return
         self._programs = [pid]
         try:
@@ -39,7 +39,7 @@ class Pace:
             self._log.warning("cannot put a dump into the background: %s", error)
 
     def watch(self, *wanted: Callable[[], Awaitable[object]]) -> None:
-        """From now on hurry as soon as the first of these returns, or it takes long; until `end`."""
+        """From now on take the usual priority as soon as the first of these returns, or it takes long; until `end`."""
         self._scope = trio.CancelScope()
         self._nursery.start_soon(self._watch, self._scope, wanted)
 
@@ -49,17 +49,19 @@ class Pace:
                 with suppress(OSError):  # what cannot be watched any more may be waited for
                     with trio.move_on_after(BACKGROUND_SECONDS):
                         await race(*wanted)
-                self._hurry()
+                self._raise()
         finally:
             self._ended.set()
 
-    def _hurry(self) -> None:
-        self._hurried = True
+    def _raise(self) -> None:
+        self._is_raised = True
         for pid in self._programs:
             try:
                 priority.raise_all(pid)
             except OSError as error:  # without CAP_SYS_NICE
-                self._log.warning("cannot hurry a dump that is waited for, it goes on in the background: %s", error)
+                self._log.warning(
+                    "cannot raise the priority of a dump that is waited for, it goes on in the background: %s", error
+                )
 
     async def end(self) -> None:
         """Watch no longer: what is watched may be closed after this."""

@@ -13,15 +13,15 @@ from contextlib import suppress
 import trio
 
 from zeropod.concurrency import TaskStarter, race
-from zeropod.lifecycle.cold.background import Pace
+from zeropod.lifecycle.cold.background import BackgroundPriority
 from zeropod.lifecycle.cold.dump import DUMP, Dump
-from zeropod.lifecycle.cold.terminate import end
+from zeropod.lifecycle.cold.terminate import terminate
 from zeropod.lifecycle.cold.traffic import Traffic
 from zeropod.lifecycle.idle.look import require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Reason
-from zeropod.lifecycle.reservation import room
+from zeropod.lifecycle.reservation import disk_reservation
 from zeropod.lifecycle.stages import Stages
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, Workload
 from zeropod.runtime import criu, ipcns
@@ -52,19 +52,19 @@ class Checkpointer:
         when something has come or stands against a dump, CheckpointFailed when CRIU has failed: it is frozen as before.
         Raises ContainerLost when its processes are gone, and there is no image.
         """
-        pace = Pace(self._nursery, self._workload.log)
+        background = BackgroundPriority(self._nursery, self._workload.log)
         try:
-            async with room(self._workload):
-                return await self._checkpoint(init_process, arrival, has_arrived, pace)
+            async with disk_reservation(self._workload):
+                return await self._checkpoint(init_process, arrival, has_arrived, background)
         finally:
-            await pace.end()
+            await background.end()
 
     async def _checkpoint(
         self,
         init_process: InitProcess,
         arrival: Callable[[], Awaitable[object]],
         has_arrived: Callable[[], bool],
-        pace: Pace,
+        background: BackgroundPriority,
     ) -> Inventory:
         workload, stages = self._workload, Stages()
         dump: Dump | None = None
@@ -72,9 +72,9 @@ class Checkpointer:
             workload.store.prepare()
             workload.configure_criu()
             options = criu.checkpoint_options(tcp_established=workload.settings.tcp_established)
-            options += await self._pre_dump(pace)
+            options += await self._pre_dump(background)
             self._keep_mounts(init_process)
-            dump = Dump(workload, options, workload.criu_options(more=self._kept.for_dump()), pace.dumps)
+            dump = Dump(workload, options, workload.criu_options(more=self._kept.for_dump()), background.lower)
             self._nursery.start_soon(dump.run)
             await self._begun(dump, arrival)
             stages.end("prepare")
@@ -83,7 +83,7 @@ class Checkpointer:
             is_wanted = life.wake_wanted.is_set() or life.doze_wanted.is_set()
             pending = Reason.SOMETHING.because() if has_arrived() else None
             require_idle(Snapshot(pending=pending, is_wanted=is_wanted))
-            pace.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
+            background.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
             init_process.exit_expected = True
             stages.end("hold")
             inventory = await self._dump(init_process, dump, stages)
@@ -133,13 +133,15 @@ class Checkpointer:
         if not dump.is_ready:
             raise NotIdle(Reason.SOMETHING.because())
 
-    async def _pre_dump(self, pace: Pace) -> list[str]:
+    async def _pre_dump(self, background: BackgroundPriority) -> list[str]:
         """Write most of the memory while the container can still be thawed, where that is wanted and possible."""
         workload, store = self._workload, self._workload.store
         if not workload.settings.pre_dump:
             return []
         try:
-            await workload.runc.checkpoint(workload.id, store.predump, store.work, ["--pre-dump"], DUMP, pace.dumps)
+            await workload.runc.checkpoint(
+                workload.id, store.predump, store.work, ["--pre-dump"], DUMP, background.lower
+            )
         except RuncError as error:
             failure = criu.explain(store.work / "dump.log", error)
             workload.log.warning("the pre-dump failed, the checkpoint is taken without it: %s", failure)
@@ -157,7 +159,7 @@ class Checkpointer:
             if not criu.has_dumped(store.work / "dump.log"):
                 raise criu.explain(store.work / "dump.log", error) from error
             workload.log.warning("CRIU did not live to end what it had dumped: %s", error)
-            await end(workload, init_process)
+            await terminate(workload, init_process)
         stages.end("dump")
         await init_process.exited.wait()
         workload.slept = stats

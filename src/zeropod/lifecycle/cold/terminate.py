@@ -27,8 +27,8 @@ DEATH = 10.0
 """Seconds for killed processes to be gone; they take milliseconds, with gigabytes of memory some more."""
 
 
-async def end(container: Workload, init_process: InitProcess) -> None:
-    """Nobody is told of the exit. Raises Lost when they do not die."""
+async def terminate(container: Workload, init_process: InitProcess) -> None:
+    """Kill the processes; their exit is not reported. Raises ContainerLost when they do not die."""
     init_process.exit_expected = True
     init_process.cgroup.kill()
     with trio.move_on_after(DEATH) as patience:
@@ -39,29 +39,29 @@ async def end(container: Workload, init_process: InitProcess) -> None:
         await container.runc.delete(container.id, force=True)
 
 
-async def keep_ending(container: Workload, silence: Silence) -> NoReturn:
-    """Ends whatever appears in its cgroup, until cancelled."""
+async def kill_until_cancelled(container: Workload, silence: Silence) -> NoReturn:
+    """Kill whatever appears in the cgroup, until cancelled."""
     while True:
         if container.init_process:
             _silence_and_kill(container.init_process.cgroup, silence)
         await trio.sleep(AGAIN)
 
 
-async def clear_away(container: Workload, silence: Silence) -> None:
-    """Ends what a failed restore has left, and has runc forget the container. What is left after all is logged."""
+async def cleanup_failed_restore(container: Workload, silence: Silence) -> None:
+    """Kill what a failed restore has left, and have runc forget the container; log what is left after all."""
     if container.init_process:
         cgroup = container.init_process.cgroup
         with trio.move_on_after(DEATH) as patience:
             while _silence_and_kill(cgroup, silence):  # noqa: ASYNC110 - the kernel has no event for it
                 await trio.sleep(AGAIN)
         if patience.cancelled_caught:
-            container.log.error("of a failed restore, processes %s do not die", cgroup.pids())
+            container.log.error("failed restore: processes %s survive SIGKILL", cgroup.pids())
     try:
         # A runc that was killed leaves the container's root mounted there. It would be emptied with the rest.
         mount.unmount_below(container.runc.state_of(container.id))
         await container.runc.delete(container.id, force=True)
     except (OSError, RuncError) as error:
-        container.log.error("runc does not forget a failed restore: %s", error)
+        container.log.error("failed restore: runc still knows the container: %s", error)
 
 
 def _silence_and_kill(cgroup: Cgroup, silence: Silence) -> bool:
