@@ -21,7 +21,7 @@ from zeropod.kernel.lookup import Said
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
-"""Seconds for an answer: as long as the longest doze."""
+"""Seconds for an answer: as long as the longest nap."""
 
 MOST = 16
 """Questions that are remembered. A container has three probes at the most, each of them one, or two with a redirect."""

@@ -2,7 +2,7 @@
 
 Owns listeners of ours, the handing over of a prober's connections to them while the container sleeps, and what becomes
 of each: a probe is answered; whatever else it is is passed on to the application, which is asked for. All other
-connections never come here; only while the container dozes do all from the node, since the application could have
+connections never come here; only while the container naps do all from the node, since the application could have
 answered and closed one before anybody knows whose it is.
 
 Ajar, it lets everything through, and finds out what probes ask.

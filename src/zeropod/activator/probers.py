@@ -116,7 +116,7 @@ def _waits(pod: SockDiag, own: Address, other: Address, *, left: bool = False) -
     `left`: he is known to have closed it, though that may be on its way still.
     """
     end = pod.connection(own, other)
-    if end is None or end.state in CLOSED:  # by the application, in a doze say
+    if end is None or end.state in CLOSED:  # by the application, during a nap
         return False
     # Closed without a word: for the kernel the end is a byte of data.
     return not ((left or end.state is TcpState.CLOSE_WAIT) and (end.bytes_received or 0) <= 1)

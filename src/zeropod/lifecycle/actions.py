@@ -173,7 +173,7 @@ class Actions:
         return Event.WANTED
 
     async def _wanted_shortly(self) -> Event:
-        await self._workload.life.doze_wanted.wait()
+        await self._workload.life.nap_wanted.wait()
         return Event.WANTED_SHORTLY
 
     async def _thaw(self) -> None:

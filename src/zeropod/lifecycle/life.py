@@ -25,7 +25,7 @@ class Life:
         """The state that it would be in, were it not for `dry-run`; None if that is its real one."""
         self.wake_wanted = trio.Event()
         """Set where the sleeping container is needed awake."""
-        self.doze_wanted = trio.Event()
+        self.nap_wanted = trio.Event()
         """Set where the container in STANDBY is needed for a moment."""
         self.sleep_wanted = trio.Event()
         """Set where it is to sleep without waiting for its idle time; until the next attempt has ended."""
@@ -67,9 +67,9 @@ class Life:
         """Enter the state that follows from an event, and return what is to be done. Raises IllegalTransition."""
         row = transition(self.state, event)
         if self.state is State.RUNNING and row.next is State.CHECKPOINTING:
-            self.wake_wanted, self.doze_wanted = trio.Event(), trio.Event()
+            self.wake_wanted, self.nap_wanted = trio.Event(), trio.Event()
         if row.next is State.DOZING:
-            self.doze_wanted = trio.Event()
+            self.nap_wanted = trio.Event()
         self.state = row.next
         self.since_ns = time.time_ns()
         if row.next in (State.STANDBY, State.COLD):

@@ -192,7 +192,7 @@ class Answer(Enum):
     """Do it with runc, now."""
     WAKE = auto()
     """Wake the container first, then do it."""
-    DOZE = auto()
+    NAP = auto()
     """Let the container run for as long as this takes, then do it."""
     WAIT = auto()
     """Look again when the state has changed."""
@@ -206,13 +206,13 @@ class Answer(Enum):
     """The process has ended: not found."""
 
 
-_P, _WAKE, _DOZE, _WAIT = Answer.PASS, Answer.WAKE, Answer.DOZE, Answer.WAIT
+_P, _WAKE, _NAP, _WAIT = Answer.PASS, Answer.WAKE, Answer.NAP, Answer.WAIT
 _END, _REC, _NO, _GONE = Answer.END, Answer.RECORD, Answer.REFUSE, Answer.GONE
 
 ANSWERS = {
     #                      CREATED RUNNING CHECKPOINTING STANDBY DOZING COLD RESTORING PAUSED STOPPED
     Request.START: (_P, _NO, _NO, _NO, _NO, _NO, _NO, _NO, _NO),
-    Request.EXEC: (_P, _P, _WAIT, _DOZE, _P, _WAKE, _WAIT, _NO, _NO),
+    Request.EXEC: (_P, _P, _WAIT, _NAP, _P, _WAKE, _WAIT, _NO, _NO),
     Request.SESSION: (_P, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _NO, _NO),
     Request.WAKE: (_NO, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _NO, _GONE),
     Request.SIGNAL: (_P, _P, _WAIT, _WAKE, _WAKE, _WAKE, _WAIT, _P, _GONE),

@@ -128,11 +128,11 @@ class Container:
         Raises RpcError when the state does not allow it.
         """
         with self.life.inhibit(Reason.REQUEST.because(request.name.lower())):
-            while (answer := decide(self.life.state, request)) in (Answer.WAIT, Answer.WAKE, Answer.DOZE):
+            while (answer := decide(self.life.state, request)) in (Answer.WAIT, Answer.WAKE, Answer.NAP):
                 if answer is Answer.WAKE:
                     self.life.wake_wanted.set()
-                if answer is Answer.DOZE:
-                    self.life.doze_wanted.set()
+                if answer is Answer.NAP:
+                    self.life.nap_wanted.set()
                 await self.life.changed()
             if self.life.pretended and decide(self.life.pretended, request) is Answer.WAKE:
                 self.life.wake_wanted.set()

@@ -1,7 +1,7 @@
 """The additional processes of a container: `kubectl exec`, exec probes, attached shells.
 
 An exec lets the container that it enters run, and keeps it from falling asleep until it has ended. One that somebody
-works in wakes it; for any other a container in standby only dozes.
+works in wakes it; for any other a container in STANDBY only naps.
 """
 
 import json

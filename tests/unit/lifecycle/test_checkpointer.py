@@ -144,7 +144,7 @@ async def test_what_comes_before_criu_has_begun_ends_the_attempt(
     assert attempt.is_undone
 
 
-@pytest.mark.parametrize("what", ["has arrived", "wake_wanted", "doze_wanted"])
+@pytest.mark.parametrize("what", ["has arrived", "wake_wanted", "nap_wanted"])
 async def test_what_comes_before_the_last_look_ends_the_attempt(attempt: Attempt, what: str) -> None:
     if what == "has arrived":
         attempt.has_arrived = True

@@ -748,7 +748,7 @@ async def test_what_was_wanted_shortly_of_the_last_sleep_is_not_wanted_of_the_ne
     sleeping.start()
     await sleeping.asleep()
     sleeping.script.arrive()
-    sleeping.life.doze_wanted.set()
+    sleeping.life.nap_wanted.set()
     sleeping.life.wake_wanted.set()
     await sleeping.awake()
     await sleeping.asleep()

@@ -139,21 +139,21 @@ def test_the_time_of_the_last_change_is_kept() -> None:
 def test_a_naps_end_of_the_last_sleep_is_not_wanted_of_the_next() -> None:
     life = Life()
     reach(life, State.STANDBY)
-    life.doze_wanted.set()
+    life.nap_wanted.set()
     reach(life, State.RUNNING)
     reach(life, State.STANDBY)
-    assert not life.doze_wanted.is_set()
+    assert not life.nap_wanted.is_set()
 
 
 def test_what_wants_a_nap_while_it_leaves_standby_for_the_disk_is_not_forgotten() -> None:
     life = Life()
     reach(life, State.STANDBY)
-    life.doze_wanted.set()
+    life.nap_wanted.set()
     life.happen(Event.STANDBY_OVER)
     life.happen(Event.KEPT)
-    assert life.doze_wanted.is_set()
+    assert life.nap_wanted.is_set()
     life.happen(Event.WANTED_SHORTLY)
-    assert not life.doze_wanted.is_set(), "it has its nap"
+    assert not life.nap_wanted.is_set(), "it has its nap"
 
 
 async def test_the_end_of_an_attempt_ends_the_wait_of_what_has_asked_for_it(nursery: trio.Nursery) -> None:

@@ -136,7 +136,7 @@ def test_a_session_has_the_container_awake(state: State) -> None:
 
 
 def test_an_exec_lets_a_container_in_standby_nap_and_wakes_one_that_cannot() -> None:
-    assert decide(State.STANDBY, Request.EXEC) is Answer.DOZE
+    assert decide(State.STANDBY, Request.EXEC) is Answer.NAP
     assert decide(State.DOZING, Request.EXEC) is Answer.PASS
     assert decide(State.COLD, Request.EXEC) is Answer.WAKE
 
@@ -149,7 +149,7 @@ def test_every_answer_stands_where_the_state_allows_it(request_: Request) -> Non
             State.CREATED: {Answer.PASS, Answer.REFUSE},
             State.RUNNING: {Answer.PASS, Answer.REFUSE},
             State.CHECKPOINTING: {Answer.WAIT, Answer.REFUSE, Answer.PASS},
-            State.STANDBY: {Answer.WAKE, Answer.DOZE, Answer.PASS, Answer.REFUSE},
+            State.STANDBY: {Answer.WAKE, Answer.NAP, Answer.PASS, Answer.REFUSE},
             State.DOZING: {Answer.WAKE, Answer.PASS, Answer.REFUSE},
             State.COLD: {Answer.WAKE, Answer.END, Answer.RECORD, Answer.REFUSE},
             State.RESTORING: {Answer.WAIT, Answer.RECORD, Answer.REFUSE},

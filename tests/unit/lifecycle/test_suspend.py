@@ -907,7 +907,7 @@ async def test_how_long_requests_wait_for_a_dump_is_counted_from_the_dump(
         (Arrived.CONNECTION, Event.CONNECTION),
         (Arrived.DATA, Event.DATA),
         ("wake_wanted", Event.WANTED),
-        ("doze_wanted", Event.KEPT),
+        ("nap_wanted", Event.KEPT),
         ("inhibited", Event.KEPT),
     ],
 )

@@ -80,7 +80,7 @@ class Checkpointer:
             stages.end("prepare")
             self._traffic.hold(init_process)
             life = workload.life
-            is_wanted = life.wake_wanted.is_set() or life.doze_wanted.is_set()
+            is_wanted = life.wake_wanted.is_set() or life.nap_wanted.is_set()
             pending = Reason.SOMETHING.because() if has_arrived() else None
             require_idle(Snapshot(pending=pending, is_wanted=is_wanted))
             background.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
@@ -127,7 +127,7 @@ class Checkpointer:
         """Return when CRIU waits to begin. Raises NotIdle when something comes for the container before."""
         life = self._workload.life
         try:
-            await race(dump.ready, arrival, life.inhibited, life.wake_wanted.wait, life.doze_wanted.wait)
+            await race(dump.ready, arrival, life.inhibited, life.wake_wanted.wait, life.nap_wanted.wait)
         except RuncError as error:
             raise criu.explain(self._workload.store.work / "dump.log", error) from error
         if not dump.is_ready:

@@ -93,7 +93,7 @@ class ColdSleep:
             back.set()
 
         arrival = partial(sockets.event, self._workload.settings.ports)
-        await race(bring_back, arrival, life.inhibited, life.wake_wanted.wait, life.doze_wanted.wait)
+        await race(bring_back, arrival, life.inhibited, life.wake_wanted.wait, life.nap_wanted.wait)
         if not back.is_set():
             raise NotIdle(Reason.SOMETHING.because())
 

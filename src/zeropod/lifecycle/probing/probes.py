@@ -133,16 +133,16 @@ class Probes:
             self._gate.open()
 
     def look_at_nodes(self, *, on: bool) -> None:
-        """Whether all that comes from the node is looked at first, as is due while the container dozes."""
+        """Whether all that comes from the node is looked at first, as is due while the container naps."""
         if not self._gate:
             return
         try:
             self._gate.look_at_nodes(on=on)
         except OSError as error:
-            self._container.log.warning("who comes from the node during a doze may not be counted: %s", error)
+            self._container.log.warning("who comes from the node during a nap may not be counted: %s", error)
 
     def let_through(self) -> None:
-        """The container dozes: the probes that need it may have it."""
+        """The container naps: the probes that need it may have it."""
         if self._gate:
             self._gate.application_runs()
 
