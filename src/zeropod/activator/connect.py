@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from zeropod.kernel import namespace
-from zeropod.kernel.lookup import Flow, Lookup, Said
+from zeropod.kernel.lookup import Flow, FlowOrigin, Lookup
 
 MOST = 32
 """Closed connections that are remembered."""
@@ -40,7 +40,7 @@ def unannounced(_: tuple[str, int]) -> AbstractContextManager[None]:
 
 
 class OurConnections:
-    """Says of connections of ours to one pod whether they stand for a probe, or for somebody.
+    """Tags connections of ours to one pod with what they stand for: a probe, or a client.
 
     Of a probe's it still does when they are closed, for a while: the application may be slow to close its ends, and a
     segment that was sent twice would be taken for a new connection.
@@ -50,25 +50,25 @@ class OurConnections:
         self._lookup = lookup
         self._closed: dict[Flow, None] = {}
 
-    def announced(self, said: Said, port: int) -> Announce:
+    def announced(self, origin: FlowOrigin, port: int) -> Announce:
         """That the next one to this port is that."""
 
         @contextmanager
         def announce(address: tuple[str, int]) -> Iterator[None]:
             flow = Flow(address, port)
-            self._lookup.say(flow, said)
+            self._lookup.tag_flow(flow, origin)
             self._closed.pop(flow, None)
             try:
                 yield
             finally:
-                if said is Said.A_PROBES:
+                if origin is FlowOrigin.PROBE:
                     self._closed[flow] = None
                 else:
-                    self._lookup.forget(flow)
+                    self._lookup.untag_flow(flow)
                 if len(self._closed) > MOST:
                     oldest = next(iter(self._closed))
                     del self._closed[oldest]
-                    self._lookup.forget(oldest)
+                    self._lookup.untag_flow(oldest)
 
         return announce
 

@@ -1,7 +1,7 @@
 """One accepted connection, passed on to the application where its client wanted to go.
 
 Owns the wait for the application to listen, and how both connections are closed. Which connections come here,
-and from when on the application may be asked, is decided in redirect.py and gate.py; the connection to it is
+and from when on the application may be asked, is decided in redirect.py and interceptor.py; the connection to it is
 connect.py's, the copying proxy.py's.
 
 Until the end of both sides was seen, closing a socket resets it, even if this process is killed: a client

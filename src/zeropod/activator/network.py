@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import trio
 
 from zeropod.activator.established import EstablishedConnections
-from zeropod.activator.probers import Probers
+from zeropod.activator.probe_sources import ProbeSources
 from zeropod.kernel import namespace
 from zeropod.kernel.lookup import Activity, Flow, Lookup, LookupUnavailable
 from zeropod.kernel.sock_diag import SockDiag, TcpSocket, TcpState
@@ -34,7 +34,7 @@ def combined(seen: Mapping[int, Activity], ports: Collection[int]) -> Activity:
     wanted = [activity for port, activity in seen.items() if port in ports]
     last = max((activity.last_ns for activity in wanted), default=0)
     connections = sum(activity.connections for activity in wanted)
-    return Activity(last, connections, sum(activity.unsure for activity in wanted))
+    return Activity(last, connections, sum(activity.undetermined for activity in wanted))
 
 
 def _unaccepted(connections: Iterable[TcpSocket], ports: Collection[int]) -> list[TcpSocket]:
@@ -67,12 +67,12 @@ class PodNetwork:
         self._diag = SockDiag(path)
         self.established = EstablishedConnections(path)
         self.lookup: Lookup | None = None
-        self.probers: Probers | None = None
+        self.probe_sources: ProbeSources | None = None
         self.limits: list[str] = []
         """What this kernel lacks and what is done about it, in words."""
         try:
             self.lookup = Lookup.attach(path)
-            self.probers = self._know(probers)
+            self.probe_sources = self._know(probers)
         except LookupUnavailable as reason:
             self.limits.append(
                 f"new connections are not seen by eBPF ({reason}); going by the count of all of the pod's connections: "
@@ -82,10 +82,10 @@ class PodNetwork:
         self.cannot_hand_over = self._allow_migration()
         """Why the connections that wait in one listener cannot be moved to another one; empty if they can."""
 
-    def _know(self, probers: Collection[str]) -> Probers | None:
+    def _know(self, probers: Collection[str]) -> ProbeSources | None:
         assert self.lookup is not None
         try:
-            return Probers(self.lookup, probers)
+            return ProbeSources(self.lookup, probers)
         except OSError as error:
             self.limits.append(f"health probes cannot be told from other connections ({error}); they wake, and count")
             return None
@@ -93,8 +93,8 @@ class PodNetwork:
     async def run(self) -> None:
         """Keeps up with the node's addresses until close()."""
         with self._scope:
-            if self.probers:
-                await self.probers.follow()
+            if self.probe_sources:
+                await self.probe_sources.follow()
 
     def _allow_migration(self) -> str:
         try:
@@ -116,29 +116,29 @@ class PodNetwork:
             self._counted = Activity(time.monotonic_ns(), opens)
         return self._counted
 
-    def only_probers_since(self, ports: Collection[int], before: Activity) -> Activity | None:
+    def only_probes_since(self, ports: Collection[int], before: Activity) -> Activity | None:
         """The activity of these ports now, if all who have connected since `before` are probers after all; or None.
 
         So they were received late, on a busy node; from now on they are taken for what they are. To be asked while
-        nobody answers them, as in Probers.came_late. Raises OSError.
+        nobody answers them, as in ProbeSources.arrived_late. Raises OSError.
         """
-        if not self.lookup or not self.probers:
+        if not self.lookup or not self.probe_sources:
             return None
         now, again = self.activity(ports), frozenset[Flow]()
         if now.connections == before.connections:
             # One who was known when he began to connect has taken until now, or has come twice from the same port.
             waiting = _unaccepted(self.connections(), ports)
-            again = frozenset(Flow(sock.remote, sock.local[1]) for sock in waiting if not self.probers.made(sock))
+            again = frozenset(Flow(sock.remote, sock.local[1]) for sock in waiting if not self.probe_sources.made(sock))
             now = self.activity(ports)  # who waits has been seen by now
             if now.connections == before.connections and not again:
                 return now
         if now.sure != before.sure:
             return None
-        unsure = self.lookup.unsure().items()
+        undetermined = self.lookup.undetermined().items()
         for start in (before.last_ns, before.last_ns - _READ):
-            since = {flow: arrival for flow, arrival in unsure if arrival.ns > start and flow.port in ports}
-            if len(since) >= now.unsure - before.unsure and again <= since.keys():
-                return now if self.probers.came_late(since, self._diag) else None
+            since = {flow: arrival for flow, arrival in undetermined if arrival.ns > start and flow.port in ports}
+            if len(since) >= now.undetermined - before.undetermined and again <= since.keys():
+                return now if self.probe_sources.arrived_late(since, self._diag) else None
         return None
 
     def _passive_opens(self) -> int:
@@ -159,21 +159,21 @@ class PodNetwork:
         return [sock for sock in connections if self._counts(sock)]
 
     def _counts(self, sock: TcpSocket) -> bool:
-        if not self.probers:
+        if not self.probe_sources:
             return True
         if sock.remote[0] == sock.local[0] or ip_address(sock.remote[0]).is_loopback:
-            return self.probers.for_somebody(sock) or (self._own and not self.probers.made(sock))
-        return not self.probers.made(sock)
+            return self.probe_sources.for_client(sock) or (self._own and not self.probe_sources.made(sock))
+        return not self.probe_sources.made(sock)
 
-    def of_probers(self, inodes_now: Callable[[], Collection[int]], ports: Collection[int]) -> list[TcpSocket]:
+    def from_probe_sources(self, inodes_now: Callable[[], Collection[int]], ports: Collection[int]) -> list[TcpSocket]:
         """The connections of probers to these ports that are not accepted yet, or that one of these inodes is."""
-        if not self.probers:
+        if not self.probe_sources:
             return []
         connections = self.connections()
         # Afterwards: what is accepted meanwhile was still nobody's among the connections.
         inodes = inodes_now()
         accepted = [sock for sock in connections if sock.local[1] in ports and sock.inode in inodes]
-        return [sock for sock in (*accepted, *_unaccepted(connections, ports)) if self.probers.made(sock)]
+        return [sock for sock in (*accepted, *_unaccepted(connections, ports)) if self.probe_sources.made(sock)]
 
     def listeners(self) -> list[TcpSocket]:
         return self._diag.tcp({TcpState.LISTEN})
@@ -185,7 +185,7 @@ class PodNetwork:
     def close(self) -> None:
         self._scope.cancel()
         self._diag.close()
-        if self.probers:
-            self.probers.close()
+        if self.probe_sources:
+            self.probe_sources.close()
         if self.lookup:
             self.lookup.close()

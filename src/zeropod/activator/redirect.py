@@ -18,8 +18,8 @@ import trio
 
 from zeropod.activator.connect import unannounced
 from zeropod.activator.forward import forward
-from zeropod.activator.inspector import Finding, Inspector, Wants
 from zeropod.activator.listeners import Listeners
+from zeropod.activator.probe_inspector import Disposition, Inspection, ProbeInspector
 from zeropod.kernel.lookup import Lookup
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Redirect:
         ports: Collection[int],
         lookup: Lookup,
         *,
-        inspector: Inspector | None = None,
+        inspector: ProbeInspector | None = None,
         connect_timeout: float = 0.0,
         proxy_timeout: float = 0.0,
         linger: float = HANDSHAKE,
@@ -65,7 +65,7 @@ class Redirect:
 
         Run it in the container's nursery: it returns when ready() was called for all ports and every
         connection is over, which may be days later, or after close(). When it is cancelled, what is not over
-        is reset. Raises OSError before it has started when there is no such namespace, or no room for
+        is reset. Raises OSError before it has started when the namespace does not exist, or has no room for
         listeners in it or for ports in the program's maps.
         """
         with self._scope, ExitStack() as redirected:
@@ -113,22 +113,22 @@ class Redirect:
         try:
             port = stream.socket.getsockname()[1]
             if port not in self._up:
-                # Somebody in the pod found our own port. Proxying that would lead back here.
+                # Something in the pod has connected to our own port. Proxying that would lead back here.
                 return
-            finding = await self._inspector.inspect(stream) if self._inspector else Finding(Wants.APPLICATION)
-            if finding.wants is Wants.NOTHING:
+            inspection = await self._inspector.inspect(stream) if self._inspector else Inspection(Disposition.PASS_ON)
+            if inspection.disposition is Disposition.ANSWERED:
                 return
             self._arrived.set()
-            if finding.asked and self._inspector:
+            if inspection.pending and self._inspector:
                 await self._up[port].wait()
-                await self._inspector.ask(stream, finding.asked)
+                await self._inspector.ask(stream, inspection.pending)
                 return
             await forward(
                 stream,
                 self._netns,
                 self._up[port],
-                head=finding.head,
-                announced=self._inspector.announced(finding.wants, port) if self._inspector else unannounced,
+                head=inspection.head,
+                announced=self._inspector.announced(inspection.disposition, port) if self._inspector else unannounced,
                 connect_timeout=self._connect_timeout,
                 proxy_timeout=self._proxy_timeout,
             )

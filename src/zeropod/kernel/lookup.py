@@ -54,13 +54,13 @@ class Activity:
 
     last_ns: int
     connections: int
-    unsure: int = 0
+    undetermined: int = 0
     """How many of them, from the node's own addresses, may be a prober's that the kernel has received too late to tell;
-    see Lookup.unsure()."""
+    see Lookup.undetermined()."""
 
     @property
     def sure(self) -> int:
-        return self.connections - self.unsure
+        return self.connections - self.undetermined
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ class Arrival:
     local: str
 
 
-class Said(IntEnum):
-    """What a connection from within the pod is; the activator says it of those that it makes itself."""
+class FlowOrigin(IntEnum):
+    """What a connection from within the pod is; the activator tags those that it makes itself."""
 
-    SOMEBODYS = 0
+    CLIENT = 0
     """It counts like one from outside."""
-    A_PROBES = 1
+    PROBE = 1
     """It does not count at all."""
     FORWARDED = 2
     """The program's own word: it was made for somebody outside, and counts."""
@@ -136,12 +136,12 @@ class Lookup:
         """
         seen = {}
         for port, activity in self._maps["last_seen"].items():
-            last, sure, own_last, own_connections, unsure = _ACTIVITY.unpack(activity)
-            connections = sure + unsure
+            last, sure, own_last, own_connections, undetermined = _ACTIVITY.unpack(activity)
+            connections = sure + undetermined
             if own:
                 last, connections = max(last, own_last), connections + own_connections
             if connections:
-                seen[_PORT.unpack(port)[0]] = Activity(last, connections, unsure)
+                seen[_PORT.unpack(port)[0]] = Activity(last, connections, undetermined)
         return seen
 
     def steer(self, port: int, listeners: Iterable[socket.socket]) -> None:
@@ -189,13 +189,13 @@ class Lookup:
         self._replace("node_addresses", {_packed(address): _PRESENT for address in addresses})
 
     def flows(self) -> dict[Flow, int]:
-        """What may be a prober's: when it came (CLOCK_MONOTONIC, ns). Or what was said of it, which is one of Said.
+        """Return flows that may be probes, by arrival time (CLOCK_MONOTONIC, ns) or FlowOrigin.
 
-        The last 1024 or so; those that are over are there, too.
+        The last 1024 or so; closed flows linger.
         """
         return {_flow(*_FLOW.unpack(flow)): _SAID.unpack(said)[0] for flow, said in self._maps["flows"].items()}
 
-    def unsure(self) -> dict[Flow, Arrival]:
+    def undetermined(self) -> dict[Flow, Arrival]:
         """What came from the node's own addresses and counts: the last 256 or so."""
         found = {}
         for flow, arrival in self._maps["unsure"].items():
@@ -203,21 +203,21 @@ class Lookup:
             found[_flow(*_FLOW.unpack(flow))] = Arrival(when, _address(local))
         return found
 
-    def take_for_a_probers(self, flow: Flow, arrival: Arrival) -> None:
-        """One of unsure() turned out to be a prober's."""
+    def mark_as_probe(self, flow: Flow, arrival: Arrival) -> None:
+        """Take one of undetermined() for a probe from now on."""
         self._maps["flows"].set(_key(flow), _SAID.pack(arrival.ns))
 
     def flow(self, flow: Flow) -> int | None:
-        """The same for one connection; None if nobody takes it for a prober's."""
+        """Return when one flow that may be a probe arrived, or its FlowOrigin; None if it is not known."""
         said = self._maps["flows"].get(_key(flow))
         return None if said is None else int(_SAID.unpack(said)[0])
 
-    def say(self, flow: Flow, said: Said) -> None:
-        """What a connection is that somebody in the pod is about to make from this address."""
+    def tag_flow(self, flow: Flow, said: FlowOrigin) -> None:
+        """Set what a connection is that is about to be made within the pod from this address."""
         self._maps["flows"].set(_key(flow), _SAID.pack(said))
 
-    def forget(self, flow: Flow) -> None:
-        """Undoes say(), for the next one from this address."""
+    def untag_flow(self, flow: Flow) -> None:
+        """Undo tag_flow(), for the next one from this address."""
         self._maps["flows"].delete(_key(flow))
 
     def _point(self, name: str, port: int, listeners: Iterable[socket.socket], flags: int = 0) -> None:

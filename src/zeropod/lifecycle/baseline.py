@@ -52,7 +52,7 @@ class Baseline:
     def only_probes(self) -> bool:
         """Return whether since then only probers have connected; if so, these connections do not count any more."""
         try:
-            now = self._network.only_probers_since(self._ports, self._before)
+            now = self._network.only_probes_since(self._ports, self._before)
         except OSError as error:
             self._workload.log.warning("cannot tell probes from other connections, they count: %s", error)
             return False

@@ -88,7 +88,7 @@ class RestartStrategy:
         assert init_process is not None
         if not network.lookup:
             raise CheckpointFailed(Reason.NO_EBPF.because())
-        self._probes.open()
+        self._probes.release()
         listening = network.listening_ports(init_process.socket_inodes())
         # A port of its settings that it never opens would be waited for in vain after its start.
         self._ports = listening & container.settings.ports if container.settings.ports else listening

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
 
-from zeropod.activator import probers
+from zeropod.activator import probe_sources
 from zeropod.runtime.memory import choice
 from zeropod.runtime.memory.backend import Kind
 from zeropod.runtime.quantity import quantity
@@ -142,7 +142,7 @@ class Settings:
     """Take health probes for traffic: they reach the application, wake it and keep it awake."""
     probe_buffer_size: int = PROBE_BUFFER
     """Bytes of a request beyond which it is no probe that can be answered while the container sleeps."""
-    probe_processes: frozenset[str] = probers.NAMES
+    probe_processes: frozenset[str] = probe_sources.NAMES
     """The names of the processes on the node whose connections may be probes."""
     io_uring: bool = False
     """Without effect: io_uring is the container's, which sleeps in standby while it uses it. Kept for older pods."""
@@ -182,7 +182,7 @@ def parse(annotations: Mapping[str, str], container: str) -> Settings:
         wake_on_stop=value("wake-on-stop", boolean, True),
         disable_probe_detection=value("disable-probe-detection", boolean, False),
         probe_buffer_size=value("probe-buffer-size", probe_buffer, PROBE_BUFFER),
-        probe_processes=value("probe-processes", names, probers.NAMES),
+        probe_processes=value("probe-processes", names, probe_sources.NAMES),
         io_uring=value("io-uring", boolean, False),
         localhost_traffic=value("localhost-traffic", boolean, None),
         dry_run=value("dry-run", boolean, False),

@@ -30,7 +30,7 @@ from zeropod.lifecycle.idle.look import look_at_traffic, require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event
-from zeropod.lifecycle.probing.probes import Keep, Probes
+from zeropod.lifecycle.probing.probes import Held, Probes
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.reservation import DiskBudgetExceeded
 from zeropod.lifecycle.standby.duration import until_over
@@ -255,7 +255,7 @@ class SuspendStrategy:
         self._release_slot()
         self._sockets.close()
         self._nap = None
-        self._probes.open()
+        self._probes.release()
         self.memory.woke()
 
     def _release_slot(self) -> None:
@@ -268,7 +268,7 @@ class SuspendStrategy:
     def nap(self) -> None:
         if self._nap is None:
             self._nap = Nap(self._workload, self._network, self._baseline, self._is_late_probe)
-        self._probes.look_at_nodes(on=True)
+        self._probes.intercept_node(on=True)
         self._nap.begins()
         self.thaw()
         self._probes.let_through()
@@ -283,10 +283,10 @@ class SuspendStrategy:
     async def refreeze(self) -> Event:
         init_process = self._init_process()
         assert self._nap is not None
-        match self._probes.keep():
-            case Keep.PROBED:
+        match self._probes.hold():
+            case Held.PROBED:
                 return Event.PROBE
-            case Keep.WANTED:
+            case Held.WANTED:
                 raise NotIdle(Reason.CONNECTION_FROM_NODE.because())
         try:
             await init_process.cgroup.freeze(trio.current_time() + FREEZE)
@@ -295,7 +295,7 @@ class SuspendStrategy:
             self._sockets.renew(pids)
             self._sockets.disregard()
             _let_workers_go_first(pids, init_process.pid)
-            self._probes.look_at_nodes(on=False)
+            self._probes.intercept_node(on=False)
             # What comes later than this is not answered, and found by the watch.
             connected = self._baseline.has_connected()
             if connected and self._is_late_probe():
@@ -357,14 +357,14 @@ class SuspendStrategy:
             try:
                 # One at a time: the next one that waits may have come since, and be no probe's.
                 if connection := self._traffic.accept():
-                    self._probes.take(connection)
+                    self._probes.adopt(connection)
             except OSError as error:
                 self._workload.log.warning("cannot answer a probe, waking it: %s", error)
                 return event
 
     async def restore(self) -> None:
         await self._cold.restore()
-        self._probes.open()
+        self._probes.release()
         self._cold.finish_restore()
 
     # The end

@@ -235,7 +235,7 @@ def _link(
     elif counts:
         part = Part.COUNTS
     else:
-        part = Part.PROBE if network.probers and network.probers.made(sock) else Part.OWN
+        part = Part.PROBE if network.probe_sources and network.probe_sources.made(sock) else Part.OWN
     idle = 0.0 if sock.state is TcpState.SYN_SENT else quiet_ms(sock) / 1000
     return Link(_address(sock.local), _address(sock.remote), idle, part, sock.remote[0] in node_addresses)
 

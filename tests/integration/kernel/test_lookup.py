@@ -17,7 +17,7 @@ from tests.integration.node import until
 
 from zeropod.activator.connect import OurConnections
 from zeropod.kernel import bpf, namespace, sockets
-from zeropod.kernel.lookup import Flow, Lookup, LookupUnavailable, Said
+from zeropod.kernel.lookup import Flow, FlowOrigin, Lookup, LookupUnavailable
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 PORT = 7777
@@ -387,17 +387,17 @@ def test_what_nobody_of_a_probers_name_has_sent_is_unsure_and_counts_once(
         name_of("postgres")
         with socket.create_connection((pod, PORT), 5) as client:
             accepted = application.accept()[0]
-            (flow,) = lookup.unsure()
+            (flow,) = lookup.undetermined()
             assert flow == Flow(client.getsockname()[:2], PORT)
-            assert lookup.unsure()[flow].local == pod
+            assert lookup.undetermined()[flow].local == pod
             before = lookup.activity()[PORT]
-            assert (before.connections, before.unsure, before.sure) == (1, 1, 0)
+            assert (before.connections, before.undetermined, before.sure) == (1, 1, 0)
             sockets.enter_repair(accepted)
             accepted.close()  # without a word: what the client sends now comes to the listener
             client.send(b"x")
             until(lambda: lookup.activity()[PORT].last_ns > before.last_ns, "the program has seen it")
             after = lookup.activity()[PORT]
-            assert (after.connections, after.unsure) == (1, 1)
+            assert (after.connections, after.undetermined) == (1, 1)
         name_of("kubelet")
         with socket.create_connection((pod, PORT), 5):
             application.accept()[0].close()
@@ -412,17 +412,19 @@ def test_connections_from_within_the_pod_are_told_apart(network: Network, family
         assert lookup.activity()[PORT].connections == 1
 
 
-@pytest.mark.parametrize(("said", "counted"), [(Said.SOMEBODYS, {PORT: 1}), (Said.A_PROBES, {})])
-def test_the_activator_says_what_its_own_connections_are(network: Network, said: Said, counted: dict[int, int]) -> None:
+@pytest.mark.parametrize(("said", "counted"), [(FlowOrigin.CLIENT, {PORT: 1}), (FlowOrigin.PROBE, {})])
+def test_the_activator_says_what_its_own_connections_are(
+    network: Network, said: FlowOrigin, counted: dict[int, int]
+) -> None:
     network.listen(PORT)
     with Lookup.attach(network.path) as lookup:
         client = network.own(network.run(socket.socket))
         client.bind(("127.0.0.1", 0))
         flow = Flow(client.getsockname(), PORT)
-        lookup.say(flow, said)
+        lookup.tag_flow(flow, said)
         client.connect(("127.0.0.1", PORT))
         assert {port: seen.connections for port, seen in lookup.activity(own=False).items()} == counted
-        lookup.forget(flow)
+        lookup.untag_flow(flow)
         assert lookup.flow(flow) is None
 
 
@@ -431,7 +433,7 @@ def test_what_is_left_of_a_probe_of_ours_does_not_count(network: Network) -> Non
     with Lookup.attach(network.path) as lookup:
         client = network.own(network.run(socket.socket))
         client.bind(("127.0.0.1", 0))
-        with OurConnections(lookup).announced(Said.A_PROBES, PORT)(client.getsockname()):
+        with OurConnections(lookup).announced(FlowOrigin.PROBE, PORT)(client.getsockname()):
             client.connect(listener.getsockname())
             accepted = listener.accept()[0]
         sockets.enter_repair(accepted)
@@ -458,7 +460,7 @@ def test_what_is_forwarded_into_the_pod_counts_as_from_outside(network: Network,
         pair = network.join(listener)
         assert lookup.activity(own=False)[PORT].connections == 1
         flow = Flow(pair.client.getsockname(), PORT)
-        assert lookup.flow(flow) == Said.FORWARDED
+        assert lookup.flow(flow) == FlowOrigin.FORWARDED
         name_of("envoy")
         client = network.own(network.run(socket.socket))
         for end in (pair.server, pair.client):
@@ -473,5 +475,5 @@ def test_what_is_forwarded_into_the_pod_counts_as_from_outside(network: Network,
 
 def test_an_address_with_a_scope_is_the_one_without(network: Network) -> None:
     with Lookup.attach(network.path) as lookup:
-        lookup.say(Flow(("fe80::1%eth0", 40000), PORT), Said.SOMEBODYS)
-        assert lookup.flows() == {Flow(("fe80::1", 40000), PORT): Said.SOMEBODYS}
+        lookup.tag_flow(Flow(("fe80::1%eth0", 40000), PORT), FlowOrigin.CLIENT)
+        assert lookup.flows() == {Flow(("fe80::1", 40000), PORT): FlowOrigin.CLIENT}

@@ -13,7 +13,16 @@ from tests.integration.patience import patient
 from tests.integration.probes.conftest import LONG, Apps
 from tests.integration.probes.helpers import server
 from tests.integration.probes.helpers.footprint import Footprint
-from tests.integration.probes.helpers.probing import HINT, TIMEOUT, ExecProber, Kubelet, Outcome, failures, named, probe
+from tests.integration.probes.helpers.probing import (
+    HINT,
+    TIMEOUT,
+    ExecProber,
+    Kubelet,
+    ProbeResult,
+    failures,
+    named,
+    probe,
+)
 from tests.integration.probes.helpers.segment import acknowledge
 from tests.integration.probes.helpers.server import ANSWERED, ECHO, FIRST, PROBED, PROBES, get
 from tests.integration.sleep.helpers.stage import NGINX, App, Stage
@@ -49,7 +58,7 @@ def known(app: App, *probes: str) -> ContainerStatus:
     return app.status
 
 
-def figures(outcomes: list[Outcome]) -> list[str]:
+def figures(outcomes: list[ProbeResult]) -> list[str]:
     lines = []
     for kind in dict.fromkeys(outcome.kind for outcome in outcomes):
         took = sorted(outcome.milliseconds for outcome in outcomes if outcome.kind == kind)
@@ -241,7 +250,7 @@ def test_thousands_of_probes_leave_nothing_behind(standby: App, capsys: pytest.C
     probes = (*ANSWERED, *ANSWERED)
     assert failures(probe(standby.address, *probes, count=20)) == []  # so that there is what there is once
     before, answered, started = Footprint.of(standby), standby.status, time.monotonic()
-    outcomes: list[Outcome] = []
+    outcomes: list[ProbeResult] = []
     footprints = [before]
     for _ in range(4):
         kubelet = Kubelet.start(standby.address, probes, PACE, MANY // len(probes) // 4 + 1)

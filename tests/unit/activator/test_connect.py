@@ -7,7 +7,7 @@ import pytest
 from tests.unit.activator.words import FakeWords
 
 from zeropod.activator.connect import MOST, OurConnections
-from zeropod.kernel.lookup import Flow, Said
+from zeropod.kernel.lookup import Flow, FlowOrigin
 
 ADDRESS, PORT = "10.0.0.7", 8080
 
@@ -27,37 +27,37 @@ def ours(words: Any) -> OurConnections:
 
 
 def test_somebodys_counts_for_as_long_as_it_exists(words: FakeWords, ours: OurConnections) -> None:
-    with ours.announced(Said.SOMEBODYS, PORT)(flow(0).remote):
-        assert words.said == {flow(0): Said.SOMEBODYS}
+    with ours.announced(FlowOrigin.CLIENT, PORT)(flow(0).remote):
+        assert words.said == {flow(0): FlowOrigin.CLIENT}
     assert words.said == {}
 
 
 def test_what_is_left_of_a_probes_is_a_probes(words: FakeWords, ours: OurConnections) -> None:
     for number in range(3 * MOST):
-        with ours.announced(Said.A_PROBES, PORT)(flow(number).remote):
+        with ours.announced(FlowOrigin.PROBE, PORT)(flow(number).remote):
             pass
-        assert words.said[flow(number)] is Said.A_PROBES
+        assert words.said[flow(number)] is FlowOrigin.PROBE
     assert list(words.said) == [flow(number) for number in range(2 * MOST, 3 * MOST)]
 
 
 def test_none_that_exists_is_forgotten(words: FakeWords, ours: OurConnections) -> None:
     with ExitStack() as stack:
         for number in range(2 * MOST):
-            stack.enter_context(ours.announced(Said.A_PROBES, PORT)(flow(number).remote))
+            stack.enter_context(ours.announced(FlowOrigin.PROBE, PORT)(flow(number).remote))
         for number in range(2 * MOST, 4 * MOST):
-            with ours.announced(Said.A_PROBES, PORT)(flow(number).remote):
+            with ours.announced(FlowOrigin.PROBE, PORT)(flow(number).remote):
                 pass
         assert words.said.keys() >= {flow(number) for number in range(2 * MOST)}
 
 
-@pytest.mark.parametrize("said", [Said.A_PROBES, Said.SOMEBODYS])
+@pytest.mark.parametrize("said", [FlowOrigin.PROBE, FlowOrigin.CLIENT])
 def test_one_from_a_port_that_is_used_again_is_not_forgotten_in_the_place_of_the_first(
-    words: FakeWords, ours: OurConnections, said: Said
+    words: FakeWords, ours: OurConnections, said: FlowOrigin
 ) -> None:
-    with ours.announced(Said.A_PROBES, PORT)(flow(0).remote):
+    with ours.announced(FlowOrigin.PROBE, PORT)(flow(0).remote):
         pass
     with ours.announced(said, PORT)(flow(0).remote):
         for number in range(1, MOST + 2):
-            with ours.announced(Said.A_PROBES, PORT)(flow(number).remote):
+            with ours.announced(FlowOrigin.PROBE, PORT)(flow(number).remote):
                 pass
         assert words.said[flow(0)] is said

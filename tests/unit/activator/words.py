@@ -1,14 +1,14 @@
 """What the kernel is told of connections of ours."""
 
-from zeropod.kernel.lookup import Flow, Said
+from zeropod.kernel.lookup import Flow, FlowOrigin
 
 
 class FakeWords:
     def __init__(self) -> None:
-        self.said: dict[Flow, Said] = {}
+        self.said: dict[Flow, FlowOrigin] = {}
 
-    def say(self, flow: Flow, said: Said) -> None:
+    def tag_flow(self, flow: Flow, said: FlowOrigin) -> None:
         self.said[flow] = said
 
-    def forget(self, flow: Flow) -> None:
+    def untag_flow(self, flow: Flow) -> None:
         del self.said[flow]

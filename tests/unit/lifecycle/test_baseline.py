@@ -38,7 +38,7 @@ class Network(FakeNetwork):
     def listeners(self) -> list[TcpSocket]:
         return self.listening
 
-    def only_probers_since(self, _: object, __: object) -> Activity | None:
+    def only_probes_since(self, _: object, __: object) -> Activity | None:
         if self.refuses:
             raise self.refuses
         return self.probers_since

@@ -35,12 +35,12 @@ class Slow:
         self.disregarded += 1
 
 
-def napping(network: FakeNetwork, baseline: Slow | None = None, *, only_probers: bool = False) -> Nap:
+def napping(network: FakeNetwork, baseline: Slow | None = None, *, only_probes: bool = False) -> Nap:
     init_process = SimpleNamespace(socket_inodes=lambda: frozenset({7}))
     container: Any = SimpleNamespace(settings=Settings(ports=frozenset({PORT})), init_process=init_process)
     given: Any = network
     its: Any = baseline or Slow()
-    return Nap(container, given, its, lambda: only_probers)
+    return Nap(container, given, its, lambda: only_probes)
 
 
 def connection(inode: int, quiet_ms: int) -> TcpSocket:
@@ -61,7 +61,7 @@ async def test_one_that_never_closes_it_is_not_waited_for(autojump_clock: MockCl
 
 
 @pytest.mark.parametrize(
-    ("has_come", "only_probers", "waits", "wanted", "disregarded"),
+    ("has_come", "only_probes", "waits", "wanted", "disregarded"),
     [
         (False, False, True, False, 0),
         (True, True, True, False, 0),
@@ -71,11 +71,11 @@ async def test_one_that_never_closes_it_is_not_waited_for(autojump_clock: MockCl
     ids=["none", "probers alone", "a client", "a stray segment"],
 )
 async def test_who_waits_as_it_begins_may_be_gone_when_it_ends(
-    has_come: bool, only_probers: bool, waits: bool, wanted: bool, disregarded: int
+    has_come: bool, only_probes: bool, waits: bool, wanted: bool, disregarded: int
 ) -> None:
     baseline = Slow()
     baseline.has_come, baseline.waits_in_listeners = lambda: has_come, lambda _: waits
-    nap = napping(FakeNetwork(), baseline, only_probers=only_probers)
+    nap = napping(FakeNetwork(), baseline, only_probes=only_probes)
     nap.begins()
     assert (bool(nap.awaited), baseline.disregarded) == (wanted, disregarded)
 

@@ -1,4 +1,4 @@
-"""A container that would fail a probe does not sleep; its questions are not asked without end."""
+"""A container that would fail a probe does not sleep; it is not asked without end."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.strategy import NotIdle
 
 
-class FakeExaminer:
+class FakeResults:
     """Says what would fail."""
 
     def __init__(self) -> None:
@@ -25,38 +25,38 @@ class FakeExaminer:
 
 
 def probes(nursery: trio.Nursery) -> Probes:
-    """Without eBPF, so without a gate, unless a test gives it something to ask."""
+    """Without eBPF, so without interception, unless a test gives it something to ask."""
     container = SimpleNamespace(settings=Settings(), log=None, init_process=None)
     return Probes(container, SimpleNamespace(lookup=None), nursery)  # type: ignore[arg-type]
 
 
 async def test_who_is_well_may_sleep_and_is_asked_every_time(nursery: trio.Nursery) -> None:
-    made, examiner = probes(nursery), FakeExaminer()
-    made._examiner = examiner  # type: ignore[assignment]
+    made, results = probes(nursery), FakeResults()
+    made._results = results  # type: ignore[assignment]
     for times in (1, 2, 3):
         await made.pass_all()
-        assert len(examiner.asked) == times
+        assert len(results.asked) == times
 
 
 async def test_who_is_not_stays_awake_and_is_left_alone_for_a_while(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    made, examiner = probes(nursery), FakeExaminer()
-    made._examiner = examiner  # type: ignore[assignment]
-    examiner.failures = ["GET /ready on port 80: status 503"]
+    made, results = probes(nursery), FakeResults()
+    made._results = results  # type: ignore[assignment]
+    results.failures = ["GET /ready on port 80: status 503"]
     started = trio.current_time()
     for _ in range(round(2 * RECOVERY) + 1):
         with pytest.raises(NotIdle, match="fails a health probe: GET /ready on port 80: status 503"):
             await made.pass_all()
         await trio.sleep(1.0)
-    assert examiner.asked == pytest.approx(
+    assert results.asked == pytest.approx(
         [
             started,
             started + RECOVERY + 1,
         ],
         abs=1.5,
     )
-    examiner.failures = []
+    results.failures = []
     await trio.sleep(RECOVERY)
     await made.pass_all()
 
@@ -64,5 +64,5 @@ async def test_who_is_not_stays_awake_and_is_left_alone_for_a_while(
 async def test_without_ebpf_nobody_is_asked(nursery: trio.Nursery) -> None:
     made = probes(nursery)
     await made.pass_all()
-    made.open()
+    made.release()
     assert made.answered == 0

@@ -71,7 +71,7 @@ class World:
         network: Any = SimpleNamespace(
             path="/proc/self/ns/net",
             lookup=object(),
-            probers=None,
+            probe_sources=None,
             listening_ports=self._listening_ports,
             activity=lambda _: Activity(self.last_ns, self.connections),
             counting=self._counting,

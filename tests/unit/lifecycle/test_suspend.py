@@ -25,7 +25,7 @@ from zeropod.lifecycle.idle import look
 from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import Event, State
 from zeropod.lifecycle.metrics import ContainerMetrics
-from zeropod.lifecycle.probing.probes import Keep
+from zeropod.lifecycle.probing.probes import Held
 from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle
@@ -58,7 +58,7 @@ class World:
         self.ended_by_itself = trio.Event()
         self.resident = 10 * MEBIBYTE
         self.connections = 0
-        self.only_probers = False
+        self.only_probes = False
         self.used = ""
         self.awaited = ""
         self.obstacles: list[list[Obstacle]] = [[]]
@@ -66,7 +66,7 @@ class World:
         self.ready: Arrived | None = None
         self.amounts: dict[int, int] = {}
         self.quiet = 100.0
-        self.keeps = Keep.KEPT
+        self.keeps = Held.HELD
         self.arrived = trio.Event()
         self.probed = trio.Event()
         self.connected = trio.Event()
@@ -163,12 +163,12 @@ def fakes(world: World) -> dict[str, Any]:
             world.intercepted = True
             await world.does("intercept")
 
-        def open(self) -> None:
-            world.did("open")
+        def release(self) -> None:
+            world.did("release")
             world.intercepted = False
 
-        def look_at_nodes(self, *, on: bool) -> None:
-            world.did(f"look_at_nodes {on}")
+        def intercept_node(self, *, on: bool) -> None:
+            world.did(f"intercept_node {on}")
 
         def let_through(self) -> None:
             assert not world.frozen
@@ -177,11 +177,11 @@ def fakes(world: World) -> dict[str, Any]:
         async def let_all_through(self) -> None:
             await world.does("let_all_through")
 
-        def keep(self) -> Keep:
-            world.did("keep")
+        def hold(self) -> Held:
+            world.did("hold")
             return world.keeps
 
-        def take(self, _: object) -> None:
+        def adopt(self, _: object) -> None:
             world.did("answer")
 
         async def connection(self) -> Event:
@@ -332,7 +332,7 @@ def fakes(world: World) -> dict[str, Any]:
             return world.connections > 0
 
         def only_probes(self) -> bool:
-            return world.only_probers
+            return world.only_probes
 
     class AdmissionSlot:
         def release(self) -> None:
@@ -522,7 +522,7 @@ async def test_a_connection_that_was_accepted_during_a_move_wakes_it(
 ) -> None:
     """It is in no queue any more, and its client waits for an answer of a process that is frozen again."""
     world = suspended.world
-    world.connections, world.only_probers = 1, only_probers
+    world.connections, world.only_probes = 1, only_probers
     world.ran.set()
     assert await arrival(asleep) is event
 
@@ -585,7 +585,7 @@ async def test_whatever_fails_on_the_way_it_runs_and_nothing_is_left(
         await suspended.make().freeze()
     assert suspended.is_whole
     if step in ORDER[ORDER.index("renew") :]:
-        assert suspended.world.since(step)[1:] == ["cut", "thaw", "open", "woke"]
+        assert suspended.world.since(step)[1:] == ["cut", "thaw", "release", "woke"]
 
 
 @pytest.mark.parametrize("step", ["intercept", "freeze"])
@@ -669,7 +669,7 @@ async def test_what_comes_is_told(
 async def test_a_connection_of_a_prober_that_the_kernel_was_late_with_is_a_probe(
     asleep: SuspendStrategy, suspended: Suspended, autojump_clock: MockClock
 ) -> None:
-    suspended.world.only_probers = True
+    suspended.world.only_probes = True
     suspended.world.arrive(Arrived.CONNECTION)
     assert await arrival(asleep) is Event.PROBE
 
@@ -690,7 +690,7 @@ async def test_a_thaw_cuts_the_move_first_and_does_nothing_else(asleep: SuspendS
     assert suspended.world.calls[done:] == ["cut", "thaw"], "it runs"
     asleep.awake()
     assert suspended.is_whole
-    assert suspended.world.calls[done:] == ["cut", "thaw", "open", "woke"]
+    assert suspended.world.calls[done:] == ["cut", "thaw", "release", "woke"]
 
 
 async def test_memory_that_is_lost_ends_the_container(asleep: SuspendStrategy, suspended: Suspended) -> None:
@@ -718,12 +718,12 @@ async def test_a_nap_is_a_thaw_with_everything_that_it_is_watched_by(
 ) -> None:
     world, done = suspended.world, len(suspended.world.calls)
     asleep.nap()
-    assert world.calls[done:] == ["look_at_nodes True", "begins", "cut", "thaw", "let_through"]
+    assert world.calls[done:] == ["intercept_node True", "begins", "cut", "thaw", "let_through"]
     assert (world.frozen, world.opened, world.intercepted) == (False, 1, True)
     assert await asleep.napped() is None
     done = len(world.calls)
     assert await asleep.refreeze() is Event.FROZEN
-    order = ["keep", "freeze", "renew", "disregard", "workers first", "look_at_nodes False"]
+    order = ["hold", "freeze", "renew", "disregard", "workers first", "intercept_node False"]
     assert world.calls[done:] == [*order, "has_connected", "use", "pending"]
     assert (world.frozen, world.opened, world.intercepted) == (True, 1, True)
 
@@ -754,7 +754,7 @@ async def test_what_uses_it_during_a_nap_is_told_and_nothing_of_it_is_lost(
     asleep.nap()
     match what:
         case "wanted":
-            world.keeps = Keep.WANTED
+            world.keeps = Held.WANTED
         case "connected":
             world.connections = 1
         case "used":
@@ -774,17 +774,17 @@ async def test_another_probe_has_it_nap_on(asleep: SuspendStrategy, suspended: S
     world = suspended.world
     asleep.nap()
     if late:
-        world.connections, world.only_probers = 1, True
+        world.connections, world.only_probes = 1, True
     else:
-        world.keeps = Keep.PROBED
+        world.keeps = Held.PROBED
     assert await asleep.refreeze() is Event.PROBE
     asleep.nap()
     assert not world.frozen
-    world.keeps, world.connections = Keep.KEPT, 0
+    world.keeps, world.connections = Held.HELD, 0
     assert await asleep.refreeze() is Event.FROZEN
 
 
-@pytest.mark.parametrize("step", ["freeze", "renew", "disregard", "look_at_nodes False", "has_connected", "use"])
+@pytest.mark.parametrize("step", ["freeze", "renew", "disregard", "intercept_node False", "has_connected", "use"])
 @pytest.mark.parametrize("error", [OSError("no such thing"), CgroupError("no such thing"), ValueError("no such thing")])
 async def test_whatever_fails_as_it_is_frozen_again_it_can_be_thawed(
     asleep: SuspendStrategy, suspended: Suspended, step: str, error: Exception
@@ -997,7 +997,7 @@ async def test_a_container_on_disk_hears_of_what_is_held_for_it(
 async def test_a_prober_that_comes_past_the_interceptor_is_answered_and_does_not_wake_it(
     cold: SuspendStrategy, suspended: Suspended, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    suspended.world.only_probers = True
+    suspended.world.only_probes = True
     suspended.world.connected.set()
     # The interceptor itself is not asked here.
     nursery.start_soon(cold.arrivals()[0])
@@ -1015,7 +1015,7 @@ async def test_it_is_restored_lazily_else_eagerly_and_then_has_what_waited(
     done = len(world.calls)
     await cold.restore()
     attempts = ["restore True", "restore False", "restore False"][: len(errors) + 1]
-    assert world.calls[done:] == [*attempts, "hand_over", "open", "drain", "tidy"]
+    assert world.calls[done:] == [*attempts, "hand_over", "release", "drain", "tidy"]
     assert (cold.ended, suspended.is_whole) == (False, True)
 
 
@@ -1036,7 +1036,7 @@ async def test_one_that_cannot_be_restored_is_lost_and_its_image_kept(
 # The end
 
 
-@pytest.mark.parametrize("step", ["", "thaw", "open", "hand_over", "kept.close", "complete", "bring_back"])
+@pytest.mark.parametrize("step", ["", "thaw", "release", "hand_over", "kept.close", "complete", "bring_back"])
 async def test_whatever_fails_as_it_is_let_go_of_the_rest_is_done(
     asleep: SuspendStrategy, suspended: Suspended, step: str
 ) -> None:
@@ -1048,7 +1048,7 @@ async def test_whatever_fails_as_it_is_let_go_of_the_rest_is_done(
     else:
         await asleep.release()
     calls = [call for call in world.calls[done:] if call not in ("cut", "woke")]
-    expected = ["thaw", "open", "hand_over", "kept.close", "complete", "bring_back", "moved", "memory.close"]
+    expected = ["thaw", "release", "hand_over", "kept.close", "complete", "bring_back", "moved", "memory.close"]
     if step == "complete":
         expected.remove("bring_back")
     assert calls == [*expected, *(["drop_images"] if not step else [])]

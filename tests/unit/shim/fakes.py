@@ -98,7 +98,7 @@ class FakeNetwork:
         self.looks += 1
         return self.sockets
 
-    def of_probers(self, inodes: object, ports: object) -> list[TcpSocket]:
+    def from_probe_sources(self, inodes: object, ports: object) -> list[TcpSocket]:
         return []
 
     def listening_ports(self, inodes: object) -> frozenset[int]:

@@ -1,50 +1,50 @@
-"""What probes ask a container is found out while it runs, so that no first probe needs it when it sleeps.
+"""Finds out what probes ask a container while it runs, so that it need not run for the first of them when it sleeps.
 
-Owns the time in which its gate is ajar: from when it listens until it sleeps for the first time; and again while it
-fails a probe. Not for ever, since that leads the probes of a running container through this process.
+Owns the time in which a running container's probes are intercepted: from when it listens until it sleeps for the first
+time, and again while it fails one. Not for ever, since they go through this process meanwhile.
 """
 
 from collections.abc import Awaitable, Callable
 
 import trio
 
-from zeropod.activator.examiner import STALE
-from zeropod.activator.gate import Gate
+from zeropod.activator.interceptor import ProbeInterceptor
 from zeropod.activator.network import PodNetwork
+from zeropod.activator.probe_results import STALE
 from zeropod.lifecycle.strategy import Workload
 
 LONGEST = STALE + 60.0
-"""Seconds of a lesson, for a container that does not sleep: a few periods of a probe."""
+"""Seconds for a container that does not sleep: a few periods of a probe."""
 
 SHORTEST_LOOK, LONGEST_LOOK = 0.1, 30.0
 """Seconds between looks whether a container that was started listens: a tenth of the time that it has taken so far."""
 
 
-class Lesson:
-    def __init__(self, container: Workload, network: PodNetwork, gate: Gate) -> None:
+class ProbeDiscovery:
+    def __init__(self, container: Workload, network: PodNetwork, interceptor: ProbeInterceptor) -> None:
         self._container = container
         self._network = network
-        self._gate = gate
+        self._interceptor = interceptor
         self._scope = trio.CancelScope()
 
     def end(self) -> None:
-        """From now on the gate is left as it is."""
+        """Leave the interceptor as it is from now on."""
         self._scope.cancel()
 
     async def run(self, start: Callable[[], Awaitable[None]]) -> None:
-        """`start` has the gate listen."""
+        """Intercept for a while; `start` has the interceptor listen."""
         with self._scope:
             try:
                 await start()
-                self._gate.ajar(await self._ports())
+                self._interceptor.intercept_kubelet(await self._ports())
             except OSError as error:
                 self._container.log.warning("its first probes may wake it: what they ask is not found out: %s", error)
                 return
             await trio.sleep(LONGEST)
-            self._gate.open()
+            self._interceptor.disengage()
 
     async def _ports(self) -> frozenset[int]:
-        """On which the container listens, when it does."""
+        """Return the ports on which the container listens, when it does."""
         started = trio.current_time()
         while True:
             init_process = self._container.init_process

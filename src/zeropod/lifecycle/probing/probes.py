@@ -1,7 +1,7 @@
 """Health probes of one container: answered while it sleeps, where that is possible without it.
 
-Owns when it is asked what probes ask, and when its gate is shut and opened. Without eBPF, or where the pod does not
-want it, there is no gate: probes are then connections like any other.
+Owns when the application is asked what probes ask, and when they are intercepted. Without eBPF, or where the pod does
+not want it, none are: probes are connections like any other then.
 """
 
 import socket
@@ -10,14 +10,14 @@ from enum import Enum, auto
 import trio
 
 from zeropod.activator.connect import OurConnections
-from zeropod.activator.examiner import Examiner
-from zeropod.activator.gate import Gate
-from zeropod.activator.inspector import Inspector
+from zeropod.activator.interceptor import ProbeInterceptor
 from zeropod.activator.network import PodNetwork
+from zeropod.activator.probe_inspector import ProbeInspector
+from zeropod.activator.probe_results import ProbeResults
 from zeropod.concurrency import TaskStarter
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event
-from zeropod.lifecycle.probing.discovery import Lesson
+from zeropod.lifecycle.probing.discovery import ProbeDiscovery
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import NotIdle, Workload
 
@@ -31,14 +31,14 @@ RECOVERY = 5.0
 """Seconds in which a container that would fail a probe is not asked again."""
 
 
-class Keep(Enum):
-    """What came of keeping probes from a container that napped."""
+class Held(Enum):
+    """What came of holding probes back from a container that napped."""
 
-    KEPT = auto()
+    HELD = auto()
     PROBED = auto()
     """Another probe waits for it, or is with it."""
     WANTED = auto()
-    """A connection that is no probe's waits for it."""
+    """A client's connection waits for it."""
 
 
 class Probes:
@@ -46,23 +46,23 @@ class Probes:
         self._container = container
         self._network = network
         self._nursery = nursery
-        self.inspector: Inspector | None = None
-        self._gate: Gate | None = None
+        self.inspector: ProbeInspector | None = None
+        self._interceptor: ProbeInterceptor | None = None
         self._is_running = False
         self._starting = trio.Lock()
-        self._lesson: Lesson | None = None
-        self._examiner: Examiner | None = None
+        self._discovery: ProbeDiscovery | None = None
+        self._results: ProbeResults | None = None
         self._unwell = ""
         self._asked_at = 0.0
         settings = container.settings
-        if network.lookup and network.probers and not settings.disable_probe_detection:
+        if network.lookup and network.probe_sources and not settings.disable_probe_detection:
             ours = OurConnections(network.lookup)
-            self._examiner = Examiner(network.path, ours)
-            self.inspector = Inspector(
-                network.lookup, settings.probe_buffer_size, network.probers, self._examiner, ours
+            self._results = ProbeResults(network.path, ours)
+            self.inspector = ProbeInspector(
+                network.lookup, settings.probe_buffer_size, network.probe_sources, self._results, ours
             )
             self.inspector.on_answer = lambda: container.life.tell()
-            self._gate = Gate(
+            self._interceptor = ProbeInterceptor(
                 network.path,
                 network.lookup,
                 self.inspector,
@@ -79,34 +79,34 @@ class Probes:
     @property
     def are_known(self) -> bool:
         """Whether there has been one, as far as that was looked at."""
-        return bool(self._gate and self._gate.was_probed)
+        return bool(self._interceptor and self._interceptor.was_probed)
 
     async def _start(self) -> None:
-        assert self._gate is not None
+        assert self._interceptor is not None
         async with self._starting:
             if not self._is_running:
-                await self._nursery.start(self._gate.run)
+                await self._nursery.start(self._interceptor.run)
                 self._is_running = True
 
     def _learn(self) -> None:
-        self._end_lesson()
-        if self._gate:
-            self._lesson = Lesson(self._container, self._network, self._gate)
-            self._nursery.start_soon(self._lesson.run, self._start)
+        self._end_discovery()
+        if self._interceptor:
+            self._discovery = ProbeDiscovery(self._container, self._network, self._interceptor)
+            self._nursery.start_soon(self._discovery.run, self._start)
 
-    def _end_lesson(self) -> None:
-        if self._lesson:
-            self._lesson.end()
+    def _end_discovery(self) -> None:
+        if self._discovery:
+            self._discovery.end()
 
     async def pass_all(self) -> None:
-        """Returns when the container has answered all that probes are known to ask of it, and well.
+        """Return when the container has answered all that probes are known to ask of it, and well.
 
         Raises NotIdle: asleep it could not become well, and would be reported as well.
         """
-        if not self._examiner:
+        if not self._results:
             return
         if not self._unwell or trio.current_time() > self._asked_at + RECOVERY:
-            failures = await self._examiner.ask_all()
+            failures = await self._results.ask_all()
             self._asked_at = trio.current_time()
             if failures and not self._unwell:
                 self._learn()  # whether it is still asked what it fails
@@ -115,69 +115,71 @@ class Probes:
             raise NotIdle(Reason.UNHEALTHY.because(self._unwell))
 
     async def intercept(self, init_process: InitProcess, ports: frozenset[int]) -> None:
-        """From now on probes come to the gate; returns when those before have been dealt with. Raises OSError."""
-        if not self._gate:
+        """Intercept probes from now on, and return when those before have been dealt with. Raises OSError."""
+        if not self._interceptor:
             return
-        self._end_lesson()
+        self._end_discovery()
         await self._start()
-        self._gate.shut(ports)
+        self._interceptor.engage(ports)
         with trio.move_on_after(UNDER_WAY):
             # The kernel has no event for it.
-            while self._network.of_probers(init_process.socket_inodes, ports):  # noqa: ASYNC110
+            while self._network.from_probe_sources(init_process.socket_inodes, ports):  # noqa: ASYNC110
                 await trio.sleep(LOOK)
 
-    def open(self) -> None:
-        """The container runs: probes are its own business again."""
-        if self._gate:
-            self._end_lesson()
-            self._gate.open()
+    def release(self) -> None:
+        """Let probes go to the container, which runs."""
+        if self._interceptor:
+            self._end_discovery()
+            self._interceptor.disengage()
 
-    def look_at_nodes(self, *, on: bool) -> None:
-        """Whether all that comes from the node is looked at first, as is due while the container naps."""
-        if not self._gate:
+    def intercept_node(self, *, on: bool) -> None:
+        """Intercept all that comes from the node, as is due while the container naps; or probes alone again."""
+        if not self._interceptor:
             return
         try:
-            self._gate.look_at_nodes(on=on)
+            self._interceptor.intercept_node(on=on)
         except OSError as error:
-            self._container.log.warning("who comes from the node during a nap may not be counted: %s", error)
+            self._container.log.warning(
+                "cannot intercept connections from the node, some may not be counted during this nap: %s", error
+            )
 
     def let_through(self) -> None:
-        """The container naps: the probes that need it may have it."""
-        if self._gate:
-            self._gate.application_runs()
+        """Pass on the probes that wait for the container, which naps."""
+        if self._interceptor:
+            self._interceptor.application_runs()
 
     async def let_all_through(self) -> None:
-        """Returns when the container has answered them."""
-        if self._gate:
-            await self._gate.idle()
+        """Return when the container has answered them."""
+        if self._interceptor:
+            await self._interceptor.idle()
 
-    def take(self, connection: socket.socket) -> None:
-        """Answers a prober's connection that has come past the gate, which is shut."""
-        assert self._gate is not None
-        self._gate.take(connection)
+    def adopt(self, connection: socket.socket) -> None:
+        """Answer a prober's connection that was not intercepted."""
+        assert self._interceptor is not None
+        self._interceptor.adopt(connection)
 
-    def keep(self) -> "Keep":
+    def hold(self) -> Held:
         """Keep probes from the container again, which is about to be frozen; if anything waits, nothing changes."""
-        if self._gate:
-            if self._gate.wanted:
-                return Keep.WANTED
-            if self._gate.busy:
-                return Keep.PROBED
-            self._gate.application_sleeps()
-        return Keep.KEPT
+        if self._interceptor:
+            if self._interceptor.has_client:
+                return Held.WANTED
+            if self._interceptor.has_probe:
+                return Held.PROBED
+            self._interceptor.application_sleeps()
+        return Held.HELD
 
     async def connection(self) -> Event:
-        """Returns when what came to the gate turned out to be somebody's connection."""
-        if not self._gate:
+        """Return when what was intercepted turned out to be a client's connection."""
+        if not self._interceptor:
             await trio.sleep_forever()
             raise AssertionError("sleep_forever returned")
-        await self._gate.somebody()
+        await self._interceptor.client()
         return Event.CONNECTION
 
     async def probe(self) -> Event:
-        """Returns when a probe has come that only the application can answer."""
-        if not self._gate:
+        """Return when a probe has come that only the application can answer."""
+        if not self._interceptor:
             await trio.sleep_forever()
             raise AssertionError("sleep_forever returned")
-        await self._gate.probe()
+        await self._interceptor.probe()
         return Event.PROBE

@@ -28,18 +28,18 @@ LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
 class Nap:
     """One doze; made before the container is thawed.
 
-    `only_probers`: whether who has come are probers alone, who then are known not to count.
+    `only_probes`: whether who has come are probers alone, who then are known not to count.
     """
 
     def __init__(
-        self, container: Workload, network: PodNetwork, baseline: Baseline, only_probers: Callable[[], bool]
+        self, container: Workload, network: PodNetwork, baseline: Baseline, only_probes: Callable[[], bool]
     ) -> None:
         init_process = container.init_process
         assert init_process is not None
         self._init_process = init_process
         self._network = network
         self._baseline = baseline
-        self._only_probers = only_probers
+        self._only_probers = only_probes
         self.awaited: Explanation | None = None
         """That a connection waits for the container as it begins to run."""
         self._ports = container.settings.ports or network.listening_ports(init_process.socket_inodes())
@@ -73,7 +73,7 @@ class Nap:
 
     def _is_probed(self) -> bool:
         """A probe that came to the container itself is still with it; for LONGEST seconds, after which it is none."""
-        return bool(self._network.of_probers(self._init_process.socket_inodes, self._ports))
+        return bool(self._network.from_probe_sources(self._init_process.socket_inodes, self._ports))
 
     def use(self) -> Explanation | None:
         """Return how a connection of the container, which is frozen again, was used; None if none was."""

@@ -1,4 +1,4 @@
-"""Probers beside a test: the kubelet's processes, or a thread that merely has a name."""
+"""ProbeSources beside a test: the kubelet's processes, or a thread that merely has a name."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ HINT = "ksoftirqd/0"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProbeResult:
     kind: str
     ok: bool
     milliseconds: float
@@ -58,16 +58,16 @@ class Kubelet:
         environment = {**os.environ, **{name: value for name, value in given.items() if value}}
         return cls(probes, subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
 
-    def outcomes(self, timeout: float = 100.0) -> list[Outcome]:
+    def outcomes(self, timeout: float = 100.0) -> list[ProbeResult]:
         """All of them, once it has ended."""
         output, _ = self.process.communicate(timeout=timeout)
         lines = [line.split(" ", 3) for line in output.splitlines()]
-        return [Outcome(self.probes[int(at)], ok == "ok", float(took), reason) for at, ok, took, reason in lines]
+        return [ProbeResult(self.probes[int(at)], ok == "ok", float(took), reason) for at, ok, took, reason in lines]
 
 
 def probe(
     address: str, *probes: str, count: int = 1, seconds: float = 0.0, source: str = "", thread: str = ""
-) -> list[Outcome]:
+) -> list[ProbeResult]:
     """What comes of these probes, now."""
     return Kubelet.start(address, probes, seconds, count, source=source, thread=thread).outcomes()
 
@@ -80,7 +80,7 @@ class ExecProber:
     seconds: float
     count: int
     command: Sequence[str] = ("true",)
-    found: list[Outcome] = field(default_factory=list)
+    found: list[ProbeResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run)
@@ -96,16 +96,16 @@ class ExecProber:
                 except Exception as error:  # noqa: BLE001 - whatever it is, the probe has failed
                     code, reason = -1, repr(error)
                 took = time.monotonic() - started
-                self.found.append(Outcome("exec", code == 0, took * 1000, reason or f"exit code {code}"))
+                self.found.append(ProbeResult("exec", code == 0, took * 1000, reason or f"exit code {code}"))
                 time.sleep(max(0.0, self.seconds - took))
 
-    def outcomes(self, timeout: float = 60.0) -> list[Outcome]:
+    def outcomes(self, timeout: float = 60.0) -> list[ProbeResult]:
         self._thread.join(timeout)
         assert not self._thread.is_alive()
         return self.found
 
 
-def failures(outcomes: list[Outcome]) -> list[Outcome]:
+def failures(outcomes: list[ProbeResult]) -> list[ProbeResult]:
     return [outcome for outcome in outcomes if not outcome.ok]
 
 

@@ -1,7 +1,7 @@
-"""Who may be a prober: processes of this node, by their name and the addresses that the node has at the moment.
+"""Where probes come from: processes of this node, by their names and the addresses that the node has at the moment.
 
-Owns what the sk_lookup program is told about that, and the two rules by which its hint is made good later: a connection
-that lasts, or carries more than a probe does, is somebody's after all; and who is at its other end can be looked up.
+Owns what the sk_lookup program is told about that, and the two rules by which its hint is corrected later: a flow that
+lasts, or carries more than a probe does, is a client's after all; and the process at its other end can be looked up.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.local_peer import LocalPeers
-from zeropod.kernel.lookup import Arrival, Flow, Lookup, Said
+from zeropod.kernel.lookup import Arrival, Flow, FlowOrigin, Lookup
 from zeropod.kernel.sock_diag import CLOSED, Address, SockDiag, TcpSocket, TcpState
 
 log = logging.getLogger(__name__)
@@ -22,16 +22,16 @@ DEFERRED = frozenset({"ksoftirqd"})
 """The kernel's thread that receives for others when a processor has too much to receive."""
 
 FORWARDERS = frozenset({"containerd"})
-"""Who connects to a port from within the pod for somebody outside: `kubectl port-forward`."""
+"""What connects to a port from within the pod for a client outside: `kubectl port-forward`."""
 
 LONGEST = 10.0
-"""Seconds beyond which an open connection is no probe's."""
+"""Seconds beyond which an open connection is a client's."""
 
 MOST = 16 << 10
-"""Bytes received beyond which a connection is no probe's. The ClientHello of an HTTPS probe alone takes 2,000."""
+"""Bytes received beyond which a connection is a client's. The ClientHello of an HTTPS probe alone takes 2,000."""
 
 
-class Probers:
+class ProbeSources:
     """To be made in the node's network namespace. Raises OSError."""
 
     def __init__(self, lookup: Lookup, names: Collection[str]) -> None:
@@ -50,7 +50,7 @@ class Probers:
         self._addresses.close()
 
     async def follow(self) -> None:
-        """Keeps the addresses up to date, for ever."""
+        """Keep the addresses up to date, for ever."""
         try:
             while True:
                 await self._addresses.changed()
@@ -64,59 +64,60 @@ class Probers:
         except OSError as error:
             log.warning("probes from some of this node's addresses count as traffic: %s", error)
 
-    def is_probers(self, own: Address, other: Address) -> bool:
-        """Whether the process at the `own` end, on this node, of a connection to `other` is a prober."""
+    def is_probe_source(self, own: Address, other: Address) -> bool:
+        """Return whether the process at the `own` end, on this node, of a connection to `other` is a prober."""
         return self._known(self._peers.is_named, own, other)
 
     def has_closed(self, own: Address, other: Address) -> bool:
-        """Whether the process at the `own` end, on this node, has closed the connection to `other`."""
+        """Return whether the process at the `own` end, on this node, has closed the connection to `other`."""
         return self._known(self._peers.has_closed, own, other)
 
     def _known(self, ask: Callable[[Address, Address], bool], own: Address, other: Address) -> bool:
         try:
             return ask(own, other)
         except OSError as error:
-            log.warning("who is at %s port %d is unknown, so it is somebody: %s", *own, error)
+            log.warning("cannot look up the process at %s port %d, taking it for a client: %s", *own, error)
             return False
 
-    def came_late(self, unsure: Mapping[Flow, Arrival], pod: SockDiag) -> bool:
-        """Whether all of these, from Lookup.unsure(), are probers' after all; from now on they are taken for that.
+    def arrived_late(self, undetermined: Mapping[Flow, Arrival], pod: SockDiag) -> bool:
+        """Return whether all of these, from Lookup.undetermined(), are probes after all; if so, mark them as such.
 
-        To be asked while nobody answers in the `pod`: one that was closed without a word wants nothing. Raises OSError.
+        To be asked while nothing in the `pod` answers: one that was closed without data waits for nothing. Raises
+        OSError.
         """
-        for flow, arrival in unsure.items():
+        for flow, arrival in undetermined.items():
             own, other = (arrival.local, flow.port), flow.remote
             if self._lookup.flow(flow) == arrival.ns:
                 continue  # it has been before, and may have been answered since
-            if not _waits(pod, own, other) or self.is_probers(other, own):
+            if not _waits(pod, own, other) or self.is_probe_source(other, own):
                 continue
             # A prober may close it while its owner is looked for, and then it has none.
             if _waits(pod, own, other, left=self.has_closed(other, own)):
                 return False
-        for flow, arrival in unsure.items():
-            self._lookup.take_for_a_probers(flow, arrival)
+        for flow, arrival in undetermined.items():
+            self._lookup.mark_as_probe(flow, arrival)
         return True
 
     def made(self, sock: TcpSocket) -> bool:
-        """Whether this connection, at its end in the pod, is still to be taken for a prober's."""
-        said = self._lookup.flow(Flow(sock.remote, sock.local[1]))
-        if said is None or said in (Said.SOMEBODYS, Said.FORWARDED):
+        """Return whether this connection, at its end in the pod, is still to be taken for a prober's."""
+        origin = self._lookup.flow(Flow(sock.remote, sock.local[1]))
+        if origin is None or origin in (FlowOrigin.CLIENT, FlowOrigin.FORWARDED):
             return False
-        short = (sock.bytes_received or 0) <= MOST and time.monotonic_ns() - said <= LONGEST * 1e9
-        return said == Said.A_PROBES or short
+        short = (sock.bytes_received or 0) <= MOST and time.monotonic_ns() - origin <= LONGEST * 1e9
+        return origin == FlowOrigin.PROBE or short
 
-    def for_somebody(self, sock: TcpSocket) -> bool:
-        """Whether this connection from within the pod was made for somebody outside."""
-        return self._lookup.flow(Flow(sock.remote, sock.local[1])) in (Said.SOMEBODYS, Said.FORWARDED)
+    def for_client(self, sock: TcpSocket) -> bool:
+        """Return whether this connection from within the pod was made for a client outside."""
+        return self._lookup.flow(Flow(sock.remote, sock.local[1])) in (FlowOrigin.CLIENT, FlowOrigin.FORWARDED)
 
 
 def _waits(pod: SockDiag, own: Address, other: Address, *, left: bool = False) -> bool:
-    """Whether somebody at the other end of a connection may want something that he has not got.
+    """Return whether the other end of a connection may be waiting for an answer.
 
-    `left`: he is known to have closed it, though that may be on its way still.
+    `left`: it is known to be closed, though that may be on its way still.
     """
     end = pod.connection(own, other)
     if end is None or end.state in CLOSED:  # by the application, during a nap
         return False
-    # Closed without a word: for the kernel the end is a byte of data.
+    # Closed without data: for the kernel the end is a byte of data.
     return not ((left or end.state is TcpState.CLOSE_WAIT) and (end.bytes_received or 0) <= 1)

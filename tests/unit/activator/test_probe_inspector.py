@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import trio
-from tests.unit.activator.openings import grpc
+from tests.unit.activator.first_bytes import grpc
 from trio.testing import MockClock
 
-from zeropod.activator import inspector
-from zeropod.activator.asking import Outcome
+from zeropod.activator import probe_inspector
+from zeropod.activator.classify import ACKNOWLEDGED, PREFACE, SETTINGS, ProbeKind
 from zeropod.activator.connect import OurConnections
-from zeropod.activator.examiner import Examination
-from zeropod.activator.inspector import Finding, Inspector, Wants
-from zeropod.activator.opening import ACKNOWLEDGED, PREFACE, SETTINGS, Kind
 from zeropod.activator.peeker import Peeker
-from zeropod.kernel.lookup import Flow, Said
+from zeropod.activator.probe_exchange import ProbeResult
+from zeropod.activator.probe_inspector import Disposition, Inspection, ProbeInspector
+from zeropod.activator.probe_results import ProbeCheck
+from zeropod.kernel.lookup import Flow, FlowOrigin
 
 HTTP_PROBE = b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: kube-probe/1.34\r\n\r\n"
 LIMIT = 1024
@@ -32,15 +32,15 @@ class FakeLookup:
 
     hinted: bool = True
     forgotten: list[Flow] = field(default_factory=list)
-    said: list[tuple[Flow, Said]] = field(default_factory=list)
+    said: list[tuple[Flow, FlowOrigin]] = field(default_factory=list)
 
     def flow(self, flow: Flow) -> int | None:
         return 12345 if self.hinted else None
 
-    def forget(self, flow: Flow) -> None:
+    def untag_flow(self, flow: Flow) -> None:
         self.forgotten.append(flow)
 
-    def say(self, flow: Flow, said: Said) -> None:
+    def tag_flow(self, flow: Flow, said: FlowOrigin) -> None:
         self.said.append((flow, said))
 
 
@@ -48,15 +48,15 @@ class FakeExaminer:
     """Knows what the application has said, or would say."""
 
     def __init__(self) -> None:
-        self.known: Outcome | None = Outcome(True, 200)
-        self.would_say: Outcome | None = None
-        self.asked: list[Examination] = []
+        self.known: ProbeResult | None = ProbeResult(True, 200)
+        self.would_say: ProbeResult | None = None
+        self.asked: list[ProbeCheck] = []
 
-    def outcome(self, examination: Examination) -> Outcome | None:
+    def result(self, check: ProbeCheck) -> ProbeResult | None:
         return self.known
 
-    async def ask(self, examination: Examination) -> Outcome | None:
-        self.asked.append(examination)
+    async def ask(self, check: ProbeCheck) -> ProbeResult | None:
+        self.asked.append(check)
         return self.would_say
 
 
@@ -69,7 +69,7 @@ class FakePeers:
     asked: Callable[[], None] = lambda: None
     """Called as the first is looked for."""
 
-    def is_probers(self, own: tuple[str, int], other: tuple[str, int], /) -> bool:
+    def is_probe_source(self, own: tuple[str, int], other: tuple[str, int], /) -> bool:
         self.asked()
         return self.probers
 
@@ -77,8 +77,8 @@ class FakePeers:
         return self.closed
 
 
-def inspector_with(lookup: Any, peers: FakePeers, examiner: Any) -> Inspector:
-    return Inspector(lookup, LIMIT, peers, examiner, OurConnections(lookup))
+def inspector_with(lookup: Any, peers: FakePeers, results: Any) -> ProbeInspector:
+    return ProbeInspector(lookup, LIMIT, peers, results, OurConnections(lookup))
 
 
 class Meeting:
@@ -88,10 +88,10 @@ class Meeting:
         self.client, self.accepted = client, accepted
         self.lookup = FakeLookup()
         self.peers = FakePeers()
-        self.examiner = FakeExaminer()
-        self.inspector = inspector_with(self.lookup, self.peers, self.examiner)
+        self.results = FakeExaminer()
+        self.inspector = inspector_with(self.lookup, self.peers, self.results)
 
-    async def inspect(self) -> Finding:
+    async def inspect(self) -> Inspection:
         with trio.fail_after(10):
             return await self.inspector.inspect(self.accepted)
 
@@ -111,13 +111,13 @@ async def meeting() -> AsyncIterator[Meeting]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspector, "PATIENCE", 0.05)
+    monkeypatch.setattr(probe_inspector, "PATIENCE", 0.05)
 
 
 async def test_a_probe_that_comes_byte_by_byte_is_answered(meeting: Meeting) -> None:
     meeting.peers.probers = True
     async with trio.open_nursery() as nursery:
-        findings: list[Finding] = []
+        findings: list[Inspection] = []
 
         async def inspect() -> None:
             findings.append(await meeting.inspect())
@@ -128,63 +128,67 @@ async def test_a_probe_that_comes_byte_by_byte_is_answered(meeting: Meeting) -> 
             await trio.lowlevel.checkpoint()
         assert (await meeting.client.receive_some()).startswith(b"HTTP/1.1 200 OK\r\n")
         await meeting.client.aclose()
-    assert findings == [Finding(Wants.NOTHING)]
+    assert findings == [Inspection(Disposition.ANSWERED)]
     assert meeting.inspector.answered == 1
 
 
 async def test_a_probe_is_told_what_the_application_said_last(meeting: Meeting) -> None:
-    meeting.peers.probers, meeting.examiner.known = True, Outcome(False, 503)
+    meeting.peers.probers, meeting.results.known = True, ProbeResult(False, 503)
     await meeting.client.send_all(HTTP_PROBE)
     await meeting.client.send_eof()
-    assert await meeting.inspect() == Finding(Wants.NOTHING)
+    assert await meeting.inspect() == Inspection(Disposition.ANSWERED)
     assert (await meeting.client.receive_some()).startswith(b"HTTP/1.1 503 ")
 
 
-@pytest.mark.parametrize("said", [Outcome(True, 200), Outcome(False, 503), None])
-async def test_what_was_not_asked_before_is_asked_of_the_application(meeting: Meeting, said: Outcome | None) -> None:
-    meeting.peers.probers, meeting.examiner.known, meeting.examiner.would_say = True, None, said
+@pytest.mark.parametrize("said", [ProbeResult(True, 200), ProbeResult(False, 503), None])
+async def test_what_was_not_asked_before_is_asked_of_the_application(
+    meeting: Meeting, said: ProbeResult | None
+) -> None:
+    meeting.peers.probers, meeting.results.known, meeting.results.would_say = True, None, said
     address = meeting.client.socket.getpeername()
     await meeting.client.send_all(HTTP_PROBE)
     await meeting.client.send_eof()
-    finding = await meeting.inspect()
-    assert finding.wants is Wants.PROBE
-    assert finding.asked is not None
-    assert meeting.examiner.asked == []
-    assert await meeting.inspector.ask(meeting.accepted, finding.asked) is bool(said and said.well)
-    (examination,) = meeting.examiner.asked
-    assert examination.target == address
-    assert (examination.question.kind, meeting.inspector.answered) == (Kind.HTTP, 0)
+    inspection = await meeting.inspect()
+    assert inspection.disposition is Disposition.NEEDS_APPLICATION
+    assert inspection.pending is not None
+    assert meeting.results.asked == []
+    assert await meeting.inspector.ask(meeting.accepted, inspection.pending) is bool(said and said.well)
+    (check,) = meeting.results.asked
+    assert check.target == address
+    assert (check.request.kind, meeting.inspector.answered) == (ProbeKind.HTTP, 0)
     answered = await meeting.client.receive_some()
     assert answered[:13] == (f"HTTP/1.1 {said.status} ".encode() if said else b"")
 
 
 async def test_who_says_to_be_a_prober_and_is_none_gets_the_application(meeting: Meeting) -> None:
     await meeting.client.send_all(HTTP_PROBE)
-    assert await meeting.inspect() == Finding(Wants.APPLICATION)
+    assert await meeting.inspect() == Inspection(Disposition.PASS_ON)
     assert meeting.lookup.forgotten
     assert await meeting.rest() == HTTP_PROBE
 
 
 async def test_closing_without_a_word_is_a_probe(meeting: Meeting) -> None:
     await meeting.client.aclose()
-    assert (await meeting.inspect()).wants is Wants.NOTHING
+    assert (await meeting.inspect()).disposition is Disposition.ANSWERED
     assert meeting.inspector.answered == 1
 
 
 async def test_a_reset_wants_nothing(meeting: Meeting) -> None:
     meeting.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes.fromhex("0100000000000000"))
     await meeting.client.aclose()
-    assert (await meeting.inspect()).wants is Wants.NOTHING
+    assert (await meeting.inspect()).disposition is Disposition.ANSWERED
 
 
 @pytest.mark.parametrize("data", [b"POST / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"x" * 5000])
-@pytest.mark.parametrize("is_probers", [True, False])
-async def test_what_is_no_probe_reaches_the_application_whole(meeting: Meeting, data: bytes, is_probers: bool) -> None:
-    meeting.peers.probers = is_probers
+@pytest.mark.parametrize("is_probe_source", [True, False])
+async def test_what_is_no_probe_reaches_the_application_whole(
+    meeting: Meeting, data: bytes, is_probe_source: bool
+) -> None:
+    meeting.peers.probers = is_probe_source
     await meeting.client.send_all(data)
-    finding = await meeting.inspect()
-    assert finding == Finding(Wants.PROBE if is_probers else Wants.APPLICATION)
-    assert bool(meeting.lookup.forgotten) is not is_probers, "somebody's data counts"
+    inspection = await meeting.inspect()
+    assert inspection == Inspection(Disposition.NEEDS_APPLICATION if is_probe_source else Disposition.PASS_ON)
+    assert bool(meeting.lookup.forgotten) is not is_probe_source, "somebody's data counts"
     assert await meeting.rest() == data
 
 
@@ -192,7 +196,7 @@ async def test_what_is_no_probe_reaches_the_application_whole(meeting: Meeting, 
 @pytest.mark.parametrize("data", [b"", b"GET / HT", HTTP_PROBE[:-1], PREFACE[:10]])
 async def test_nobody_is_waited_for_for_long(meeting: Meeting, data: bytes) -> None:
     await meeting.client.send_all(data)
-    assert await meeting.inspect() == Finding(Wants.APPLICATION)
+    assert await meeting.inspect() == Inspection(Disposition.PASS_ON)
     assert await meeting.rest() == data
 
 
@@ -201,7 +205,7 @@ async def test_a_prober_that_does_not_get_to_speak_is_waited_for(meeting: Meetin
     meeting.peers.probers = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(meeting.inspect)
-        await trio.sleep(2 * inspector.PATIENCE)
+        await trio.sleep(2 * probe_inspector.PATIENCE)
         await meeting.client.send_all(HTTP_PROBE)
         assert (await meeting.client.receive_some()).startswith(b"HTTP/1.1 200 OK\r\n")
         await meeting.client.aclose()
@@ -211,7 +215,7 @@ async def test_a_prober_that_does_not_get_to_speak_is_waited_for(meeting: Meetin
 @pytest.mark.usefixtures("impatient")
 async def test_a_prober_may_close_it_as_the_time_is_over(meeting: Meeting) -> None:
     meeting.peers.asked = partial(trio.from_thread.run_sync, meeting.client.socket.close)
-    assert await meeting.inspect() == Finding(Wants.NOTHING)
+    assert await meeting.inspect() == Inspection(Disposition.ANSWERED)
     assert meeting.inspector.answered == 1
 
 
@@ -220,7 +224,7 @@ async def test_the_end_of_what_was_closed_may_be_on_its_way(meeting: Meeting) ->
     meeting.peers.closed = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(meeting.inspect)
-        await trio.sleep(2 * inspector.PATIENCE)
+        await trio.sleep(2 * probe_inspector.PATIENCE)
         await meeting.client.aclose()
     assert meeting.inspector.answered == 1
     assert not meeting.lookup.forgotten
@@ -258,7 +262,7 @@ async def test_a_probe_whose_prober_has_given_up_wakes_nobody(meeting: Meeting) 
     meeting.peers.closed = True
     await meeting.client.send_all(HTTP_PROBE)
     await meeting.client.aclose()
-    assert await meeting.inspect() == Finding(Wants.NOTHING)
+    assert await meeting.inspect() == Inspection(Disposition.ANSWERED)
     assert meeting.inspector.answered == 1
 
 
@@ -266,7 +270,7 @@ async def test_who_leaves_at_once_has_said_it_to_the_application(meeting: Meetin
     meeting.peers.closed = True
     await meeting.client.send_all(b"GET /count-me HTTP/1.1\r\n\r\n")
     await meeting.client.aclose()
-    assert await meeting.inspect() == Finding(Wants.APPLICATION)
+    assert await meeting.inspect() == Inspection(Disposition.PASS_ON)
 
 
 async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(
@@ -277,10 +281,10 @@ async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(
 
         async def more(self, most: int) -> None:
             await super().more(most)
-            mock_clock.jump(inspector.PATIENCE)
+            mock_clock.jump(probe_inspector.PATIENCE)
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    monkeypatch.setattr(inspector, "Peeker", Slow)
+    monkeypatch.setattr(probe_inspector, "Peeker", Slow)
     meeting.peers.probers = True
     greeting, question = grpc_in_parts()
     await meeting.client.send_all(greeting)
@@ -301,7 +305,7 @@ async def test_looking_for_its_process_keeps_nothing_else_waiting(meeting: Meeti
 async def test_half_a_request_and_the_end_are_the_applications_to_judge(meeting: Meeting) -> None:
     await meeting.client.send_all(b"GET /")
     await meeting.client.send_eof()
-    assert await meeting.inspect() == Finding(Wants.APPLICATION)
+    assert await meeting.inspect() == Inspection(Disposition.PASS_ON)
     assert b"".join([data async for data in meeting.accepted]) == b"GET /"
 
 
@@ -316,23 +320,25 @@ async def test_who_was_sent_settings_meets_an_application_that_knows_nothing_of_
             await meeting.client.send_all(ACKNOWLEDGED + request)
 
         nursery.start_soon(ask)
-        finding = await meeting.inspect()
-    assert finding == Finding(Wants.APPLICATION, first + request)
+        inspection = await meeting.inspect()
+    assert inspection == Inspection(Disposition.PASS_ON, first + request)
     assert await meeting.rest() == b""
 
 
 async def test_without_a_hint_nobody_is_looked_at(meeting: Meeting) -> None:
     meeting.lookup.hinted = False
     await meeting.client.send_all(HTTP_PROBE)
-    assert await meeting.inspect() == Finding(Wants.APPLICATION)
+    assert await meeting.inspect() == Inspection(Disposition.PASS_ON)
     assert await meeting.rest() == HTTP_PROBE
 
 
-@pytest.mark.parametrize(("wants", "said"), [(Wants.PROBE, Said.A_PROBES), (Wants.APPLICATION, Said.SOMEBODYS)])
-def test_the_kernel_is_told_what_our_own_connections_are(wants: Wants, said: Said) -> None:
+@pytest.mark.parametrize(
+    ("wants", "said"), [(Disposition.NEEDS_APPLICATION, FlowOrigin.PROBE), (Disposition.PASS_ON, FlowOrigin.CLIENT)]
+)
+def test_the_kernel_is_told_what_our_own_connections_are(wants: Disposition, said: FlowOrigin) -> None:
     lookup = FakeLookup()
     announced = inspector_with(lookup, FakePeers(), FakeExaminer()).announced(wants, 80)
     flow = Flow(("10.0.0.7", 40000), 80)
     with announced(flow.remote):
         assert (lookup.said, lookup.forgotten) == ([(flow, said)], [])
-    assert lookup.forgotten == ([flow] if wants is Wants.APPLICATION else [])
+    assert lookup.forgotten == ([flow] if wants is Disposition.PASS_ON else [])

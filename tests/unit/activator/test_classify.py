@@ -9,7 +9,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.activator.openings import (
+from tests.unit.activator.first_bytes import (
     ANYTHING,
     DAMAGE,
     GOAWAY,
@@ -21,11 +21,11 @@ from tests.unit.activator.openings import (
     grpc,
     tls,
 )
-from tests.unit.activator.openings import http as get
+from tests.unit.activator.first_bytes import http as get
 
 from zeropod.activator.answer import answer
-from zeropod.activator.asking import SERVING, Outcome
-from zeropod.activator.opening import ACKNOWLEDGED, PREFACE, PROBES, Kind, judge, without_acknowledgement
+from zeropod.activator.classify import ACKNOWLEDGED, PREFACE, PROBES, ProbeKind, classify, without_acknowledgement
+from zeropod.activator.probe_exchange import SERVING, ProbeResult
 
 LIMIT = 1024
 PATIENT = settings(deadline=None)
@@ -33,23 +33,23 @@ SPLITS = st.sets(st.integers(0, 1200), max_size=8)
 """How many bytes have come at each look."""
 
 
-def prefixes(data: bytes, cuts: object = None) -> list[Kind]:
+def prefixes(data: bytes, cuts: object = None) -> list[ProbeKind]:
     """What is made of ever more of the data."""
     lengths = range(len(data)) if cuts is None else sorted(cut for cut in cuts if cut < len(data))  # type: ignore[attr-defined]
-    return [judge(data[:length], LIMIT).kind for length in (*lengths, len(data))]
+    return [classify(data[:length], LIMIT).kind for length in (*lengths, len(data))]
 
 
 def test_a_probe_is_a_probe_when_all_of_it_is_there_and_not_before() -> None:
     for data, kind in (
-        (get(), Kind.HTTP),
-        (get("/", more={"Accept": "*/*", "Connection": "close"}), Kind.HTTP),
-        (grpc(), Kind.GRPC),
-        (grpc(body=b"\0\0\0\0\5\x0a\3abc"), Kind.GRPC),
-        (grpc(WATCH), Kind.GRPC_OTHER),
+        (get(), ProbeKind.HTTP),
+        (get("/", more={"Accept": "*/*", "Connection": "close"}), ProbeKind.HTTP),
+        (grpc(), ProbeKind.GRPC),
+        (grpc(body=b"\0\0\0\0\5\x0a\3abc"), ProbeKind.GRPC),
+        (grpc(WATCH), ProbeKind.GRPC_OTHER),
     ):
         *before, last = prefixes(data)
         assert last is kind
-        assert {*before} <= {Kind.UNDECIDED, Kind.AWAITS_SETTINGS}
+        assert {*before} <= {ProbeKind.UNDECIDED, ProbeKind.AWAITS_SETTINGS}
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_probe_is_a_probe_when_all_of_it_is_there_and_not_before() -> None:
     ],
 )
 def test_the_same_probe_asks_the_same_every_time(one: bytes, other: bytes, same: bool) -> None:
-    first, second = judge(one, LIMIT), judge(other, LIMIT)
-    assert first.question is not None
-    assert (first.question == second.question) is same
+    first, second = classify(one, LIMIT), classify(other, LIMIT)
+    assert first.request is not None
+    assert (first.request == second.request) is same
 
 
 @pytest.mark.parametrize(
@@ -101,18 +101,18 @@ def test_the_same_probe_asks_the_same_every_time(one: bytes, other: bytes, same:
     ],
 )
 def test_everything_else_is_the_applications(data: bytes) -> None:
-    assert judge(data, LIMIT).kind is Kind.APPLICATION
+    assert classify(data, LIMIT).kind is ProbeKind.APPLICATION
 
 
 @pytest.mark.parametrize("data", [b"", b"G", b"GET /", b"P", PREFACE, get()[:-1]])
 def test_what_may_still_become_a_probe_is_waited_for(data: bytes) -> None:
-    assert judge(data, LIMIT).kind is Kind.UNDECIDED
+    assert classify(data, LIMIT).kind is ProbeKind.UNDECIDED
 
 
 def test_a_grpc_client_that_waits_for_settings_is_noticed() -> None:
     client = H2Connection(H2Configuration())
     client.initiate_connection()
-    assert judge(client.data_to_send(), LIMIT).kind is Kind.AWAITS_SETTINGS
+    assert classify(client.data_to_send(), LIMIT).kind is ProbeKind.AWAITS_SETTINGS
 
 
 @PATIENT
@@ -126,21 +126,21 @@ def test_a_request_with_another_agent_is_never_a_probe(data: bytes, cuts: set[in
 @given(ANYTHING, SPLITS)
 def test_only_probes_have_a_question_and_all_of_them_do(data: bytes, cuts: set[int]) -> None:
     for length in (*sorted(cuts), len(data)):
-        opening = judge(data[:length], LIMIT)
-        assert (opening.question is not None) is (opening.kind in PROBES)
-        if opening.question:
-            assert opening.question.kind is opening.kind
-            assert str(opening.question)
+        opening = classify(data[:length], LIMIT)
+        assert (opening.request is not None) is (opening.kind in PROBES)
+        if opening.request:
+            assert opening.request.kind is opening.kind
+            assert str(opening.request)
 
 
 @PATIENT
 @given(ANYTHING, st.binary(min_size=1, max_size=20), SPLITS)
 def test_a_judgement_holds_but_for_more_than_one_probe_says(data: bytes, more: bytes, cuts: set[int]) -> None:
     for before, after in zip(kinds := prefixes(data + more, cuts), kinds[1:], strict=False):
-        if before is Kind.APPLICATION:
-            assert after is Kind.APPLICATION
+        if before is ProbeKind.APPLICATION:
+            assert after is ProbeKind.APPLICATION
         elif before in PROBES:
-            assert after in (before, Kind.APPLICATION)
+            assert after in (before, ProbeKind.APPLICATION)
 
 
 @PATIENT
@@ -150,7 +150,7 @@ def test_whatever_is_taken_for_an_http_probe_says_so_to_another_parser_too(
 ) -> None:
     data = damaged(data, damage)
     for length in (*(cut for cut in cuts if cut < len(data)), len(data)):
-        if judge(data[:length], LIMIT).kind is Kind.HTTP:
+        if classify(data[:length], LIMIT).kind is ProbeKind.HTTP:
             first, rest = data[:length].split(b"\n", 1)
             headers = http.client.parse_headers(io.BytesIO(rest))
             assert first.startswith(b"GET ")
@@ -163,9 +163,9 @@ def test_a_damaged_grpc_probe_is_an_undamaged_one_or_none(
     data: bytes, damage: list[tuple[int, int]], cuts: set[int]
 ) -> None:
     for length in (*cuts, len(data)):
-        opening = judge(damaged(data, damage)[:length], LIMIT)
-        if opening.question:
-            agents = [value for name, value in opening.question.headers if name == b"user-agent"]
+        opening = classify(damaged(data, damage)[:length], LIMIT)
+        if opening.request:
+            agents = [value for name, value in opening.request.headers if name == b"user-agent"]
             assert [agent[:11] for agent in agents] == [b"kube-probe/"]
 
 
@@ -191,9 +191,9 @@ def test_looking_for_the_acknowledgement_never_fails(data: bytes) -> None:
 @pytest.mark.parametrize("data", [get(), grpc(), grpc(WATCH), grpc()[:-1], grpc() + RESET])
 def test_nothing_of_a_probe_is_left_for_the_collector(data: bytes) -> None:
     def look() -> None:
-        opening = judge(data, LIMIT)
+        opening = classify(data, LIMIT)
         if opening.kind in PROBES:
-            assert answer(opening.kind, data, Outcome(well=True, status=200, body=SERVING), greeted=True)
+            assert answer(opening.kind, data, ProbeResult(well=True, status=200, body=SERVING), greeted=True)
 
     look()
     gc.collect()

@@ -1,8 +1,8 @@
-"""What a connection's first bytes say of who opened it: a kubelet's probe, or somebody who wants the application.
+"""Whether a connection's first bytes are a kubelet's probe, or a client's request for the application.
 
-Sans-IO: bytes in, a judgement out. Strict, because the two errors do not weigh the same: a probe that is taken for a
-request reaches the application, which answers it as well; a request that is taken for a probe gets an answer that means
-nothing. So a probe is only what is complete, alone on its connection, and says itself that it is one.
+Sans-IO: bytes in, a classification out. Strict, because the two errors do not weigh the same: a probe that is taken for
+a request reaches the application, which answers it as well; a request that is taken for a probe gets an answer that
+means nothing. So a probe is only what is complete, alone on its connection, and says itself that it is one.
 
 Source of facts: Kubernetes' pkg/probe/{http,grpc}, grpc's health/v1/health.proto, RFC 9113 for HTTP/2's preface.
 """
@@ -33,12 +33,12 @@ _METHOD = b"GET "
 _FRAME_HEADER = 9
 _MALFORMED = (H2Error, HPACKError, HyperframeError)
 _GIVEN_UP = (h2.events.StreamReset, h2.events.ConnectionTerminated)
-"""Nobody waits for an answer any more."""
+"""The client does not wait for an answer any more."""
 
 Headers = list[tuple[bytes, bytes]]
 
 
-class Kind(Enum):
+class ProbeKind(Enum):
     UNDECIDED = auto()
     """Too little to say."""
     AWAITS_SETTINGS = auto()
@@ -53,15 +53,15 @@ class Kind(Enum):
     """None of that: the application's business."""
 
 
-PROBES = frozenset({Kind.HTTP, Kind.GRPC, Kind.GRPC_OTHER})
+PROBES = frozenset({ProbeKind.HTTP, ProbeKind.GRPC, ProbeKind.GRPC_OTHER})
 """What can be answered without the application."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ProbeRequest:
     """What a probe asks. Two that are equal ask the same, whatever version of the prober does, and however patient."""
 
-    kind: Kind
+    kind: ProbeKind
     subject: tuple[bytes, ...]
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), compare=False)
     """Those of HTTP/2 include the method and the path."""
@@ -70,23 +70,23 @@ class Question:
     body: bytes = field(default=b"", compare=False)
 
     def __str__(self) -> str:
-        if self.kind is Kind.HTTP:
+        if self.kind is ProbeKind.HTTP:
             return f"GET {self.target.decode('ascii', 'replace')}"
         return f"gRPC {b''.join(_values(self.headers, b':path')).decode('ascii', 'replace')}"
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    kind: Kind
-    question: Question | None = None
+class Classification:
+    kind: ProbeKind
+    request: ProbeRequest | None = None
     """Of what is a probe's, and of nothing else."""
 
 
-_UNDECIDED, _APPLICATION = Opening(Kind.UNDECIDED), Opening(Kind.APPLICATION)
+_UNDECIDED, _APPLICATION = Classification(ProbeKind.UNDECIDED), Classification(ProbeKind.APPLICATION)
 
 
-def judge(data: bytes, limit: int) -> Opening:
-    """What `data`, all that has come so far, is the beginning of; more than `limit` bytes are no probe's.
+def classify(data: bytes, limit: int) -> Classification:
+    """Return what `data`, all that has come so far, is the beginning of; more than `limit` bytes are not a probe's.
 
     Never raises. Once it is something else than undecided, more bytes can make it the application's and nothing else.
     """
@@ -101,7 +101,7 @@ def judge(data: bytes, limit: int) -> Opening:
     return _APPLICATION
 
 
-def _http1(data: bytes) -> Opening:
+def _http1(data: bytes) -> Classification:
     connection = h11.Connection(h11.SERVER)
     try:
         connection.receive_data(data)
@@ -113,15 +113,15 @@ def _http1(data: bytes) -> Opening:
     except h11.RemoteProtocolError:
         return _APPLICATION
     headers = list(request.headers)
-    if connection.trailing_data[0] or not _is_probers(headers) or _values(headers, b"upgrade"):
+    if connection.trailing_data[0] or not _names_prober(headers) or _values(headers, b"upgrade"):
         return _APPLICATION
     if not _values(headers, b"host"):
-        return _APPLICATION  # HTTP/1.0, in which nobody could ask it again
+        return _APPLICATION  # HTTP/1.0, in which it could not be asked again
     subject = (request.target, *(b"%s: %s" % header for header in headers if header[0] != _AGENT_HEADER))
-    return Opening(Kind.HTTP, Question(Kind.HTTP, subject, tuple(headers), request.target))
+    return Classification(ProbeKind.HTTP, ProbeRequest(ProbeKind.HTTP, subject, tuple(headers), request.target))
 
 
-def _http2(data: bytes) -> Opening:
+def _http2(data: bytes) -> Classification:
     try:
         with http2.server() as connection:
             events = connection.receive_data(data)
@@ -132,20 +132,20 @@ def _http2(data: bytes) -> Opening:
     requests = [event for event in events if isinstance(event, h2.events.RequestReceived)]
     if not requests:
         greeted = any(isinstance(event, h2.events.RemoteSettingsChanged) for event in events)
-        return Opening(Kind.AWAITS_SETTINGS) if greeted else _UNDECIDED
+        return Classification(ProbeKind.AWAITS_SETTINGS) if greeted else _UNDECIDED
     headers = [(bytes(name), bytes(value)) for name, value in requests[0].headers]
     path = b"".join(_values(headers, b":path"))
-    if len(requests) > 1 or not path.startswith(HEALTH) or not _is_probers(headers):
+    if len(requests) > 1 or not path.startswith(HEALTH) or not _names_prober(headers):
         return _APPLICATION
     if not any(isinstance(event, h2.events.StreamEnded) for event in events):
         return _UNDECIDED
     body = b"".join(event.data for event in events if isinstance(event, h2.events.DataReceived))
-    kind = Kind.GRPC if path == HEALTH + b"Check" else Kind.GRPC_OTHER
+    kind = ProbeKind.GRPC if path == HEALTH + b"Check" else ProbeKind.GRPC_OTHER
     subject = (path, *_values(headers, b":authority"), body)
-    return Opening(kind, Question(kind, subject, tuple(headers), body=body))
+    return Classification(kind, ProbeRequest(kind, subject, tuple(headers), body=body))
 
 
-def _is_probers(headers: Headers) -> bool:
+def _names_prober(headers: Headers) -> bool:
     agents = _values(headers, _AGENT_HEADER)
     return len(agents) == 1 and agents[0].startswith(AGENT)
 
@@ -155,7 +155,7 @@ def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 
 
 def without_acknowledgement(data: bytes) -> bytes | None:
-    """An HTTP/2 client's first bytes without its answer to our SETTINGS; None as long as that has not come.
+    """Return an HTTP/2 client's first bytes without its answer to our SETTINGS; None as long as that has not come.
 
     For a server that takes the connection over and has not sent those SETTINGS: some end a connection on which
     something is acknowledged that they have not said.

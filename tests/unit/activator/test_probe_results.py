@@ -5,23 +5,23 @@ from typing import Any
 
 import pytest
 import trio
-from tests.unit.activator.openings import http
+from tests.unit.activator.first_bytes import http
 from tests.unit.activator.words import FakeWords
 from trio.testing import MockClock, memory_stream_pair
 
-from zeropod.activator import examiner
-from zeropod.activator.asking import Outcome
+from zeropod.activator import probe_results
+from zeropod.activator.classify import classify
 from zeropod.activator.connect import Announce, OurConnections, SocketAddress
-from zeropod.activator.examiner import MOST, PATIENCE, STALE, Examination, Examiner
-from zeropod.activator.opening import judge
+from zeropod.activator.probe_exchange import ProbeResult
+from zeropod.activator.probe_results import MOST, PATIENCE, STALE, ProbeCheck, ProbeResults
 
 TARGET = ("10.0.0.7", 8080)
 
 
-def question(path: str) -> Examination:
-    found = judge(http(path), 1024).question
+def question(path: str) -> ProbeCheck:
+    found = classify(http(path), 1024).request
     assert found is not None
-    return Examination(TARGET, found)
+    return ProbeCheck(TARGET, found)
 
 
 class Application:
@@ -31,7 +31,7 @@ class Application:
         self.says: bytes | OSError = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
         self.requests: list[str] = []
         words: Any = FakeWords()
-        self.examiner = Examiner("/nowhere", OurConnections(words))
+        self.results = ProbeResults("/nowhere", OurConnections(words))
         self._nursery = nursery
 
     async def connect(
@@ -54,19 +54,19 @@ class Application:
 @pytest.fixture
 async def application(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Application:
     made = Application(nursery)
-    monkeypatch.setattr(examiner, "connect", made.connect)
+    monkeypatch.setattr(probe_results, "connect", made.connect)
     return made
 
 
 async def test_what_it_has_said_is_known_until_it_says_otherwise(application: Application) -> None:
-    asked = application.examiner
-    assert asked.outcome(question("/a")) is None
-    assert await asked.ask(question("/a")) == Outcome(True, 200) == asked.outcome(question("/a"))
-    assert asked.outcome(question("/b")) is None
+    asked = application.results
+    assert asked.result(question("/a")) is None
+    assert await asked.ask(question("/a")) == ProbeResult(True, 200) == asked.result(question("/a"))
+    assert asked.result(question("/b")) is None
     assert await asked.ask_all() == []
     application.says = b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n"
     assert await asked.ask_all() == ["GET /a on port 8080: status 503"]
-    assert asked.outcome(question("/a")) == Outcome(False, 503)
+    assert asked.result(question("/a")) == ProbeResult(False, 503)
     assert application.requests == ["/a"] * 3
 
 
@@ -76,15 +76,15 @@ async def test_no_answer_is_waited_for_for_a_while_and_is_not_well(
 ) -> None:
     application.says = says
     started = trio.current_time()
-    assert await application.examiner.ask(question("/a")) is None
+    assert await application.results.ask(question("/a")) is None
     assert trio.current_time() - started == (PATIENCE if says == b"" else 0)
-    assert await application.examiner.ask_all() == ["GET /a on port 8080: no answer"]
+    assert await application.results.ask_all() == ["GET /a on port 8080: no answer"]
 
 
 async def test_what_fails_for_long_and_is_not_asked_any_more_is_forgotten(
     application: Application, autojump_clock: MockClock
 ) -> None:
-    asked, well = application.examiner, application.says
+    asked, well = application.results, application.says
     for path in ("/started", "/ready"):
         await asked.ask(question(path))
     await trio.sleep(10 * STALE)
@@ -96,12 +96,12 @@ async def test_what_fails_for_long_and_is_not_asked_any_more_is_forgotten(
     assert await asked.ask_all() == ["GET /ready on port 8080: status 404"]
     application.says = well
     assert await asked.ask_all() == []
-    assert asked.outcome(question("/started")) is None
+    assert asked.result(question("/started")) is None
 
 
 async def test_only_so_many_questions_are_remembered(application: Application) -> None:
     for number in range(MOST + 3):
-        await application.examiner.ask(question(f"/{number}"))
+        await application.results.ask(question(f"/{number}"))
     application.requests.clear()
-    await application.examiner.ask_all()
+    await application.results.ask_all()
     assert sorted(application.requests) == sorted(f"/{number}" for number in range(3, MOST + 3))

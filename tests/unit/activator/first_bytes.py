@@ -7,7 +7,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hypothesis import strategies as st
 
-from zeropod.activator.opening import HEALTH, PREFACE
+from zeropod.activator.classify import HEALTH, PREFACE
 
 CHECK = (HEALTH + b"Check").decode()
 WATCH = (HEALTH + b"Watch").decode()

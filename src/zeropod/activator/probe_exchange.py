@@ -1,4 +1,4 @@
-"""One question of a probe, put to the application as the prober puts it, and what it answers. Sans-IO.
+"""One request of a probe, put to the application as the prober puts it, and what it answers. Sans-IO.
 
 What counts as well is the kubelet's to say: a status from 200 to 399, or SERVING.
 
@@ -16,7 +16,7 @@ from h2.exceptions import H2Error
 from hpack.exceptions import HPACKError
 from hyperframe.exceptions import HyperframeError
 
-from zeropod.activator.opening import Kind, Question
+from zeropod.activator.classify import ProbeKind, ProbeRequest
 
 SERVING = b"\0\0\0\0\2\x08\1"
 """A HealthCheckResponse with status 1, not compressed, after its length."""
@@ -31,7 +31,7 @@ _ITS_OWN = frozenset({b"grpc-timeout", b"grpc-accept-encoding"})
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProbeResult:
     """What the application said to a probe, as far as the prober looks at it."""
 
     well: bool
@@ -46,21 +46,21 @@ class Outcome:
         return f"status {self.status}" + (" but not SERVING" if self.body and not self.well else "")
 
 
-class Asking:
-    """One question on a new connection: `data_to_send` after the creation and after each `receive`, until it is over.
+class ProbeExchange:
+    """One request on a new connection: `data_to_send` after the creation and after each `receive`, until it is over.
 
     The answer is read to its end, even where its beginning says it all: no application likes to be cut off.
     """
 
-    def __init__(self, question: Question) -> None:
-        self._talk: _Http1 | _Http2 = _Http1(question) if question.kind is Kind.HTTP else _Http2(question)
+    def __init__(self, request: ProbeRequest) -> None:
+        self._talk: _Http1 | _Http2 = _Http1(request) if request.kind is ProbeKind.HTTP else _Http2(request)
         self._received = 0
         self.over = False
 
     @property
-    def outcome(self) -> Outcome | None:
+    def result(self) -> ProbeResult | None:
         """None as long as there is none; when it is over, for ever."""
-        return self._talk.outcome
+        return self._talk.result
 
     def data_to_send(self) -> bytes:
         data, self._talk.sending = self._talk.sending, b""
@@ -77,11 +77,11 @@ class Asking:
 
 
 class _Http1:
-    def __init__(self, question: Question) -> None:
-        self.outcome: Outcome | None = None
+    def __init__(self, request: ProbeRequest) -> None:
+        self.result: ProbeResult | None = None
         self._connection = h11.Connection(h11.CLIENT)
-        request = h11.Request(method="GET", target=question.target, headers=list(question.headers))
-        self.sending = self._connection.send(request) + (self._connection.send(h11.EndOfMessage()) or b"")
+        message = h11.Request(method="GET", target=request.target, headers=list(request.headers))
+        self.sending = self._connection.send(message) + (self._connection.send(h11.EndOfMessage()) or b"")
 
     def receive(self, data: bytes) -> bool:
         self._connection.receive_data(data)
@@ -89,7 +89,7 @@ class _Http1:
             match event := self._connection.next_event():
                 case h11.Response():
                     redirects = tuple((name, value) for name, value in event.headers if name == b"location")
-                    self.outcome = Outcome(200 <= event.status_code < 400, event.status_code, redirects)
+                    self.result = ProbeResult(200 <= event.status_code < 400, event.status_code, redirects)
                 case h11.InformationalResponse() | h11.Data():
                     pass
                 case _:
@@ -97,14 +97,14 @@ class _Http1:
 
 
 class _Http2:
-    def __init__(self, question: Question) -> None:
-        self.outcome: Outcome | None = None
+    def __init__(self, request: ProbeRequest) -> None:
+        self.result: ProbeResult | None = None
         self._status, self._body = b"", b""
         self._connection = H2Connection(H2Configuration(header_encoding=None))
         self._connection.initiate_connection()
-        headers = [header for header in question.headers if header[0] not in _ITS_OWN]
+        headers = [header for header in request.headers if header[0] not in _ITS_OWN]
         self._connection.send_headers(1, headers)
-        self._connection.send_data(1, question.body, end_stream=True)
+        self._connection.send_data(1, request.body, end_stream=True)
         self.sending = self._connection.data_to_send()
 
     def receive(self, data: bytes) -> bool:
@@ -120,7 +120,7 @@ class _Http2:
         self.sending += self._connection.data_to_send()
         if ended and self._status:
             status = int(self._status)
-            self.outcome = Outcome(status == _GRPC_OK and self._body == SERVING, status, body=self._body)
+            self.result = ProbeResult(status == _GRPC_OK and self._body == SERVING, status, body=self._body)
         return ended
 
 

@@ -1,11 +1,11 @@
-"""The gate of a sleeping container: what may be a prober's connection is looked at here before it reaches anybody.
+"""Connections of probers to a sleeping container are accepted here, before they reach the application.
 
-Owns listeners of ours, the handing over of a prober's connections to them while the container sleeps, and what becomes
-of each: a probe is answered; whatever else it is is passed on to the application, which is asked for. All other
-connections never come here; only while the container naps do all from the node, since the application could have
-answered and closed one before anybody knows whose it is.
+Owns listeners of ours, the steering of probers' connections to them while the container sleeps, and what becomes of
+each: a probe is answered, anything else is passed on to the application and wakes it. All other connections never come
+here, except during a nap: then all from the node do, since the application could have answered and closed one before it
+is known whose it is.
 
-Ajar, it lets everything through, and finds out what probes ask.
+While the container runs, intercepting the kubelet only finds out what probes ask: everything is passed on.
 """
 
 import logging
@@ -16,21 +16,21 @@ from collections.abc import Collection
 import trio
 
 from zeropod.activator.forward import forward
-from zeropod.activator.inspector import Inspector, Wants
 from zeropod.activator.listeners import Listeners
+from zeropod.activator.probe_inspector import Disposition, ProbeInspector
 from zeropod.kernel.lookup import Lookup
 
 log = logging.getLogger(__name__)
 
 
-class Gate:
-    """One container's. `lookup` must stay open as long as run() runs; timeouts as in forward()."""
+class ProbeInterceptor:
+    """The probes of one container. `lookup` must stay open as long as run() runs; timeouts as in forward()."""
 
     def __init__(
         self,
         netns: str | os.PathLike[str],
         lookup: Lookup,
-        inspector: Inspector,
+        inspector: ProbeInspector,
         *,
         connect_timeout: float = 0.0,
         proxy_timeout: float = 0.0,
@@ -46,7 +46,7 @@ class Gate:
         self._answers = False
         self._up = trio.Event()
         self._up.set()
-        self._somebody, self._probe = trio.Event(), trio.Event()
+        self._client_came, self._probe = trio.Event(), trio.Event()
         self._probes: set[trio.SocketStream] = set()
         """Connections of probers that are the application's business."""
         self._over = trio.Event()
@@ -54,7 +54,7 @@ class Gate:
         """Whether there has been a probe."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listens until it is cancelled. Raises OSError before it has started."""
+        """Listen until cancelled. Raises OSError before it has started."""
         with Listeners(self._netns, ()) as self._listeners:
             task_status.started()
             try:
@@ -62,19 +62,19 @@ class Gate:
                     await self._listeners.accept(self._connections, self._serve)
             finally:
                 self._connections = None
-                self.open()
+                self.disengage()
 
-    def shut(self, ports: Collection[int]) -> None:
-        """The application is about to sleep: from now on new connections of probers to these ports come here.
+    def engage(self, ports: Collection[int]) -> None:
+        """Intercept new connections of probers to these ports, and answer them: the application is about to sleep.
 
-        Raises OSError when there is no room for the ports in the program's maps.
+        Raises OSError when the program's maps have no room for the ports.
         """
         self.application_sleeps()
         self._answers = True
         self._inspect(ports)
 
-    def ajar(self, ports: Collection[int]) -> None:
-        """New connections of probers come here, and get to the application, which runs. Raises OSError as shut()."""
+    def intercept_kubelet(self, ports: Collection[int]) -> None:
+        """Intercept new connections of the kubelet, and pass them on to the application. Raises OSError as engage()."""
         self._inspect(ports, named=True)
 
     def _inspect(self, ports: Collection[int], *, named: bool = False) -> None:
@@ -83,52 +83,53 @@ class Gate:
             self._ports |= {port}
             self._lookup.inspect(port, self._listeners.sockets, named=named)
 
-    def open(self) -> None:
-        """The application is awake: connections go straight to it again, and what waits here is passed on."""
+    def disengage(self) -> None:
+        """Let connections go straight to the application, which is awake, and pass on what waits here."""
         for port in self._ports:
             self._lookup.uninspect(port)
         self._ports, self._answers = frozenset(), False
         self.application_runs()
 
-    def look_at_nodes(self, *, on: bool) -> None:
-        """Whether everybody's new connections from the node come here, while it is shut. Raises OSError."""
+    def intercept_node(self, *, on: bool) -> None:
+        """Intercept all new connections from the node, or those of probers alone again. Raises OSError."""
         for port in self._ports:
             self._lookup.inspect_nodes(port, on=on)
 
     def application_runs(self) -> None:
-        """What waits here is passed on; what comes is still looked at."""
+        """Pass on what waits here; what comes is still intercepted."""
         self._up.set()
 
     def application_sleeps(self) -> None:
+        """Hold what is for the application from now on."""
         self._up = trio.Event()
-        self._somebody, self._probe = trio.Event(), trio.Event()
+        self._client_came, self._probe = trio.Event(), trio.Event()
 
-    def take(self, connection: socket.socket) -> None:
-        """A prober's connection that was led past the gate; while run() runs."""
+    def adopt(self, connection: socket.socket) -> None:
+        """Serve a prober's connection that was not intercepted; while run() runs."""
         assert self._listeners is not None
         assert self._connections is not None
         self._connections.start_soon(self._listeners.adopt, connection, self._serve)
 
-    async def somebody(self) -> None:
-        """Returns when somebody has come who wants the application."""
-        await self._somebody.wait()
+    async def client(self) -> None:
+        """Return when a client has come, which wants the application."""
+        await self._client_came.wait()
 
     async def probe(self) -> None:
-        """Returns when a probe has come that only the application can answer."""
+        """Return when a probe has come that only the application can answer."""
         await self._probe.wait()
 
     @property
-    def wanted(self) -> bool:
-        """Whether somebody has come."""
-        return self._somebody.is_set()
+    def has_client(self) -> bool:
+        """Whether a client has come."""
+        return self._client_came.is_set()
 
     async def idle(self) -> None:
-        """Returns when no probe waits here for the application, or is with it."""
+        """Return when no probe waits here for the application, or is with it."""
         while self._probes:
             await self._over.wait()
 
     @property
-    def busy(self) -> bool:
+    def has_probe(self) -> bool:
         """Whether a probe here waits for the application, or is with it."""
         return bool(self._probes)
 
@@ -136,30 +137,30 @@ class Gate:
         port = stream.socket.getsockname()[1]
         assert self._listeners is not None
         if port in (listener.getsockname()[1] for listener in self._listeners.sockets):
-            # Somebody in the pod found our own port. Passing that on would lead back here.
+            # Something in the pod has connected to our own port. Passing that on would lead back here.
             return
-        finding = await self._inspector.inspect(stream, answers=self._answers)
-        if finding.wants is not Wants.APPLICATION:
+        inspection = await self._inspector.inspect(stream, answers=self._answers)
+        if inspection.disposition is not Disposition.PASS_ON:
             self.was_probed = True
-        if finding.wants is Wants.NOTHING:
+        if inspection.disposition is Disposition.ANSWERED:
             return
-        if finding.wants is Wants.PROBE:
+        if inspection.disposition is Disposition.NEEDS_APPLICATION:
             self._probes.add(stream)
             self._probe.set()
         else:
-            self._somebody.set()
+            self._client_came.set()
         try:
-            if finding.asked:
+            if inspection.pending:
                 await self._up.wait()
-                if not await self._inspector.ask(stream, finding.asked):
-                    self._somebody.set()  # it needs to run to become well
+                if not await self._inspector.ask(stream, inspection.pending):
+                    self._client_came.set()  # it needs to run to become well
                 return
             await forward(
                 stream,
                 self._netns,
                 self._up,
-                head=finding.head,
-                announced=self._inspector.announced(finding.wants, port),
+                head=inspection.head,
+                announced=self._inspector.announced(inspection.disposition, port),
                 connect_timeout=self._connect_timeout,
                 proxy_timeout=self._proxy_timeout,
             )

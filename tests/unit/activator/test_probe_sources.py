@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from zeropod.activator.network import PodNetwork
-from zeropod.activator.probers import Probers
+from zeropod.activator.probe_sources import ProbeSources
 from zeropod.kernel.lookup import Activity, Arrival, Flow
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 
@@ -20,17 +20,17 @@ LATE = {Flow(NODE, PORT): Arrival(150, POD[0])}
 
 
 class FakeLookup:
-    def __init__(self, activity: Activity, unsure: dict[Flow, Arrival]) -> None:
-        self.seen, self._unsure = activity, unsure
+    def __init__(self, activity: Activity, undetermined: dict[Flow, Arrival]) -> None:
+        self.seen, self._unsure = activity, undetermined
         self.probers: dict[Flow, Arrival] = {}
 
-    def unsure(self) -> dict[Flow, Arrival]:
+    def undetermined(self) -> dict[Flow, Arrival]:
         return self._unsure
 
     def flow(self, flow: Flow) -> int | None:
         return self.probers[flow].ns if flow in self.probers else None
 
-    def take_for_a_probers(self, flow: Flow, arrival: Arrival) -> None:
+    def mark_as_probe(self, flow: Flow, arrival: Arrival) -> None:
         self.probers[flow] = arrival
 
 
@@ -43,15 +43,15 @@ def look(
 ) -> bool:
     """`kubelets`: the address of the only connection that a prober has; `closed`: whoever it was has closed it."""
     network: Any = object.__new__(PodNetwork)
-    probers: Any = object.__new__(Probers)
+    probers: Any = object.__new__(ProbeSources)
     there = {(sock.local, sock.remote): sock for sock in connections}
-    network._own, network.lookup, network.probers = True, lookup, probers
+    network._own, network.lookup, network.probe_sources = True, lookup, probers
     network._diag = SimpleNamespace(connection=lambda own, other: there.get((own, other)))
     probers._lookup, probers._peers = lookup, SimpleNamespace(has_closed=lambda own, other: closed)
-    probers.is_probers = lambda own, other: (own, other) == (kubelets, POD)
+    probers.is_probe_source = lambda own, other: (own, other) == (kubelets, POD)
     probers.made = lambda sock: lookup.flow(Flow(sock.remote, PORT)) is not None
     network.activity, network.connections = lambda ports: lookup.seen, lambda: connections
-    return network.only_probers_since({PORT}, BEFORE) is lookup.seen
+    return network.only_probes_since({PORT}, BEFORE) is lookup.seen
 
 
 def test_a_prober_is_known_by_its_socket_and_taken_for_one_from_now_on() -> None:
@@ -63,15 +63,15 @@ def test_a_prober_is_known_by_its_socket_and_taken_for_one_from_now_on() -> None
 
 
 @pytest.mark.parametrize(
-    ("activity", "unsure"),
+    ("activity", "undetermined"),
     [
         (Activity(160, 9, 3), LATE),
         (Activity(160, 9, 4), LATE),
     ],
     ids=["somebody else came, too", "one has been forgotten"],
 )
-def test_in_doubt_it_is_somebody(activity: Activity, unsure: dict[Flow, Arrival]) -> None:
-    lookup = FakeLookup(activity, unsure)
+def test_in_doubt_it_is_a_client(activity: Activity, undetermined: dict[Flow, Arrival]) -> None:
+    lookup = FakeLookup(activity, undetermined)
     assert not look(lookup, [connection()])
     assert lookup.probers == {}
 
@@ -79,7 +79,7 @@ def test_in_doubt_it_is_somebody(activity: Activity, unsure: dict[Flow, Arrival]
 def test_one_who_came_to_a_port_that_had_been_read_already_is_found() -> None:
     """Before the last one that was seen, at another port, and yet not among those that were counted."""
     late = {Flow(NODE, PORT): Arrival(BEFORE.last_ns - 1, POD[0])}
-    lookup = FakeLookup(replace(BEFORE, connections=8, unsure=3), late)
+    lookup = FakeLookup(replace(BEFORE, connections=8, undetermined=3), late)
     assert look(lookup, [connection()])
     assert lookup.probers == late
 
@@ -138,10 +138,10 @@ def test_who_was_known_before_his_handshake_ended_is_known_when_he_waits(waiting
     network: Any = object.__new__(PodNetwork)
     stray = replace(BEFORE, last_ns=BEFORE.last_ns + 1)
     network.lookup = FakeLookup(stray, {})
-    network.probers = SimpleNamespace(made=lambda sock: sock.remote == NODE)
+    network.probe_sources = SimpleNamespace(made=lambda sock: sock.remote == NODE)
     network.activity = lambda ports: stray
     network.connections = lambda: [connection(remote) for remote in waiting]
-    assert network.only_probers_since({PORT}, BEFORE) is (None if OTHER in waiting else stray)
+    assert network.only_probes_since({PORT}, BEFORE) is (None if OTHER in waiting else stray)
 
 
 def test_who_comes_while_it_is_looked_who_waits_is_looked_up_as_well() -> None:
@@ -158,8 +158,8 @@ def test_who_comes_while_it_is_looked_who_waits_is_looked_up_as_well() -> None:
         connections,
         None,
     )
-    network.probers = SimpleNamespace(made=lambda sock: False, came_late=lambda since, diag: since == LATE)
-    assert network.only_probers_since({PORT}, BEFORE) == Activity(150, 8, 3)
+    network.probe_sources = SimpleNamespace(made=lambda sock: False, arrived_late=lambda since, diag: since == LATE)
+    assert network.only_probes_since({PORT}, BEFORE) == Activity(150, 8, 3)
 
 
 @pytest.mark.parametrize("inode", [0, 7])
@@ -173,13 +173,13 @@ def test_a_connection_that_is_accepted_at_the_first_look_is_a_probers(inode: int
         accepted.add(7)
         return [replace(connection(state=state), inode=inode)]
 
-    network.connections, network.probers = connections, SimpleNamespace(made=lambda sock: True)
-    assert len(network.of_probers(lambda: set(accepted), {PORT})) == 1
+    network.connections, network.probe_sources = connections, SimpleNamespace(made=lambda sock: True)
+    assert len(network.from_probe_sources(lambda: set(accepted), {PORT})) == 1
 
 
 @pytest.mark.parametrize("state", [TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.LAST_ACK])
 def test_one_that_the_application_has_closed_is_not_waited_for(state: TcpState) -> None:
     network: Any = object.__new__(PodNetwork)
     network.connections = lambda: [connection(state=state)]
-    network.probers = SimpleNamespace(made=lambda sock: True)
-    assert network.of_probers(lambda: {7}, {PORT}) == []
+    network.probe_sources = SimpleNamespace(made=lambda sock: True)
+    assert network.from_probe_sources(lambda: {7}, {PORT}) == []
