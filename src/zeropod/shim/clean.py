@@ -21,7 +21,7 @@ from zeropod.runtime import images
 from zeropod.runtime.memory.limits import LIMITS, restore_limits
 from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
 from zeropod.runtime.tmpfs import release
-from zeropod.shim import survivors
+from zeropod.shim import leftovers
 
 
 def up(flags: Flags, bundle: Path) -> list[str]:
@@ -79,7 +79,7 @@ def clean_pod(containerd_namespace: str, group: str) -> list[str]:
 def _clean_listed(containerd_namespace: str, member: Path, options: Mapping[str, str]) -> list[str]:
     """The same for one of a pod's containers, of which it is noted then that nothing is left."""
     complaints = clean(containerd_namespace, member.name, options)
-    survivors.kill_pagers(containerd_namespace, member.name)
+    leftovers.kill_pagers(containerd_namespace, member.name)
     member.unlink(missing_ok=True)
     return complaints
 
@@ -92,8 +92,8 @@ def clean(containerd_namespace: str, id: str, options: Mapping[str, str]) -> lis
     store = images.ImageStore.of(containerd_namespace, id)
     limits = paths.store(containerd_namespace, id) / LIMITS
     complaints = _complaints(id, "its limits could not be put back", lambda: restore_limits(limits))
-    survivors.end_dump(store.config)
-    survivors.end_restore(_runc_root(containerd_namespace, options), id)
+    leftovers.end_dump(store.config)
+    leftovers.end_restore(_runc_root(containerd_namespace, options), id)
     complaints += [f"{id}: {words}"] if (words := _delete_in_runc(containerd_namespace, id, options)) else []
     removals: dict[str, Callable[[], None]] = {
         "its bundle": lambda: _empty(Path(options["bundle"])) if "bundle" in options else None,

@@ -42,7 +42,7 @@ from zeropod.shim.process import Process
 
 log = logging.getLogger(__name__)
 
-SLEEPER_BEGINS = 0.05
+CONTROLLER_STARTS = 0.05
 """Seconds after the start: the kernel takes milliseconds to load its eBPF program, and containerd shall have its answer
 first. Nothing is missed, since the start itself counts as activity."""
 
@@ -171,7 +171,7 @@ class Container:
         return self.init.pid
 
     async def _sleep_from_now_on(self, controller: Controller) -> None:
-        await trio.sleep(SLEEPER_BEGINS)
+        await trio.sleep(CONTROLLER_STARTS)
         if self.life.state is not State.STOPPED:
             await controller.run()
 

@@ -1,5 +1,5 @@
-"""What the containers of one shim share: the nursery they live in, the way to containerd, their pod's networks, and
-who wants to hear of their changes.
+"""What the containers of one shim share: their nursery, the way to containerd, the pod's networks, and the revisions
+by which watchers hear of changes.
 """
 
 import logging
@@ -13,8 +13,8 @@ import trio
 
 from zeropod.activator.network import PodNetwork
 from zeropod.lifecycle.metrics import ContainerMetrics
-from zeropod.shim.changes import Changes
 from zeropod.shim.publisher import Publisher
+from zeropod.shim.revisions import Revisions
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
@@ -30,34 +30,34 @@ class Pod:
     nursery: trio.Nursery
     publisher: Publisher
     containers: "dict[str, Container]" = field(default_factory=dict)
-    changes: Changes = field(default_factory=Changes)
+    revisions: Revisions = field(default_factory=Revisions)
     _metrics: dict[str, ContainerMetrics] = field(default_factory=dict)
     """Those of containers that are gone, by their names in the pod."""
     _complaints: set[str] = field(default_factory=set)
     _networks: dict[str, tuple[PodNetwork, int]] = field(default_factory=dict)
 
     def add(self, container: "Container") -> None:
-        """The container exists from now on."""
+        """Take note that the container exists."""
         self.containers[container.id] = container
-        container.life.tell = partial(self.changes.note, container.id)
-        self.changes.note(container.id)
+        container.life.tell = partial(self.revisions.bump, container.id)
+        self.revisions.bump(container.id)
 
     def remove(self, container: "Container") -> None:
         """It does not exist any more; its successor in the pod, if there will be one, goes on counting."""
         if self.containers.pop(container.id, None) is None:
             return
         container.life.tell = lambda: None
-        self.changes.forget(container.id)
+        self.revisions.forget(container.id)
         if name := container.name:
             container.metrics.probes_answered = container.probes_answered
             self._metrics[name] = container.metrics
 
     def metrics_of(self, name: str) -> ContainerMetrics:
-        """That of the last container of this name in the pod; a new one for a new name, or none."""
+        """Return the metrics of the last container of this name in the pod; new ones for a new name, or none."""
         return self._metrics.pop(name, None) or ContainerMetrics()
 
     def complain(self, complaints: Iterable[str], log: "logging.LoggerAdapter[logging.Logger]") -> None:
-        """Says what is wrong with the node, each thing once."""
+        """Log what is wrong with the node, each thing once."""
         for words in complaints:
             if words not in self._complaints:
                 self._complaints.add(words)

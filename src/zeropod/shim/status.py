@@ -79,16 +79,18 @@ class StatusService:
         return status_pb2.ListResponse(containers=[describe(container) for container in wanted])
 
     async def watch(self, _request: status_pb2.WatchRequest, send: Callable[[Message], Awaitable[None]]) -> None:
-        changes, containers = self._pod.changes, self._pod.containers
+        revisions, containers = self._pod.revisions, self._pod.containers
         heard, known = 0, set(containers)
-        update = status_pb2.Update(sequence=changes.last, snapshot=True, containers=map(describe, containers.values()))
+        update = status_pb2.Update(
+            sequence=revisions.last, snapshot=True, containers=map(describe, containers.values())
+        )
         while True:
             heard = update.sequence
             await send(update)
-            await changes.beyond(heard)
-            changed = [containers[name] for name in changes.since(heard)]
+            await revisions.wait_after(heard)
+            changed = [containers[name] for name in revisions.since(heard)]
             update = status_pb2.Update(
-                sequence=changes.last,
+                sequence=revisions.last,
                 after=heard,
                 containers=map(describe, changed),
                 removed=sorted(known - set(containers)),

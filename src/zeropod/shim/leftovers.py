@@ -1,7 +1,7 @@
 """What still runs of a shim that is dead: commands that it had just started, and pagers that served its containers.
 
-They would go on for nobody, and some of them would make anew what is being removed. Found by what they are, since
-nobody remembers their numbers.
+Some of them would make anew what is being removed. They are found by their command lines and names, since their pids
+were known to the dead shim alone.
 """
 
 import os
@@ -24,10 +24,10 @@ GRACE = 2.0
 
 
 def end_dump(configuration: Path) -> None:
-    """A CRIU that waits for its shim would do so for ever: it gets the end of what it waits for, and fails."""
+    """End a CRIU that waits for its shim, and would for ever: it gets the end of its configuration, and fails."""
     with suppress(OSError):
         if configuration.is_fifo():
-            # Open at both ends: whoever waits for a writer goes on, and whoever comes before it is gone need not wait.
+            # Open at both ends: a reader that waits for a writer goes on, and one that comes later does not wait.
             fifo = os.open(configuration, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 os.write(fifo, UNFINISHED.encode())
@@ -37,12 +37,12 @@ def end_dump(configuration: Path) -> None:
 
 
 def end_restore(root: Path, id: str) -> None:
-    """Ends runc's restore of this container and all that it has started. `root` is runc's for the namespace.
+    """End runc's restore of this container and all that it has started. `root` is runc's for the namespace.
 
     It would go on making mount points in the bundle that containerd is about to remove, which fails then.
     """
     ours: set[int] = set()
-    # What is to stop forks no more, once it is told to: a second look that finds nobody new has found everybody.
+    # A stopped process does not fork: a second look that finds nothing new has found everything.
     while fresh := set(_restoring(str(root), id)) - ours:
         _signal(fresh, signal.SIGSTOP)
         ours |= fresh
@@ -65,7 +65,7 @@ def kill_pagers(containerd_namespace: str, id: str) -> None:
 
 
 def _restoring(root: str, id: str) -> Iterator[int]:
-    """The processes of a restore: runc itself, by its command line, and everything below it."""
+    """Yield the processes of a restore: runc itself, by its command line, and everything below it."""
     children: dict[int, list[int]] = {}
     found = []
     for entry in Path("/proc").iterdir():
@@ -95,7 +95,7 @@ def _handles(pids: Iterable[int]) -> Iterator[int]:
 
 
 def _wait(handles: Iterable[int]) -> None:
-    """Until all have ended, zombies among them, for as long as `GRACE`; closes the handles."""
+    """Wait until all have ended, zombies among them, for as long as `GRACE`; close the handles."""
     deadline = time.monotonic() + GRACE
     for handle in handles:
         try:

@@ -5,43 +5,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from zeropod.shim.changes import Changes
+from zeropod.shim.revisions import Revisions
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.integers(0, 20))
 def test_what_has_changed_after_a_moment_is_known_whatever_happened_before(
     history: list[tuple[str, bool]], moment: int
 ) -> None:
-    changes = Changes()
+    revisions = Revisions()
     last: dict[str, int] = {}
     for name, gone in history:
         if gone:
-            changes.forget(name)
+            revisions.forget(name)
             last.pop(name, None)
         else:
-            changes.note(name)
-            last[name] = changes.last
+            revisions.bump(name)
+            last[name] = revisions.last
     expected = sorted((number, name) for name, number in last.items() if number > moment)
-    assert changes.since(moment) == [name for _, name in expected]
+    assert revisions.since(moment) == [name for _, name in expected]
 
 
 async def test_who_has_missed_something_does_not_wait(nursery: trio.Nursery) -> None:
-    changes = Changes()
-    changes.note("a")
+    revisions = Revisions()
+    revisions.bump("a")
     with trio.fail_after(1):
-        await changes.beyond(0)
+        await revisions.wait_after(0)
 
 
 async def test_who_knows_all_waits_for_the_next_change(nursery: trio.Nursery) -> None:
-    changes, heard = Changes(), trio.Event()
+    revisions, heard = Revisions(), trio.Event()
 
     async def wait() -> None:
-        await changes.beyond(0)
+        await revisions.wait_after(0)
         heard.set()
 
     nursery.start_soon(wait)
     await wait_all_tasks_blocked()
     assert not heard.is_set()
-    changes.forget("a")
+    revisions.forget("a")
     with trio.fail_after(1):
         await heard.wait()
