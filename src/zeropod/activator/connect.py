@@ -1,4 +1,4 @@
-"""Connections of ours to the application, in the place of whoever connected to us.
+"""Connections of ours to the application, in the place of the client that connected to us.
 
 They are made from the pod's own address, the one that was asked for, and the kernel's program is told beforehand what
 they are: it would take them for the pod's own.

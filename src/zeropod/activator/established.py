@@ -56,6 +56,6 @@ class EstablishedConnections:
     def close(self) -> None:
         """Lets all packets pass. Blocks for up to 40 ms where a connection was ever held: call it in a thread."""
         if self._lock:
-            # In a namespace that is being torn down there is no table left to remove.
+            # A namespace that is being torn down has lost its tables already.
             with suppress(OSError):
                 self._lock.close()

@@ -30,7 +30,7 @@ _RESET_LOOK = 1.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1  # seconds
 _NOT_YET = frozenset(
     {
-        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT),  # nobody listens, or its queue is full
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT),  # without a listener, or with a full queue
         *(
             errno.EADDRNOTAVAIL,
             errno.EADDRINUSE,
@@ -71,9 +71,7 @@ async def forward(
                 application = await _application(client.socket, netns, up, announced, known)
             if waiting.cancelled_caught:
                 address, port = client.socket.getsockname()[:2]
-                log.warning(
-                    "nobody listened on %s port %d within %g s: connection reset", address, port, connect_timeout
-                )
+                log.warning("no listener on %s port %d within %g s: connection reset", address, port, connect_timeout)
             if application is not None:
                 async with application:
                     await _proxy(client, application, head, proxy_timeout)

@@ -111,8 +111,8 @@ def _listen(netns: str | os.PathLike[str], ports: Collection[int]) -> Iterator[s
                 undo.enter_context(listener)
                 if family == socket.AF_INET6:
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                # Steered connections do not care for a listener's address. On loopback nobody outside of the
-                # pod sees it; FREEBIND, because the address may be missing while its family works.
+                # Steered connections do not care for a listener's address. On loopback it is not seen
+                # outside of the pod; FREEBIND, because the address may be missing while its family works.
                 listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
                 listener.bind((address, 0))
                 if listener.getsockname()[1] in ports:

@@ -1,6 +1,6 @@
-"""A pod's network as the shim sees it: who has connected, who is connected, and whether listeners can be handed over.
+"""A pod's network as the shim sees it: new and open connections, and whether listeners can be handed over.
 
-Not everybody counts: a prober never does, and the pod's own processes only where that is wanted.
+Not all connections count: those of probers never do, and the pod's own only where that is wanted.
 
 One for each network namespace, shared by the containers of a pod. What the kernel lacks is found out here once, in
 words, and the callers get by without it.
@@ -38,7 +38,7 @@ def combined(seen: Mapping[int, Activity], ports: Collection[int]) -> Activity:
 
 
 def _unaccepted(connections: Iterable[TcpSocket], ports: Collection[int]) -> list[TcpSocket]:
-    """Those of them that nobody has accepted. One that is nobody's in any other state was closed by its process."""
+    """Return those that were not accepted yet. One without an inode in any other state was closed by its process."""
     states = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
     return [sock for sock in connections if sock.local[1] in ports and not sock.inode and sock.state in states]
 
@@ -56,7 +56,7 @@ class PodNetwork:
     """Opens on creation, by a thread in the node's network; after `close` nothing watches the namespace any more.
     `established` has a close of its own, which blocks.
 
-    `probers`: the names of processes whose connections are probes; without any, everybody's count. `own`: the pod's
+    `probers`: the names of processes whose connections are probes; without any, all connections count. `own`: the pod's
     own connections count, too.
     """
 
@@ -106,9 +106,9 @@ class PodNetwork:
         return ""
 
     def activity(self, ports: Collection[int]) -> Activity:
-        """The new connections to these ports: when the last came, and how many so far.
+        """Return the new connections to these ports: when the last came, and how many so far.
 
-        Without the program the kernel's counter says that somebody connected since the last look, not when or where to.
+        Without the program the kernel's counter says that there was one since the last look, not when or to which port.
         """
         if self.lookup:
             return combined(self.lookup.activity(own=self._own), ports)
@@ -117,19 +117,19 @@ class PodNetwork:
         return self._counted
 
     def only_probes_since(self, ports: Collection[int], before: Activity) -> Activity | None:
-        """The activity of these ports now, if all who have connected since `before` are probers after all; or None.
+        """Return the activity of these ports now, if everything since `before` are probes after all; else None.
 
-        So they were received late, on a busy node; from now on they are taken for what they are. To be asked while
-        nobody answers them, as in ProbeSources.arrived_late. Raises OSError.
+        Those were received late, on a busy node, and are known as probes from now on. To be asked while nothing answers
+        them, as in ProbeSources.arrived_late. Raises OSError.
         """
         if not self.lookup or not self.probe_sources:
             return None
         now, again = self.activity(ports), frozenset[Flow]()
         if now.connections == before.connections:
-            # One who was known when he began to connect has taken until now, or has come twice from the same port.
+            # A probe that was known when it began to connect has taken until now, or came twice from the same port.
             waiting = _unaccepted(self.connections(), ports)
             again = frozenset(Flow(sock.remote, sock.local[1]) for sock in waiting if not self.probe_sources.made(sock))
-            now = self.activity(ports)  # who waits has been seen by now
+            now = self.activity(ports)  # what waits has been seen by now
             if now.connections == before.connections and not again:
                 return now
         if now.sure != before.sure:
@@ -151,11 +151,11 @@ class PodNetwork:
         return self._diag.tcp(CONNECTED)
 
     def counting(self) -> list[TcpSocket]:
-        """Those of the connections that count: data on them is activity."""
+        """Return the connections that count: data on them is activity."""
         return self.that_count(self.connections())
 
     def that_count(self, connections: Iterable[TcpSocket]) -> list[TcpSocket]:
-        """The same of connections that are known already: the kernel takes a millisecond or two to list them."""
+        """Return those of known connections that count: the kernel takes a millisecond or two to list them anew."""
         return [sock for sock in connections if self._counts(sock)]
 
     def _counts(self, sock: TcpSocket) -> bool:
@@ -166,11 +166,11 @@ class PodNetwork:
         return not self.probe_sources.made(sock)
 
     def from_probe_sources(self, inodes_now: Callable[[], Collection[int]], ports: Collection[int]) -> list[TcpSocket]:
-        """The connections of probers to these ports that are not accepted yet, or that one of these inodes is."""
+        """Return the connections of probers to these ports that were not accepted yet, or have one of these inodes."""
         if not self.probe_sources:
             return []
         connections = self.connections()
-        # Afterwards: what is accepted meanwhile was still nobody's among the connections.
+        # Afterwards: what is accepted meanwhile had no inode yet among the connections.
         inodes = inodes_now()
         accepted = [sock for sock in connections if sock.local[1] in ports and sock.inode in inodes]
         return [sock for sock in (*accepted, *_unaccepted(connections, ports)) if self.probe_sources.made(sock)]
@@ -179,7 +179,7 @@ class PodNetwork:
         return self._diag.tcp({TcpState.LISTEN})
 
     def listening_ports(self, inodes: Collection[int]) -> frozenset[int]:
-        """The ports on which sockets with these inodes listen."""
+        """Return the ports on which sockets with these inodes listen."""
         return frozenset(listener.local[1] for listener in self.listeners() if listener.inode in inodes)
 
     def close(self) -> None:

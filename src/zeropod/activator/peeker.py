@@ -9,7 +9,7 @@ AT_ONCE = 4
 """Looks without a pause between them: as many segments as a probe comes in at the most."""
 
 PAUSE = 0.01
-"""Seconds between further looks: whoever sends byte by byte costs no more than a look in that time."""
+"""Seconds between further looks: a client that sends byte by byte costs no more than a look in that time."""
 
 
 class Peeker:

@@ -199,7 +199,7 @@ class Answer(Enum):
     END = auto()
     """Report the exit without waking the container."""
     RECORD = auto()
-    """Answer from what is known, or note it for the next restore: there is no process."""
+    """Answer from what is known, or note it for the next restore: it has no process."""
     REFUSE = auto()
     """Not possible in this state."""
     GONE = auto()

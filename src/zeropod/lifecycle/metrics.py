@@ -1,6 +1,6 @@
 """What has become of a container's sleep so far, in numbers that only ever grow.
 
-They live here, in the shim: whoever collects them may come and go, and ask as often as it likes.
+They live here, in the shim: collectors may come and go, and ask as often as they like.
 """
 
 from bisect import bisect_left

@@ -160,16 +160,16 @@ class RestartStrategy:
     # It has no STANDBY to nap in, or to leave for the disk.
 
     def nap(self) -> None:
-        raise AssertionError("there is no standby")
+        raise AssertionError("it has no STANDBY")
 
     async def napped(self) -> Explanation | None:
-        raise AssertionError("there is no standby")
+        raise AssertionError("it has no STANDBY")
 
     async def refreeze(self) -> Event:
-        raise AssertionError("there is no standby")
+        raise AssertionError("it has no STANDBY")
 
     async def dump(self) -> Event:
-        raise AssertionError("there is no standby")
+        raise AssertionError("it has no STANDBY")
 
     async def restore(self) -> None:
         workload = self._container

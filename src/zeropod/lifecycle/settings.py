@@ -123,9 +123,9 @@ class Settings:
     disable_checkpointing: bool = False
     """Kill it instead of checkpointing it, and start it afresh on the first connection."""
     connect_timeout: float = 0.0
-    """Seconds that a proxied connection waits for the application to listen; 0 is no limit."""
+    """Seconds that a proxied connection waits for the application to listen; 0 is without limit."""
     proxy_timeout: float = 0.0
-    """Seconds without a byte after which a proxied connection is closed; 0 is no limit."""
+    """Seconds without a byte after which a proxied connection is closed; 0 is without limit."""
     standby: bool = True
     """Keep the sleeping process ready in a frozen cgroup, which a thaw wakes; otherwise it sleeps on disk alone."""
     standby_duration: float = 0.0
@@ -141,7 +141,7 @@ class Settings:
     disable_probe_detection: bool = False
     """Take health probes for traffic: they reach the application, wake it and keep it awake."""
     probe_buffer_size: int = PROBE_BUFFER
-    """Bytes of a request beyond which it is no probe that can be answered while the container sleeps."""
+    """Bytes of a request beyond which it cannot be answered as a probe while the container sleeps."""
     probe_processes: frozenset[str] = probe_sources.NAMES
     """The names of the processes on the node whose connections may be probes."""
     io_uring: bool = False

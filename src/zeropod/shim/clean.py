@@ -52,7 +52,7 @@ def _turn(pod: Path) -> Iterator[None]:
 
     containerd runs `delete` for all its containers at once, and all of them would do everything side by side. Whoever
     has its turn is done after `QUICK` for each container at the latest. The lock is that of the directory: it ends with
-    who has it, whatever ends that.
+    the process that has it, however that ends.
     """
     try:
         descriptor = os.open(pod, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -67,7 +67,7 @@ def _turn(pod: Path) -> Iterator[None]:
 
 
 def clean_pod(containerd_namespace: str, group: str) -> list[str]:
-    """The same for all containers whose shim is dead with it: containerd asks for the pod's sandbox alone."""
+    """Clean up after all containers of a pod whose shim is dead: containerd asks for its sandbox alone."""
     pod, complaints = paths.pod(containerd_namespace, group), []
     for member in sorted(pod.iterdir()) if pod.exists() else ():
         complaints += _clean_listed(containerd_namespace, member, _options(member))
@@ -77,7 +77,7 @@ def clean_pod(containerd_namespace: str, group: str) -> list[str]:
 
 
 def _clean_listed(containerd_namespace: str, member: Path, options: Mapping[str, str]) -> list[str]:
-    """The same for one of a pod's containers, of which it is noted then that nothing is left."""
+    """Clean up after one of a pod's containers, and note that nothing is left of it."""
     complaints = clean(containerd_namespace, member.name, options)
     leftovers.kill_pagers(containerd_namespace, member.name)
     member.unlink(missing_ok=True)
@@ -143,10 +143,10 @@ def _delete_in_runc(containerd_namespace: str, id: str, options: Mapping[str, st
 
 
 def _empty(bundle: Path) -> None:
-    """Unmounts what is in a bundle, and removes the whole of it if containerd has given it up.
+    """Unmount what is in a bundle, and remove the whole of it if containerd has given it up.
 
     That is so when a restore has made mount points in the bundle's root after it was unmounted: containerd says so in
-    its log and never tries again. Whatever has a content is nobody's mount point, and stays. Raises OSError.
+    its log and never tries again. What is not empty is not a mount point, and stays. Raises OSError.
     """
     root = bundle / "rootfs"
     mount.unmount_below(root)  # before anything there is looked at: it may be a directory of the node's

@@ -91,7 +91,7 @@ class Container:
         self._starting = trio.Lock()
         """Held from before the program starts until that is announced, so that no exit is announced before."""
         self._killing = trio.Lock()
-        """Held while runc delivers a signal: containerd forgets who waits for that as soon as it hears of the exit."""
+        """Held while runc delivers a signal: once it hears of the exit, containerd does not wait for that any more."""
         self._ran_out_of_memory = False
 
     def publish(self, event: Message) -> None:
@@ -114,7 +114,7 @@ class Container:
 
     @property
     def idle_threshold(self) -> float:
-        """Seconds without activity that it takes to put it to sleep; none if somebody wants it to sleep now."""
+        """Seconds without activity that it takes to put it to sleep; 0 if it was asked to sleep now."""
         return 0.0 if self.life.sleep_wanted.is_set() else self.settings.scaledown
 
     @property
@@ -229,7 +229,7 @@ class Container:
             await self.finish(status)
 
     def _input(self) -> None:
-        """Somebody types: that wakes it, as a connection does."""
+        """Wake it for input on its standard input, as for a connection."""
         self.life.wake_wanted.set()
 
     def _out_of_memory(self) -> None:

@@ -33,7 +33,7 @@ def main(flags: Flags) -> int:
 def _clean_up(flags: Flags, bundle: str) -> None:
     """By a child, which goes on when this process is ended: containerd does that after five seconds, and asks no more.
 
-    A pod of many containers may take longer on a node that is busy, and nobody else would end them. What the child
+    A pod of many containers may take longer on a node that is busy, and nothing else would end them. What the child
     complains about gets into containerd's log even so. The container's bundle is not containerd's any more then.
     """
     own = posix.getpid()

@@ -34,7 +34,7 @@ def reported(what: str) -> Iterator[None]:
 
 
 def kill_error(error: RuncError) -> RpcError:
-    """What containerd expects for a signal that found nobody (its `checkKillError`)."""
+    """Return what containerd expects for a signal that found no process (its `checkKillError`)."""
     text = str(error)
     if any(part in text for part in ("process already finished", "container not running", "no such process")):
         return RpcError(Code.NOT_FOUND, FINISHED)

@@ -1,7 +1,7 @@
 """The additional processes of a container: `kubectl exec`, exec probes, attached shells.
 
-An exec lets the container that it enters run, and keeps it from falling asleep until it has ended. One that somebody
-works in wakes it; for any other a container in STANDBY only naps.
+An exec lets the container that it enters run, and keeps it from falling asleep until it has ended. One with input or a
+terminal wakes it; for any other a container in STANDBY only naps.
 """
 
 import json
@@ -70,7 +70,7 @@ class Execs:
                 events_pb2.TaskExecStarted(container_id=container.id, exec_id=process.id, pid=process.pid),
             )
             container.pod.nursery.start_soon(process.io.copy)
-            # From this hold to that of the watching task there is no moment without one.
+            # This inhibitor lasts until that of the watching task has begun.
             await container.pod.nursery.start(self._watch, process, handle)
         return process.pid
 

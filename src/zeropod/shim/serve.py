@@ -32,7 +32,7 @@ LAST_CALLS = 10.0
 """Seconds that it waits for calls that are under way to be answered."""
 
 ORPHANS = 2.0
-"""Seconds between a child's death and the first look at what nobody waits for."""
+"""Seconds between a child's death and the first look at children that no task waits for."""
 
 
 def main(flags: Flags) -> int:

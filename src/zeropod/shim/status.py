@@ -135,7 +135,7 @@ class StatusService:
         try:
             return self._pod.containers[id]
         except KeyError:
-            raise RpcError(Code.NOT_FOUND, f"there is no container {id} here") from None
+            raise RpcError(Code.NOT_FOUND, f"this shim has no container {id}") from None
 
 
 def cannot_sleep(container: Container) -> Explanation | None:

@@ -151,7 +151,7 @@ class FrozenSockets:
         """Wait until something has arrived, and leave it there; one task at a time.
 
         Of the TCP listeners only those on one of the ports count (empty: all), everything else always does. Where
-        there are both a new connection and data, it is DATA, of which there is no doubt that it is for the application.
+        there are both a new connection and data, it is DATA, which is for the application without doubt.
         """
         while (arrived := self.ready(ports)) is None:
             if self._epoll is None:
@@ -242,8 +242,8 @@ class FrozenSockets:
         before = dict(_polled(fresh, ASKED | select.POLLOUT))
         for descriptor, watched in fresh.items():
             events = ASKED | select.EPOLLET
-            # What could be written to all along is not waited for. Where there is no room the application may be
-            # waiting for the other end to make some, or for its connect(2) to finish.
+            # What could be written to all along is not waited for. Without room the application may be waiting
+            # for the other end to make some, or for its connect(2) to finish.
             if not watched.listens and not before.get(descriptor, 0) & select.POLLOUT:
                 events |= select.EPOLLOUT
             _register(self._epoll, descriptor, events)

@@ -84,7 +84,7 @@ class Found(NamedTuple):
     number: int
     kind: Kind
     key: Key
-    """The same for all descriptors of one object, as far as that can be told."""
+    """Equal for all descriptors of one object, as far as that can be told."""
     inode: int
     """0 where the object has none of its own."""
     link: str

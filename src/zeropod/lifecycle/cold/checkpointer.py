@@ -50,7 +50,7 @@ class Checkpointer:
 
         `arrival` returns when something has come for it, `has_arrived` says so. Raises NotIdle
         when something has come or stands against a dump, CheckpointFailed when CRIU has failed: it is frozen as before.
-        Raises ContainerLost when its processes are gone, and there is no image.
+        Raises ContainerLost when its processes are gone, and no image of them was made.
         """
         background = BackgroundPriority(self._nursery, self._workload.log)
         try:

@@ -1,8 +1,8 @@
-"""One dump: as much of it as can be is done before the container is frozen, since whoever comes then has to wait.
+"""One dump: as much of it as can be is done before the container is frozen, since what comes then has to wait.
 
 runc and CRIU take a good part of their time to start: runc itself, CRIU to say its version, CRIU once more. So they are
 started while the container runs, and CRIU is stopped where it reads its configuration, which is before it looks at the
-container. There it waits until that is frozen, its connections are held, and nobody has come at the last moment.
+container. There it waits until that is frozen, its connections are held, and nothing has come at the last moment.
 """
 
 from collections.abc import Sequence

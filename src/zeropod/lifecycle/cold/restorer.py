@@ -24,7 +24,7 @@ from zeropod.runtime.pager import Pager, PagerLost, WorkingSet, listen
 from zeropod.runtime.tmpfs import KeptMounts
 
 FORGET = 60.0
-"""Seconds after which an image that nobody will read is taken out of the page cache: by then the kernel has written it
+"""Seconds after which an image that will not be read is taken out of the page cache: by then the kernel has written it
 to the disk by itself, and one of a container that has woken sooner need not be written at all."""
 
 LATER = 1.0
@@ -95,7 +95,7 @@ class Restorer:
         return restored
 
     def tidy(self) -> None:
-        """After a restore, once nobody waits any more: takes away what only CRIU needed. It takes some milliseconds."""
+        """Take away what only CRIU needed, in some milliseconds; after a restore, when nothing waits any more."""
         init_process = self._container.init_process
         try:
             self.kept.has_restored(init_process.pids() if init_process else ())

@@ -74,7 +74,7 @@ class Traffic:
         self._held.prepare_hand_over()
 
     async def connection(self) -> Event:
-        """Returns when somebody has connected to the container, for which all is held."""
+        """Return when a connection has come for the container, for which everything is held."""
         await self._held.connection(self._container.settings.ports)
         return Event.CONNECTION
 
@@ -83,13 +83,13 @@ class Traffic:
         return self._held.accept(self._container.settings.ports)
 
     async def data(self) -> Event:
-        """Returns when a packet has come for one of the connections that sleep with the container.
+        """Return when a packet has come for one of the connections that sleep with the container.
 
-        It is true until the hand-over: whoever waits later is told, too.
+        It is true until the hand-over: a later wait returns at once.
         """
         while not self._data_came:
             held = await self._network.established.packet(self._locked)
-            # Later on even a bare acknowledgement wakes: a keep-alive that nobody answers ends the connection.
+            # Later on even a bare acknowledgement wakes: a keep-alive without an answer ends the connection.
             if held.incoming and (held.carries_data or trio.current_time() > self._locked_at + SETTLE):
                 self._data_came = True
         return Event.DATA

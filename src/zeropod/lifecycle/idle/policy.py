@@ -20,7 +20,7 @@ class Snapshot:
     now: int = 0
     """Nanoseconds of CLOCK_MONOTONIC."""
     wall_clock: float = 0.0
-    """The same moment in seconds since 1970, for the words."""
+    """`now` in seconds since 1970, for the words."""
     pending: Explanation | None = None
     """What has come for it, or from it, and was not dealt with; or how it was used when it was let run for a probe."""
     state: State = State.RUNNING

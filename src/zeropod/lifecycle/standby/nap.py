@@ -1,9 +1,8 @@
-"""What happens while a container in standby runs for a moment: whether it may lie down again, or has to stay awake.
+"""A nap: a container in STANDBY runs for a probe or an exec, and is frozen again or has to stay awake.
 
-A doze is for a probe or an exec. Everybody else finds an application that answers, and must not see it freeze in the
-middle of that: whoever has used it turns the doze into a wake. Who has come is known even if he has gone meanwhile:
-before and after the doze, while nobody can be answered, what waits is looked at; in between the gate looks at all that
-a prober may have made.
+A client that comes meanwhile finds an application that answers, and must not see it freeze in the middle of that: any
+use by a client turns the nap into a wake. No client is missed, even one that is gone again: before and after the nap,
+while the application cannot answer, what waits is looked at; in between everything from the node is intercepted.
 """
 
 from collections.abc import Callable, Collection
@@ -19,16 +18,16 @@ from zeropod.lifecycle.strategy import Workload
 
 SETTLE = 2.0
 """Seconds for the application to close connections that the other end has closed, as those of a probe are. On a machine
-whose CPUs are busy it needs some tenths of one, and until then it could not lie down without being woken by them."""
+whose CPUs are busy it needs some tenths of one, and frozen before that it would be woken by them at once."""
 
 LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
 """Seconds between looks whether it has, which take a millisecond or two each; the last one for all further ones."""
 
 
 class Nap:
-    """One doze; made before the container is thawed.
+    """Made before the container is thawed.
 
-    `only_probes`: whether who has come are probers alone, who then are known not to count.
+    `only_probes`: whether only probes have come, which then are known not to count.
     """
 
     def __init__(
@@ -39,15 +38,15 @@ class Nap:
         self._init_process = init_process
         self._network = network
         self._baseline = baseline
-        self._only_probers = only_probes
+        self._only_probes = only_probes
         self.awaited: Explanation | None = None
         """That a connection waits for the container as it begins to run."""
         self._ports = container.settings.ports or network.listening_ports(init_process.socket_inodes())
         self._since = trio.current_time()
 
     def begins(self) -> None:
-        """To be called before each thaw, when all that may be a prober's goes to the gate already."""
-        if not self._baseline.has_come() or self._only_probers():
+        """Look at what waits; to be called before each thaw, when probes are intercepted already."""
+        if not self._baseline.has_come() or self._only_probes():
             return
         seen = self._baseline.seen()
         if self._baseline.waits_in_listeners(self._init_process):
@@ -56,7 +55,7 @@ class Nap:
             self._baseline.disregard(seen)
 
     async def settled(self) -> None:
-        """Returns when nothing is left of the connections that the doze was for.
+        """Return when nothing is left of the connections that the nap was for.
 
         Those of probers that came to the container itself are answered; what they have closed has a moment.
         """
