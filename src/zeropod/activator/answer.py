@@ -34,7 +34,7 @@ def answer(kind: ProbeKind, request: bytes, result: ProbeResult, *, greeted: boo
         case ProbeKind.GRPC | ProbeKind.GRPC_OTHER:
             return _http2(request, result, greeted=greeted)
         case _:
-            raise ValueError(f"{kind} is not a request that can be answered")
+            raise ValueError(f"{kind} cannot be answered")
 
 
 def _http1(request: bytes, result: ProbeResult) -> bytes:

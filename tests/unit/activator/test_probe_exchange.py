@@ -115,7 +115,7 @@ def test_a_prober_that_can_take_no_answer_gets_none() -> None:
 
 def test_only_probes_have_an_answer() -> None:
     for kind in set(ProbeKind) - PROBES:
-        with pytest.raises(ValueError, match="not a question"):
+        with pytest.raises(ValueError, match="cannot be answered"):
             answer(kind, b"", ProbeResult(True, 200), greeted=False)
 
 
