@@ -9,7 +9,6 @@ Owns the order of things between the parts, none of which knows another:
              restore ▶ hand over what waits ▶ the pager fills memory ▶ drop the image
 """
 
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -20,7 +19,6 @@ import trio
 from zeropod.activator.hold.frozen import Arrived, FrozenSockets
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter, race
-from zeropod.kernel import pending_timeouts
 from zeropod.lifecycle.admission import AdmissionSlot, AdmissionSlots
 from zeropod.lifecycle.baseline import Baseline
 from zeropod.lifecycle.cold.cold_sleep import ColdSleep
@@ -36,6 +34,7 @@ from zeropod.lifecycle.reservation import DiskBudgetExceeded
 from zeropod.lifecycle.standby.duration import until_over
 from zeropod.lifecycle.standby.memory import StandbyMemory
 from zeropod.lifecycle.standby.nap import Nap, used_since
+from zeropod.lifecycle.standby.workers import let_workers_go_first
 from zeropod.lifecycle.strategy import (
     CheckpointFailed,
     ContainerLost,
@@ -51,10 +50,6 @@ from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost, bring_back_
 
 FREEZE = 2.0
 """Seconds for all tasks to freeze; they take a millisecond unless one hangs in a system call."""
-
-MASTER_WAITS = 1.0
-"""Seconds that a process with children waits after a thaw at least, if nothing comes for it: its workers need pages of
-theirs before they can report to it."""
 
 _EVENTS = {Arrived.CONNECTION: Event.CONNECTION, Arrived.DATA: Event.DATA}
 
@@ -153,7 +148,7 @@ class SuspendStrategy:
             self._sockets.renew(pids)
             self._look_once_more(ports, before != self._network.activity(ports))
             self._baseline.take(init_process, ports)
-            _let_workers_go_first(pids, init_process.pid)
+            let_workers_go_first(pids, init_process.pid)
         except BaseException as error:
             self.thaw()
             self.awake()
@@ -294,7 +289,7 @@ class SuspendStrategy:
             pids = init_process.pids()
             self._sockets.renew(pids)
             self._sockets.disregard()
-            _let_workers_go_first(pids, init_process.pid)
+            let_workers_go_first(pids, init_process.pid)
             self._probes.intercept_node(on=False)
             # What comes later than this is not answered, and found by the watch.
             connected = self._baseline.has_connected()
@@ -396,10 +391,3 @@ class SuspendStrategy:
             await race(self.make_whole, init_process.ended_by_itself)
         if patience.cancelled_caught:
             await self._lose(f"not all of it has come back within {seconds:.0f} s of letting go of its sleep")
-
-
-def _let_workers_go_first(pids: Sequence[int], init: int) -> None:
-    """See to it that workers report to their master after the thaw before it finds that they have not for long."""
-    if len(pids) > 1:
-        pending_timeouts.shorten(pids, init, math.inf)
-        pending_timeouts.lengthen(pids, init, MASTER_WAITS)

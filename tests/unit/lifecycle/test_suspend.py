@@ -367,7 +367,7 @@ def fakes(world: World) -> dict[str, Any]:
         "AdmissionSlots": AdmissionSlots,
         "terminate": lambda *_: world.does("terminate"),
         "unsupported": SimpleNamespace(Facts=Facts, find=find),
-        "_let_workers_go_first": lambda *_: world.did("workers first"),
+        "let_workers_go_first": lambda *_: world.did("workers first"),
     }
 
 
