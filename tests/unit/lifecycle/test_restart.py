@@ -27,7 +27,7 @@ from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime.errors import RuncError
 
 PORT = 80
-PID, CHILD = 4_000_001, 4_000_002
+PID = 4_000_001
 """Beyond what the kernel gives to processes."""
 
 
@@ -42,7 +42,7 @@ class World:
         self.connections = 0
         self.last_ns = 0
         self.dies_of = signal.SIGTERM
-        self.pids = [PID, CHILD]
+        self.pids = [PID]
         self.steered: set[int] = set()
         self.as_it_redirects: Callable[[], object] = lambda: None
         self.arrived = trio.Event()
@@ -50,7 +50,7 @@ class World:
         reach(self.life, State.CHECKPOINTING)
         self.process: Any = SimpleNamespace(
             pid=PID,
-            pids=lambda: list(self.pids),
+            cgroup=SimpleNamespace(kill=self._kill_all),
             socket_inodes=lambda: frozenset({7}),
             exited=trio.Event(),
             exit_expected=False,
@@ -88,6 +88,10 @@ class World:
         await trio.lowlevel.checkpoint()
         self.did(call)
 
+    def _kill_all(self) -> None:
+        self.did("kill all")
+        self.process.exited.set()
+
     def _stats(self) -> str:
         self.did("stats")
         return "statistics"
@@ -108,7 +112,7 @@ class World:
         self.did(f"kill {pid} {number}")
         if pid not in self.pids:
             raise ProcessLookupError
-        if number in (self.dies_of, signal.SIGKILL) and pid == PID:
+        if number == self.dies_of:
             self.process.exited.set()
 
     @property
@@ -232,7 +236,7 @@ async def test_one_that_does_not_end_by_itself_is_killed_with_all_of_its_process
     assert await world.strategy.freeze() is Event.DUMPED
     assert trio.current_time() - began == pytest.approx(GRACE)
     kills = [call for call in world.calls if call.startswith("kill")]
-    assert kills == [f"kill {PID} {signal.SIGTERM}", *(f"kill {pid} {signal.SIGKILL}" for pid in (PID, CHILD))]
+    assert kills == [f"kill {PID} {signal.SIGTERM}", "kill all"]
 
 
 async def test_one_that_ends_at_that_very_moment_is_not_an_error(world: World) -> None:

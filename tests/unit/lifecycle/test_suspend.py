@@ -1106,7 +1106,7 @@ async def test_memory_that_takes_longer_than_that_is_lost_and_how_much_time_it_h
     suspended.world.waits[step] = [trio.sleep_forever]
     with pytest.raises(ContainerLost, match=f"not all of it has come back within {longest:.0f} s"):
         await asleep.release()
-    assert suspended.world.calls[-3:] == ["end", "moved", "memory.close"]
+    assert suspended.world.calls[-3:] == ["terminate", "moved", "memory.close"]
 
 
 async def test_a_container_that_ends_meanwhile_needs_no_memory(
@@ -1119,7 +1119,7 @@ async def test_a_container_that_ends_meanwhile_needs_no_memory(
         suspended.world.ended_by_itself.set()
         nursery.cancel_scope.deadline = trio.current_time() + 1.0
     assert not nursery.cancel_scope.cancelled_caught
-    assert "end" not in suspended.world.calls
+    assert "terminate" not in suspended.world.calls
     assert suspended.world.calls[-3:] == ["moved", "memory.close", "drop_images"]
 
 
