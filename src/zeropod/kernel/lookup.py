@@ -1,9 +1,9 @@
-"""The sk_lookup program of a pod: who connected when, who may be a prober, and where new connections go.
+"""The sk_lookup program of a pod: when connections arrive, which may be probes, and where new ones go.
 
 Owns loading lookup.bpf (compiled from bpf/lookup.c) into one network namespace and the meaning of
 its maps. Nothing is pinned: program, maps and link end with this process, and connections then
-reach their listeners as if nothing had been there. When to steer, and what is to be made of a
-prober's connection, is decided above.
+reach their listeners as if the program had never been there. When to steer, and how to treat a
+probe's connection, is decided above.
 """
 
 import itertools
@@ -55,8 +55,8 @@ class Activity:
     last_ns: int
     connections: int
     unsure: int = 0
-    """How many of them, from the node's own addresses, may be a prober's that the kernel has received too late to tell;
-    see Lookup.unsure()."""
+    """How many of them came from the node's own addresses and may be probes that the kernel received too late to
+    recognise; see Lookup.unsure()."""
 
     @property
     def sure(self) -> int:
@@ -80,14 +80,14 @@ class Arrival:
 
 
 class Said(IntEnum):
-    """What a connection from within the pod is; the activator says it of those that it makes itself."""
+    """What a connection from within the pod is; the activator sets it for those that it makes itself."""
 
     SOMEBODYS = 0
-    """It counts like one from outside."""
+    """It counts like a connection from outside."""
     A_PROBES = 1
     """It does not count at all."""
     FORWARDED = 2
-    """The program's own word: it was made for somebody outside, and counts."""
+    """Set by the program: made on behalf of a client outside of the pod (kubectl port-forward), and counts."""
 
 
 class Lookup:
@@ -97,14 +97,14 @@ class Lookup:
         self._maps = maps
         self._owned = owned
         self._slots: dict[tuple[str, int], int] = {}
-        """By the map that points to it, and the port."""
+        """Slots of `activators`, by the name of the map that points to them and the port."""
 
     @classmethod
     def attach(cls, netns: str | os.PathLike[str]) -> Self:
-        """Loads the program and links it to a network namespace; takes about a millisecond.
+        """Load the program and link it to a network namespace; takes about a millisecond.
 
         Raises LookupUnavailable when the kernel refuses (no bpf(2), no right to it),
-        OSError when there is no such namespace.
+        OSError when the namespace does not exist.
         """
         if sys.byteorder != "little":
             raise LookupUnavailable("the sk_lookup program is compiled for little-endian machines")
@@ -125,14 +125,14 @@ class Lookup:
         self.close()
 
     def close(self) -> None:
-        """Detaches the program. Established connections are not touched."""
+        """Detach the program. Established connections are not touched."""
         self._owned.close()
 
     def activity(self, *, own: bool = True) -> dict[int, Activity]:
-        """What was seen, by local port, since attach(); `own`: with connections from within the pod.
+        """Return the activity by local port since attach(); `own`: including connections from within the pod.
 
-        Ports on which nobody listens are there too. The last 256 are kept: under a port scan a port
-        may disappear and start to count anew. What a prober may have made is in flows() alone.
+        Includes ports without a listener. The last 256 are kept: under a port scan a port may drop
+        out and restart at zero. Connections that may be probes are in flows() only.
         """
         seen = {}
         for port, activity in self._maps["last_seen"].items():
@@ -145,7 +145,7 @@ class Lookup:
         return seen
 
     def steer(self, port: int, listeners: Iterable[socket.socket]) -> None:
-        """From now on new connections to `port` go to these listeners, whoever else listens there.
+        """Send new connections to `port` to these listeners, whichever others it has.
 
         At most one listener per address family; one for IPv6 that is not IPV6_V6ONLY also takes
         IPv4. They must be of the pod's network namespace and listening. The connections show the
@@ -154,49 +154,49 @@ class Lookup:
         self._point("steer", port, listeners)
 
     def unsteer(self, port: int) -> None:
-        """New connections to `port` go to whoever listens there. No error when they did already."""
+        """Send new connections to `port` to its own listeners again. Does nothing if it is not steered."""
         self._unpoint("steer", port)
 
     def inspect(self, port: int, listeners: Iterable[socket.socket], *, named: bool = False) -> None:
-        """As steer(), but only what may be a prober's goes to these listeners.
+        """Send connections to `port` that may be probes to these listeners, as steer() does with all.
 
-        `named`: of that, nothing that tasks have received which receive for others.
+        `named`: only those received in the context of a prober's task, not of a task that receives for others.
         """
         self._point("inspect", port, listeners, _NAMED if named else 0)
 
     def inspect_nodes(self, port: int, *, on: bool) -> None:
-        """Whether all that comes from the node's own addresses may be a prober's, at a port that is inspected."""
+        """Set whether every connection from the node's own addresses to an inspected port may be a probe."""
         if (slot := self._slots.get(("inspect", port))) is not None:
             self._maps["inspect"].set(_PORT.pack(port), _SLOT.pack(slot | (_NODES if on else 0)))
 
     def uninspect(self, port: int) -> None:
-        """Undoes inspect()."""
+        """Undo inspect()."""
         self._unpoint("inspect", port)
 
     def set_tasks(
         self, probers: Collection[str], receivers: Collection[str] = (), forwarders: Collection[str] = ()
     ) -> None:
-        """The names of tasks that may be probers, of those that may receive what probers send, and of those that
-        connect within the pod for others outside.
+        """Set the names of tasks that may be probers, that may receive probers' packets in the kernel, and that connect
+        within the pod on behalf of clients outside.
 
-        The kernel knows 15 bytes of a task's name. Of names with a slash the program sees what is before it.
+        The kernel keeps 15 bytes of a task's name; the program ignores a slash and what follows it.
         """
         roles = ((forwarders, _FORWARDS), (receivers, _RECEIVES), (probers, _PROBES))
         self._replace("tasks", {_name(name): role for names, role in roles for name in names})
 
     def set_node_addresses(self, addresses: Collection[str]) -> None:
-        """Where probers connect from. Raises OSError, and knows a part of them, when they are more than 512."""
+        """Set the addresses that probers connect from. Raises OSError for more than 512, with some of them set."""
         self._replace("node_addresses", {_packed(address): _PRESENT for address in addresses})
 
     def flows(self) -> dict[Flow, int]:
-        """What may be a prober's: when it came (CLOCK_MONOTONIC, ns). Or what was said of it, which is one of Said.
+        """Return flows that may be probes, by arrival time (CLOCK_MONOTONIC, ns), or as Said if marked by say().
 
-        The last 1024 or so; those that are over are there, too.
+        About the last 1024 are kept; closed connections linger.
         """
         return {_flow(*_FLOW.unpack(flow)): _SAID.unpack(said)[0] for flow, said in self._maps["flows"].items()}
 
     def unsure(self) -> dict[Flow, Arrival]:
-        """What came from the node's own addresses and counts: the last 256 or so."""
+        """Return connections from the node's own addresses that count, about the last 256."""
         found = {}
         for flow, arrival in self._maps["unsure"].items():
             when, local = _ARRIVAL.unpack(arrival)
@@ -204,20 +204,20 @@ class Lookup:
         return found
 
     def take_for_a_probers(self, flow: Flow, arrival: Arrival) -> None:
-        """One of unsure() turned out to be a prober's."""
+        """Mark a connection of unsure() as a probe's."""
         self._maps["flows"].set(_key(flow), _SAID.pack(arrival.ns))
 
     def flow(self, flow: Flow) -> int | None:
-        """The same for one connection; None if nobody takes it for a prober's."""
+        """Return the entry of one connection in flows(), None if it is not there."""
         said = self._maps["flows"].get(_key(flow))
         return None if said is None else int(_SAID.unpack(said)[0])
 
     def say(self, flow: Flow, said: Said) -> None:
-        """What a connection is that somebody in the pod is about to make from this address."""
+        """Declare what the connection is that is about to be made from this address within the pod."""
         self._maps["flows"].set(_key(flow), _SAID.pack(said))
 
     def forget(self, flow: Flow) -> None:
-        """Undoes say(), for the next one from this address."""
+        """Undo say(), so that it does not apply to the next connection from this address."""
         self._maps["flows"].delete(_key(flow))
 
     def _point(self, name: str, port: int, listeners: Iterable[socket.socket], flags: int = 0) -> None:
@@ -234,7 +234,7 @@ class Lookup:
         self._slots[name, port] = slot
         for version, listener in by_version.items():
             self._maps["activators"].set(_SLOT.pack(2 * slot + version), _SOCKET.pack(listener.fileno()))
-        # Last, so that no connection finds a slot that is half filled.
+        # Last, so that no connection finds a partly filled slot.
         self._maps[name].set(_PORT.pack(port), _SLOT.pack(slot | flags))
 
     def _unpoint(self, name: str, port: int) -> None:
@@ -279,7 +279,7 @@ def _address(packed: bytes) -> str:
 
 @cache
 def compiled() -> Mapping[str, Any]:
-    """What lookup.bpf holds; read once, at best before a process forks."""
+    """Return the content of lookup.bpf. It is read once, ideally before a process forks."""
     content: Mapping[str, Any] = json.loads(pkgutil.get_data(__package__, "lookup.bpf") or b"")
     return content
 
