@@ -30,10 +30,10 @@ _REAP_POLL = 0.005
 """Seconds between checks of a killed process without a pidfd."""
 
 KILLED = 128
-"""Statuses above are those of programs that a signal has ended, plus its number."""
+"""Exit statuses above this are 128 plus the number of the signal that killed the program."""
 
 LET_GO = 5.0
-"""Seconds for the children of such a program to be gone; they take milliseconds."""
+"""Seconds within which the children of a killed program must be gone; they take milliseconds."""
 
 FileDescriptor = int | IO[bytes]
 
@@ -125,15 +125,15 @@ async def _end(process: "subprocess.Popen[bytes]", handle: int | None) -> None:
 
 
 async def _end_children(group: int) -> None:
-    """Ends what is left of a program that was killed, and returns when that has let go of what it had in hand.
+    """Kill the remaining children of a program that was killed, and return when they have ended.
 
-    Its children are ours by then, at least where we are the subreaper.
+    Where this process is the subreaper, they are its own children by then.
     """
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
     with trio.CancelScope(shield=True), trio.move_on_after(LET_GO):
         for pid in [pid for pid in pidfd.children("self") if _group_of(pid) == group]:
-            with suppress(OSError):  # it is gone, or others reap it
+            with suppress(OSError):  # it is gone, or reaped elsewhere
                 handle = pidfd.open(pid)
                 try:
                     await pidfd.wait_exit(handle)

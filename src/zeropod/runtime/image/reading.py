@@ -135,7 +135,7 @@ def read(pids: Collection[int], facts: Facts) -> Snapshot:
 
 
 def own_namespace(kind: str) -> str:
-    """Return the namespace that this process is in, which is the node's."""
+    """Return the PID namespace of this process, which is the node's."""
     return os.readlink(f"/proc/self/ns/{kind}")
 
 

@@ -104,20 +104,20 @@ class Phase(IntEnum):
 
 
 class Standing(IntEnum):
-    """How far the present pager has come, of its own accord; what its predecessors did is not its merit."""
+    """The progress of the present pager, not counting that of its predecessors."""
 
     NEW = 0
-    """It has not come to wait for work yet."""
+    """It is still starting."""
     WAITING = 1
     """It waits for its first piece of work."""
     WORKING = 2
-    """It has its first piece of work in hand."""
+    """It does its first piece of work."""
     PROVEN = 3
     """It has done a piece of work."""
 
     @property
     def useless(self) -> bool:
-        """Whether a pager that dies with this standing died of the first thing that it did."""
+        """Whether a pager that dies with this standing has died before it completed a piece of work."""
         return self in (Standing.NEW, Standing.WORKING)
 
 

@@ -86,7 +86,7 @@ class Pager:
         self._closed = False
         self._ended = False
         self._useless = 0
-        """Pagers in a row that died of the first thing that they did."""
+        """How many pagers in a row died before they had done anything."""
         self.journal = journal
         self._files = files
         try:
@@ -329,7 +329,7 @@ class Pager:
         )
 
     async def _take_breath(self) -> None:
-        """Between a pager and its successor; a `retire` or a `kill` may come meanwhile."""
+        """Wait a moment between a pager's death and its successor; `retire` or `kill` may be called meanwhile."""
         self._useless = self._useless + 1 if not self._ended and self.journal.standing.useless else 0
         if self._useless <= USELESS:
             await trio.sleep(BREATH * self._useless)
