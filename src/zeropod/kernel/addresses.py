@@ -1,7 +1,7 @@
 """The addresses of the node's own interfaces, and notifications of changes to them (rtnetlink).
 
-Owns a socket that the kernel tells of changes, in the namespace of whoever makes it, and the reading of the table. What
-a change was is not read: whatever it was, and however much of it got lost, the table afterwards is the truth.
+Owns a socket that receives notifications, in the network namespace of its creator, and the reading of the table. The
+content of a notification is ignored: even if some are lost, the table read afterwards is correct.
 
 Source of facts: rtnetlink(7), include/uapi/linux/{rtnetlink,if_addr}.h.
 """

@@ -1,7 +1,7 @@
 """A write(2) in a thread that a signal can interrupt: for control files whose writes keep the kernel busy for long.
 
 Owns the signal and the guarantee that it reaches the write: since it may come a moment before the kernel looks for
-signals, it is sent again until the write has returned. Python's own os.write would begin anew after each.
+signals, it is sent again until the write has returned. Python's own os.write would restart after each.
 
 SIGURG, since zeropod does not use it otherwise, and a process without a handler ignores it.
 

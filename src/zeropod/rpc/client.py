@@ -222,7 +222,7 @@ class Client:
             # Taken under the lock: ids must reach the server in increasing order.
             stream = self._next_stream
             if stream > LAST_STREAM:
-                raise RpcError(Code.UNAVAILABLE, "the connection has used up its stream ids; connect anew")
+                raise RpcError(Code.UNAVAILABLE, "the connection has used up its stream ids; connect again")
             self._next_stream += 2
             self._pending[stream] = pending
             try:

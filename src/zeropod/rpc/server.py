@@ -102,7 +102,7 @@ async def serve(listeners: list[trio.SocketListener], services: Services) -> Non
         try:
             await serve_connection(stream, services)
         except Exception:
-            log.exception("a connection ended by an error of its own; the server goes on")
+            log.exception("closed a connection after an unexpected error; the server continues")
 
     await trio.serve_listeners(guarded, listeners)
 

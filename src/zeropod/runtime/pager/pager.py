@@ -353,7 +353,7 @@ class Pager:
             self._process = PagerProcess(self._inheritance(None))
         except OSError as error:
             raise PagerLost(f"the pager died, and no other can be started: {error}") from error
-        self._say(f"the pager (pid {dead}) died; pid {self.pid} goes on in its place")
+        self._say(f"the pager (pid {dead}) died; pid {self.pid} replaces it")
 
     async def _until(self, happened: Callable[[], bool]) -> None:
         """Receive the pager's messages until `happened` is true, or it is dead. Several tasks may wait for different
