@@ -2,19 +2,20 @@
 //
 // One program per pod, of type sk_lookup, attached to the pod's network namespace. The kernel runs
 // it once for every new TCP connection that arrives there, before it looks for a listener: never
-// per packet, and never for a connection that exists.
+// per packet, and never for an established connection.
 //
-// It (1) notes when, and how often, somebody connected to a local port, (2) hands connections to a
-// port that is being steered to the activator's listener, and (3) tells connections that a prober
-// may have made, the kubelet above all: they come from one of the node's own addresses, and in the
-// context of a task with a prober's name, since the first packet of a local connection is received
-// where it is sent, within connect(2). That is a hint and no more: what arrives from elsewhere is
-// received in the context of whatever task happens to run. So such a connection is not noted as
-// somebody's, but written down in `flows`, and handed over where `inspect` says so, for the
-// activator to find out what it is. The other way round a busy kernel may put off receiving a prober's
-// packet, and do it in anybody's context: what comes from the node's own addresses like that is noted as
-// somebody's, and written down in `unsure`, where the activator finds it if it has to know better; or is handed
-// over, too, while it is not to be answered before it is known whose it is.
+// It (1) records when, and how often, clients connected to a local port, (2) hands connections to a
+// steered port to the activator's listener, and (3) recognises connections that may be probes, the
+// kubelet's above all: they come from one of the node's own addresses, and are received in the
+// context of a task with a prober's name, because the kernel receives the first packet of a local
+// connection where it is sent, within connect(2).
+//
+// The task's name is only a hint: packets from elsewhere are received in the context of whatever
+// task happens to run. So such a connection is not counted as activity but recorded in `flows`, and
+// handed to the activator where `inspect` says so, for the activator to find out what it is.
+// Conversely, a busy kernel may defer receiving a prober's packet and do it in any task's context.
+// A connection like that from the node's own addresses is counted as activity, and recorded in
+// `unsure` for the activator to examine later; with NODES it is handed to the activator as well.
 //
 // Whatever goes wrong, the lookup goes on as if the program were not there: no connection is ever
 // dropped here.
@@ -28,20 +29,20 @@
 struct activity {
 	u64 last_ns;      // CLOCK_MONOTONIC
 	u64 connections;
-	u64 own_last_ns;  // the same for connections from within the pod
+	u64 own_last_ns;  // of connections from within the pod; CLOCK_MONOTONIC
 	u64 own_connections;
-	u64 unsure;       // further connections, those that were written down in `unsure`
+	u64 unsure;       // further connections: those recorded in `unsure`
 };
 
-// IPv6, or IPv4 as ::ffff:a.b.c.d; as in the packet.
+// IPv6, or IPv4 as ::ffff:a.b.c.d; in network byte order.
 struct address {
 	u32 words[4];
 };
 
-// A connection by its other end. The pod's own address is left out: it hardly ever has two.
+// A connection by its remote end. The pod's own address is left out: pods rarely have two.
 struct flow {
 	struct address remote;
-	u16 remote_port;  // as in the packet
+	u16 remote_port;  // network byte order
 	u16 port;
 };
 
@@ -52,8 +53,9 @@ struct task {
 // Port to activity. LRU: a port scan adds a key per port and must not fill the map for good.
 BPF_TABLE("lru_hash", u16, struct activity, last_seen, 256);
 
-// Port to the slot of the activator's listeners in `activators`: all connections, or what may be a prober's; with
-// NAMED, only those in the context of a task with a prober's own name; with NODES, all from the node's own addresses.
+// Port to the slot of the activator's listeners in `activators`: `steer` for all connections, `inspect` for those that
+// may be probes; with NAMED, only those received in the context of a prober's task; with NODES, all from the node's own
+// addresses.
 BPF_HASH(steer, u16, u32, 128);
 BPF_HASH(inspect, u16, u32, 128);
 #define NAMED 0x10000
@@ -63,18 +65,18 @@ BPF_HASH(inspect, u16, u32, 128);
 // 2 * slot holds the listener for IPv4, 2 * slot + 1 that for IPv6. (BPF_SOCKMAP has no lookup().)
 BPF_TABLE("sockmap", u32, u32, activators, 512);
 
-// Probers connect from one of these addresses; without any there are no probes. The values mean nothing.
+// Probers connect from one of these addresses; without any there are no probes. The values are unused.
 BPF_HASH(node_addresses, struct address, u8, 512);
 
-// What tasks of a name do.
+// What tasks with a name do.
 BPF_HASH(tasks, struct task, u8, 32);
 #define PROBES 1
-#define FORWARDS 2  // into the pod, from within it, for somebody outside: kubectl port-forward
-#define RECEIVES 3  // what others have sent, probers perhaps: ksoftirqd
+#define FORWARDS 2  // connect from within the pod on behalf of a client outside: kubectl port-forward
+#define RECEIVES 3  // receive packets that others, perhaps probers, have sent: ksoftirqd
 
-// Connections that may be a prober's: when they came (CLOCK_MONOTONIC, ns). Or a word about one from within
-// the pod, from the activator that makes it (0, it is somebody's like one from outside; 1, it is a probe's)
-// or from here (2, it is forwarded).
+// Connections that may be probes, by arrival time (CLOCK_MONOTONIC, ns). For a connection from within the pod, its
+// origin instead: set by the activator that makes it (0, it counts like one from outside; 1, it is a probe), or by this
+// program (2, it is forwarded).
 #define SOMEBODYS 0
 #define FORWARDED 2
 BPF_TABLE("lru_hash", struct flow, u64, flows, 1024);
@@ -109,7 +111,7 @@ static inline struct activity *note(u16 port, int own, u64 connections)
 	return seen;
 }
 
-// The name up to a slash: per-processor threads such as ksoftirqd/0 are one.
+// The name up to a slash, so that per-CPU threads such as ksoftirqd/0 share one name.
 static inline void current_name(struct task *task)
 {
 	int end = 0;
@@ -185,8 +187,8 @@ int lookup(struct bpf_sk_lookup *ctx)
 			slot = inspected;
 	} else {
 		flows.delete(&flow);
-		// What is left of a connection when its socket is gone, a FIN say, is looked up, too, and so is what
-		// sock_diag is asked for: it is no other one.
+		// Late packets of a closed connection, such as a FIN, run this program too, and so do sock_diag's
+		// queries: do not count the connection again.
 		u64 connections = !unsure.lookup(&flow);
 		struct activity *seen = note(port, 0, 0);
 
@@ -204,7 +206,7 @@ int lookup(struct bpf_sk_lookup *ctx)
 	if (!listener)
 		return SK_PASS;
 
-	// Fails where another program has chosen a socket already: its choice stands.
+	// Fails if another program has already chosen a socket; that choice stands.
 	bpf_sk_assign(ctx, (void *)listener, 0);
 	bpf_sk_release((void *)listener);
 	return SK_PASS;

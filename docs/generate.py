@@ -154,7 +154,7 @@ PARTS = {
 
 
 def render(page: str) -> str:
-    """The page with every part written anew."""
+    """Return the page with every generated part updated."""
 
     def fill(found: re.Match[str]) -> str:
         return f"<!-- generated: {found[1]} -->\n\n{PARTS[found[1]]()}\n\n<!-- end -->"

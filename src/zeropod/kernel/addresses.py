@@ -1,7 +1,7 @@
-"""The addresses of a node's own interfaces, and word of every change to them (rtnetlink).
+"""The addresses of the node's own interfaces, and notifications of changes to them (rtnetlink).
 
-Owns a socket that the kernel tells of changes, in the namespace of whoever makes it, and the reading of the table. What
-a change was is not read: whatever it was, and however much of it got lost, the table afterwards is the truth.
+Owns a socket that receives notifications, in the network namespace of its creator, and the reading of the table. The
+content of a notification is ignored: even if some are lost, the table read afterwards is correct.
 
 Source of facts: rtnetlink(7), include/uapi/linux/{rtnetlink,if_addr}.h.
 """
@@ -24,7 +24,7 @@ _SIZES = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _MUCH = 1 << 16  # bytes
 
 SERVICES = "kube-ipvs0"
-"""kube-proxy's interface in IPVS mode: it has the address of every service, and nobody connects from there."""
+"""kube-proxy's interface in IPVS mode: it carries every service's address; no connection originates there."""
 
 
 class NodeAddresses:
@@ -46,7 +46,7 @@ class NodeAddresses:
         self._table.close()
 
     def all(self) -> frozenset[str]:
-        """The addresses from which a process of this node may connect to others, IPv4 and IPv6. Raises OSError."""
+        """Return the IPv4 and IPv6 addresses from which processes of this node may connect. Raises OSError."""
         found = set()
         for kind, body in self._table.dump(_RTM_GETADDR, _MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)).messages:
             if kind == _RTM_NEWADDR and (parsed := parse(body)):
@@ -56,7 +56,7 @@ class NodeAddresses:
         return frozenset(found)
 
     async def changed(self) -> None:
-        """Returns when an address has come or gone since the last call."""
+        """Return when an address has come or gone since the last call."""
         await trio.lowlevel.wait_readable(self._changes)
         with suppress(BlockingIOError):
             while True:
@@ -68,7 +68,7 @@ class NodeAddresses:
 
 
 def parse(body: bytes) -> tuple[str, int] | None:
-    """Address and interface number of an RTM_NEWADDR; None for another family's. Raises ValueError for half a one."""
+    """Return address and interface number of an RTM_NEWADDR; None for other families. Raises ValueError if short."""
     if len(body) < _MESSAGE.size:
         raise ValueError(f"rtnetlink: an address message of {len(body)} bytes")
     family, _, _, _, interface = _MESSAGE.unpack_from(body)
@@ -84,4 +84,4 @@ def _name(interface: int) -> str:
     try:
         return socket.if_indextoname(interface)
     except OSError:
-        return ""  # gone meanwhile, of which there will be word
+        return ""  # gone meanwhile, of which a notification follows

@@ -82,7 +82,7 @@ class Map(_Descriptor):
         super().__init__(_bpf(_Command.MAP_CREATE, attributes))
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key, None without one."""
+        """Return the value of a key, None if it is not in the map."""
         key_buffer = self._key(key)
         value = bytearray(self.value_size)
         try:
@@ -92,13 +92,13 @@ class Map(_Descriptor):
         return bytes(value)
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Sets a key's value, whether it has one or not. In a sockmap the value is a socket's fd."""
+        """Add a key or replace its value. In a sockmap the value is a socket's fd."""
         if len(value) != self.value_size:
             raise ValueError(f"bpf map: a value of {len(value)} bytes, {self.value_size} expected")
         self._element(_Command.MAP_UPDATE_ELEM, self._key(key), bytearray(value))
 
     def delete(self, key: bytes) -> None:
-        """Removes a key, which may be missing already."""
+        """Remove a key, which may be missing already."""
         try:
             self._element(_Command.MAP_DELETE_ELEM, self._key(key), None)
         except OSError as error:
@@ -107,7 +107,7 @@ class Map(_Descriptor):
                 raise
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All there is, in no order. What is added meanwhile may be missed."""
+        """Yield all keys and values, unordered. Keys added during the iteration may be missed."""
         key: bytearray | None = None
         while True:
             following = bytearray(self.key_size)
@@ -178,9 +178,9 @@ def _bpf(command: _Command, attributes: bytes) -> int:
 
 
 def _address(data: bytearray | None) -> int:
-    """Of its bytes, as long as it lives and keeps its length.
+    """Return the address of the buffer's bytes, valid while it lives and keeps its length.
 
-    No ctypes array, of which each length is a class of its own, made anew and left to the garbage collector.
+    A ctypes array would need a class of its own for each length, created each time and left to the garbage collector.
     """
     return ctypes.addressof(ctypes.c_char.from_buffer(data)) if data is not None else 0
 

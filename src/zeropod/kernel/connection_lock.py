@@ -7,8 +7,8 @@ Between the freeze and the end of the restore the connections' sockets do not ex
 one would be answered with a reset, and one sent by it late would confuse the peer. So both
 directions are held, these connections alone: new ones and other ports never notice.
 
-- Release: first let new packets pass, then accept those held, and only then remove the table, for
-  removing a hook drops all that any queue of the namespace holds (nf_queue_nf_hook_drop).
+- Release: first let new packets pass, then accept those held, and only then remove the table, since
+  removing a hook drops every packet that any queue of the namespace holds (nf_queue_nf_hook_drop).
 - Without NFQUEUE in the kernel packets are dropped: TCP sends them again, after 200 ms or more.
 """
 
@@ -37,20 +37,20 @@ class Held(NamedTuple):
 class ConnectionLock:
     """The lock of one network namespace, for all containers in it. Nothing is locked at first.
 
-    One for each pod, not one for each container: to remove a hook drops what any queue of the
-    namespace holds, so the table may go only when no connection in it is locked any longer. The
-    table exists only while there are any, so traffic meets no rule otherwise.
+    One for each pod, not one for each container: removing a hook drops what any queue of the
+    namespace holds, so the table may be removed only when no connection in it is locked any longer.
+    It exists only while connections are locked; at other times no packet meets a rule of ours.
     """
 
     def __init__(self, netns: namespace.PathOrFd, table: str) -> None:
-        """Opens the sockets inside the namespace. Raises OSError when it cannot be entered, or without
+        """Open the sockets inside the namespace. Raises OSError when it cannot be entered, or without
         CAP_NET_ADMIN there.
         """
         self._table = table
         self._locked: dict[bytes, Connection] = {}
         self._held: dict[int, bytes] = {}
         self._unseen: list[Held] = []
-        # Of receive(): release() reads packets too, and those it finds must not wait for the next one.
+        # Cancelled by release(), which reads packets too: receive() must return those without waiting for another.
         self._waiting = trio.CancelScope()
         with namespace.entered(netns):
             self._queue = _bind_queue()
@@ -69,11 +69,11 @@ class ConnectionLock:
         return self._verdicts[0] != nftables.drop()
 
     def lock(self, connections: Iterable[Connection]) -> None:
-        """From now on no packet of these connections passes, in either direction.
+        """Hold every packet of these connections from now on, in both directions.
 
-        Takes 0.5 ms; up to 25 the first time and right after a release. Raises OSError when the
+        Takes 0.5 ms; up to 25 ms the first time and right after a release. Raises OSError when the
         kernel has no nf_tables, EPERM also when another process has a table
-        of that name; ValueError for a connection whose addresses are none or of two families.
+        of that name; ValueError for a connection whose addresses are invalid or of two families.
         """
         added = {encode(connection): connection for connection in connections}
         if not added:
@@ -89,9 +89,9 @@ class ConnectionLock:
         self._locked.update(added)
 
     async def receive(self) -> list[Held]:
-        """Waits until packets are being held that were not returned before. One task at a time.
+        """Return held packets that were not returned before; wait for one. One task at a time.
 
-        Where packets are dropped instead this never returns: data then shows only after release().
+        Never returns where packets are dropped instead: data then arrives only after release().
         """
         while not self._unseen:
             with trio.CancelScope() as self._waiting:
@@ -104,10 +104,10 @@ class ConnectionLock:
         return unseen
 
     def release(self, connections: Iterable[Connection] | None = None) -> None:
-        """Delivers what is held of these connections (of all, if none are named) and lets them pass.
+        """Deliver the held packets of these connections (default: all) and let later ones pass.
 
-        What is not locked is no error. When it returns, the sockets have the data: an accepted
-        packet takes the rest of its way within the call.
+        Connections that are not locked are ignored. When it returns, the sockets have the data: the
+        kernel processes an accepted packet to the end within the call.
         """
         named = self._locked.values() if connections is None else connections
         gone = [key for key in map(encode, named) if key in self._locked]
@@ -118,15 +118,15 @@ class ConnectionLock:
             del self._locked[key]
         self._unseen = [held for held in self._unseen if encode(held.connection) in self._locked]
         self._accept()
-        self._take()  # and one that was on its way through the rules when they changed
+        self._take()  # and a packet that was passing the rules when they changed
         if not self._locked:
             nftables.commit(self._filters, [nftables.delete_table(self._table)])
 
     def close(self) -> None:
-        """Releases everything and closes the sockets.
+        """Release everything and close the sockets.
 
-        Takes 20 to 40 ms, in which the kernel waits for readers of what goes: best called in a
-        thread, and not in a wake.
+        Takes 20 to 40 ms, while the kernel waits for readers of the removed rules: call it in a
+        thread, and not during a wake.
         """
         try:
             self.release()
@@ -136,7 +136,7 @@ class ConnectionLock:
                 self._queue.close()
 
     def _create_table(self) -> None:
-        # The kernel says what it lacks only when it is asked for it; the answer stays the same.
+        # Whether the kernel has a verdict shows only by trying it; the answer never changes.
         while True:
             try:
                 return nftables.commit(self._filters, definition(self._table, self._verdicts[0]))
@@ -150,14 +150,14 @@ class ConnectionLock:
         return [change(self._table, family.name, chosen) for family, chosen in by_family.items() if chosen]
 
     def _accept(self) -> None:
-        """Delivers what is held of connections that are not locked any longer."""
+        """Deliver the held packets of connections that are not locked any longer."""
         self._take()
         for packet in [packet for packet, key in self._held.items() if key not in self._locked]:
             del self._held[packet]
             self._pass(packet)
 
     def _take(self) -> None:
-        """Reads what has arrived: notes what is locked, and lets pass what is not any longer."""
+        """Read queued packets: keep those of locked connections, accept the others."""
         for packet in self._queue.receive_nowait() if self._queue else []:
             source, destination = packet.key(incoming=True), packet.key(incoming=False)
             key = source if source in self._locked else destination
@@ -175,7 +175,7 @@ class ConnectionLock:
 
 
 def _bind_queue() -> nfqueue.Queue | None:
-    """The first queue that is free in the calling thread's namespace, None in a kernel without NFQUEUE."""
+    """Bind the first free queue in the calling thread's namespace; return None in a kernel without NFQUEUE."""
     failure = OSError()
     for number in range(_FIRST_QUEUE, _FIRST_QUEUE + _QUEUES):
         try:
@@ -183,15 +183,15 @@ def _bind_queue() -> nfqueue.Queue | None:
         except OSError as error:
             if error.errno in _LACKING:
                 return None
-            # Not EBUSY: a queue that is another's is EPERM, as the lack of CAP_NET_ADMIN is.
+            # A queue that is in use gives EPERM (not EBUSY), as does the lack of CAP_NET_ADMIN.
             if error.errno != errno.EPERM:
                 raise
             failure = error
-    raise OSError(failure.errno, f"no netfilter queue to be had: {failure.strerror}") from failure
+    raise OSError(failure.errno, f"cannot bind a netfilter queue: {failure.strerror}") from failure
 
 
 def _verdicts(queue: nfqueue.Queue | None) -> list[bytes]:
-    """What can be done with a packet, the best first."""
+    """Return what can be done with a packet, in order of preference."""
     if queue is None:
         return [nftables.drop()]
     return [nftables.queue(queue.number), nftables.xtables_queue(queue.number), nftables.drop()]

@@ -1,10 +1,10 @@
 """The nf_tables table that stops the packets of chosen connections, for IPv4 and IPv6.
 
-Owns how a connection is written as a key, and the chains, sets and rules that compare packets with
-such keys. What happens with a packet that is found is the caller's; so is the table's life.
+Owns how a connection is encoded as a key, and the chains, sets and rules that compare packets with
+such keys. The caller chooses what happens to a matching packet, and creates and removes the table.
 
-- Incoming packets are stopped at prerouting. At the input hook the kernel has already tied them to
-  the socket of before (early demultiplexing), and would deliver them to that dead one later.
+- Incoming packets are stopped at prerouting. At the input hook the kernel has already attached them
+  to the old socket (early demultiplexing), and would later deliver them to it although it is dead.
 - After NAT at prerouting, before NAT at output: addresses are those that the socket has.
 """
 
@@ -50,7 +50,7 @@ FAMILIES = (
 
 
 def encode(connection: Connection) -> bytes:
-    """The set's key for a connection; its length tells the address family."""
+    """Return the set's key for a connection; its length tells the address family."""
     (local, local_port), (remote, remote_port) = connection
     family = socket.AF_INET6 if ":" in local else socket.AF_INET
     try:
@@ -61,7 +61,7 @@ def encode(connection: Connection) -> bytes:
 
 
 def definition(table: str, verdict: bytes) -> list[Change]:
-    """The table with empty sets: what is in none of them passes, the rest meets `verdict`."""
+    """Return the table with empty sets: packets in none of them pass, others get `verdict`."""
     changes = [
         nftables.new_table(table),
         nftables.new_chain(table, "incoming", Hook.PREROUTING, _AFTER_NAT),
@@ -76,7 +76,7 @@ def definition(table: str, verdict: bytes) -> list[Change]:
 
 
 def _match(family: Family, incoming: bool) -> list[bytes]:
-    """The expressions that let a packet of a locked connection through to the verdict."""
+    """Return the expressions that match a packet of a locked connection; the verdict follows them."""
     source, destination = family.source, family.source + family.length
     addresses = (source, destination) if incoming else (destination, source)
     ports = (0, 2) if incoming else (2, 0)

@@ -1,7 +1,7 @@
-"""Mounts without a place: copies of another mount that exist as long as a descriptor of ours is open.
+"""Detached mounts: copies of another mount that exist as long as a descriptor of ours is open.
 
-Owns open_tree(2) and move_mount(2), and the way into another mount namespace. What is copied is the mount, not what is
-in it: a file written through one is seen through the other.
+Owns open_tree(2) and move_mount(2), and entering another mount namespace. The mount is copied, not the files in it: a
+file written through one is seen through the other.
 
 Source of facts: open_tree(2), move_mount(2), setns(2); include/uapi/linux/mount.h.
 """
@@ -26,16 +26,16 @@ _Result = TypeVar("_Result")
 
 
 def copy(place: str | os.PathLike[str]) -> int:
-    """A copy of the mount at a place in our own mount namespace, without what is mounted below. Raises OSError."""
+    """Return a copy of the mount at `place` in our mount namespace, without submounts. Raises OSError."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
     return libc.syscall("open_tree", _OPEN_TREE, _AT_FDCWD, os.fspath(place), flags)
 
 
 def copies_in(pid: int, places: Iterable[str]) -> list[int]:
-    """Copies of the mounts at these places in a process's mount namespace. Raises OSError, and then there are none."""
+    """Return copies of the mounts at these places in a process's mount namespace. Raises OSError, and leaves none."""
 
     def make() -> list[int]:
-        libc.call("unshare", _CLONE_FS)  # without which a thread may not go elsewhere
+        libc.call("unshare", _CLONE_FS)  # setns(2) refuses a thread that shares its root and working directory
         there = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         try:
             libc.call("setns", there, _CLONE_NEWNS)
@@ -54,18 +54,18 @@ def copies_in(pid: int, places: Iterable[str]) -> list[int]:
 
 
 def attach(mount: int, place: str | os.PathLike[str]) -> None:
-    """Gives a copy a place; it cannot be given another one afterwards. Raises OSError."""
+    """Attach a copy at `place`; it cannot be attached elsewhere afterwards. Raises OSError."""
     empty, flags = b"", _MOVE_MOUNT_F_EMPTY_PATH
     libc.syscall("move_mount", _MOVE_MOUNT, mount, empty, _AT_FDCWD, os.fspath(place), flags)
 
 
 def detach(place: str | os.PathLike[str]) -> None:
-    """Takes what is mounted there from its place. Raises OSError."""
+    """Unmount what is mounted at `place`, lazily. Raises OSError."""
     libc.call("umount2", place, _MNT_DETACH)
 
 
 def _in_a_thread(function: Callable[[], _Result]) -> _Result:
-    """A thread that ends right away spares us the way back into our own namespace."""
+    """Run `function` in a thread that ends right away, so that no return to our own namespace is needed."""
     result: list[_Result] = []
     failure: list[OSError] = []
 

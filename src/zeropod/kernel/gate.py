@@ -1,4 +1,4 @@
-"""A file whose reader stops, without noticing, until it is told what to read: a FIFO, and inotify to see it come.
+"""A FIFO in place of a file: its reader blocks in read(2) until the content is supplied; inotify tells of the reader.
 
 Source of facts: fifo(7), inotify(7).
 """
@@ -18,9 +18,9 @@ class Gate:
     """A FIFO in the place of a file, for one reader."""
 
     def __init__(self, path: Path, beginning: str = "") -> None:
-        """Replaces the file, of which the reader gets the beginning at once. Raises OSError.
+        """Replace the file; the reader gets `beginning` at once. Raises OSError.
 
-        The beginning is all that it gets if we die.
+        If this process dies, the reader gets the beginning and no more.
         """
         self._path = path
         self._fifo: int | None = None
@@ -34,28 +34,28 @@ class Gate:
             self._opened = libc.call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
             libc.call("inotify_add_watch", self._opened, path, _IN_OPEN)
         except OSError:
-            path.unlink()  # a FIFO that nobody opens would hold up who writes there next
+            path.unlink()  # a FIFO without a reader would block the next process that writes there
             self.close()
             raise
 
     async def reached(self) -> None:
-        """Returns when the reader has come."""
+        """Return when a reader has opened the FIFO."""
         assert self._opened is not None
         await trio.lowlevel.wait_readable(self._opened)
 
     def let_through(self, text: str) -> None:
-        """The reader reads this, and then the end of the file; what comes later finds an ordinary one. Raises OSError.
+        """Let the reader read `text` and the end of the file; later readers find an ordinary file. Raises OSError.
 
-        As much as a FIFO takes at once: 64 KiB, unless the machine is short of memory for them.
+        `text` must fit into the FIFO at once: 64 KiB, less where the machine limits pipe memory (EFBIG).
         """
         assert self._fifo is not None
         data = text.encode()
         if os.write(self._fifo, data) != len(data):
-            raise OSError(errno.EFBIG, f"{len(data)} bytes are too much to wait in {self._path}")
+            raise OSError(errno.EFBIG, f"{len(data)} bytes do not fit into the FIFO {self._path}")
         self.close()
 
     def close(self) -> None:
-        """A reader that still waits finds the end of the file: end it before."""
+        """Close the FIFO. A reader that still waits reads the end of the file, so end that process first."""
         if self._fifo is not None:
             self._path.unlink(missing_ok=True)
             os.close(self._fifo)

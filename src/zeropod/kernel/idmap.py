@@ -1,4 +1,4 @@
-"""Id-mapped mounts, in which files belong to other users than on the disk, as a pod with `hostUsers: false` needs them.
+"""Id-mapped mounts, whose files have other owners than on disk, as a pod with `hostUsers: false` needs them.
 
 Owns the user namespace that carries a mapping, and the mounts made with it. Source of facts: mount_setattr(2),
 clone(2); the options `uidmap` and `gidmap` are containerd's (core/mount/mount_idmapped_linux.go).
@@ -35,13 +35,16 @@ _libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c
 
 @contextmanager
 def user_namespace(uids: str, gids: str) -> Iterator[int]:
-    """A user namespace with these mappings, as a descriptor: `0:131072:65536`, from the container's first id to the
-    node's, so many; more after commas. Raises ValueError for what is no mapping, OSError when the kernel refuses it.
+    """Make a user namespace with these mappings and yield its descriptor.
+
+    A mapping is CONTAINER:NODE:COUNT, the first id in the container, the first on the node, and how many; for instance
+    `0:131072:65536`. Separate several by commas. Raises ValueError for a malformed mapping, OSError when the kernel
+    refuses it.
     """
     maps = {"uid_map": _lines(uids), "gid_map": _lines(gids)}
     stack = mmap.mmap(-1, _STACK)
     held = ctypes.c_char.from_buffer(stack)
-    # A process that does nothing but have it: it sleeps in the C library, without running a line of Python.
+    # The namespace needs a process to exist in: this one sleeps in the C library, without running a line of Python.
     sleep = ctypes.cast(_libc.sleep, ctypes.c_void_p)
     flags = _CLONE_VM | _CLONE_NEWUSER | signal.SIGCHLD
     pid = _libc.clone(sleep, ctypes.addressof(held) + _STACK, flags, _LONGEST)
@@ -64,18 +67,18 @@ def user_namespace(uids: str, gids: str) -> Iterator[int]:
 
 
 def _lines(mappings: str) -> str:
-    """As the kernel wants them."""
+    """Return the mappings as /proc/PID/uid_map takes them."""
     lines = []
     for mapping in mappings.split(","):
         numbers = [int(number) for number in mapping.split(":")]
         if len(numbers) != 3:
-            raise ValueError(f"{mapping!r} is no mapping of ids: it has the form CONTAINER:NODE:COUNT")
+            raise ValueError(f"{mapping!r} is not a mapping of ids of the form CONTAINER:NODE:COUNT")
         lines.append("{} {} {}\n".format(*numbers))
     return "".join(lines)
 
 
 def bind(source: str, target: Path, namespace: int) -> None:
-    """Mounts `source` on `target`, with its files' owners mapped. Raises OSError."""
+    """Bind mount `source` on `target` with the owners of its files mapped. Raises OSError."""
     tree = detached_mount.copy(source)
     try:
         attributes = ctypes.create_string_buffer(

@@ -1,4 +1,4 @@
-"""What comes and goes in one directory, told by the kernel (inotify).
+"""Changes to the entries of one directory, as inotify reports them.
 
 Owns the descriptor and the layout of what is read from it.
 
@@ -26,10 +26,10 @@ _MUCH = 1 << 16  # bytes
 
 class Change(Enum):
     APPEARED = auto()
-    """Under this name there is something new, which may have taken the place of something old."""
+    """A new entry has this name; it may have replaced an old one."""
     VANISHED = auto()
     LOST_TRACK = auto()
-    """More has changed than fits: look at everything anew."""
+    """The queue has overflowed: list the directory again."""
     DIRECTORY_GONE = auto()
 
 
@@ -37,11 +37,11 @@ class Change(Enum):
 class Event:
     change: Change
     name: str = ""
-    """Of the entry; empty where it is about the directory."""
+    """The entry's; empty when the event concerns the directory itself."""
 
 
 class DirectoryWatch:
-    """Watches from its creation on. Raises OSError when the path is no directory, or there are too many watches."""
+    """Watches from its creation on. Raises OSError if the path is not a directory or the limit of watches is hit."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._descriptor = libc.call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC)
@@ -58,7 +58,7 @@ class DirectoryWatch:
         os.close(self._descriptor)
 
     async def events(self) -> list[Event]:
-        """Waits for the next ones."""
+        """Wait for the next events and return them."""
         while True:
             await trio.lowlevel.wait_readable(self._descriptor)
             try:
@@ -68,7 +68,7 @@ class DirectoryWatch:
 
 
 def parse(data: bytes) -> Iterator[Event]:
-    """The events in what was read; the kernel returns whole ones only."""
+    """Yield the events in the bytes of one read(2); the kernel returns whole ones only."""
     position = 0
     while position + _HEADER.size <= len(data):
         _, mask, _, length = _HEADER.unpack_from(data, position)

@@ -1,9 +1,9 @@
-"""A write(2) in a thread that can be broken off by a signal: for control files with which the kernel works for long.
+"""A write(2) in a thread that a signal can interrupt: for control files whose writes keep the kernel busy for long.
 
 Owns the signal and the guarantee that it reaches the write: since it may come a moment before the kernel looks for
-signals, it is sent again until the write has returned. Python's own os.write would begin anew after each.
+signals, it is sent again until the write has returned. Python's own os.write would restart after each.
 
-SIGURG: nothing of ours is told by it, and a process that has no handler for it ignores it.
+SIGURG, since zeropod does not use it otherwise, and a process without a handler ignores it.
 
 Source of facts: signal(7), PEP 475.
 """
@@ -24,12 +24,12 @@ _SIGNAL: Final = signal.SIGURG
 _AGAIN: Final = 0.0005  # seconds between two signals
 
 Over = Callable[[], bool]
-"""Waits for some milliseconds; returns whether the write is to be broken off. Called in a thread of its own."""
+"""Waits for some milliseconds; returns whether to interrupt the write. Called in a thread of its own."""
 
 
 def prepare() -> None:
-    """Give the signal a handler, without which the kernel drops it; in a thread other than the main one do nothing."""
-    # ValueError: not the main thread. What is written there cannot be broken off then, and nothing else is lost.
+    """Install a handler, without which the kernel drops the signal. Does nothing outside of the main thread."""
+    # ValueError: not the main thread. Writes then cannot be interrupted, which is all that is lost.
     with suppress(ValueError):
         if signal.getsignal(_SIGNAL) in (signal.SIG_DFL, signal.SIG_IGN):
             signal.signal(_SIGNAL, _ignore)
@@ -40,9 +40,9 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def write(path: Path, value: str, over: Over) -> bool:
-    """Write a control file until `over` says so; return whether the kernel had finished. Raises OSError.
+    """Write a control file, and interrupt that when `over` returns True; return whether it completed. Raises OSError.
 
-    Call it in a thread, which blocks meanwhile.
+    Blocks: call it in a thread.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     ended = threading.Event()

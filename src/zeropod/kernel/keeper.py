@@ -1,8 +1,8 @@
-"""A process that does nothing but share our table of descriptors, so that what we have open outlives us.
+"""A process that only shares our descriptor table, so that our open files outlive us.
 
-A descriptor that the kernel opens for us in a read(2), and that nobody else can have got yet, closes when we are killed
-in that instant. Sharing the table with another process is the only way to have it twice from the start. It shares our
-memory too and costs next to none; and it sleeps in the C library, without running a line of Python.
+A descriptor that the kernel opens for us within a read(2) is lost if we are killed before passing it on. Only a process
+that shares the table holds it from the start. The keeper shares our memory too, so it costs almost none, and sleeps in
+the C library without running a line of Python.
 
 Source of facts: clone(2). An out-of-memory kill takes both, since they share memory.
 """
@@ -20,20 +20,20 @@ _CLONE_VM = 0x100
 _CLONE_FILES = 0x400
 _CLONE_PARENT_SETTID = 0x100000
 _STACK = 1 << 16
-"""Bytes, of which it touches a page."""
+"""Size of its stack in bytes, of which it touches one page."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
 
 
 class Keeper:
-    """Our child. Its pid is in `memory` at `offset` (32 bits) as long as it exists, written by the kernel before it
-    runs: where that memory is shared, others find it even if we are killed while we start it. It runs on a stack that
+    """Our child. While it exists its pid is in `memory` at `offset` (32 bits). The kernel writes it before the child
+    runs, so processes that share the memory find it even if we are killed while starting it. It runs on a stack that
     this object owns, so the object must live as long.
     """
 
     def __init__(self, seconds: int, memory: mmap.mmap, offset: int) -> None:
-        """It ends by itself after so long, should everybody who knows it be dead. Raises OSError."""
+        """Start it; it ends by itself after `seconds`, in case all processes that know it are dead. Raises OSError."""
         self._stack = mmap.mmap(-1, _STACK)
         self._pid = ctypes.c_int32.from_buffer(memory, offset)
         top = ctypes.addressof(ctypes.c_char.from_buffer(self._stack)) + _STACK
@@ -43,7 +43,7 @@ class Keeper:
             raise OSError(ctypes.get_errno(), "clone: no process to keep the descriptors")
 
     def end(self) -> None:
-        """Ends it, from the process that has started it."""
+        """End it. Call this in the process that has started it."""
         with suppress(ProcessLookupError):
             os.kill(self._pid.value, signal.SIGKILL)
         with suppress(ChildProcessError):
@@ -52,7 +52,7 @@ class Keeper:
 
 
 def end(pid: int, name: str) -> None:
-    """Ends the keeper of a process that is dead, unless the number has come to mean a process of another name."""
+    """End the keeper of a dead process, unless the pid was reused by a process with another name."""
     with suppress(ProcessLookupError, FileNotFoundError):
         handle = pidfd.open(pid)
         try:

@@ -1,7 +1,7 @@
 """One handle on the C library, for the system calls that Python 3.11 does not wrap.
 
 Owns the numbers of those calls per architecture and the translation of a failure into the
-OSError subclass that its errno stands for. Knows nothing about what any call means.
+OSError subclass of its errno. Knows nothing about what any call means.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ Argument = int | str | bytes | os.PathLike[str] | ctypes.Array[ctypes.c_char] | 
 
 
 def call(function: str, *arguments: Argument) -> int:
-    """Calls a libc function that reports failure as -1 with errno. Raises OSError naming it.
+    """Call a libc function that reports failure as -1 with errno. Raises OSError naming it.
 
     The interpreter lock is released meanwhile, so a call that blocks stops only its own thread.
     """
@@ -30,13 +30,13 @@ def call(function: str, *arguments: Argument) -> int:
 
 
 def syscall(name: str, number: int, *arguments: Argument) -> int:
-    """Makes a system call by number; `name` only appears in the error."""
+    """Make a system call by number; `name` only appears in the error."""
     return _checked(name, _libc.syscall, (number, *arguments))
 
 
 @cache
 def bpf_number() -> int:
-    """The number of bpf(2) here. Raises OSError(ENOSYS) on an architecture that is not listed."""
+    """Return the number of bpf(2) here. Raises OSError(ENOSYS) on an architecture that is not listed."""
     machine = platform.machine()
     if machine not in _BPF:
         raise OSError(errno.ENOSYS, f"bpf(2): its number on {machine} is not known to zeropod")

@@ -1,4 +1,4 @@
-"""Whose socket is at the other end of a connection, where that is a process of this node.
+"""Which process of this node has the socket at the other end of a connection.
 
 The kernel knows the socket (sock_diag), /proc the processes that have it open. Only processes of certain names are
 looked at, so that a look takes a millisecond on a node with many.
@@ -17,8 +17,8 @@ from zeropod.kernel.sock_diag import CLOSED, UNACKNOWLEDGED, Address, SockDiag
 class LocalPeers:
     """Opens on creation, in the network namespace of the calling thread. Raises OSError.
 
-    Every question blocks: a millisecond as a rule, and as long as it takes to look through all processes where none of
-    the names has it. Several threads may ask at once.
+    Every query blocks: usually for a millisecond; where no process of these names has the socket, for as long as all
+    processes take to search. Several threads may query at once.
     """
 
     def __init__(self, names: Collection[str]) -> None:
@@ -32,9 +32,9 @@ class LocalPeers:
             self._diag.close()
 
     def is_named(self, own: Address, other: Address) -> bool:
-        """Whether the connection from `own` (here) to `other` is one of a process with one of the names.
+        """Return whether a process with one of the names has the connection from `own` (here) to `other`.
 
-        False where it is nobody's: it came from elsewhere through this node, or was closed.
+        False if no process here has it: it came through this node from elsewhere, or was closed.
         """
         with self._asking:
             end = self._diag.connection(own, other)
@@ -42,9 +42,9 @@ class LocalPeers:
             return bool(inode) and any(_has(pid, inode) for pid in self._candidates())
 
     def has_closed(self, own: Address, other: Address) -> bool:
-        """Whether the connection from `own` (here) to `other` was some process's, which has closed it.
+        """Return whether a process of this node had the connection from `own` (here) to `other` and has closed it.
 
-        Who has merely nothing more to say (shutdown(2)) still has it, and waits for an answer.
+        After a mere shutdown(2) the process still has the socket, and waits for an answer.
         """
         with self._asking:
             end = self._diag.connection(own, other)
@@ -52,11 +52,11 @@ class LocalPeers:
             return False
         if not end.inode:
             return True
-        # Who has closed it may be waiting until that has arrived (SO_LINGER), and has no descriptor any more.
+        # A lingering close (SO_LINGER) blocks until its FIN is acknowledged; the descriptor is gone by then.
         return end.state in UNACKNOWLEDGED and not any(_has(pid, end.inode) for pid in _processes())
 
     def _candidates(self) -> Iterator[int]:
-        """Processes of these names, those that were found the last time first."""
+        """Yield the processes of these names, those that matched last time first."""
         known = [pid for pid in self._last if _comm(pid) in self._names]
         yield from known
         self._last = [pid for pid in _processes() if _comm(pid) in self._names]

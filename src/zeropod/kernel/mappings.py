@@ -1,6 +1,6 @@
 """The mappings of a process, as /proc/PID/maps and /proc/PID/smaps list them.
 
-Owns the one parser of both files, and the letters of their flags. Which mapping may be paged out, registered or copied
+Owns the only parser of both files, and the letters of their flags. Which mapping may be paged out, registered or copied
 is decided above.
 
 Source of facts: proc_pid_maps(5), proc_pid_smaps(5), show_smap_vma_flags() in fs/proc/task_mmu.c.
@@ -21,7 +21,7 @@ USERFAULT_MISSING: Final = "um"
 USERFAULT_WRITE: Final = "uw"
 
 _SHARED_MEMORY = ("/dev/zero (deleted)", "/memfd:", "/SYSV", "/dev/shm/", "[anon_shmem:")
-"""What the names of mappings of memory without a disk begin with; other tmpfs files look like files of a disk."""
+"""Prefixes of the names of shared memory mappings; other tmpfs files cannot be told from files on disk by name."""
 
 # 7f51ecf97000-7f51ed0fb000 r-xp 00028000 fe:00 1234   /usr/lib/x86_64-linux-gnu/libc.so.6
 _HEAD = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)\n?")
@@ -30,7 +30,7 @@ _KIBIBYTE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """One mapping; `flags` and `sizes` are empty where the text was that of maps."""
+    """One mapping; `flags` and `sizes` are empty if it was read from maps."""
 
     start: int
     end: int
@@ -40,7 +40,7 @@ class Area:
     device: str
     inode: int
     name: str
-    """The file's path, with ` (deleted)` behind it if so; a name in brackets; or empty."""
+    """The file's path, followed by ` (deleted)` if it was deleted; a name in brackets; or empty."""
     flags: frozenset[str] = frozenset()
     sizes: Mapping[str, int] = field(default_factory=dict)
     """`Rss`, `Anonymous`, `Swap`, `Locked` and so on, in bytes."""
@@ -52,7 +52,7 @@ class Area:
 
     @property
     def anonymous(self) -> bool:
-        """Whether there is no file behind it, not even one without a name."""
+        """Whether it maps memory and not a file, not even an unnamed one."""
         return self.inode == 0
 
     @property
@@ -62,7 +62,7 @@ class Area:
 
 
 def parse(lines: Iterable[str]) -> Iterator[Area]:
-    """Yield the mappings of a text of maps or smaps; a line of an unknown shape is skipped, kernels add some."""
+    """Yield the mappings in the lines of maps or smaps; skip unknown lines, as newer kernels add some."""
     head: re.Match[str] | None = None
     flags: frozenset[str] = frozenset()
     sizes: dict[str, int] = {}
@@ -94,7 +94,7 @@ def _area(head: re.Match[str], flags: frozenset[str], sizes: Mapping[str, int]) 
         offset=int(offset, 16),
         device=device,
         inode=int(inode),
-        # The only character that is escaped, so a name that has these four itself cannot be told from it.
+        # The kernel escapes newlines only, so a name that contains these four characters is indistinguishable.
         name=name.replace(r"\012", "\n"),
         flags=flags,
         sizes=sizes,
@@ -105,7 +105,7 @@ def of(pid: int, *, sizes: bool = True) -> Iterator[Area]:
     """Yield a process's mappings from smaps, or, without flags and sizes but sooner, from maps.
 
     The file is read in pieces: what the process maps meanwhile may be missing or seen twice. Raises OSError:
-    FileNotFoundError or ProcessLookupError if there is no such process.
+    FileNotFoundError or ProcessLookupError if the process does not exist.
     """
     with open(f"/proc/{pid}/{'smaps' if sizes else 'maps'}", errors="surrogateescape", newline="\n") as file:
         yield from parse(file)

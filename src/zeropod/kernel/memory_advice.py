@@ -1,10 +1,10 @@
 """process_madvise(2): advice on the memory of another process, to page it out and to read it in.
 
 Owns the call's number, the layout of its vectors and what a partial result means. Nothing is injected into the process;
-it may run or be frozen. Which memory is to go, and how much at a time, is decided above.
+it may run or be frozen. Which memory to page out, and how much at a time, is decided above.
 
-The kernel does not say how much went: pages that several processes map, and all of them where the cgroup may not swap
-or no swap is free, are passed over without an error.
+The kernel does not report how much it paged out: it skips pages that several processes map, and all pages where the
+cgroup may not swap or no swap is free, without an error.
 
 Source of facts: process_madvise(2), madvise(2), mm/madvise.c.
 """
@@ -76,7 +76,7 @@ def _advise(pidfd: int, ranges: Sequence[tuple[int, int]], advice: int) -> int:
 
 
 def _complete(ranges: Sequence[tuple[int, int]], done: int) -> int:
-    """How many of the ranges `done` bytes are."""
+    """Return how many of the ranges `done` bytes are."""
     for index, (start, end) in enumerate(ranges):
         done -= end - start
         if done < 0:

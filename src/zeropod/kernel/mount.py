@@ -45,7 +45,7 @@ _PROPAGATION |= {"slave": 0x80000, "rslave": 0x84000}
 
 
 def mount(kind: str, source: str, target: Path, options: Sequence[str]) -> None:
-    """Mounts as containerd's `mount.Mount` does. Raises OSError naming the target, ValueError for a wrong mapping."""
+    """Mount like containerd's `mount.Mount`. Raises OSError naming the target, ValueError for a malformed mapping."""
     maps = dict(option.split("=", 1) for option in options if option.startswith(("uidmap=", "gidmap=")))
     options = [option for option in options if not option.startswith(("uidmap=", "gidmap="))]
     if maps:
@@ -79,14 +79,14 @@ def mount(kind: str, source: str, target: Path, options: Sequence[str]) -> None:
 
 
 def _mount_mapped(kind: str, source: str, target: Path, options: Sequence[str], users: int) -> None:
-    """With the owners of the files mapped, as the user namespace `users` does."""
+    """Mount with the owners of the files mapped by the user namespace `users`."""
     if kind != "overlay":
         idmap.bind(source, target, users)
         if rest := [option for option in options if option not in ("bind", "rbind")]:
             mount("none", "none", target, ["remount", "bind", *rest])
         return
-    # An overlay is mapped by its lower layers; the upper one is made for these users. It keeps the layers that it was
-    # mounted from when the mount that mapped them is gone.
+    # An overlay is mapped through its lower layers; the upper one already belongs to these users. It keeps its layers
+    # after the mounts that mapped them are gone.
     lower = next(option for option in options if option.startswith("lowerdir=")).removeprefix("lowerdir=").split(":")
     common = os.path.commonpath(lower)
     with tempfile.TemporaryDirectory(prefix="mapped-", dir=target.parent) as mapped:
@@ -115,16 +115,16 @@ def _mount_long_overlay(source: str, target: Path, flags: int, data: list[str]) 
 
 
 def unmount_below(directory: Path) -> None:
-    """Unmounts the directory and everything below it, busy or not; nothing there is no error. Raises OSError.
+    """Unmount the directory and everything below it, busy or not; do nothing if nothing is mounted. Raises OSError.
 
-    What the directory leads to stays if it is a symbolic link itself.
+    If the directory is a symbolic link, its target is left alone.
     """
     for target in reversed(mounted_below(directory)):
         with suppress(FileNotFoundError):
             try:
                 libc.call("umount2", target, _MNT_DETACH | _UMOUNT_NOFOLLOW)
             except OSError as error:
-                if error.errno != errno.EINVAL:  # no mount point any more
+                if error.errno != errno.EINVAL:  # not a mount point any more
                     raise
 
 

@@ -22,14 +22,14 @@ class Mount:
     device: str
     """major:minor."""
     root: str
-    """What of the file system is mounted; of a cgroup mount, as seen from the reader's cgroup namespace."""
+    """The mounted directory within the file system; for a cgroup mount, relative to the reader's cgroup namespace."""
     place: str
     """The mount point, as seen from the process's root, without symbolic links."""
     kind: str
     fields: tuple[str, ...] = ()
-    """Optional ones: shared:N, master:N."""
+    """The optional fields: shared:N, master:N."""
     options: tuple[str, ...] = ()
-    """Of the file system, not of the mount; of a v1 cgroup mount, its controllers among others."""
+    """The file system's options, not the mount's; for a v1 cgroup mount they include its controllers."""
 
 
 def read(pid: int | str = "self") -> list[Mount]:

@@ -1,4 +1,4 @@
-"""Namespaces: entering one and coming back; of networks, creating one that outlives its creator.
+"""Namespaces: entering one and returning; creating a network namespace that outlives its creator.
 
 Owns setns(2), unshare(2), the bind mount that pins a namespace, the loopback interface and the
 sysctls in it. Which namespace belongs to which pod is known above.
@@ -31,12 +31,12 @@ PathOrFd = str | os.PathLike[str] | int
 
 @contextmanager
 def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
-    """Runs the body with the calling thread inside `namespace`, and always brings it back.
+    """Run the body with the calling thread inside `namespace`, and always return from it.
 
     The body must not await: every other trio task would run in the wrong namespace meanwhile. A
     socket made inside belongs to that namespace for good, so open it here and use it outside.
     Raises OSError when the namespace cannot be entered. If the way back fails the process ends at
-    once: going on would do the next thing to the wrong network.
+    once: anything it did next would affect the wrong network.
     """
     home = os.open(f"/proc/thread-self/ns/{_NAMES[flags]}", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -60,12 +60,12 @@ def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
 
 
 def same(one: PathOrFd, other: PathOrFd) -> bool:
-    """Whether both name the same namespace. Raises OSError when one does not exist."""
+    """Return whether both name the same namespace. Raises OSError when one does not exist."""
     return os.path.samestat(os.stat(one), os.stat(other))
 
 
 def create_pinned(path: str | os.PathLike[str]) -> None:
-    """Makes a network namespace with `lo` up and keeps it alive by a bind mount at `path`.
+    """Make a network namespace with `lo` up and keep it alive by a bind mount at `path`.
 
     The file is created (0444, as ip-netns(8) does); its directory must exist. Takes 1 to 50 ms.
     Raises OSError, and leaves nothing behind then.
@@ -81,7 +81,7 @@ def create_pinned(path: str | os.PathLike[str]) -> None:
         except OSError as error:
             failure.append(error)
 
-    # unshare(2) moves one thread: a thread that ends right away spares us the way back.
+    # unshare(2) moves one thread: in a thread that ends right away no return is needed.
     thread = threading.Thread(target=make, name="netns")
     thread.start()
     thread.join()
@@ -91,18 +91,18 @@ def create_pinned(path: str | os.PathLike[str]) -> None:
 
 
 def unpin(path: str | os.PathLike[str]) -> None:
-    """Undoes create_pinned(). What is not there any more is no error."""
+    """Undo create_pinned(). Does nothing if the namespace is already unpinned."""
     with suppress(FileNotFoundError):
         try:
             libc.call("umount2", path, _MNT_DETACH)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # EINVAL: no mount point (any more)
+            if error.errno != errno.EINVAL:  # EINVAL: not a mount point (any more)
                 raise
         os.unlink(path)
 
 
 def loopback_up() -> None:
-    """Brings `lo` of the calling thread's network namespace up."""
+    """Bring `lo` of the calling thread's network namespace up."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         request = struct.pack("16sH22x", b"lo", 0)
         flags = struct.unpack_from("H", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)[0]
@@ -110,7 +110,7 @@ def loopback_up() -> None:
 
 
 def set_sysctl(namespace: PathOrFd, name: str, value: str) -> None:
-    """Sets a sysctl of a network namespace, as in set_sysctl(ns, "net/ipv4/tcp_migrate_req", "1").
+    """Set a sysctl of a network namespace, as in set_sysctl(ns, "net/ipv4/tcp_migrate_req", "1").
 
     Raises FileNotFoundError when this kernel has no such sysctl.
     """
@@ -119,18 +119,18 @@ def set_sysctl(namespace: PathOrFd, name: str, value: str) -> None:
 
 
 def get_sysctl(namespace: PathOrFd, name: str) -> str:
-    """Reads a sysctl of a network namespace, without the newline."""
+    """Read a sysctl of a network namespace, without the newline."""
     with entered(namespace):
         return _sysctl(name).read_text().strip()
 
 
 def _sysctl(name: str) -> Path:
-    # /proc/sys/net shows the namespace of whoever looks, not that of who mounted /proc.
+    # /proc/sys/net shows the network namespace of the reading thread, not that of the mount of /proc.
     return Path("/proc/sys") / name
 
 
 def _end(message: str) -> NoReturn:
-    # No exception: handlers on the way up would still run in the wrong namespace.
+    # Not an exception: its handlers would still run in the wrong namespace.
     with suppress(OSError):
         os.write(2, message.encode() + b"\n")
     os._exit(70)

@@ -57,7 +57,7 @@ class Netlink:
         self.socket.close()
 
     def dump(self, kind: int, body: bytes) -> Dump:
-        """Asks for all there is. Raises OSError with what the kernel reports, TimeoutError after 2 s."""
+        """Return all entries of a table. Raises OSError with the kernel's error, TimeoutError after 2 s."""
         sequence = next(self._sequence)
         self.socket.send(encode(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, body))
         found: list[tuple[int, bytes]] = []
@@ -77,11 +77,11 @@ class Netlink:
         raise OSError(f"netlink dump {kind}: more than {_MOST} messages")
 
     def request(self, kind: int, body: bytes, flags: int = 0) -> None:
-        """Asks for one thing and waits for the kernel's word on it. Raises OSError if it is no."""
+        """Send one request and wait for its acknowledgement. Raises OSError if the kernel refuses it."""
         self.transact([(kind, flags | NLM_F_ACK, body)])
 
     def ask(self, kind: int, body: bytes) -> tuple[int, bytes]:
-        """Asks for one thing and returns it, as (kind, body). Raises OSError with what the kernel reports."""
+        """Request one entry and return it as (kind, body). Raises OSError with the kernel's error."""
         sequence = next(self._sequence)
         self.socket.send(encode(kind, NLM_F_REQUEST, sequence, body))
         while True:
@@ -92,7 +92,7 @@ class Netlink:
                     return message.kind, message.body
 
     def transact(self, requests: Sequence[tuple[int, int, bytes]]) -> None:
-        """Sends several requests (kind, flags, body) as one and waits for the word on those with NLM_F_ACK.
+        """Send several requests (kind, flags, body) as one and wait for the acknowledgements of those with NLM_F_ACK.
 
         Raises OSError with the first error that the kernel reports for any of them.
         """
@@ -116,12 +116,12 @@ class Netlink:
 
 
 def encode(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """One message. The kernel fills in the sender's port id."""
+    """Return one message. The kernel fills in the sender's port id."""
     return padded(_HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body)
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram. Raises ValueError for a length that does not fit."""
+    """Yield the messages of one datagram. Raises ValueError for a length that does not fit."""
     while data:
         if len(data) < _HEADER.size:
             raise ValueError(f"netlink: {len(data)} bytes are too few for a header")
@@ -133,7 +133,7 @@ def messages(data: bytes) -> Iterator[Message]:
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute, padded. Nest others by joining them into `value` and adding NLA_F_NESTED."""
+    """Return one attribute, padded. Nest others by joining them into `value` and adding NLA_F_NESTED."""
     return padded(_ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value)
 
 
@@ -148,7 +148,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def raise_error(body: bytes, kind: int) -> None:
-    """Raises the OSError in the body of an NLMSG_ERROR or NLMSG_DONE, unless it says all is well."""
+    """Raise the OSError in the body of an NLMSG_ERROR or NLMSG_DONE, unless it reports success."""
     if len(body) < 4:
         return
     (number,) = struct.unpack_from("=i", body)
@@ -157,7 +157,7 @@ def raise_error(body: bytes, kind: int) -> None:
 
 
 def padded(data: bytes) -> bytes:
-    """Filled up to a multiple of four, as netlink aligns everything."""
+    """Pad with zeroes to a multiple of four bytes, netlink's alignment."""
     return data + bytes(_aligned(len(data)) - len(data))
 
 

@@ -1,4 +1,4 @@
-"""Packets that netfilter holds in a queue until somebody decides about them (NFQUEUE).
+"""Packets that netfilter holds in a queue until they get a verdict (NFQUEUE).
 
 Owns one queue of one network namespace: binding it, reading what arrives, giving verdicts. Which
 packets get there is decided by rules elsewhere; so is what to do with them.
@@ -28,7 +28,7 @@ _SOL_NETLINK, _NETLINK_NO_ENOBUFS = 270, 5
 
 
 class Verdict(IntEnum):
-    """What is to become of a packet."""
+    """What the kernel does with a held packet."""
 
     DROP = 0
     ACCEPT = 1
@@ -43,9 +43,9 @@ class Packet:
 
     @property
     def carries_data(self) -> bool:
-        """Whether it is TCP with a payload, and not just an acknowledgement or a keep-alive's probe.
+        """Whether it is TCP with a payload, and not just an acknowledgement or a keep-alive probe.
 
-        False for what is cut off before that shows.
+        False for a packet that is cut off before that can be told.
         """
         if not (tcp := self._tcp()) or len(tcp) < 13:
             return False
@@ -56,8 +56,8 @@ class Packet:
     def key(self, *, incoming: bool) -> bytes:
         """Remote and local address, remote and local port (two bytes and two zeroes each).
 
-        Seen as an incoming packet the remote end is the source, else the destination. Empty for what
-        is not TCP over IPv4 or IPv6; extension headers are not followed, TCP has none as a rule.
+        The remote end of an incoming packet is its source, else its destination. Empty for anything
+        but TCP over IPv4 or IPv6; extension headers, which TCP packets rarely have, are not followed.
         """
         if len(tcp := self._tcp()) < 4:
             return b""
@@ -68,7 +68,7 @@ class Packet:
         return remote + local + remote_port + b"\0\0" + local_port + b"\0\0"
 
     def _tcp(self) -> bytes:
-        """The packet from its TCP header on; empty without one."""
+        """Return the packet from its TCP header on; empty if it has none."""
         start = self.start
         if len(start) >= 20 and start[0] >> 4 == 4 and start[9] == socket.IPPROTO_TCP:
             return start[(start[0] & 0x0F) * 4 :]
@@ -80,7 +80,7 @@ class Packet:
 class Queue:
     """One queue, bound in the network namespace of the calling thread.
 
-    Raises OSError: EPERM when somebody else has that number there, or without CAP_NET_ADMIN; EINVAL
+    Raises OSError: EPERM when the number is in use there, or without CAP_NET_ADMIN; EINVAL
     or EPROTONOSUPPORT when the kernel has no NFQUEUE. The queue fails closed: packets that do not fit (4096 at most)
     are dropped, and so are those without a verdict at close().
     """
@@ -92,13 +92,13 @@ class Queue:
         connection = self._netlink.socket
         try:
             connection.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-            # A full buffer drops packets; an error for it at the next read would tell us no more.
+            # A full buffer drops packets; an error at the next read would tell no more than that.
             connection.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
             self._configure(netlink.attribute(1, struct.pack(">BxH", 1, 0)))
             self._configure(
                 netlink.attribute(2, struct.pack(">IB", copied, _COPY_PACKET))
                 + netlink.attribute(3, struct.pack(">I", _MOST_PACKETS))
-                # Or the kernel would cut large packets into segments before it queues them.
+                # Without this flag the kernel segments large packets before queueing them.
                 + netlink.attribute(4, struct.pack(">I", _GSO))
                 + netlink.attribute(5, struct.pack(">I", _GSO))
             )
@@ -108,21 +108,21 @@ class Queue:
         connection.setblocking(False)
 
     def close(self) -> None:
-        """Gives the queue up; what it holds is dropped."""
+        """Unbind the queue; the kernel drops the packets in it."""
         self._netlink.close()
 
     async def wait_arrived(self) -> None:
-        """Waits until receive_nowait() may have something. One task at a time."""
+        """Wait until receive_nowait() may return packets. One task at a time."""
         await trio.lowlevel.wait_readable(self._netlink.socket)
 
     def receive_nowait(self) -> list[Packet]:
-        """The packets that have arrived and were not returned before, in order."""
+        """Return the packets that have arrived since the last call, in order."""
         return list(self._arrived())
 
     def verdict(self, packet: int, verdict: Verdict) -> None:
-        """Decides about one packet, by id.
+        """Give a verdict on one packet, by id.
 
-        An accepted packet goes on with the hook after the one that queued it, before this returns.
+        An accepted packet continues with the hook after the one that queued it, before this returns.
         """
         body = self._family + netlink.attribute(2, struct.pack(">II", verdict, packet))
         # No acknowledgement is asked for: an error (the packet is gone) is skipped by _arrived().
@@ -143,7 +143,7 @@ class Queue:
 
 
 def parse(body: bytes) -> Packet:
-    """The body of an NFQNL_MSG_PACKET. Raises ValueError when it is not one."""
+    """Parse the body of an NFQNL_MSG_PACKET. Raises ValueError when it is not one."""
     found = dict(netlink.attributes(body[4:]))
     if len(header := found.get(1, b"")) < 4:
         raise ValueError("nfqueue message without a packet header")

@@ -1,8 +1,8 @@
-"""nf_tables by netlink: just the messages of which a ConnectionLock is made.
+"""nf_tables by netlink: only the messages that a ConnectionLock needs.
 
-Owns their encoding and the transaction that carries them. No nft program: starting one costs 5 to
-10 ms, it must be there, and a table that it makes stays when we die. One made through a socket of
-ours can be owned by that socket, and then ends with it, however this process ends.
+Owns their encoding and the transaction that carries them. Not the nft program: starting it takes 5
+to 10 ms, it must be installed, and its tables stay when we die. A table made through a socket of
+ours is owned by that socket and removed with it, however this process ends.
 
 Source of facts: include/uapi/linux/netfilter/{nfnetlink,nf_tables,nf_tables_compat}.h,
 net/netfilter/nfnetlink.c.
@@ -34,21 +34,21 @@ class _Kind(IntEnum):
 
 
 class Hook(IntEnum):
-    """Where in a packet's way a chain looks at it."""
+    """Where on a packet's path a chain sees it."""
 
     PREROUTING = 0
     OUTPUT = 3
 
 
 class Base(IntEnum):
-    """From where payload() counts its offset."""
+    """The header that payload()'s offset counts from."""
 
     NETWORK = 1
     TRANSPORT = 2
 
 
 class Meta(IntEnum):
-    """What meta() can load, each one byte long."""
+    """Packet properties that meta() can load, one byte each."""
 
     NFPROTO = 15
     L4PROTO = 16
@@ -64,25 +64,25 @@ class Change:
 
 
 def new_table(table: str) -> Change:
-    """A table of the inet family (IPv4 and IPv6) that ends with the socket which sends this."""
+    """Create a table of the inet family (IPv4 and IPv6) that is removed with the socket which sends this."""
     attributes = _text(1, table) + _u32(2, _OWNER)
     return Change(_Kind.NEWTABLE, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, attributes)
 
 
 def delete_table(table: str) -> Change:
-    """Removes a table with all that is in it."""
+    """Remove a table with all that is in it."""
     return Change(_Kind.DELTABLE, 0, _text(1, table))
 
 
 def new_chain(table: str, chain: str, hook: Hook, priority: int) -> Change:
-    """A chain of type filter at a hook; lower priorities run first. Packets pass by default."""
+    """Create a chain of type filter at a hook; lower priorities run first. Packets pass by default."""
     where = netlink.attribute(4 | _NESTED, _u32(1, hook) + _u32(2, priority))
     attributes = _text(1, table) + _text(3, chain) + where + _text(7, "filter")
     return Change(_Kind.NEWCHAIN, netlink.NLM_F_CREATE, attributes)
 
 
 def new_set(table: str, name: str, number: int, key_type: int, key_length: int) -> Change:
-    """An empty set; `number` identifies it in this transaction, `key_type` is nft(8)'s, for its listing."""
+    """Create an empty set; `number` identifies it in this transaction, `key_type` is for nft(8)'s listing."""
     attributes = (
         _text(1, table) + _text(2, name) + _u32(3, 0) + _u32(4, key_type) + _u32(5, key_length) + _u32(10, number)
     )
@@ -90,17 +90,17 @@ def new_set(table: str, name: str, number: int, key_type: int, key_length: int) 
 
 
 def add_elements(table: str, name: str, keys: Sequence[bytes]) -> Change:
-    """Adds keys to a set. Those already in it are no error."""
+    """Add keys to a set, ignoring those already in it."""
     return Change(_Kind.NEWSETELEM, netlink.NLM_F_CREATE, _elements(table, name, keys))
 
 
 def delete_elements(table: str, name: str, keys: Sequence[bytes]) -> Change:
-    """Removes keys from a set. Raises FileNotFoundError in commit() if one is not in it."""
+    """Remove keys from a set. Raises FileNotFoundError in commit() if one is not in it."""
     return Change(_Kind.DELSETELEM, 0, _elements(table, name, keys))
 
 
 def new_rule(table: str, chain: str, expressions: Sequence[bytes]) -> Change:
-    """Appends a rule: its expressions run in order until one does not match."""
+    """Append a rule: its expressions run in order until one does not match."""
     listed = netlink.attribute(4 | _NESTED, b"".join(_item(expression) for expression in expressions))
     attributes = _text(1, table) + _text(2, chain) + listed
     return Change(_Kind.NEWRULE, netlink.NLM_F_CREATE | netlink.NLM_F_APPEND, attributes)
@@ -110,45 +110,45 @@ def new_rule(table: str, chain: str, expressions: Sequence[bytes]) -> Change:
 
 
 def meta(what: Meta, register: int) -> bytes:
-    """Loads a fact about the packet."""
+    """Load a property of the packet."""
     return _expression("meta", _u32(1, register) + _u32(2, what))
 
 
 def payload(base: Base, offset: int, length: int, register: int) -> bytes:
-    """Loads bytes of the packet into `register` and, four bytes each, those that follow."""
+    """Load bytes of the packet into `register` and, four bytes each, those that follow."""
     return _expression("payload", _u32(1, register) + _u32(2, base) + _u32(3, offset) + _u32(4, length))
 
 
 def equals(register: int, value: bytes) -> bytes:
-    """Goes on only if the register holds `value`."""
+    """Continue with the rule only if the register holds `value`."""
     data = netlink.attribute(3 | _NESTED, netlink.attribute(1, value))
     return _expression("cmp", _u32(1, register) + _u32(2, 0) + data)
 
 
 def in_set(name: str, number: int, register: int) -> bytes:
-    """Goes on only if the key that starts at `register` is in the set."""
+    """Continue with the rule only if the key that starts at `register` is in the set."""
     return _expression("lookup", _text(1, name) + _u32(2, register) + _u32(4, number))
 
 
 def queue(number: int) -> bytes:
-    """Hands the packet to the NFQUEUE of that number; without a listener there it is dropped."""
+    """Pass the packet to the NFQUEUE of that number; the kernel drops it if no process has bound that."""
     return _expression("queue", netlink.attribute(1, struct.pack(">H", number)))
 
 
 def xtables_queue(number: int) -> bytes:
-    """The same through xtables' NFQUEUE target, for a kernel built without nf_tables' own."""
+    """Pass the packet to an NFQUEUE by the xtables target, for a kernel built without nf_tables' own."""
     info = struct.pack("=H6x", number)  # struct xt_NFQ_info, aligned to eight bytes
     return _expression("target", _text(1, "NFQUEUE") + _u32(2, 0) + netlink.attribute(3, info))
 
 
 def drop() -> bytes:
-    """Drops the packet."""
+    """Drop the packet."""
     verdict = netlink.attribute(2 | _NESTED, _u32(1, 0))
     return _expression("immediate", _u32(1, 0) + netlink.attribute(2 | _NESTED, verdict))
 
 
 def commit(connection: netlink.Netlink, changes: Sequence[Change]) -> None:
-    """Makes all changes or none. Raises OSError with the first thing that the kernel did not like."""
+    """Make all changes or none. Raises OSError with the first error that the kernel reports."""
     batch = struct.pack(">BBH", 0, 0, _SUBSYSTEM)
     requests = [(_BATCH_BEGIN, 0, batch)]
     for change in changes:

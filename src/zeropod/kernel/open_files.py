@@ -1,11 +1,11 @@
-"""Open files of other processes: their list, what each of them is, how much lies unread in it.
+"""Open files of other processes: which there are, what each one is, how many unread bytes it has.
 
-Owns the reading of /proc/PID/fd and the questions that can be asked of any file. Which files matter is decided above.
+Owns the reading of /proc/PID/fd and the queries that work on any file. Which files matter is decided above.
 
 Nothing here may wait for a file system. A stat(2) of a file on FUSE or NFS asks its server, which may be down, or be
-one of the very processes that stand still; a poll(2) of a FUSE file asks it too, and the close(2) of a duplicate
-flushes the file. So a file is told by the text of its link first, and by a statx(2) that is content with what the
-kernel has cached; only what is known to be a queue in the kernel is duplicated and polled.
+one of the very processes that are frozen; a poll(2) of a FUSE file asks it too, and the close(2) of a duplicate
+flushes the file. So a file is identified by the text of its link first, then by a statx(2) that uses only what the
+kernel has cached; only files known to be queues in the kernel are duplicated and polled.
 
 Source of facts: proc_pid_fd(5), statx(2), fs/fuse/{dir,file}.c, fs/nfs/dir.c.
 """
@@ -34,19 +34,19 @@ _MODE_AND_INODE = struct.Struct("=28xHxxQ")
 _DEVICES = struct.Struct("=128xIIII")
 
 GONE = (FileNotFoundError, ProcessLookupError)
-"""What the kernel says of a process or a descriptor that has ended meanwhile."""
+"""The errors for a process or a descriptor that does not exist any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a file is, without a question to its file system's server."""
+    """What a file is, as far as it can be told without asking its file system's server."""
 
     mode: int
     inode: int
     device: tuple[int, int]
     """Major and minor number of the file system it is on."""
     special: tuple[int, int]
-    """Major and minor number of the device that it is, of a character or block device."""
+    """Major and minor number of a character or block device itself."""
 
 
 class Table:
@@ -62,9 +62,9 @@ class Table:
                 yield int(name), os.readlink(name, dir_fd=self._directory)
 
     def identity(self, descriptor: int) -> Identity | None:
-        """Return what the file behind a descriptor is, None if that is closed.
+        """Return what the file of a descriptor is, None if the descriptor is closed.
 
-        Raises OSError where the file system cannot tell from what it has cached.
+        Raises OSError where the file system cannot tell from its cache.
         """
         with suppress(*GONE):
             return _identity(self._directory, str(descriptor))
@@ -73,7 +73,7 @@ class Table:
     def access(self, descriptor: int) -> int:
         """Return os.O_RDONLY, os.O_WRONLY or os.O_RDWR, as the file was opened; -1 if the descriptor is closed.
 
-        The mode of the link itself says it, so that the file is not asked.
+        Read from the mode of the link in /proc, so the file system is not asked.
         """
         with suppress(*GONE):
             mode = os.lstat(str(descriptor), dir_fd=self._directory).st_mode
@@ -111,9 +111,9 @@ def fdinfo(pid: int, descriptor: int) -> dict[str, str]:
 
 
 def unread(descriptor: int) -> int:
-    """Return the bytes that lie unread in a stream, a pipe or a terminal, or in the first of the messages of a queue.
+    """Return the unread bytes of a stream, pipe or terminal, or of the first message in a queue (FIONREAD).
 
-    0 for what does not know the question.
+    0 for files that do not support the ioctl.
     """
     amount = array.array("i", [0])
     try:

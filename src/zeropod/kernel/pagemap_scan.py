@@ -1,4 +1,4 @@
-"""PAGEMAP_SCAN: which pages of a process are there, were written to, are in swap; without reading eight bytes for each.
+"""PAGEMAP_SCAN: which pages of a process are present, written or swapped, without reading eight bytes for each page.
 
 Owns the ioctl on /proc/PID/pagemap (Linux 6.7) and its layout. What to do with the pages is decided above.
 
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 WRITE_PROTECTABLE: Final = 1 << 0
-"""Write protection by WP_ASYNC is registered for."""
+"""In a range registered for write protection by WP_ASYNC."""
 WRITTEN: Final = 1 << 1
-"""Not write-protected by userfaultfd: written to since it was, or never protected."""
+"""Not write-protected by userfaultfd: written to since it was protected, or never protected."""
 FILE: Final = 1 << 2
 PRESENT: Final = 1 << 3
 SWAPPED: Final = 1 << 4
@@ -35,7 +35,7 @@ _SIZE: Final = 96
 _argument = struct.Struct("=12Q")
 _region = struct.Struct("=3Q")
 _REGIONS: Final = 8192
-"""How many one call returns at most: 192 KiB."""
+"""The most regions that one call returns: 192 KiB."""
 
 
 class Region(NamedTuple):
@@ -47,7 +47,7 @@ class Region(NamedTuple):
 
 
 def open(pid: int) -> int:  # noqa: A001 - read as pagemap_scan.open()
-    """A descriptor (close-on-exec) of a process's page map. Raises OSError."""
+    """Return a descriptor (close-on-exec) of a process's page map. Raises OSError."""
     return os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -56,7 +56,7 @@ def scan(
 ) -> Iterator[Region]:
     """Yield the pages in a range that have `every` category, at least one of `some` (if any), and none of `no`.
 
-    With `protect` they are write-protected as they are found, and a range where WP_ASYNC is not registered for is an
+    With `protect` they are write-protected as they are found; a range that is not registered for WP_ASYNC is then an
     error (EPERM). Raises OSError: ENOTTY before Linux 6.7, ESRCH when the process is gone.
     """
     found = (ctypes.c_char * (_region.size * _REGIONS))()
@@ -66,7 +66,7 @@ def scan(
         argument = bytearray(
             _argument.pack(
                 *(_SIZE, flags, start, end, 0, ctypes.addressof(found), _REGIONS, 0),
-                # Inverted ones match where the category is absent.
+                # An inverted category matches where it is absent.
                 *(no, every | no, some, returned),
             )
         )
@@ -84,7 +84,7 @@ def scan(
 
 
 def available() -> bool:
-    """Whether the kernel has it."""
+    """Return whether the kernel has PAGEMAP_SCAN."""
     pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.ioctl(pagemap, _SCAN, bytearray(_argument.pack(_SIZE, *(0,) * 11)))

@@ -1,19 +1,18 @@
-"""Timeouts that frozen processes are blocked with: shortened by the time that they were frozen.
+"""Adjusts the timeouts of system calls in which frozen processes are blocked, by the time that they were frozen.
 
-Most waits go on after a thaw as if nothing had happened: poll(2), epoll_wait(2), nanosleep(2) and futex(2) know when
-they are to end, and end at once. select(2), pselect6(2) and ppoll(2) do not: interrupted by the freeze they write the
-time that is left back into the caller's timeval or timespec, and begin again with that. So after a sleep a worker that
-reports to its master each second may do so a second late, while the master finds at once that it has not reported for
-long, and kills it: 13 of 50 thaws of a pre-forking server with two workers ended so, none of 50 with the workers'
+Most waits need no help: poll(2), epoll_wait(2), nanosleep(2) and futex(2) keep an absolute deadline, and end at once
+after a thaw if that has passed. select(2), pselect6(2) and ppoll(2) do not: interrupted by the freeze, they write the
+remaining time back into the caller's timeval or timespec, and restart with that. So after a sleep a worker that reports
+to its master each second may report a second late, while the master sees at once that the last report is too old, and
+kills it: this happened in 13 of 50 thaws of a pre-forking server with two workers, and in none of 50 with the workers'
 timeouts set to 0.
 
-Only the workers'. What a master waits for is to happen before it looks, and what workers need for that is not in memory
-after a sleep: with pages in files, 18 of 60 were killed in spite of timeouts of 0, since what was left of the master's
-own was over first. So what a master is blocked with is lengthened where little is left of it.
+Only workers' timeouts are shortened. A master must not look before its workers have reported, and after a sleep their
+pages are not in memory: with pages in files, 18 of 60 were killed in spite of timeouts of 0, because the rest of the
+master's own timeout expired first. So a master's timeout is lengthened where little of it is left.
 
-Nothing is stopped or injected: the structure is changed in the memory of the process, which runs no instruction
-meanwhile, and only where its page is present. A page that is elsewhere would have to be waited for, and the timeout
-is left as it is then.
+Nothing is stopped or injected: the structure is changed in the memory of the frozen process, and only where its page is
+present. Where the page would have to be brought in first, the timeout is left alone.
 
 Source of facts: proc_pid_syscall(5), proc_pid_pagemap(5), fs/select.c (poll_select_finish).
 """
@@ -37,7 +36,7 @@ _CALLS = {
     "riscv64": _GENERIC,
     "loongarch64": _GENERIC,
 }
-"""By the number of the system call: which argument points to the time, and how many of its parts are a second."""
+"""By system call number: index of the argument that points to the time, and units of its second field in a second."""
 
 _TIME = struct.Struct("=qq")
 _ENTRY = struct.Struct("=Q")
@@ -50,25 +49,25 @@ class Pending(NamedTuple):
 
     pid: int
     address: int
-    """Of its timeval or timespec."""
+    """Address of its timeval or timespec."""
     parts: int
-    """Units of the structure's second field in a second."""
+    """How many units of the structure's second field make a second."""
 
 
 def shorten(pids: Sequence[int], init: int, frozen_seconds: float) -> int:
-    """Take the time frozen, at most what is left, off the timeouts of all workers; return how many were shortened.
+    """Subtract the time frozen from the timeouts of all workers, down to 0; return how many were shortened.
 
-    Call it just before the thaw, while all are frozen. `init` is no worker, nor is a process that has a child among
-    `pids`. What has vanished, or may not be looked at, is left out. `math.inf` makes all of them end at once: for
-    pages that are about to be moved out, of which it cannot be told for how long.
+    Call it just before the thaw, while all are frozen. A worker is a process other than `init` without a child among
+    `pids`. Processes that are gone or may not be inspected are skipped. `math.inf` lets all timeouts expire at once:
+    use it before pages are moved out, when the duration is not known yet.
     """
     return shorten_found(find(pids, init), frozen_seconds)
 
 
 def lengthen(pids: Sequence[int], init: int, at_least: float) -> int:
-    """Have all masters wait for so many seconds after the thaw, if nothing comes; return how many it made wait longer.
+    """Raise the timeouts of all masters to `at_least` seconds after the thaw; return how many were lengthened.
 
-    A master is every process that `shorten` leaves out. What waits for longer, or for ever, is left as it is.
+    A master is every process that is not a worker (see `shorten`). Longer and infinite timeouts are left alone.
     """
     return sum(
         _change(pending, partial(lengthened, parts=pending.parts, at_least=at_least))
@@ -77,7 +76,7 @@ def lengthen(pids: Sequence[int], init: int, at_least: float) -> int:
 
 
 def shorten_found(found: Iterable[Pending], frozen_seconds: float) -> int:
-    """Do the same for what `find` has found since the freeze; the finding is the longer part (0.03 ms a process)."""
+    """Shorten what `find` has found since the freeze: finding takes most of the time (0.03 ms a process)."""
     return sum(_change(pending, partial(shortened, parts=pending.parts, by=frozen_seconds)) for pending in found)
 
 
@@ -128,7 +127,7 @@ def _change(pending: Pending, change: Callable[[int, int], tuple[int, int] | Non
 
 
 def shortened(seconds: int, rest: int, parts: int, by: float) -> tuple[int, int] | None:
-    """Return a time less `by` seconds, at least 0; None when it is 0 already, or is not a time."""
+    """Return a time reduced by `by` seconds, at least 0; None if it is 0 already or invalid."""
     if seconds < 0 or not 0 <= rest < parts or not seconds + rest or by <= 0:
         return None
     if by >= seconds + 1:
@@ -137,7 +136,7 @@ def shortened(seconds: int, rest: int, parts: int, by: float) -> tuple[int, int]
 
 
 def lengthened(seconds: int, rest: int, parts: int, at_least: float) -> tuple[int, int] | None:
-    """Return a time of so many seconds; None when it is as long already, or is not a time."""
+    """Return a time of `at_least` seconds; None if it is that long already or invalid."""
     if seconds < 0 or not 0 <= rest < parts or seconds + rest / parts >= at_least:
         return None
     return divmod(round(at_least * parts), parts)

@@ -34,18 +34,18 @@ class ExitStatus:
 
     @property
     def at(self) -> datetime:
-        """The same moment as a datetime in UTC, to the microsecond."""
+        """`at_ns` as a datetime in UTC, to the microsecond."""
         seconds, rest = divmod(self.at_ns, 1_000_000_000)
         return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
 
 
 def open(pid: int) -> int:  # noqa: A001 - read as pidfd.open()
-    """A pidfd (close-on-exec) for a process. Raises ProcessLookupError when there is none."""
+    """Return a pidfd (close-on-exec) for a process. Raises ProcessLookupError if it does not exist."""
     return os.pidfd_open(pid)
 
 
 def getfd(pidfd: int, fd: int) -> int:
-    """Duplicates file descriptor `fd` of that process into ours (close-on-exec).
+    """Duplicate file descriptor `fd` of another process into ours (close-on-exec).
 
     Raises OSError: EBADF when the process has no such descriptor, ESRCH when it is gone, EPERM
     without the right to ptrace it.
@@ -54,10 +54,10 @@ def getfd(pidfd: int, fd: int) -> int:
 
 
 async def wait_exit(pidfd: int) -> ExitStatus:
-    """Waits until our child behind `pidfd` has ended, reaps it and says how it ended.
+    """Wait until our child behind `pidfd` has ended, reap it and return how it ended.
 
     No other child's status is touched. Raises ChildProcessError when the process is not our child
-    or somebody else has reaped it. One task at a time may wait on one pidfd (trio refuses a second);
+    or was reaped elsewhere. One task at a time may wait on one pidfd (trio refuses a second);
     it must stay open until the wait is over.
     """
     while True:
@@ -66,22 +66,22 @@ async def wait_exit(pidfd: int) -> ExitStatus:
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
         if result is not None:
             return ExitStatus(result.si_pid, exit_code(result.si_code, result.si_status), at_ns)
-        # Dead, but a tracer (CRIU) has not let go of it yet: the kernel tells the tracer first.
+        # Dead, but a tracer (CRIU) has not detached yet: the kernel reports to the tracer first.
         await trio.sleep(_TRACER_POLL)
 
 
 def exit_code(si_code: int, si_status: int) -> int:
-    """The shell's exit code for waitid(2)'s si_code and si_status."""
+    """Return the shell's exit code for waitid(2)'s si_code and si_status."""
     return si_status if si_code == os.CLD_EXITED else 128 + si_status
 
 
 def set_subreaper(*, wanted: bool = True) -> None:
-    """Makes this process the parent of all its descendants whose own parent has ended; or an ordinary one again."""
+    """Let this process adopt descendants whose own parent has ended, or stop that."""
     libc.call("prctl", _PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
 def set_name(name: str) -> None:
-    """Sets the calling thread's name, as ps and /proc/PID/comm show it: its first 15 bytes."""
+    """Set the calling thread's name, as ps and /proc/PID/comm show it: its first 15 bytes."""
     libc.call("prctl", _PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
@@ -91,12 +91,12 @@ children, hence one such set."""
 
 
 def reap_orphans(known: Collection[int]) -> list[int]:
-    """Reaps children that came to us as subreaper and that nobody waits for; returns their pids.
+    """Reap adopted children that no task waits for; return their pids.
 
-    Call it from time to time (every few seconds): a child is reaped at the second call that finds
-    it dead. That protects a process just started with subprocess or trio, whose pid is not in
-    `known` yet and whose status its own waiter is about to take: were it stolen, subprocess would
-    report a failed program as successful.
+    Call it every few seconds: a child is reaped at the second call that finds it dead. That spares a
+    process just started with subprocess or trio, whose pid is not in `known` yet and whose waiter is
+    about to take its status: if this took it first, subprocess would report a failed program as
+    successful.
     """
     dead = {(pid, start) for pid, start in dead_children("self") if pid not in known}
     reaped = []
@@ -110,7 +110,7 @@ def reap_orphans(known: Collection[int]) -> list[int]:
 
 
 def dead_children(parent: int | str) -> Iterator[tuple[int, int]]:
-    """Children of a process (`self` for ours) that have ended and are not reaped yet: pid and start time in ticks."""
+    """Yield pid and start time (ticks) of children of a process (`self` for ours) that have ended unreaped."""
     for pid in children(parent):
         try:
             stat = proc_stat.read(pid)
@@ -121,7 +121,7 @@ def dead_children(parent: int | str) -> Iterator[tuple[int, int]]:
 
 
 def children(parent: int | str) -> Iterator[int]:
-    """Children of a process (`self` for ours), dead ones that are not reaped yet among them."""
+    """Yield the children of a process (`self` for ours), including dead ones that are not reaped yet."""
     # Threads have children of their own in the kernel's view.
     for task in Path(f"/proc/{parent}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):

@@ -1,7 +1,7 @@
 """Which pages of a process are in memory, in pieces of a bounded size.
 
-Owns the choice between the two ways to ask: PAGEMAP_SCAN (Linux 6.7), which passes over what was never touched at
-once, and reading /proc/PID/pagemap, eight bytes a page.
+Owns the choice between the two interfaces: PAGEMAP_SCAN (Linux 6.7), which skips untouched ranges as a whole, and
+reading /proc/PID/pagemap, eight bytes a page.
 
 Source of facts: Documentation/admin-guide/mm/pagemap.rst.
 """
@@ -17,10 +17,10 @@ from zeropod.kernel import pagemap_scan
 PAGE: Final = mmap.PAGESIZE
 
 Ranges = list[tuple[int, int]]
-"""Starts and ends."""
+"""Start and end of each range."""
 
 _WINDOW: Final = 1 << 16
-"""Pages of pagemap that are read at once: 512 KiB of it."""
+"""Pages whose entries are read from pagemap at once (512 KiB)."""
 
 # The uppermost byte of a (little-endian) entry: bit 63 is "present", 61 "a file's or shared".
 _TOP: Final = 7
@@ -29,7 +29,7 @@ _SHARED = bytes(int(top & 0xA0 == 0xA0) for top in range(256))
 
 
 def pieces(pagemap: int, start: int, end: int, most: int, *, shared: bool, scan: bool = True) -> Iterator[Ranges]:
-    """Yield what is present between two addresses, up to `most` bytes at a time.
+    """Yield the ranges that are present between two addresses, in groups of up to `most` bytes.
 
     Only a process's own pages (anonymous, or its copies of a file's), or with `shared` only those of files and
     shared memory. `pagemap` is a descriptor of /proc/PID/pagemap; with `scan` false it is read even where the kernel
@@ -47,7 +47,7 @@ def pieces(pagemap: int, start: int, end: int, most: int, *, shared: bool, scan:
 
 
 def _scanned(pagemap: int, start: int, end: int, *, shared: bool) -> Iterator[tuple[int, int]]:
-    # The page of zeroes, which the kernel has once for all, is nothing that could go.
+    # The kernel's shared page of zeroes occupies no memory that could be freed.
     every = pagemap_scan.PRESENT | (pagemap_scan.FILE if shared else 0)
     no = pagemap_scan.ZERO | (0 if shared else pagemap_scan.FILE)
     for region in pagemap_scan.scan(pagemap, start, end, every=every, no=no):
@@ -68,7 +68,7 @@ def _read(pagemap: int, start: int, end: int, *, shared: bool) -> Iterator[tuple
 
 
 def _runs(marks: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the runs of ones, as (first, behind the last)."""
+    """Yield the runs of ones as (first index, index after the last)."""
     first = marks.find(1)
     while first >= 0:
         last = marks.find(0, first)
@@ -78,7 +78,7 @@ def _runs(marks: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _grouped(ranges: Iterable[tuple[int, int]], most: int) -> Iterator[Ranges]:
-    """Yield the same ranges in groups of `most` bytes, divided where they have to be; the last may be smaller."""
+    """Yield the ranges in groups of `most` bytes, splitting ranges as needed; the last group may be smaller."""
     group, left = Ranges(), most
     for start, end in ranges:
         while start < end:

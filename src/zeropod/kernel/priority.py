@@ -1,7 +1,7 @@
-"""How much of the CPU and the disk a program gets beside others: little, or as much as anybody.
+"""Background or normal priority for a program, for CPU and disk.
 
-Owns setpriority(2) and ioprio_set(2) for a program with its threads and its descendants. Programs that are started
-afterwards inherit what their parent has. It counts among the processes of one cgroup, and leaves those of others alone.
+Owns setpriority(2) and ioprio_set(2) for a program with its threads and its descendants. Programs that they start later
+inherit the priority. It takes effect among the processes of one cgroup and does not affect other cgroups.
 
 Source of facts: ioprio_set(2), include/uapi/linux/ioprio.h, the system call tables as in `libc`.
 """
@@ -16,8 +16,8 @@ from typing import Final
 from zeropod.kernel import libc
 
 BACKGROUND: Final = 5
-"""The nice value of work for which nobody waits: a third of what anybody else gets. With 10, a tenth, a container
-stands still for seconds on a node whose CPUs are all busy."""
+"""Nice value of background work: a third of a normal process's share. With 10, a tenth, a container stands still for
+seconds on a node whose CPUs are all busy."""
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
 _WHO_PROCESS = 1
@@ -26,7 +26,7 @@ _NONE, _IDLE = 0, 3
 
 
 def lower(pid: int, *, disk: bool) -> None:
-    """Little from now on, also of the `disk`; for a program that has just been started. It may have ended."""
+    """Give a program that was just started background priority, with `disk` for I/O too. It may have ended already."""
     with suppress(ProcessLookupError):
         for thread in _threads(pid):
             os.setpriority(os.PRIO_PROCESS, thread, BACKGROUND)
@@ -35,7 +35,7 @@ def lower(pid: int, *, disk: bool) -> None:
 
 
 def raise_all(pid: int) -> None:
-    """The usual for a program and its descendants in its process group; others are not ours to touch."""
+    """Restore normal priority for a program and its descendants in its process group; others are left alone."""
     for process in _family(pid, pid):
         for thread in _threads(process):
             with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What the kernel says of a process or a thread in /proc/PID/stat.
+"""A process or a thread as /proc/PID/stat describes it.
 
 Owns the only parser of that file. Fields are numbered from 1, as in proc_pid_stat(5).
 """
@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 _FIRST = 3
-"""The number of the first field behind the name."""
+"""The number of the first field after the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Stat:
 
     name: str
     fields: tuple[str, ...]
-    """From the third on."""
+    """The third and all later fields."""
 
     def number(self, field: int) -> int:
         """Return the field of this number. Raises IndexError where the kernel has no such field."""
@@ -39,7 +39,7 @@ class Stat:
 
     @property
     def start(self) -> int:
-        """When it began, in clock ticks since the boot: with the pid it tells a process from a later one."""
+        """Start time in clock ticks since boot: with the pid it identifies a process even if the pid is reused."""
         return self.number(22)
 
 
@@ -49,7 +49,7 @@ def read(pid: int | str, tid: int | None = None) -> Stat:
     Raises OSError: FileNotFoundError or ProcessLookupError when it is gone.
     """
     path = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
-    # Without a buffered file: a sleeping container is looked at with many of these.
+    # Not a buffered file: inspecting a sleeping container takes many of these reads.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = os.read(descriptor, 4096)
@@ -59,10 +59,10 @@ def read(pid: int | str, tid: int | None = None) -> Stat:
 
 
 def parse(text: str) -> Stat:
-    """Return what a text of this file says. Raises ValueError for any other text."""
+    """Parse the content of this file. Raises ValueError for any other text."""
     # The name may hold blanks and parentheses: the last parenthesis ends it.
     head, end, rest = text.rpartition(")")
     fields = tuple(rest.split())
     if not end or not fields:
-        raise ValueError(f"not a text of /proc/PID/stat: {text!r}")
+        raise ValueError(f"not the content of /proc/PID/stat: {text!r}")
     return Stat(head.partition("(")[2], fields)

@@ -1,6 +1,6 @@
 """The memory of another process, read from outside: process_vm_readv(2).
 
-Owns the call and the layout of its vectors. What to read, and when it stands still, is decided above.
+Owns the call and the layout of its vectors. What to read, and when the process stands still, is decided above.
 
 Source of facts: process_vm_readv(2), mm/process_vm_access.c.
 """
@@ -20,7 +20,7 @@ _vector = struct.Struct("=QQ")
 
 
 class Buffer:
-    """Memory of ours to read into, at a fixed address."""
+    """Memory of this process to read into, at a fixed address."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -28,10 +28,10 @@ class Buffer:
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
 
     def read(self, pid: int, ranges: Sequence[tuple[int, int]]) -> memoryview:
-        """Return the contents of the ranges (start, end), one behind the other; valid until the next call.
+        """Return the contents of the ranges (start, end), concatenated; valid until the next call.
 
-        They must fit, and be at most `RANGES`. Shorter where a page cannot be read, from there on. A page that is
-        missing and has a pager is waited for. Raises OSError: ESRCH when the process is gone, EFAULT when the first
+        They must fit, and be at most `RANGES`. The result ends before the first page that cannot be read. Blocks for
+        missing pages that a pager has to fill. Raises OSError: ESRCH when the process is gone, EFAULT when the first
         page cannot be read.
         """
         total = sum(end - start for start, end in ranges)

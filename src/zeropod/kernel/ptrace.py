@@ -2,14 +2,14 @@
 
 Owns the requests, the layouts of their arguments, how a stop is reported, and what differs between architectures: the
 order of the registers, the instruction that enters the kernel, the numbers of the calls that are made in other
-processes. Which thread to stop, and what it has to do, is decided above.
+processes. Which thread to stop, and what to do in it, is decided above.
 
-Every call but `seize` wants to be made by the OS thread that has seized; when that thread ends, for whatever reason,
-the kernel lets go of all that it traces, stopped or not.
+Every call but `seize` must be made by the OS thread that has seized; when that thread ends, for whatever reason, the
+kernel detaches from all its tracees, stopped or not.
 
-x86-64 is run and tested. **aarch64 is tables only**: written after the kernel's headers, never run. One thing is known
-to be less there: the kernel winds an interrupted call back before it reports the stop, so one that has to go on by
-restart_syscall(2) (nanosleep, say) starts over from the beginning instead, with its full time.
+x86-64 is run and tested. **aarch64 is tables only**: written after the kernel's headers, never run. One known
+limitation there: the kernel rewinds an interrupted call before it reports the stop, so a call that should continue by
+restart_syscall(2), such as nanosleep, starts over with its full time.
 
 Source of facts: ptrace(2), include/uapi/linux/ptrace.h, kernel/ptrace.c, kernel/signal.c, include/uapi/linux/rseq.h,
 arch/x86/include/uapi/asm/ptrace.h, arch/arm64/include/uapi/asm/ptrace.h, arch/*/kernel/signal.c, system call tables.
@@ -52,7 +52,7 @@ SYSGOOD: Final = 1
 EXITKILL: Final = 1 << 20
 """Option: the tracee is killed when its tracer ends."""
 SUSPEND_SECCOMP: Final = 1 << 21
-"""Option: no seccomp filter is asked. Wants CAP_SYS_ADMIN, no filter on the tracer, CONFIG_CHECKPOINT_RESTORE."""
+"""Option: seccomp filters do not apply. Needs CAP_SYS_ADMIN, no filter on the tracer, CONFIG_CHECKPOINT_RESTORE."""
 
 EVERY_SIGNAL: Final = (1 << 64) - 1
 _SIGNAL_SET: Final = 8
@@ -60,10 +60,10 @@ _SIGNAL_SET: Final = 8
 
 _ALL_BITS: Final = (1 << 64) - 1
 _NO_CALL: Final = _ALL_BITS
-"""As the number of the system call in a tracee's registers: it is in none."""
+"""The number of the system call in a tracee's registers while it is not in one."""
 
 _ERESTARTNOHAND: Final = 514
-"""Kernel-internal: make the call again, unless a signal handler runs first; then it fails with EINTR."""
+"""Kernel-internal: restart the call, unless a signal handler runs first; then it fails with EINTR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +77,15 @@ class Architecture:
     counter: str
     """The program counter."""
     number: tuple[str, ...]
-    """What holds the number of the call when the instruction is executed."""
+    """The registers that hold the number of the call when the instruction is executed."""
     current: str | None
     """The register that tells which call a stopped thread is in; None: NT_ARM_SYSTEM_CALL does."""
     instruction: bytes
-    """Enters the kernel for a system call."""
+    """The instruction that enters the kernel for a system call."""
     calls: Mapping[str, int]
     eintr: Mapping[int, tuple[str, int, int] | None]
-    """Calls that fail with EINTR after a mere stop, and what makes sure that they wait for ever: a register, and what
-    these of its bits must be. Of others it cannot be told how long they have waited already. None: all of them do."""
+    """Calls that fail with EINTR after a mere stop, with the condition under which they wait for ever: a register, a
+    mask, and the value of those bits; None if they always do. Otherwise an unknown part of the timeout is over."""
 
 
 _X86_64: Final = Architecture(
@@ -147,7 +147,7 @@ _ARCHITECTURES: Final = {"x86_64": _X86_64, "aarch64": _AARCH64}
 
 @cache
 def architecture() -> Architecture:
-    """Return this machine's. Raises OSError(ENOSYS) for one that is not listed."""
+    """Return this machine's architecture. Raises OSError(ENOSYS) for one that is not listed."""
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"ptrace(2): the registers of {machine} are not known to zeropod")
@@ -156,27 +156,27 @@ def architecture() -> Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a tracee has stopped."""
+    """The reason for which a tracee has stopped."""
 
     signal: int
     event: int
 
     @property
     def trap(self) -> bool:
-        """Where `interrupt` or a group stop has stopped it: before it looks for signals on the way to user mode.
+        """Whether `interrupt` or a group stop has stopped it: before it checks for signals on its return to user mode.
 
-        Only here may registers be put back that say "in an interrupted system call": the kernel acts on them next.
+        Only here may registers be restored that describe an interrupted system call: the kernel acts on them next.
         """
         return self.event == _EVENT_STOP
 
     @property
     def group(self) -> bool:
-        """A stop signal (SIGSTOP, say) holds its process, too."""
+        """Whether a stop signal, such as SIGSTOP, has stopped its process as well."""
         return self.event == _EVENT_STOP and self.signal != signal.SIGTRAP
 
     @property
     def syscall(self) -> bool:
-        """At the beginning or the end of a system call."""
+        """Whether it is at the entry or the exit of a system call."""
         return self.event == 0 and self.signal == signal.SIGTRAP | 0x80
 
 
@@ -187,7 +187,7 @@ class Rseq:
     address: int
     size: int
     signature: int
-    """Stands, as 4 bytes, before every abort handler."""
+    """The 4 bytes before every abort handler."""
 
 
 Registers = dict[str, int]
@@ -195,34 +195,34 @@ Registers = dict[str, int]
 
 
 def seize(tid: int, options: int = 0) -> None:
-    """Become the tracer of a thread, which runs on. Raises OSError: EPERM where it has one, or has ended.
+    """Become the tracer of a thread, which runs on. Raises OSError: EPERM if it already has a tracer or has ended.
 
-    Blocks for a thread that a stop signal holds *and* the v1 freezer has frozen, until it is thawed.
+    If a stop signal holds the thread *and* the v1 freezer has frozen it, blocks until it is thawed.
     """
     libc.call("ptrace", _SEIZE, tid, 0, options)
 
 
 def interrupt(tid: int) -> None:
-    """Have a tracee stop (`Stop.trap`) before it next executes an instruction of its own.
+    """Make a tracee stop (`Stop.trap`) before it next executes an instruction of its own.
 
-    One that is stopped already stops there once more when it is resumed; a frozen one, when it is thawed. Any other
-    stop before (a signal, a system call) takes the request away.
+    A stopped tracee stops there again when it is resumed; a frozen one when it is thawed. Any other stop before that (a
+    signal, a system call) cancels the request.
     """
     libc.call("ptrace", _INTERRUPT, tid, 0, 0)
 
 
 def resume(tid: int, signal_number: int = 0) -> None:
-    """Let a stopped tracee run on, and deliver the signal that it has stopped for (0: drop that)."""
+    """Let a stopped tracee continue, and deliver the signal that it has stopped for (0: discard it)."""
     libc.call("ptrace", _CONT, tid, 0, signal_number)
 
 
 def resume_to_syscall(tid: int, signal_number: int = 0) -> None:
-    """Let a stopped tracee run on to the beginning or the end of a system call."""
+    """Let a stopped tracee continue to the next entry or exit of a system call."""
     libc.call("ptrace", _SYSCALL, tid, 0, signal_number)
 
 
 def detach(tid: int) -> None:
-    """Let go of a stopped tracee; it runs on. Raises OSError: ESRCH where it is not stopped."""
+    """Detach from a stopped tracee, which continues. Raises OSError: ESRCH if it is not stopped."""
     libc.call("ptrace", _DETACH, tid, 0, 0)
 
 
@@ -232,7 +232,7 @@ def set_options(tid: int, options: int) -> None:
 
 
 def next_stop(tid: int) -> Stop | None:
-    """Return what a tracee has stopped for, once for each stop; None as long as it runs.
+    """Return the reason of a tracee's stop, once for each stop; None while it runs.
 
     Never takes an exit status away from the parent, which may be another thread of ours. Raises ChildProcessError when
     the tracee has ended.
@@ -244,9 +244,9 @@ def next_stop(tid: int) -> Stop | None:
 
 
 def reap(tid: int) -> bool:
-    """Take note of the end of a tracee that is not our child, which passes it on to its parent.
+    """Collect the exit of a tracee that is not our child, so that its parent gets it.
 
-    Returns whether it had come to that: the first thread of a process ends after all others. Raises ChildProcessError.
+    Returns whether it had exited: the first thread of a process exits after all others. Raises ChildProcessError.
     """
     return os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | _WALL) is not None
 
@@ -265,7 +265,7 @@ def registers(tid: int) -> Registers:
 
 
 def set_registers(tid: int, values: Registers) -> None:
-    """Replace a stopped tracee's registers. At a system call stop of aarch64 that of x7 is ignored."""
+    """Replace a stopped tracee's registers. At a system call stop on aarch64 the kernel ignores x7."""
     _set_regset(tid, _NT_PRSTATUS, struct.pack(f"={len(values)}Q", *values.values()))
 
 
@@ -283,9 +283,9 @@ def prepare_call(tid: int, own: Registers, at: int, name: str, arguments: tuple[
 
 
 def set_in_no_call(tid: int, own: Registers) -> None:
-    """Give a stopped tracee these registers, but have it in no system call.
+    """Set a stopped tracee's registers and mark it as not in a system call.
 
-    At a trap the kernel then restarts nothing, and at the beginning of a call it does not make that.
+    At a trap the kernel then restarts none, and at the entry of a call it skips that call.
     """
     table = architecture()
     if table.current is not None:
@@ -296,15 +296,15 @@ def set_in_no_call(tid: int, own: Registers) -> None:
 
 
 def in_syscall(own: Registers) -> bool:
-    """Whether a thread that has stopped at a trap was on its way out of a system call. False where not known."""
+    """Return whether a thread that has stopped at a trap was returning from a system call. False if unknown."""
     current = architecture().current
     return current is not None and own[current] < 1 << 63
 
 
 def without_spurious_eintr(own: Registers) -> Registers:
-    """Return registers with which a call that failed with EINTR for the stop alone is made again.
+    """Return registers that restart a call which failed with EINTR only because of the stop.
 
-    Unless a handler runs: then it fails with EINTR as it should. Returns `own` itself if there is nothing to do.
+    If a signal handler runs first, it fails with EINTR as it should. Returns `own` itself if nothing is to be changed.
     """
     table = architecture()
     if table.current is None or own[table.result] != -errno.EINTR & _ALL_BITS or own[table.current] not in table.eintr:
@@ -318,20 +318,20 @@ def without_spurious_eintr(own: Registers) -> Registers:
 
 
 def signal_mask(tid: int) -> int:
-    """Return the signals that a stopped tracee blocks; inside sigsuspend, ppoll and the like those outside of it."""
+    """Return a stopped tracee's blocked signals; inside sigsuspend, ppoll and the like, those blocked outside of it."""
     buffer = ctypes.create_string_buffer(_SIGNAL_SET)
     libc.call("ptrace", _GETSIGMASK, tid, _SIGNAL_SET, buffer)
     return int.from_bytes(buffer.raw, "little")
 
 
 def set_signal_mask(tid: int, mask: int) -> None:
-    """Replace the signals that a stopped tracee blocks; what sigsuspend and the like have put in their place goes."""
+    """Replace a stopped tracee's blocked signals; also discards the temporary mask of sigsuspend and the like."""
     buffer = ctypes.create_string_buffer(mask.to_bytes(_SIGNAL_SET, "little"), _SIGNAL_SET)
     libc.call("ptrace", _SETSIGMASK, tid, _SIGNAL_SET, buffer)
 
 
 def rseq(tid: int) -> Rseq | None:
-    """Return where a stopped tracee's rseq area is; None where it has none, or the kernel no rseq(2)."""
+    """Return a stopped tracee's rseq area; None if it has none, or the kernel has no rseq(2)."""
     buffer = ctypes.create_string_buffer(24)
     try:
         libc.call("ptrace", _GET_RSEQ_CONFIGURATION, tid, len(buffer), buffer)
@@ -344,12 +344,12 @@ def rseq(tid: int) -> Rseq | None:
 
 
 def dispatches_syscalls(tid: int) -> bool:
-    """Whether a stopped tracee handles its system calls itself (PR_SET_SYSCALL_USER_DISPATCH)."""
+    """Return whether a stopped tracee handles its system calls itself (PR_SET_SYSCALL_USER_DISPATCH)."""
     buffer = ctypes.create_string_buffer(32)
     try:
         libc.call("ptrace", _GET_SYSCALL_USER_DISPATCH_CONFIG, tid, len(buffer), buffer)
     except OSError as error:
-        # A kernel before 6.4 cannot tell; on aarch64 there is no such thing.
+        # Kernels before 6.4 cannot tell; aarch64 does not have it.
         if error.errno in (errno.EIO, errno.EINVAL):
             return False
         raise

@@ -50,16 +50,16 @@ class TcpState(IntEnum):
 CLOSED = frozenset(
     {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.CLOSING, TcpState.TIME_WAIT, TcpState.LAST_ACK, TcpState.CLOSE}
 )
-"""Of an end that its process has closed, or at which it has said all."""
+"""States of an end that its process has closed or shut down for sending."""
 
 UNACKNOWLEDGED = frozenset({TcpState.FIN_WAIT1, TcpState.CLOSING, TcpState.LAST_ACK})
-"""Of these, those of which the other end is not known to have heard."""
+"""Those of them in which the other end has not acknowledged the FIN."""
 
 
 @dataclass(frozen=True, slots=True)
 class TcpSocket:
-    """One TCP socket. The fields from `last_data_received_ms` on are None where they mean nothing: in
-    a listener, in TIME_WAIT, and in a kernel too old to send them.
+    """One TCP socket. The fields from `last_data_received_ms` on are None where they do not apply: for
+    a listener, in TIME_WAIT, and on a kernel too old to send them.
 
     Addresses are (address, port); IPv4 on an IPv6 socket is shown as IPv4. A listener's
     `receive_queue` is the length of its accept queue and its `send_queue` the limit of that;
@@ -81,10 +81,10 @@ class TcpSocket:
 
 
 class SockDiag:
-    """A sock_diag socket inside one network namespace, to be asked again and again.
+    """A sock_diag socket inside one network namespace, for any number of queries.
 
-    Not for two threads at once. Raises OSError when the namespace cannot be entered or the kernel
-    has no INET_DIAG.
+    Not thread-safe. Raises OSError when the namespace cannot be entered or the kernel has no
+    INET_DIAG.
     """
 
     def __init__(self, netns: namespace.PathOrFd) -> None:
@@ -101,9 +101,9 @@ class SockDiag:
         self._netlink.close()
 
     def connection(self, own: Address, other: Address) -> TcpSocket | None:
-        """The end at `own` of the connection to `other`, which the kernel finds without a walk (0.03 ms).
+        """Return the end at `own` of the connection to `other`, which the kernel finds by hash (0.03 ms).
 
-        Where there is none it looks for a listener, as for a packet: an sk_lookup program in the namespace is run.
+        If there is none, the kernel looks for a listener as for a packet, which runs the namespace's sk_lookup program.
         """
         family = socket.AF_INET6 if ":" in own[0] else socket.AF_INET
         addresses = (address.partition("%")[0] for address, _ in (own, other))
@@ -119,11 +119,11 @@ class SockDiag:
         return None if found and found.state is TcpState.LISTEN else found
 
     def tcp(self, states: Iterable[TcpState] = frozenset(TcpState)) -> list[TcpSocket]:
-        """All TCP sockets, IPv4 and IPv6, that are in one of `states`.
+        """Return all TCP sockets, IPv4 and IPv6, that are in one of `states`.
 
         The kernel walks the whole machine's hash table of connections (one walk, about 0.3 ms for
-        262,144 buckets), unless only LISTEN is asked for (0.05 ms). When sockets come and go so fast
-        that no three walks give a consistent list, the last one is returned: it may lack a socket.
+        262,144 buckets), unless only LISTEN is asked for (0.05 ms). When sockets change so fast that
+        none of three walks is consistent, the last result is returned: it may lack a socket.
         """
         # The older of the two requests: it takes both address families in one walk, where
         # SOCK_DIAG_BY_FAMILY needs one each (net/ipv4/inet_diag.c, inet_diag_dump_compat).
@@ -136,7 +136,7 @@ class SockDiag:
 
 
 def parse(body: bytes) -> TcpSocket:
-    """One inet_diag_msg with its attributes. Raises ValueError when it is not one."""
+    """Parse one inet_diag_msg with its attributes. Raises ValueError when it is not one."""
     if len(body) < _MESSAGE.size:
         raise ValueError(f"inet_diag message of {len(body)} bytes, {_MESSAGE.size} expected")
     family, state, sport, dport, src, dst, rqueue, wqueue, uid, inode = _MESSAGE.unpack_from(body)

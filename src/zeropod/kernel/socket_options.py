@@ -1,8 +1,8 @@
-"""Socket options that CRIU 4.2 does not restore: which of them a socket has set, and setting them again.
+"""Socket options that CRIU 4.2 does not restore: reading those that a socket has set, and setting them again.
 
-A value counts as set where it differs from that of a new socket in the same network namespace: defaults depend on
-sysctls. Each option here was set on a socket, dumped and restored, and had its default again afterwards. Left out are
-those that the kernel itself changes on a connection (TCP_MAXSEG, TCP_WINDOW_CLAMP, TCP_QUICKACK, SO_INCOMING_CPU).
+An option counts as set if its value differs from that of a new socket in the same network namespace: defaults depend on
+sysctls. Each option here was seen to have its default again after a dump and restore. Left out are those that the
+kernel itself changes on a connection (TCP_MAXSEG, TCP_WINDOW_CLAMP, TCP_QUICKACK, SO_INCOMING_CPU).
 
 Source of facts: tcp(7), ip(7), ipv6(7), udp(7), socket(7), include/uapi/linux.
 """
@@ -34,7 +34,7 @@ def _options(level: int, **numbers: int) -> tuple[Option, ...]:
 
 _ANY = _options(_SOCKET, SO_BUSY_POLL=46, SO_MAX_PACING_RATE=47, SO_ZEROCOPY=60)
 _NOT_CONNECTIONS = _options(_SOCKET, SO_TIMESTAMP=29, SO_TIMESTAMPNS=35, SO_TIMESTAMPING=37)
-"""Left out of connections, of which there may be thousands: each option there costs half a microsecond."""
+"""Not read for connections, of which there may be thousands: each option costs half a microsecond."""
 _CONNECTION = _options(
     _TCP,
     TCP_USER_TIMEOUT=18,
@@ -88,7 +88,7 @@ _V6 = _options(
     IPV6_MINHOPCOUNT=73,
 )
 _V4_ON_V6 = _options(_IP, IP_TOS=1, IP_RECVERR=11)
-"""For what comes by IPv4 to a socket of IPv6."""
+"""IPv4 options of an IPv6 socket, for IPv4 packets that it receives."""
 _V6_DATAGRAM = _options(
     _IPV6,
     IPV6_MULTICAST_IF=17,
@@ -129,7 +129,7 @@ class Group:
 
 
 def applicable(family: int, kind: int, state: int) -> Sequence[Option]:
-    """Return the options that are looked at for an IP socket of this family and type; `state` is TCP's, or 0."""
+    """Return the options to read for an IP socket of this family and type; `state` is TCP's, or 0."""
     datagram = kind != socket.SOCK_STREAM
     options = list(_ANY)
     if family == socket.AF_INET:
@@ -151,14 +151,14 @@ def tcp_state(sock: socket.socket) -> int:
 
 
 class Defaults:
-    """What new sockets of a network namespace have, asked for once for each kind."""
+    """The option values of new sockets in a network namespace, read once for each kind."""
 
     def __init__(self, netns: namespace.PathOrFd) -> None:
         self._netns = netns
         self._values: dict[tuple[int, int, int, bool], Mapping[Option, bytes]] = {}
 
     def changed(self, sock: socket.socket, state: int = 0) -> list[tuple[Option, bytes]]:
-        """Return the options of a socket that are not as on a new one, with their values. Raises OSError."""
+        """Return the options of a socket that differ from a new one's, with their values. Raises OSError."""
         family, kind, protocol = sock.family, sock.type, sock.proto
         key = (family, kind, protocol, state == _LISTEN)
         if key not in self._values:
@@ -184,12 +184,12 @@ def _values(sock: socket.socket, options: Iterable[Option]) -> dict[Option, byte
 
 
 def set_option(sock: socket.socket, option: Option, value: bytes) -> None:
-    """Set an option to what `changed` has returned of it. Raises OSError."""
+    """Set an option to a value that `changed` returned. Raises OSError."""
     sock.setsockopt(option.level, option.number, value)
 
 
 def groups(igmp: str, igmp6: str) -> list[Group]:
-    """Return the multicast groups in /proc/net/igmp and igmp6 beyond those that every interface is in."""
+    """Return the multicast groups in /proc/net/igmp and igmp6, without those that every interface joins."""
     found, interface = [], 0
     for line in igmp.splitlines()[1:]:
         fields = line.split()
@@ -211,7 +211,7 @@ def _is_everywhere(address: str) -> bool:
 
 
 def memberships(sock: socket.socket, candidates: Iterable[Group]) -> list[Group]:
-    """Return those groups that the socket is in."""
+    """Return the candidate groups that the socket has joined."""
     found = []
     for group in candidates:
         if group.family == sock.family:
@@ -223,13 +223,13 @@ def memberships(sock: socket.socket, candidates: Iterable[Group]) -> list[Group]
 
 
 def join(sock: socket.socket, group: Group) -> None:
-    """Put the socket into a group. Raises OSError."""
+    """Join a multicast group. Raises OSError."""
     level = _IPV6 if group.family == socket.AF_INET6 else _IP
     sock.setsockopt(level, _MCAST_JOIN_GROUP, struct.pack("@I4x128s", group.interface, group.packed()))
 
 
 def _get_filter(sock: socket.socket, level: int, value: bytes) -> None:
-    # getsockopt(2) reads the group from the buffer, which Python's own has no way to pass.
+    # getsockopt(2) reads the group from the result buffer, whose initial content Python's wrapper cannot set.
     buffer = ctypes.create_string_buffer(value, len(value))
     length = ctypes.create_string_buffer(struct.pack("@I", len(value)), 4)
     libc.call("getsockopt", sock.fileno(), level, _MCAST_MSFILTER, buffer, length)

@@ -19,14 +19,14 @@ _TCP_INFO_UNACKED = struct.Struct("=24xI")
 _SO_DOMAIN, _SO_MEMINFO = 39, 55
 _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS = 270, 9
 _MEMBERSHIPS = 64
-"""Bytes of the answer: 512 multicast groups; generic netlink, which has the most, has some dozens."""
+"""Size of the answer in bytes, for 512 multicast groups; generic netlink, which has the most, has some dozens."""
 IPPROTO_MPTCP = 262
 
 
 def sockets_of(pid: int) -> Iterator[tuple[int, int]]:
-    """Yields (file descriptor, inode) of every socket a process has open.
+    """Yield (file descriptor, inode) of every socket a process has open.
 
-    Raises nothing for a process that ends meanwhile: it simply has no more sockets.
+    Yields no more sockets if the process ends meanwhile.
     """
     with contextlib.suppress(*open_files.GONE), open_files.table(pid) as table:
         for number, link in table:
@@ -35,10 +35,10 @@ def sockets_of(pid: int) -> Iterator[tuple[int, int]]:
 
 
 def duplicate(pids: Iterable[int], inodes: Collection[int]) -> dict[int, socket.socket]:
-    """Takes one duplicate of each wanted socket out of whichever process has it, by inode.
+    """Duplicate each of the sockets from any of the processes that has it; return them by inode.
 
-    A socket or a process that vanishes meanwhile is left out of the result. Raises OSError where
-    the kernel refuses (EPERM); then nothing is kept open.
+    Sockets and processes that vanish meanwhile are left out of the result. Raises OSError where the
+    kernel refuses (EPERM); then nothing is kept open.
     """
     found: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as undo:
@@ -76,13 +76,13 @@ def _duplicate(process: int, fd: int, inode: int) -> socket.socket | None:
 
 
 def adopt(descriptor: int) -> socket.SocketType:
-    """Return a socket object for a descriptor that it owns from now on, of whatever address family.
+    """Return a socket object that owns this descriptor, of whatever address family.
 
-    The plain one that socket.socket is made of: it costs half, which counts with thousands.
+    An instance of the base class of socket.socket, which costs half as much; that matters for thousands.
     """
     with contextlib.suppress(OSError):
         return socket.SocketType(fileno=descriptor)
-    # Left to find out the family by itself, Python asks for the address, which not every family has.
+    # To detect the family itself, Python would ask for the address, which not every family has.
     made = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)
     try:
         family = made.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN)
@@ -94,7 +94,7 @@ def adopt(descriptor: int) -> socket.SocketType:
 
 
 def in_accept_queue(listener: socket.SocketType) -> int | None:
-    """Return how many connections wait in a TCP listener's accept queue; None for a listener that does not say so."""
+    """Return how many connections wait in a TCP listener's accept queue; None if it does not report that."""
     if listener.proto != socket.IPPROTO_TCP:
         return None
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_UNACKED.size)
@@ -102,25 +102,25 @@ def in_accept_queue(listener: socket.SocketType) -> int | None:
 
 
 def receive_memory(sock: socket.SocketType) -> int:
-    """Return the bytes of kernel memory that what has been received takes (of a Unix socket always 0).
+    """Return the kernel memory that unread received data takes, in bytes (always 0 for a Unix socket).
 
-    Unlike FIONREAD it tells of every datagram, not only of the first.
+    Unlike FIONREAD it covers every datagram, not only the first.
     """
     return int(struct.unpack("=I", sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4))[0])
 
 
 def has_multicast_groups(netlink: socket.SocketType) -> bool:
-    """Whether a netlink socket has joined a group, and so is told of what happens to others."""
+    """Return whether a netlink socket has joined a multicast group, and so receives notifications."""
     return any(netlink.getsockopt(_SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS, _MEMBERSHIPS))
 
 
 def is_listening(sock: socket.SocketType) -> bool:
-    """Whether listen(2) was called on this socket."""
+    """Return whether listen(2) was called on this socket."""
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def hand_over_ready(sock: socket.socket) -> None:
-    """Lets a restored listener bind the address that the held listener `sock` has.
+    """Allow a restored listener to bind the address of the held listener `sock`.
 
     CRIU binds its listeners with SO_REUSEPORT, and the kernel lets two sockets share an address
     only if both have it and both belong to the same uid (inet_csk_get_port). CRIU runs as root, so
@@ -133,17 +133,16 @@ def hand_over_ready(sock: socket.socket) -> None:
 
 
 def enter_repair(sock: socket.socket) -> None:
-    """Lets a connection vanish without a word to its other end, no FIN and no reset, when it is closed for the last
-    time: in repair mode the kernel only forgets it (tcp_close).
+    """Put a connection into repair mode: its last close sends neither FIN nor reset to the other end (tcp_close).
+    For a connection in a checkpoint whose process is to be killed. The last close may be that of this duplicate. Data
 
-    That is what a connection wants which is in a checkpoint, and whose process is to be killed. The last close may
-    be this duplicate's. Data that has been sent but not acknowledged is not sent again. Raises OSError: EPERM for a
-    listener, and without CAP_NET_ADMIN.
+    that was sent but not acknowledged is not sent again. Raises OSError: EPERM for a listener, and without
+    CAP_NET_ADMIN.
     """
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_ON)
 
 
 def leave_repair(sock: socket.socket) -> None:
-    """Takes a connection out of the repair mode of CRIU, in which recv(2) fails with EPERM, if it is in it."""
+    """Take a connection out of CRIU's repair mode, in which recv(2) fails with EPERM, if it is in that."""
     if sock.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR):
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF)

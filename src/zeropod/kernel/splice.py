@@ -1,4 +1,4 @@
-"""Bytes from one descriptor to another without passing through Python.
+"""Copies bytes between descriptors without passing them through Python.
 
 Owns the copy loop between a container's pipe and containerd's fifo. Opening, naming and closing
 the descriptors is left to the layer above.
@@ -25,14 +25,14 @@ _LAST_WRITE = 1.0  # seconds
 
 
 async def copy(read_fd: int, write_fd: int, on_data: Callable[[], None] | None = None) -> int:
-    """Moves bytes until `read_fd` is at its end; returns how many went.
+    """Move bytes until `read_fd` is at its end; return how many were moved.
 
-    The end is end-of-file, the EIO of a terminal whose other side is closed, or the reader of
-    `write_fd` having gone for good. A fifo whose reader may come back (containerd restarts) must be
-    opened O_RDWR, so that it never counts as gone: then a slow or absent reader only makes the
-    writer wait. Both descriptors become non-blocking and stay the caller's to close.
+    The end is end-of-file, the EIO of a terminal whose other side is closed, or a reader of
+    `write_fd` that has gone for good. A fifo whose reader may return (containerd restarts) must be
+    opened O_RDWR, so that its reader never counts as gone: a slow or absent reader then only blocks
+    the writer. Both descriptors become non-blocking, and the caller closes them.
 
-    `on_data` is called after each piece that went. When cancelled, no byte that was taken is lost.
+    `on_data` is called after each piece moved. Cancellation loses no byte that was read.
     Only one task may read a descriptor, and only one may write it: trio refuses a second.
     """
     for fd in (read_fd, write_fd):
@@ -62,7 +62,7 @@ async def _splice(read_fd: int, write_fd: int) -> int:
         try:
             count = os.splice(read_fd, write_fd, _CHUNK, flags=_SPLICE_F_MOVE | _SPLICE_F_NONBLOCK)
         except BlockingIOError:
-            # Either end may be the reason, and the call does not say which.
+            # Either end may have blocked, and the call does not say which.
             await trio.lowlevel.wait_readable(read_fd)
             await _wait_writable(write_fd)
         else:
@@ -82,7 +82,7 @@ async def _read_write(read_fd: int, write_fd: int) -> int:
         try:
             await _write_all(write_fd, rest)
         except trio.Cancelled:
-            # What was read is in no pipe any more: give the writer's side a moment to take it.
+            # The bytes that were read are in no pipe any more: give the writing end a moment to take them.
             with trio.move_on_after(_LAST_WRITE, shield=True):
                 await _write_all(write_fd, rest)
             raise
@@ -101,7 +101,7 @@ async def _wait_writable(fd: int) -> None:
     try:
         await trio.lowlevel.wait_writable(fd)
     except PermissionError:
-        # What epoll refuses never blocks: regular files, /dev/null.
+        # Files that epoll refuses never block: regular files, /dev/null.
         await trio.lowlevel.checkpoint()
 
 
@@ -110,8 +110,8 @@ def _is_pipe(fd: int) -> bool:
 
 
 def _enlarge(fd: int) -> None:
-    # Fewer rounds while output is fast. The kernel refuses what exceeds the user's share (EPERM),
-    # and has nothing against a pipe that is larger already.
+    # Fewer rounds while output is fast. The kernel refuses sizes beyond the user's limit (EPERM), and
+    # accepts a pipe that is larger already.
     if _is_pipe(fd):
         with contextlib.suppress(OSError):
             if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < _PIPE_SIZE:

@@ -1,4 +1,4 @@
-"""What the scheduler knows of a thread and CRIU 4.2 does not restore: reading it, and setting it again from outside."""
+"""Scheduling attributes of a thread that CRIU 4.2 does not restore: reading and setting them from outside."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from zeropod.kernel import libc
 _IOPRIO_GET = {"x86_64": 252, "aarch64": 31, "riscv64": 31, "loongarch64": 31, "ppc64le": 274, "s390x": 283}
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
 _PROCESS = 1
-"""IOPRIO_WHO_PROCESS: a thread, in fact."""
+"""IOPRIO_WHO_PROCESS, which in fact names a thread."""
 _CLASS_SHIFT = 13
 _BEST_EFFORT = 2 << _CLASS_SHIFT | 4
 
@@ -24,12 +24,12 @@ class Attributes:
 
 
 def read(tid: int) -> Attributes:
-    """Return those of a thread. Raises OSError."""
+    """Return the attributes of a thread. Raises OSError."""
     return Attributes(frozenset(os.sched_getaffinity(tid)), _io_priority(tid), _timer_slack(tid))
 
 
 def write(tid: int, attributes: Attributes) -> None:
-    """Set those of a thread, except what it has already. Raises OSError."""
+    """Set the attributes of a thread, except those that it has already. Raises OSError."""
     now = read(tid)
     if now.affinity != attributes.affinity:
         os.sched_setaffinity(tid, attributes.affinity)
@@ -45,7 +45,7 @@ def _io_priority(tid: int) -> int:
     if number is None:
         return 0
     value = libc.syscall("ioprio_get", number, _PROCESS, tid)
-    # A thread without one of its own is shown without a class or, by some kernels, with the middle of best effort.
+    # A thread without a priority of its own has no class or, on some kernels, the middle level of best effort.
     return 0 if value >> _CLASS_SHIFT == 0 or value == _BEST_EFFORT else value
 
 

@@ -1,8 +1,8 @@
-"""The name of the current task for an eBPF program whose type may not ask for it on this kernel.
+"""The name of the current task, for an eBPF program that may not call bpf_get_current_comm on this kernel.
 
-Owns the replacement of bpf_get_current_comm by a read of the task itself, and where in it the name is. Programs of type
-sk_lookup may call that helper on newer kernels only (seen: 6.18, not 6.1); get_current_task and probe_read_kernel they
-may call on all, with CAP_PERFMON and where the kernel is not locked down for confidentiality.
+Owns the replacement of that call by a read of the task_struct, and the offset of the name there. Programs of type
+sk_lookup may call the helper on newer kernels only (seen: 6.18, not 6.1), but get_current_task and probe_read_kernel on
+all, with CAP_PERFMON, unless the kernel is locked down for confidentiality.
 
 Source of facts: include/uapi/linux/{bpf,btf}.h, Documentation/bpf/btf.rst; kernel/bpf/helpers.c (bpf_base_func_proto).
 """
@@ -20,15 +20,15 @@ _JUMPS = frozenset({5, 6})
 """The classes of instructions (their lowest three bits) that jump."""
 _GET_CURRENT_COMM, _GET_CURRENT_TASK, _PROBE_READ_KERNEL = 16, 35, 113
 _NAME = 16
-"""Bytes of a name, with the zero at its end."""
+"""Bytes of a name, including the final zero."""
 _SPILL = -504
-"""Where on the program's stack of 512 bytes the destination waits: at the end that compilers come to last."""
+"""Stack offset for saving the destination: the end of the 512 bytes that compilers use last."""
 
 
 def by_reading(code: bytes) -> bytes:
     """Return the program with its one call of bpf_get_current_comm replaced. Raises OSError without BTF.
 
-    Maps must have been filled in: what follows the call moves. Raises ValueError if there is no such call, or several.
+    Fill in map descriptors before: the code after the call moves. Raises ValueError unless there is exactly one call.
     """
     found = [_INSTRUCTION.unpack_from(code, at) for at in range(0, len(code), 8)]
     (place,) = (index for index, each in enumerate(found) if each == (_CALL, 0, 0, _GET_CURRENT_COMM))
@@ -54,20 +54,20 @@ def by_reading(code: bytes) -> bytes:
 
 @cache
 def name_offset() -> int:
-    """Return where a task_struct of this kernel has `comm`, in bytes. Raises OSError where the kernel does not tell."""
+    """Return the offset of `comm` in a task_struct of this kernel, in bytes. Raises OSError without BTF."""
     with open(_BTF, "rb") as file:
         return _offset(file.read(), b"task_struct", b"comm")
 
 
 def _offset(btf: bytes, name: bytes, member: bytes) -> int:
-    """Return where a structure has a member, by the kernel's description of its types. Raises OSError."""
+    """Return the offset of a structure's member in the kernel's BTF, in bytes. Raises OSError."""
     magic, _, _, header, types, length, strings, _ = struct.unpack_from("<HBBIIIII", btf)
     if magic != _MAGIC:
         raise OSError(f"{_BTF} does not begin as BTF does")
     words, described = btf[header + strings :], btf[header + types : header + types + length]
     names = [words.find(b"\0" + word + b"\0") + 1 for word in (name, member)]
     at = described.find(struct.pack("<I", names[0]))
-    # What looks like the name of a structure may be another number; its kind is not likely to fit then.
+    # A match of the name's offset may be unrelated data, whose kind is unlikely to be that of a structure.
     while at >= 0:
         if at % 4 == 0:
             info = int.from_bytes(described[at + 4 : at + 8], "little")

@@ -1,6 +1,7 @@
 """The Unix sockets of a network namespace with their peers, as the kernel's sock_diag reports them.
 
-/proc/net/unix has neither the peer of a socket nor what waits at a listener; which sockets matter is decided above.
+/proc/net/unix has neither the peer of a socket nor a listener's pending connections. Which sockets matter is decided
+above.
 
 Source of facts: include/uapi/linux/unix_diag.h, net/unix/diag.c.
 """
@@ -15,7 +16,7 @@ from zeropod.kernel import namespace, netlink
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST = struct.Struct("=BBxxIIIII")
-"""struct unix_diag_req: family, protocol, states, inode, what to show, cookie."""
+"""struct unix_diag_req: family, protocol, states, inode, flags of what to return, cookie."""
 _MESSAGE = struct.Struct("=BBBxIII")
 """struct unix_diag_msg: family, type, state, inode, cookie."""
 _ALL_STATES = 0xFFFFFFFF
@@ -41,12 +42,12 @@ class UnixSocket:
     name: str
     """The path it is bound to, with a leading @ if abstract; empty if unbound."""
     is_shut: bool
-    """Whether one direction at least is shut, as it is once the other end is closed."""
+    """Whether at least one direction is shut down, as when the other end is closed."""
     peer: int | None
     pending: tuple[int, ...]
     """Inodes of the connecting ends that wait to be accepted; 0 for an end that is closed already."""
     unsent: int
-    """Bytes that it has sent and the other end has not read; of a listener the limit of its queue."""
+    """Bytes that it has sent and the other end has not read; for a listener, the limit of its queue."""
 
 
 def sockets(netns: namespace.PathOrFd) -> list[UnixSocket]:

@@ -1,8 +1,8 @@
-"""userfaultfd(2): the missing pages of another process's memory, filled in by us.
+"""userfaultfd(2): filling in the missing pages of another process's memory.
 
-Owns the numbers of the ioctls, the layout of their arguments and of what is read. The calls are made once a page
-fault, by a pager that an application waits for, so they are plain functions, which several threads may call at once,
-and say how a copy went by a number rather than an exception. Which page holds what is decided above.
+Owns the numbers of the ioctls, the layout of their arguments and of messages. The calls are made once for each page
+fault while an application waits, so they are plain, thread-safe functions, and a copy returns an errno instead of
+raising. Which page holds what is decided above.
 
 Source of facts: include/uapi/linux/userfaultfd.h, fs/userfaultfd.c, mm/userfaultfd.c; userfaultfd(2).
 """
@@ -51,7 +51,7 @@ PAGEFAULT_FLAG_WP: Final = 1 << 0
 MISSING_SHMEM: Final = 1 << 5
 """UFFD_FEATURE_MISSING_SHMEM: missing pages of shared memory, too."""
 WP_UNPOPULATED: Final = 1 << 13
-"""UFFD_FEATURE_WP_UNPOPULATED: what is not there yet can be write-protected, too (Linux 6.4)."""
+"""UFFD_FEATURE_WP_UNPOPULATED: pages that do not exist yet can be write-protected, too (Linux 6.4)."""
 WP_ASYNC: Final = 1 << 15
 """UFFD_FEATURE_WP_ASYNC: a write lifts the protection without a message (Linux 6.7)."""
 
@@ -65,7 +65,7 @@ _PROTECT: Final = 1
 _DONTWAKE: Final = 1 << 1
 
 DEVICE: Final = "/dev/userfaultfd"
-"""Makes one of the process that does the ioctl, whatever capabilities that has."""
+"""Its ioctl makes a userfaultfd of the calling process, whatever capabilities that has."""
 
 _NUMBER = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "loongarch64": 282, "ppc64le": 364, "s390x": 355}
 """userfaultfd(2). Source: arch/*/entry/syscalls/*.tbl, include/uapi/asm-generic/unistd.h."""
@@ -98,31 +98,31 @@ class Message:
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """The messages of one read(2)."""
+    """Yield the messages of one read(2)."""
     for event, first, second, third in _message.iter_unpack(data):
         # The new descriptor is 32 bits wide, and what follows it is not defined.
         yield Message(event, first & 0xFFFFFFFF if event == FORK else first, second, third)
 
 
 def copy(uffd: int, to: int, source: int, length: int, *, protected: bool = False) -> tuple[int, int]:
-    """UFFDIO_COPY from our address `source`; wakes who waits there. Returns (bytes copied, errno or 0).
+    """UFFDIO_COPY from our address `source`; wake threads that wait there. Returns (bytes copied, errno or 0).
 
-    With `protected` the pages are write-protected at once, where that is registered for (`WRITES`). All must lie in one
-    mapping (else ENOENT, with nothing copied). EEXIST: that page is there already; EAGAIN: events are to be read first,
-    or the copy stopped midway; ESRCH: the process is gone; EFAULT: `source` cannot be read, as when its file has been
-    cut.
+    With `protected` the pages are write-protected at once, where the range is registered for `WRITES`. All must lie in
+    one mapping (else ENOENT, with nothing copied). EEXIST: the page exists already; EAGAIN: read events first, or the
+    copy stopped midway; ESRCH: the process is gone; EFAULT: `source` cannot be read, for instance because its file was
+    truncated.
     """
     argument = bytearray(_copy.pack(to, source, length, _PROTECTED if protected else 0, 0))
     try:
         fcntl.ioctl(uffd, COPY, argument)
     except OSError as error:
-        # The kernel writes either what it has copied or the negative errno here.
+        # Here the kernel writes either the number of bytes copied or the negative errno.
         return max(0, _done.unpack_from(argument, 32)[0]), error.errno or errno.EIO
     return length, 0
 
 
 def zero(uffd: int, to: int) -> int:
-    """UFFDIO_ZEROPAGE for one page; wakes who waits there. Returns errno or 0, as `copy`."""
+    """UFFDIO_ZEROPAGE for one page; wake threads that wait there. Returns errno or 0 (see `copy`)."""
     try:
         fcntl.ioctl(uffd, ZEROPAGE, bytearray(_zero.pack(to, PAGE, 0, 0)))
     except OSError as error:
@@ -131,15 +131,15 @@ def zero(uffd: int, to: int) -> int:
 
 
 def wake(uffd: int, start: int, length: int) -> None:
-    """Lets who waits in the range fault again, whatever is there. Raises OSError."""
+    """Wake threads that wait in the range, so that they fault again if pages are still missing. Raises OSError."""
     fcntl.ioctl(uffd, _WAKE, _range.pack(start, length))
 
 
 def wake_all(uffd: int) -> None:
-    """Lets everybody who waits on this userfaultfd fault again.
+    """Wake all threads that wait on this userfaultfd, so that they fault again if pages are still missing.
 
-    The kernel refuses a range that reaches beyond the address space, whose size it does not tell: the largest that it
-    takes is the right one.
+    The kernel refuses a range beyond the address space, whose size it does not report: the largest range that it
+    accepts is the right one.
     """
     for bits in range(57, 30, -1):
         with suppress(OSError):
@@ -148,9 +148,9 @@ def wake_all(uffd: int) -> None:
 
 
 def alive(uffd: int) -> bool:
-    """Whether the memory that it belongs to still exists; the kernel does not tell otherwise.
+    """Return whether the address space that it belongs to still exists.
 
-    Asks to lift a write protection that nobody has put up, which changes nothing.
+    Probes by lifting a write protection that was never set, which changes nothing: no other interface tells.
     """
     try:
         fcntl.ioctl(uffd, _WRITEPROTECT, bytearray(struct.pack("=QQQ", _LOWEST, PAGE, _DONTWAKE)))
@@ -160,7 +160,7 @@ def alive(uffd: int) -> bool:
 
 
 def open() -> int:  # noqa: A001 - read as userfault.open()
-    """A userfaultfd (close-on-exec, non-blocking) on our own memory that reports every event.
+    """Return a userfaultfd (close-on-exec, non-blocking) on our own memory that reports every event.
 
     Raises OSError: EPERM without CAP_SYS_PTRACE, ENOSYS or EINVAL where the kernel lacks it.
     """
@@ -177,7 +177,7 @@ def open() -> int:  # noqa: A001 - read as userfault.open()
 
 
 def device() -> int:
-    """Open what another process makes a userfaultfd with (ioctl `NEW`). Raises OSError: ENOENT without one."""
+    """Open the device on which another process makes a userfaultfd (ioctl `NEW`). Raises OSError: ENOENT without it."""
     return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
 
 
@@ -189,8 +189,8 @@ def new(descriptor: int) -> int:
 def handshake(uffd: int, features: int) -> int:
     """UFFDIO_API: choose features, once, before anything else; return those that the kernel has.
 
-    Must be made before the descriptor is polled: poll(2) reports an error until then. Raises OSError: EINVAL for a
-    feature that the kernel lacks or for a second handshake, EPERM for fork events without CAP_SYS_PTRACE.
+    Call it before the descriptor is polled: until then poll(2) reports an error. Raises OSError: EINVAL for a feature
+    that the kernel lacks or for a second handshake, EPERM for fork events without CAP_SYS_PTRACE.
     """
     argument = bytearray(struct.pack("=QQQ", _API, features, 0))
     fcntl.ioctl(uffd, _API_CALL, argument)
@@ -212,23 +212,23 @@ def offered() -> int:
 
 
 def register(uffd: int, start: int, length: int, modes: int = MISSING) -> None:
-    """Makes us the one who fills missing pages in this range, and with `WRITES` the one who sees writes.
+    """Register a range, to get its missing-page faults and with `WRITES` its write-protect faults.
 
-    A second time with fewer modes takes none away: unregister first. Raises OSError: EBUSY where another userfaultfd
-    has it, EINVAL where the range or its kind of memory cannot be registered.
+    Registering again with fewer modes removes none: unregister first. Raises OSError: EBUSY if the range belongs to
+    another userfaultfd, EINVAL if the range or its kind of memory cannot be registered.
     """
     fcntl.ioctl(uffd, _REGISTER, bytearray(struct.pack("=QQQQ", start, length, modes, 0)))
 
 
 def unregister(uffd: int, start: int, length: int) -> None:
-    """Gives a range back: write protection in it is lifted, what is still missing reads as zero. Raises OSError."""
+    """Unregister a range: lifts its write protection; pages still missing then read as zeroes. Raises OSError."""
     fcntl.ioctl(uffd, _UNREGISTER, _range.pack(start, length))
 
 
 def write_protect(uffd: int, start: int, length: int, *, protect: bool = True) -> None:
-    """Protects the pages of a range against writes, or lifts that and wakes who waits. Raises OSError.
+    """Write-protect the pages of a range, or lift that and wake threads that wait. Raises OSError.
 
-    EAGAIN: events are to be read first, then the same again.
+    EAGAIN: read events first, then call it again.
     """
     fcntl.ioctl(uffd, _WRITEPROTECT, bytearray(struct.pack("=QQQ", start, length, _PROTECT if protect else 0)))
 
@@ -237,7 +237,7 @@ def write_protect(uffd: int, start: int, length: int, *, protect: bool = True) -
 class MappedFile:
     """A file mapped to copy from, for as long as this process lives.
 
-    `mmap.mmap` does not say where a mapping is unless it is writable.
+    Needed because `mmap.mmap` gives the address of a mapping only if it is writable.
     """
 
     address: int
@@ -245,7 +245,7 @@ class MappedFile:
 
     @classmethod
     def of(cls, descriptor: int) -> "MappedFile":
-        """Raises OSError."""
+        """Map a whole file, read-only. Raises OSError."""
         length = max(os.fstat(descriptor).st_size, PAGE)
         address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
         if address is None or address == ctypes.c_void_p(-1).value:
@@ -254,5 +254,5 @@ class MappedFile:
         return cls(int(address), length)
 
     def forget(self) -> None:
-        """Takes its pages out of our page tables; they stay in the page cache. Raises OSError."""
+        """Remove its pages from our page tables; they stay in the page cache. Raises OSError."""
         libc.call("madvise", self.address, self.length, mmap.MADV_DONTNEED)

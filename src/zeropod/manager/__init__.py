@@ -1,1 +1,1 @@
-"""What looks at a whole node: finds every shim through its socket and asks it."""
+"""The commands and the daemon for a whole node: they find every shim by its socket and query it."""

@@ -1,6 +1,6 @@
-"""What a node needs, one line each: what is looked at, how badly it is needed, and what to do where it is missing.
+"""The requirements of a node, one entry each: the check, how necessary it is, and what to do if it fails.
 
-The looking itself is in `looks`; here are only words, so that all of them can be read in one place.
+`looks` implements the checks; here are only their texts, to be read in one place.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Need(Enum):
     REQUIRED = "required"
     """Without it no container sleeps, or none runs."""
     WANTED = "wanted"
-    """Without it something is slower, or less."""
+    """Without it something is slower or unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class Check:
     name: str
     need: Need
     look: Callable[[], str]
-    """What was found, in words. Raises Missing, or OSError."""
+    """Returns what was found, as text. Raises Missing, or OSError."""
     without: str
-    """What happens where it is missing."""
+    """The consequence if it is missing."""
     remedy: str
 
 
@@ -57,7 +57,7 @@ CHECKS = (
         "userfaultfd",
         Need.WANTED,
         looks.userfaultfd,
-        "a wake from COLD reads all memory before the container runs, and there is no page store",
+        "a wake from COLD reads all memory before the container runs, and the page store is unavailable",
         "Use a kernel with CONFIG_USERFAULTFD=y.",
     ),
     Check(
@@ -156,10 +156,10 @@ CHECKS = (
 
 
 def carry_out(check: Check) -> Finding:
-    """Whatever goes wrong in a look is a finding, too."""
+    """Run a check; a failure of the check itself is a finding, too."""
     try:
         return Finding(check, check.look())
     except Missing as reason:
         return Finding(check, str(reason), missing=True)
     except OSError as error:
-        return Finding(check, f"cannot be looked at: {error}", missing=True)
+        return Finding(check, f"cannot be checked: {error}", missing=True)

@@ -1,4 +1,4 @@
-"""What `zeropod sleep`, `wake` and `why` have in common: containers are named, and each one's own shim is asked."""
+"""The common part of `zeropod sleep`, `wake` and `why`: find the named containers and call each one's shim."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ DEADLINE = 150.0
 """Seconds for a shim to put to sleep or wake: longer than the longest dump and the longest restore take."""
 
 Ask = Callable[[Found], Awaitable[str]]
-"""Asks the shim of one container; what to print. Raises RpcError."""
+"""Calls the shim of one container and returns what to print. Raises RpcError."""
 
 
 def parser(command: str, description: str | None) -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def parser(command: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def run(command: str, wanted: list[str], ask: Ask) -> int:
-    """Asks about each of the containers; returns the exit status, with the failures on stderr."""
+    """Call `ask` for each container and print the results; return the exit status, with failures on stderr."""
     status = 130
     try:
         status = trio.run(_run, command, wanted, ask)

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 
 async def run(addresses: list[Address]) -> None:
-    """Until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
+    """Run until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
     node, config = Node(), configuration(bind(addresses))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_signal, nursery.cancel_scope)
@@ -48,7 +48,7 @@ async def run(addresses: list[Address]) -> None:
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
-    """One of them: when there are several, the others followed from it, or say the same."""
+    """Return the first error of a group: the others are consequences, or the same."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

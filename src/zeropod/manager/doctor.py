@@ -1,4 +1,4 @@
-"""`zeropod doctor`: whether this node can do all that zeropod needs, what is missing, and what to do about it."""
+"""`zeropod doctor`: checks whether this node has what zeropod needs, and says what is missing and how to fix that."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Which container somebody means: by the beginning of its id, or by its names."""
+"""Finds the container that a user names: by the beginning of its id, or by its names."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
 
 class NotFound(Exception):  # noqa: N818 - what a user is told
-    """Nobody is meant, or more than one; the text says so."""
+    """No container matches, or several do; the text says which."""
 
 
 def find(wanted: str, among: Sequence[Found]) -> Found:
-    """The container with this id, the only one whose id begins so, or that has this name. Raises NotFound.
+    """Return the container with this id, with this unique beginning of an id, or with this name. Raises NotFound.
 
-    A name is namespace/pod/container; the container may be left out where the pod has only one. That of a container
+    A name is namespace/pod/container; the container may be left out if the pod has only one. The name of a container
     without a pod is containerd's namespace/id.
     """
     exact = [entry for entry in among if entry.status.id == wanted]
@@ -28,7 +28,7 @@ def find(wanted: str, among: Sequence[Found]) -> Found:
 
 
 def name(status: ContainerStatus) -> str:
-    """How it is called in messages."""
+    """Return a container's name for messages."""
     if not status.pod:
         return f"{status.namespace}/{status.id}"
     return f"{status.pod_namespace}/{status.pod}/{status.container or '(sandbox)'} ({status.id[:13]})"

@@ -1,8 +1,8 @@
 """`zeropod image-gc`: removes images of containers that do not exist any more, once, and ends.
 
-A reboot leaves such images behind, and a shim that could not clean up after itself. It runs as root, since images are
-root's, and so it listens to nothing and talks to nobody: `zeropod manager`, which does, needs none of its rights. It
-also gives that the directory of the shims' sockets, and shims what the node's limits are.
+A reboot leaves such images behind, and so does a shim that could not clean up after itself. It runs as root, since
+images are root's, and therefore opens no network socket: `zeropod manager`, which does, needs none of its rights. It
+also makes the directory of the shims' sockets accessible to the manager, and sets the node's limits for the shims.
 """
 
 import argparse
@@ -25,12 +25,12 @@ def main(arguments: list[str]) -> int:
     try:
         run = Path(paths.STATUS_SOCKETS).parent
         paths.make_private(run)
-        run.chmod(0o700)  # a kubelet that mounts it has made it for all to look into
+        run.chmod(0o700)  # a kubelet that mounts it has created it readable for all users
         paths.open_to_manager(paths.STATUS_SOCKETS)
         node_config.override({key: value for key, value in given.items() if value is not None})
         for key, size in budget.collect_orphans(_existing):
             name = "/".join(filter(None, key))
-            log.warning("removed the image of %s, %.1f MB: there is no such container", name, size / 1e6)
+            log.warning("removed the image of %s, %.1f MB: the container does not exist", name, size / 1e6)
     except OSError as error:
         hint = ": run it as root" if isinstance(error, PermissionError) else ""
         sys.stderr.write(f"zeropod image-gc: {error.filename or paths.CONTAINERS}: {error.strerror}{hint}\n")
@@ -39,13 +39,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _existing() -> frozenset[budget.Key]:
-    """All containers that a shim, alive or dead, has not yet removed: none after a reboot, as it should be."""
+    """Return all containers that a shim, alive or dead, has not removed yet: none after a reboot."""
     return frozenset(_listed())
 
 
 def _listed() -> Iterator[budget.Key]:
     yield from ((entry.parts[-3], entry.name) for entry in paths.PODS.glob("*/*/*"))
-    # A shim of an older version lists its containers one directory higher, and does not say in which namespace.
+    # A shim of an older version lists its containers one directory higher, without the namespace.
     yield from (("", entry.name) for entry in paths.PODS.glob("*/*") if not entry.is_dir())
 
 
@@ -55,14 +55,14 @@ def _parser() -> argparse.ArgumentParser:
         "--max-checkpoint-bytes",
         type=_quantity,
         metavar="QUANTITY",
-        help="what all images of this node may take on disk together, such as 20Gi; "
-        f"in force above {paths.NODE_CONFIG} until this is run without it, or the node started anew",
+        help="bytes that all images of this node may take on disk together, such as 20Gi; "
+        f"overrides {paths.NODE_CONFIG} until this is run without it, or the node restarts",
     )
     parser.add_argument(
         "--min-free-bytes",
         type=_quantity,
         metavar="QUANTITY",
-        help="what has to stay free on their disk (default: 256Mi); likewise",
+        help="bytes that must stay free on their disk (default: 256Mi); likewise",
     )
     return parser
 

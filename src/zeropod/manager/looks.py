@@ -1,6 +1,6 @@
-"""How a node is looked at: each function says in words what it has found, or raises what is missing.
+"""The checks of a node: each function returns what it has found as text, or raises Missing.
 
-Nothing is changed by it: what has to be tried out is tried in a network namespace that is made for it and thrown away.
+They change nothing on the node: what has to be tried out is tried in a temporary network namespace.
 """
 
 import os
@@ -30,11 +30,11 @@ CAP_SYS_RESOURCE = 24
 RUNTIME_TYPE = "io.containerd.zeropod.v2"
 ANNOTATIONS = "zeropod.ctrox.dev/"
 QUICK = 30.0
-"""Seconds for a program that is asked for something."""
+"""Timeout in seconds of programs that only print something."""
 
 
 class Missing(Exception):  # noqa: N818 - a state of the node
-    """It is not there; the text says what is."""
+    """Something required is missing; the text says what was found instead."""
 
 
 def root() -> str:
@@ -59,7 +59,7 @@ def userfaultfd() -> str:
 
 
 def standby_memory() -> str:
-    """What there is for the memory of containers in STANDBY, a line each, and what would be better."""
+    """Return a line for each place for the memory of containers in STANDBY, and how to get a better one."""
     facts = choice.facts()
     text = "\n".join(choice.advice(facts))
     if all(choice.obstacle(kind, facts) is not None for kind in (Kind.SWAP, Kind.STORE)):
@@ -171,7 +171,7 @@ def handler() -> str:
 
 
 def _config(daemon: "Containerd") -> Mapping[str, Any]:
-    """The configuration that containerd has. Raises Missing."""
+    """Return containerd's effective configuration. Raises Missing."""
     try:
         return tomllib.loads(_run([daemon.program, *daemon.options, "config", "dump"]))
     except tomllib.TOMLDecodeError as error:
@@ -179,7 +179,7 @@ def _config(daemon: "Containerd") -> Mapping[str, Any]:
 
 
 def configured(config: Mapping[str, Any]) -> str:
-    """What containerd's configuration says of the runtime. Raises Missing."""
+    """Return how containerd's configuration defines the runtime. Raises Missing."""
     for plugin, name, runtime in _runtimes(config):
         passed = runtime.get("pod_annotations") or []
         if not any(pattern.startswith(ANNOTATIONS) or pattern == "*" for pattern in passed):
@@ -201,18 +201,18 @@ def _runtimes(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str
 
 
 def _path(runtime: Mapping[str, Any]) -> str:
-    """What containerd runs for this runtime; empty where it looks for that on its PATH."""
+    """Return the binary that containerd runs for this runtime; empty if it searches its PATH."""
     return str(runtime.get("runtime_path") or "")
 
 
 @dataclass(frozen=True, slots=True)
 class Containerd:
-    """The containerd that runs."""
+    """The running containerd."""
 
     pid: int
     program: str
     options: list[str]
-    """Those that say which configuration it has."""
+    """Its command line options that select its configuration."""
     path: str
     """Its PATH."""
 
@@ -241,7 +241,7 @@ def _describe(process: Path, arguments: list[str]) -> Containerd:
 
 @contextmanager
 def _scratch() -> Iterator[str]:
-    """The path of a network namespace with nobody in it. Raises Missing where none can be made."""
+    """Yield the path of an empty, temporary network namespace. Raises Missing where none can be made."""
     with tempfile.TemporaryDirectory(prefix="zeropod-doctor-") as directory:
         path = f"{directory}/netns"
         try:
@@ -255,7 +255,7 @@ def _scratch() -> Iterator[str]:
 
 
 def _ask(program: str, *arguments: str) -> str:
-    """What one of our programs answers, found as the shim finds it. Raises Missing."""
+    """Return the output of a program, found in the way the shim finds it. Raises Missing."""
     found = shutil.which(program, path=environment()["PATH"])
     if not found:
         raise Missing(f"{program} is neither in {paths.PROGRAMS} nor on PATH")

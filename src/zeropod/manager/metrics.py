@@ -1,7 +1,7 @@
-"""What the shims have counted, as Prometheus wants it.
+"""Exports the shims' counters as Prometheus metrics.
 
-Nothing is counted here, so nothing is lost when this process ends, and all who look see the same. A container is known
-to Prometheus by container, pod and namespace: what has the same three is one, and its counts are added up.
+All counting is done in the shims, so nothing is lost when this process ends, and all scrapers see the same. Prometheus
+identifies a container by container, pod and namespace: the counts of containers with the same three are added up.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ Labels = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """`labels`: more than the three, with their values for this part of the counter."""
+    """A counter; `labels` are further labels, with their values for this part of the counter."""
 
     name: str
     help: str
@@ -99,9 +99,9 @@ class Gauge:
     name: str
     help: str
     value: Callable[[ContainerStatus], int | None]
-    """None where there is nothing to say yet."""
+    """Returns the value, None if there is none yet."""
     merge: Callable[[Iterable[int]], int] = max
-    """Of containers with the same labels."""
+    """Combines the values of containers with the same labels."""
 
 
 GAUGES = (
@@ -141,12 +141,12 @@ HISTOGRAMS: dict[str, tuple[str, Callable[[ContainerStatus], tuple[Histogram, ..
 
 
 def labels(status: ContainerStatus) -> Labels:
-    """Without a pod, a container is known by its id, in containerd's namespace."""
+    """Return a container's labels; without a pod they are its id and containerd's namespace."""
     return (status.container or status.id, status.pod, status.pod_namespace or status.namespace)
 
 
 def counted(statuses: Iterable[ContainerStatus]) -> dict[Labels, list[ContainerStatus]]:
-    """The containers by their labels; the sandboxes of pods, which only hold namespaces, are none."""
+    """Return the containers by their labels, without pods' sandboxes, which only hold namespaces."""
     found: dict[Labels, list[ContainerStatus]] = {}
     for status in statuses:
         if status.id != status.sandbox:
@@ -155,7 +155,7 @@ def counted(statuses: Iterable[ContainerStatus]) -> dict[Labels, list[ContainerS
 
 
 def families(statuses: Iterable[ContainerStatus]) -> Iterator[Metric]:
-    """All metrics of these containers. Those that never sleep only say that they run."""
+    """Yield all metrics of these containers. Containers that never sleep have only `zeropod_running`."""
     containers = counted(statuses)
     sleepers = {key: group for key, group in containers.items() if any(status.may_sleep for status in group)}
     for name, (text, select) in HISTOGRAMS.items():
@@ -184,7 +184,7 @@ def families(statuses: Iterable[ContainerStatus]) -> Iterator[Metric]:
 
 
 def _standby_memory(sleepers: Mapping[Labels, Iterable[ContainerStatus]]) -> Metric:
-    """Where the memory of the containers is that are in standby now; without those that are not."""
+    """Return where the memory of the containers in STANDBY is; containers in other states are left out."""
     family = GaugeMetricFamily(
         "zeropod_standby_memory_bytes",
         "Memory of a container in standby: out, in swap or the page store, or left in memory.",
@@ -202,10 +202,10 @@ def _standby_memory(sleepers: Mapping[Labels, Iterable[ContainerStatus]]) -> Met
 
 
 def merged(parts: Iterable[Histogram]) -> tuple[list[tuple[str, float]], float]:
-    """One histogram out of several: cumulated buckets by their bounds, and the sum of all observations in seconds.
+    """Merge histograms: return cumulative buckets by their bounds, and the sum of all observations in seconds.
 
-    Shims of different versions may have different bounds; then those of either are there, which is right for a
-    cumulated histogram only up to what lies between them.
+    Shims of different versions may have different bounds. The result has the bounds of all, and is exact except for
+    observations between two bounds.
     """
     counts: dict[float, int] = {}
     total = 0.0
@@ -221,20 +221,20 @@ def merged(parts: Iterable[Histogram]) -> tuple[list[tuple[str, float]], float]:
 
 
 class NodeCollector(Collector):
-    """Looks at the node anew at each scrape."""
+    """Collects the node's metrics at each scrape."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
     def collect(self) -> Iterator[Metric]:
         yield from families(self._node.containers)
-        yield GaugeMetricFamily("zeropod_shims", "Shims that tell of their containers.", self._node.answering)
+        yield GaugeMetricFamily("zeropod_shims", "Shims that report their containers.", self._node.answering)
         silent = len(self._node.silent)
         yield GaugeMetricFamily("zeropod_silent_shims", "Shims that are dead or do not answer.", silent)
 
 
 def registry(node: Node) -> CollectorRegistry:
-    """Of the node's containers, and of this process itself."""
+    """Return the registry with the metrics of the node's containers and of this process itself."""
     made = CollectorRegistry(auto_describe=False)
     made.register(NodeCollector(node))
     ProcessCollector(registry=made)

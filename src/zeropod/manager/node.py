@@ -1,8 +1,8 @@
-"""What all shims of the node say, kept up to date: each is watched on a stream of its own, and nobody is asked twice.
+"""The status of all containers on the node, kept up to date by one stream from each shim, without polling.
 
-New shims are found by their sockets as these appear. A shim that is dead, hangs or talks nonsense is a shim without
-containers here; it holds up nobody, and is tried again: when its socket is made anew, and a hanging one now and then.
-Only the latest status of each container is kept.
+New shims are found when their sockets appear. A shim that is dead, hangs or sends invalid messages counts as one
+without containers; it does not delay others, and is retried: when its socket is created again, and at intervals if it
+hangs. Only the latest status of each container is kept.
 """
 
 import logging
@@ -21,17 +21,17 @@ from zeropod.rpc.status import Code, RpcError
 log = logging.getLogger(__name__)
 
 RETRY = (0.1, 1.0, 5.0, 15.0, 60.0)
-"""Seconds until the next attempt at a shim that hangs or breaks off; the last one for all further ones."""
+"""Seconds until the next attempts at a shim that hangs or ends its stream; the last value repeats."""
 
 
 @dataclass(slots=True)
 class Shim:
-    """One shim as it was heard of last."""
+    """The last known state of one shim."""
 
     path: str
     containers: dict[str, ContainerStatus] = field(default_factory=dict)
     problem: str = ""
-    """Why nothing is heard of it, in words; empty while it is watched."""
+    """Why it is not watched, as text; empty while it is."""
     heard: bool = False
     """Whether it has answered, or failed to."""
     appeared: trio.Event = field(default_factory=trio.Event)
@@ -46,31 +46,31 @@ class Node:
 
     @property
     def containers(self) -> list[ContainerStatus]:
-        """All containers, in the order of their names."""
+        """Return all containers, sorted by name."""
         found = (status for shim in self._shims.values() for status in shim.containers.values())
         return sorted(found, key=shims.in_order)
 
     @property
     def answering(self) -> int:
-        """How many shims are watched."""
+        """The number of shims that are watched."""
         return sum(not shim.problem and shim.heard for shim in self._shims.values())
 
     @property
     def silent(self) -> list[str]:
-        """What is wrong with each of the others."""
+        """The problems of the shims that are not watched."""
         return [f"{shim.path}: {shim.problem}" for shim in self._shims.values() if shim.problem]
 
     @property
     def ready(self) -> bool:
-        """Whether every shim that is there has been heard of, or given up for now."""
+        """Whether every known shim has answered, or has failed for now."""
         return self._watching and all(shim.heard for shim in self._shims.values())
 
     async def changed(self) -> None:
-        """Returns when something has changed."""
+        """Return when something has changed."""
         await self._changed.wait()
 
     async def run(self) -> None:
-        """Watches until it is cancelled. Raises OSError where the sockets' directory cannot be watched."""
+        """Watch until cancelled. Raises OSError if the sockets' directory cannot be watched."""
         async with trio.open_nursery() as nursery:
             while True:
                 paths.make_status_sockets()
@@ -79,7 +79,7 @@ class Node:
                     await self._follow_directory(watch, nursery)
 
     async def _follow_directory(self, watch: DirectoryWatch, nursery: trio.Nursery) -> None:
-        """Until the directory itself is gone."""
+        """Follow changes until the directory itself is gone."""
         while True:
             for event in await watch.events():
                 path = os.path.join(paths.STATUS_SOCKETS, event.name)
@@ -94,7 +94,7 @@ class Node:
                         return
 
     def _look(self, nursery: trio.Nursery) -> None:
-        """Compares what is known with what is there."""
+        """Compare the known shims with the sockets in the directory."""
         there = shims.sockets()
         for path in self._shims.keys() - set(there):
             self._forget(path)
@@ -121,15 +121,15 @@ class Node:
                 shim.appeared = trio.Event()
                 error = await self._watch(shim)
                 if error.code is Code.DATA_LOSS and shim.containers:
-                    # What is known stays as it is until the next snapshot, or those who look would see a gap.
-                    log.warning("%s: %s; asking anew", shim.path, error)
+                    # Keep the known status until the next snapshot, so that readers do not see a gap.
+                    log.warning("%s: %s; watching it again", shim.path, error)
                     await trio.sleep(RETRY[0])
                     continue
                 failures = 0 if shim.containers else failures
                 shim.containers = {}
                 shim.problem, shim.heard = str(error), True
                 self._tell()
-                # Nobody will ever listen again at a socket that refuses; one that is made anew appears.
+                # A socket that refuses connections never listens again; a new one at its path is reported as such.
                 final = isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError)
                 log.log(logging.INFO if failures else logging.WARNING, "%s: %s", shim.path, error)
                 pause = RETRY[min(failures, len(RETRY) - 1)]
@@ -138,7 +138,7 @@ class Node:
                     await shim.appeared.wait()
 
     async def _watch(self, shim: Shim) -> RpcError:
-        """Follows the shim for as long as that goes well; what has ended it."""
+        """Follow the shim's stream until it fails; return the error."""
         try:
             async with open_client(shim.path) as client:
                 async with client.stream(shims.SERVICE, "Watch", WatchRequest(), Update) as receive:
@@ -146,7 +146,7 @@ class Node:
                     with trio.move_on_after(shims.PATIENCE) as patience:
                         update = await receive()
                     if patience.cancelled_caught:
-                        text = f"it has not answered within {shims.PATIENCE:g} s"
+                        text = f"no answer within {shims.PATIENCE:g} s"
                         return RpcError(Code.DEADLINE_EXCEEDED, text)
                     while update:
                         known = self._apply(shim, update, known)
@@ -156,7 +156,7 @@ class Node:
         return RpcError(Code.UNAVAILABLE, "it has ended the stream")
 
     def _apply(self, shim: Shim, update: Update, known: int) -> int:
-        """The number of the last change that is known now. Raises RpcError DATA_LOSS if one before it is not."""
+        """Apply an update; return the number of the last known change. Raises RpcError DATA_LOSS if one was missed."""
         if update.snapshot:
             shim.containers = {}
         elif update.after != known:

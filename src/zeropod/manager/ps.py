@@ -1,4 +1,4 @@
-"""`zeropod ps`: every container of the runtime on this node, whether it sleeps, since when, and why not."""
+"""`zeropod ps`: lists every container of the runtime on this node with its state, its duration and the reason."""
 
 import argparse
 import json
@@ -17,10 +17,10 @@ from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
 REFRESH = 1.0
-"""Seconds after which `--watch` shows again for how long each container has been in its state."""
+"""Seconds between refreshes of the durations with `--watch`."""
 
 GATHER = 0.1
-"""Seconds in which changes are gathered, to be shown together."""
+"""Seconds during which changes are collected before they are shown together."""
 
 _IN_STANDBY = (status_pb2.CHECKPOINTING, status_pb2.STANDBY, status_pb2.DOZING)
 
@@ -56,7 +56,7 @@ async def _look(as_json: bool) -> int:
 
 
 async def _watch(as_json: bool) -> int:
-    """Shows every change, told by the shims themselves."""
+    """Show every change that the shims report."""
     node, complained = Node(), set[str]()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
@@ -84,7 +84,7 @@ def _complain(silent: Iterable[str]) -> None:
 
 
 def as_dict(status: ContainerStatus) -> dict[str, Any]:
-    """What `--json` says of one container; null where there is nothing yet."""
+    """Return the `--json` object of one container, with null for values that do not exist yet."""
     return {
         "id": status.id,
         "namespace": status.pod_namespace or status.namespace,
@@ -116,7 +116,7 @@ def as_dict(status: ContainerStatus) -> dict[str, Any]:
 
 
 def memory_of(status: ContainerStatus) -> dict[str, Any] | None:
-    """Return what `--json` says of the memory of a container that is, or was, in STANDBY."""
+    """Return the `memory` object of `--json` for a container that is, or was, in STANDBY."""
     if not status.memory_backend:
         return None
     return {
@@ -131,12 +131,12 @@ def memory_of(status: ContainerStatus) -> dict[str, Any] | None:
 
 
 def state_of(status: ContainerStatus) -> str:
-    """The name of the state; its number if it is a newer shim's, and has no name here."""
+    """Return the name of the state, or its number if a newer shim sends one without a name here."""
     return State.Name(status.state) if status.state in State.values() else str(status.state)
 
 
 def table(containers: Iterable[ContainerStatus], now: float) -> str:
-    """Aligned columns; `now` in Unix seconds."""
+    """Return a table with aligned columns; `now` in Unix seconds."""
     rows = [_COLUMNS, *(_row(status, now) for status in containers)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -160,7 +160,7 @@ def _row(status: ContainerStatus, now: float) -> tuple[str, ...]:
 
 
 def _memory(status: ContainerStatus) -> str:
-    """Where it is: the backend with what is out and what is left in memory, or the image on disk."""
+    """Return where the memory is: the backend with MiB out and left in memory, or the image on disk."""
     if status.state == status_pb2.COLD:
         return f"image {_mebibytes(status.image_bytes)}" if status.image_bytes else "-"
     if status.state not in _IN_STANDBY and not status.memory_out_bytes:
@@ -184,7 +184,7 @@ def _milliseconds(value: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """A time span in the two largest of its units, as kubectl writes ages."""
+    """Format a time span in its two largest units, as kubectl does for ages."""
     whole = max(0, int(seconds))
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
     if days:

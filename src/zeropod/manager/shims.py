@@ -1,4 +1,4 @@
-"""All shims of this node: found through their sockets, asked side by side, none of them waited for long."""
+"""Queries all shims of this node, found by their sockets: concurrently, and each with a short timeout."""
 
 import os
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class Found:
 
 
 def is_socket(name: str) -> bool:
-    """Whether a shim listens under this name, and not yet another one that it has while it is made."""
+    """Return whether this is the final name of a shim's socket, not the temporary one while it is created."""
     return name.endswith(".sock")
 
 
 def sockets() -> list[str]:
-    """The sockets of all shims, dead ones perhaps among them. Raises PermissionError for anybody but root."""
+    """Return the sockets of all shims, possibly of dead ones too. Raises PermissionError without access to them."""
     try:
         return sorted(entry.path for entry in os.scandir(paths.STATUS_SOCKETS) if is_socket(entry.name))
     except FileNotFoundError:
@@ -42,14 +42,14 @@ def sockets() -> list[str]:
 
 
 def in_order(status: ContainerStatus) -> tuple[str, ...]:
-    """A sort key: the order in which containers are shown."""
+    """Return a container's sort key for listings."""
     return (status.pod_namespace, status.pod, status.container, status.id, status.namespace)
 
 
 async def look() -> tuple[list[Found], list[str]]:
-    """Every container of the runtime on this node, in the order of their names, and the shims that did not answer.
+    """Return every container of the runtime on this node, sorted by name, and the shims that did not answer.
 
-    Raises PermissionError for anybody but root.
+    Raises PermissionError without the right to list the sockets.
     """
     found: list[Found] = []
     silent: list[str] = []
@@ -70,12 +70,12 @@ async def look() -> tuple[list[Found], list[str]]:
 
 
 async def containers() -> tuple[list[ContainerStatus], list[str]]:
-    """The same without the sockets."""
+    """Return every container on this node without its socket, and the shims that did not answer (see `look`)."""
     found, silent = await look()
     return [entry.status for entry in found], silent
 
 
 async def call(path: str, method: str, request: Message, answer: type[_Answer], timeout: float) -> _Answer:
-    """One call to the shim at this socket; `timeout` in seconds. Raises RpcError."""
+    """Call a method of the shim at this socket; `timeout` in seconds. Raises RpcError."""
     async with open_client(path) as client:
         return await client.call(SERVICE, method, request, answer, timeout=timeout)

@@ -1,4 +1,4 @@
-"""What the manager serves over HTTP: metrics for Prometheus, and whether it is alive and ready for the kubelet."""
+"""The manager's HTTP endpoints: metrics for Prometheus, liveness and readiness for the kubelet."""
 
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ Address = tuple[str, int]
 
 
 def address(text: str) -> Address:
-    """Host and port of 0.0.0.0:8080, [::]:8080 or :8080. Raises ValueError for anything else."""
+    """Parse host and port of 0.0.0.0:8080, [::]:8080 or :8080. Raises ValueError for anything else."""
     host, separator, port = text.rpartition(":")
     if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("an address and a port such as 0.0.0.0:8080 or [::]:8080")
@@ -28,7 +28,7 @@ def address(text: str) -> Address:
 
 
 def bind(addresses: Iterable[Address]) -> list[socket.socket]:
-    """Sockets at these addresses. Raises OSError that names the one that cannot be had; then there are none."""
+    """Return sockets bound to these addresses. Raises OSError naming one that cannot be bound; then none is open."""
     bound: list[socket.socket] = []
     try:
         for host, port in addresses:
@@ -47,13 +47,13 @@ def bind(addresses: Iterable[Address]) -> list[socket.socket]:
 
 
 def configuration(sockets: Sequence[socket.socket]) -> Config:
-    """Of the server that listens at these sockets, which are its own from now on."""
+    """Return the configuration of a server on these sockets, which it owns from now on."""
     config = Config()
-    # Hypercorn would bind itself, and forget to close the socket where that fails.
+    # If Hypercorn bound the addresses, it would not close the socket when that fails.
     config.bind = [f"fd://{one.detach()}" for one in sockets]
     config.loglevel = "WARNING"
     config.graceful_timeout = 1.0
-    config.read_timeout = 30  # seconds for a client to ask; the next question of a scraper comes on a new connection
+    config.read_timeout = 30  # seconds for a client to send its request; scrapers use a new connection for the next
     config.keep_alive_timeout = 90.0
     config.include_server_header = False
     return config
@@ -77,13 +77,13 @@ def application(node: Node) -> Application:
 
 
 def answer(method: str, path: str, node: Node) -> tuple[int, str]:
-    """Status and text for everything but the metrics."""
+    """Return status and text for every request but that for metrics."""
     if path not in ("/metrics", "/healthz", "/readyz"):
         return 404, f"nothing here; there are {PATHS}\n"
     if method not in ("GET", "HEAD"):
         return 405, "only GET and HEAD\n"
     if path == "/readyz" and not node.ready:
-        return 503, "not all shims of the node have been heard of yet\n"
+        return 503, "not all shims of the node have answered yet\n"
     return 200, "ok\n"
 
 

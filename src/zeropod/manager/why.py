@@ -1,4 +1,4 @@
-"""`zeropod why`: everything that keeps a container awake, and what to do about it."""
+"""`zeropod why`: shows everything that keeps a container awake or out of COLD, and what to do about it."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
 
 def as_text(answer: WhyResponse) -> str:
-    """The reasons, one a line, each with what to do about it below."""
+    """Return the reasons, one per line, each followed by its remedy."""
     lines = [f"{name(answer.status)}: {state_of(answer.status)}"]
     for reason in answer.reasons:
         lines.append(f"  {reason.kind:<10}  {reason.text}")

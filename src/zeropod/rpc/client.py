@@ -1,10 +1,10 @@
-"""Calls ttrpc methods over one connection, as many at once as wanted.
+"""Calls ttrpc methods over one connection, any number at once.
 
-The messages of a streamed answer wait in the kernel until they are read, except for a few: a stream that nobody reads
-holds up everything else on its connection, so a stream that lasts has a connection of its own.
+All but a few messages of a streamed answer stay in the kernel until they are read: a stream that is not read blocks
+everything else on its connection, so a long-lived stream needs a connection of its own.
 
-A connection that is lost fails every call that waits on it with UNAVAILABLE, and all later ones; whether to
-connect anew is the caller's decision, who knows if a call may be repeated.
+A lost connection fails all pending and later calls with UNAVAILABLE. Whether to reconnect is left to the caller, which
+knows if a call may be repeated.
 """
 
 import logging
@@ -22,13 +22,13 @@ from zeropod.rpc.payload import AnyMessage, decode
 from zeropod.rpc.status import Code, RpcError
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds for a connection to be made: a listener with a full backlog would otherwise hold us for ever."""
+"""Seconds to connect: a listener with a full backlog would otherwise block us for ever."""
 
 SEND_TIMEOUT = 10.0
 """Seconds for a server to take one request, after which the connection counts as lost."""
 
 READ_AHEAD = 8
-"""Messages of a stream that are taken from the kernel before they are asked for."""
+"""Messages of a stream that are read from the kernel in advance."""
 
 LAST_STREAM = 2**32 - 1
 
@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def open_client(path: str | os.PathLike[str]) -> AsyncIterator["Client"]:
-    """A client connected to the Unix socket at `path`, closed at the end of the block.
+    """Yield a client connected to the Unix socket at `path`; close it at the end of the block.
 
-    Raises RpcError UNAVAILABLE if nobody answers there.
+    Raises RpcError UNAVAILABLE if it cannot connect.
     """
     try:
         with trio.fail_after(CONNECT_TIMEOUT):
@@ -54,7 +54,7 @@ async def open_client(path: str | os.PathLike[str]) -> AsyncIterator["Client"]:
 
 @asynccontextmanager
 async def run_client(stream: trio.abc.Stream) -> AsyncIterator["Client"]:
-    """A client on a stream that is connected already; closes it at the end of the block."""
+    """Yield a client on a connected stream; close it at the end of the block."""
     client = Client(stream)
     failure: Exception | None = None
     async with stream, trio.open_nursery() as nursery:
@@ -112,7 +112,7 @@ class _Streamed:
             self.finish(RpcError(Code.INTERNAL, f"frame of type {frame.type} in a stream"))
         else:
             if not frame.flags & Flag.NO_DATA:
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # nobody reads it any more
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # its reader has gone
                     await self._incoming.send(frame.payload)
             if frame.flags & Flag.REMOTE_CLOSED:
                 self.finish(None)
@@ -131,7 +131,7 @@ def _response(frame: Frame) -> Response | RpcError:
 
 
 def _failure(response: Response) -> RpcError | None:
-    """What the server says has gone wrong, None if nothing has."""
+    """Return the error in a response, None if the call succeeded."""
     status = response.status
     return None if status.code == Code.OK else RpcError(Code.from_wire(status.code), status.message)
 
@@ -155,9 +155,9 @@ class Client:
         *,
         timeout: float | None = None,
     ) -> AnyMessage:
-        """Calls a method and returns its response.
+        """Call a method and return its response.
 
-        `timeout` is in seconds and binds the server, too. Raises RpcError: what the server answered,
+        `timeout` is in seconds and applies to the server, too. Raises RpcError: the server's error,
         DEADLINE_EXCEEDED after the timeout, UNAVAILABLE if the connection is or gets lost, RESOURCE_EXHAUSTED
         if the request is too long to send, INTERNAL for a response that makes no sense.
         """
@@ -174,10 +174,10 @@ class Client:
     async def stream(
         self, service: str, method: str, request: Message, message_type: type[AnyMessage]
     ) -> AsyncIterator[Callable[[], Awaitable[AnyMessage | None]]]:
-        """Calls a method that is answered by a stream; what it yields returns the next message, None after the last.
+        """Call a method with a streamed answer; yield a function that returns the next message, None after the last.
 
-        Raises RpcError as `call` does, also from what it yields. The server is told that we do not want more by the
-        end of the connection alone, which is all that ttrpc has for it.
+        Raises RpcError as `call` does, also from that function. ttrpc has no way to cancel a stream but to close the
+        connection.
         """
         streamed = _Streamed()
         stream = await self._send(_encoded(service, method, request, None), streamed, Flag.REMOTE_CLOSED)
@@ -215,14 +215,14 @@ class Client:
         return pending.result
 
     async def _send(self, request: bytes, pending: _Pending | _Streamed, flags: int = 0) -> int:
-        """Sends a request and returns its stream id."""
+        """Send a request and return its stream id."""
         async with self._sending:
             if self._lost is not None:
                 raise RpcError(Code.UNAVAILABLE, self._lost)
             # Taken under the lock: ids must reach the server in increasing order.
             stream = self._next_stream
             if stream > LAST_STREAM:
-                raise RpcError(Code.UNAVAILABLE, "the connection has used up its stream ids; connect anew")
+                raise RpcError(Code.UNAVAILABLE, "the connection has used up its stream ids; connect again")
             self._next_stream += 2
             self._pending[stream] = pending
             try:
@@ -251,8 +251,8 @@ class Client:
     async def _dispatch(self, frame: Frame | Oversized) -> None:
         pending = self._pending.get(frame.stream)
         if pending is None:
-            # The answer to a call that was given up.
-            log.debug("ttrpc answer on stream %d, which nobody waits for", frame.stream)
+            # The answer to a call that was cancelled or has timed out.
+            log.debug("ttrpc answer on stream %d, for which no call waits", frame.stream)
         else:
             await pending.take(frame)
 
@@ -264,7 +264,7 @@ class Client:
 
 
 def _encoded(service: str, method: str, request: Message, timeout: float | None) -> bytes:
-    """The payload of a request's frame. Raises RpcError if it is too long to send."""
+    """Return the payload of a request's frame. Raises RpcError if it is too long to send."""
     nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
     payload = request.SerializeToString()
     message = Request(service=service, method=method, payload=payload, timeout_nano=nanoseconds)

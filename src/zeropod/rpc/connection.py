@@ -1,13 +1,12 @@
-"""The server's side of a ttrpc connection without its I/O: what each frame of a client asks for, and the
-answers' bytes.
+"""The server's side of a ttrpc connection without I/O: parses a client's frames into calls, and encodes answers.
 
-Rules, in the order in which a frame is held against them (those of Go's ttrpc server):
+Rules, in the order in which they are checked for each frame (those of Go's ttrpc server):
 
 1. An oversized message gets RESOURCE_EXHAUSTED on its stream.
 2. A client's stream ids are odd; an even one gets INVALID_ARGUMENT.
 3. A data frame belongs to an open stream. No method here takes a stream of messages, so on a stream whose call is
    running it is ignored (the server ends the stream), on any other it gets INVALID_ARGUMENT.
-4. Frames of other types than request and data are ignored, for what the protocol may become.
+4. Frames of other types than request and data are ignored, for later versions of the protocol.
 5. A request's stream id is greater than all before it, or it gets INVALID_ARGUMENT.
 6. A request that cannot be decoded gets INVALID_ARGUMENT.
 7. At most MAX_CALLS run at once on a connection, more get RESOURCE_EXHAUSTED. (Ours; Go has no limit.)
@@ -40,7 +39,7 @@ class Call:
     method: str
     payload: bytes
     timeout: float | None
-    """Seconds the caller waits, None without a limit. Zero or less: it has given up already."""
+    """Seconds that the caller waits, None without a limit. Zero or less: it has given up already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class ServerConnection:
         self._running: set[int] = set()
 
     def receive(self, data: bytes) -> list[Call | Refusal]:
-        """What the next bytes ask for. Never raises, whatever they are."""
+        """Return the calls and refusals that these bytes complete. Never raises, whatever the bytes are."""
         events: list[Call | Refusal] = []
         for frame in self._decoder.feed(data):
             try:
@@ -74,11 +73,11 @@ class ServerConnection:
         return events
 
     def receive_end(self) -> None:
-        """The client sends no more. Raises ProtocolError if that was inside a frame."""
+        """Note the end of the client's bytes. Raises ProtocolError if it is inside a frame."""
         self._decoder.end()
 
     def respond(self, stream: int, payload: bytes) -> bytes:
-        """The frame with a call's result, or with RESOURCE_EXHAUSTED if the result is too long to send."""
+        """Return the frame with a call's result, or with RESOURCE_EXHAUSTED if the result is too long to send."""
         response = Response(status=Status(), payload=payload).SerializeToString()
         if len(response) > MAX_MESSAGE:
             text = f"response of {len(payload)} bytes exceeds the maximum message size of {MAX_MESSAGE}"
@@ -87,21 +86,21 @@ class ServerConnection:
         return encode(Frame(stream, FrameType.RESPONSE, response))
 
     def data(self, stream: int, payload: bytes) -> bytes:
-        """The frame with one of the messages that answer a call. Raises RpcError if it is too long to send."""
+        """Return the frame with one of the messages that answer a call. Raises RpcError if it is too long to send."""
         if len(payload) > MAX_MESSAGE:
             text = f"message of {len(payload)} bytes exceeds the maximum message size of {MAX_MESSAGE}"
             raise RpcError(Code.RESOURCE_EXHAUSTED, text)
         return encode(Frame(stream, FrameType.DATA, payload))
 
     def end(self, stream: int) -> bytes:
-        """The frame after the last of them."""
+        """Return the frame that ends a stream of messages."""
         self._running.discard(stream)
         return encode(Frame(stream, FrameType.DATA, b"", Flag.REMOTE_CLOSED | Flag.NO_DATA))
 
     def refuse(self, stream: int, error: RpcError) -> bytes:
-        """The frame that ends a stream with an error."""
+        """Return the frame that ends a stream with an error."""
         self._running.discard(stream)
-        # Paths in messages may hold bytes that are no UTF-8, as lone surrogates, which protobuf refuses.
+        # Paths in messages may hold bytes that are not UTF-8, decoded to lone surrogates, which protobuf refuses.
         message = error.message[:MAX_STATUS_MESSAGE].encode(errors="backslashreplace").decode()
         status = Status(code=error.code, message=message)
         return encode(Frame(stream, FrameType.RESPONSE, Response(status=status).SerializeToString()))

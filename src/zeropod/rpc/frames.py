@@ -1,12 +1,12 @@
-"""ttrpc's frames: bytes in, frames out. No I/O, and no idea what the payloads mean.
+"""ttrpc's frames: bytes in, frames out. No I/O, and no interpretation of payloads.
 
 A frame is a header of ten bytes, `>IIBB` (payload length, stream id, type, flags), and the payload. Rules
 that hold here:
 
-- A payload has at most 4 MiB. A longer one is skipped as it comes, without being kept, and reported as
+- A payload has at most 4 MiB. A longer one is skipped as it arrives, without being kept, and reported as
   `Oversized`, so that the connection lives on (Go's ttrpc does the same in its channel).
-- Every header is valid: whether a type or a stream id makes sense is decided in `connection`. So the only way
-  for input to be wrong is to end inside a frame.
+- Every header is valid: types and stream ids are checked in `connection`. So the only possible error in the
+  input is an end inside a frame.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _HEADER = Struct(">IIBB")
 
 
 class ProtocolError(Exception):
-    """The peer's bytes are no ttrpc, or ours would not be."""
+    """The peer's bytes are not valid ttrpc, or ours would not be."""
 
 
 class FrameType(IntEnum):
@@ -30,7 +30,7 @@ class FrameType(IntEnum):
 
 
 class Flag(IntFlag):
-    """What a frame of a streaming call says about its own sender."""
+    """The state of the sender of a frame in a streaming call."""
 
     REMOTE_CLOSED = 1
     """It sends nothing more on this stream."""
@@ -60,7 +60,7 @@ class Oversized:
 
 
 def encode(frame: Frame) -> bytes:
-    """The frame's bytes. Raises ProtocolError if its payload is longer than MAX_MESSAGE."""
+    """Return the frame's bytes. Raises ProtocolError if its payload is longer than MAX_MESSAGE."""
     length = len(frame.payload)
     if length > MAX_MESSAGE:
         raise ProtocolError(f"message length {length} exceeds the maximum message size of {MAX_MESSAGE}")
@@ -76,7 +76,7 @@ class Decoder:
         self._left_to_skip = 0
 
     def feed(self, data: bytes) -> list[Frame | Oversized]:
-        """Takes the next bytes and returns what they completed. At most one incomplete message is kept."""
+        """Take the next bytes and return the frames that they complete. At most one incomplete message is kept."""
         self._buffer += data
         events: list[Frame | Oversized] = []
         position = 0
@@ -106,7 +106,7 @@ class Decoder:
         return events
 
     def end(self) -> None:
-        """The peer sends no more. Raises ProtocolError if that was inside a frame."""
+        """Note the end of the peer's bytes. Raises ProtocolError if it is inside a frame."""
         if self._skipping is not None:
             raise ProtocolError(f"the connection ended {self._left_to_skip} bytes before the end of an oversized frame")
         if self._buffer:

@@ -1,7 +1,7 @@
-"""Calls one gRPC method over a Unix socket, as containerd's own services and its CRI plugin want it.
+"""Calls one gRPC method over a Unix socket, for containerd's own services and its CRI plugin.
 
-`Call` is a unary call without its I/O: bytes in, bytes out. `call` makes a connection for it; who asks this seldom has
-no use for a lasting one.
+`Call` is a unary call without I/O: bytes in, bytes out. `call` connects for each call: calls are too rare to keep a
+connection.
 """
 
 import math
@@ -46,14 +46,14 @@ class Call:
         ]
         stream = self._connection.get_next_available_stream_id()
         self._connection.send_headers(stream, headers)
-        # Everything that is asked here fits into the first window (65,535 bytes) and frame (16,384).
+        # Every request made here fits into the first window (65,535 bytes) and frame (16,384).
         self._connection.send_data(stream, _PREFIX.pack(0, len(request)) + request, end_stream=True)
 
     def outgoing(self) -> bytes:
         return bytes(self._connection.data_to_send())
 
     def receive(self, data: bytes) -> bool:
-        """Takes what has come, nothing at the end; True when the call is over. Raises RpcError."""
+        """Take received bytes, none at the end of the stream; return whether the call is over. Raises RpcError."""
         if not data:
             raise RpcError(Code.UNAVAILABLE, "the connection ended before the answer")
         try:
@@ -78,7 +78,7 @@ class Call:
         return over
 
     def answer(self) -> bytes:
-        """The answer's message. Raises RpcError with the status that the server gave."""
+        """Return the answer's message. Raises RpcError with the status that the server gave."""
         status = self._headers.get("grpc-status")
         if status is None:
             http = self._headers.get(":status", "no status")
@@ -102,9 +102,9 @@ async def call(
     *,
     timeout: float,
 ) -> AnyMessage:
-    """The answer of the method with this path (`/package.Service/Method`), within `timeout` seconds.
+    """Call the method with this path (`/package.Service/Method`) and return its answer, within `timeout` seconds.
 
-    Raises RpcError: UNAVAILABLE where nobody answers, DEADLINE_EXCEEDED, else what the server said.
+    Raises RpcError: UNAVAILABLE if it cannot connect, DEADLINE_EXCEEDED, or the server's error.
     """
     pending = Call(path, request.SerializeToString(), timeout)
     try:

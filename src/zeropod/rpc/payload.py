@@ -1,5 +1,5 @@
-"""Protobuf payloads: decoding what comes from outside, with one error for all that can be wrong with it, and
-the `Any`s of containerd, whose type URLs are bare names."""
+"""Protobuf payloads: decoding untrusted bytes, with a single error type, and containerd's `Any`s, whose type URLs are
+bare names."""
 
 from typing import TypeVar
 
@@ -12,20 +12,20 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def decode(message_type: type[AnyMessage], payload: bytes) -> AnyMessage:
-    """The message in `payload`. Raises RpcError INVALID_ARGUMENT if it is none of this type."""
+    """Return the message in `payload`. Raises RpcError INVALID_ARGUMENT if it is not one of this type."""
     message = message_type()
     try:
         message.ParseFromString(payload)
     except (DecodeError, ValueError, RecursionError) as error:
-        # protobuf's pure Python decoder lets ValueErrors (UnicodeDecodeError) out, where the compiled one has
+        # protobuf's pure Python decoder raises ValueErrors (UnicodeDecodeError) where the compiled one raises
         # DecodeError.
         name = message_type.DESCRIPTOR.full_name
-        raise RpcError(Code.INVALID_ARGUMENT, f"{len(payload)} bytes are no {name}: {error}") from error
+        raise RpcError(Code.INVALID_ARGUMENT, f"{len(payload)} bytes are not a {name}: {error}") from error
     return message
 
 
 def pack(message: Message) -> Any:
-    """The message in an Any as containerd wants it.
+    """Return an Any with the message, as containerd expects it.
 
     Protobuf's own Any.Pack puts "type.googleapis.com/" before the name; containerd's typeurl.Is compares
     whole URLs and has the bare name, so it would not recognise its own metrics.
@@ -34,7 +34,7 @@ def pack(message: Message) -> Any:
 
 
 def unpack(packed: Any, message_type: type[AnyMessage]) -> AnyMessage | None:
-    """The message in an Any, None if it holds another type.
+    """Return the message in an Any, None if it holds another type.
 
     Takes type URLs with and without a prefix. Raises RpcError INVALID_ARGUMENT if it cannot be decoded.
     """

@@ -1,11 +1,11 @@
-"""Serves ttrpc over trio streams: runs handlers, and answers whatever happens to them.
+"""Serves ttrpc over trio streams: runs handlers, and answers every call, however its handler ends.
 
 How long a call lives:
 
 - Its deadline, if the caller set one, cancels the handler.
-- A client that goes away cancels only the calls that merely wait (`cancel_on_disconnect`) or watch (`streaming`). All
-  others run on to their end, because half a change to a container is worse than one whose answer nobody reads; the
-  connection is over when they are.
+- A client that disconnects cancels only the calls that merely wait (`cancel_on_disconnect`) or watch (`streaming`). All
+  others run to completion, because half a change to a container is worse than an answer that is not read; the
+  connection ends after them.
 - Cancelling `serve` cancels every handler, but an answer that is ready is still sent: a handler may ask for
   the end of the process and have its own answer delivered.
 
@@ -28,8 +28,7 @@ from zeropod.rpc.payload import AnyMessage, decode
 from zeropod.rpc.status import Code, RpcError
 
 SEND_TIMEOUT = 10.0
-"""Seconds a client may take to read one answer. It bounds how long a client that has stopped can hold up our
-end."""
+"""Seconds a client may take to read one answer. It bounds how long a stopped client can delay our end."""
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +37,19 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A method as the server sees it: request bytes in, response bytes out."""
+    """A unary method: request bytes in, response bytes out."""
 
     run: Callable[[bytes], Awaitable[bytes]]
     cancel_on_disconnect: bool = False
 
 
 Send = Callable[[bytes], Awaitable[None]]
-"""Sends one message; returns when the client's end of the connection has room for it."""
+"""Sends one message; returns when the client's socket has room for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamHandler:
-    """A method that is answered by any number of messages, until it returns."""
+    """A method that sends any number of messages until it returns."""
 
     run: Callable[[bytes, Send], Awaitable[None]]
 
@@ -65,7 +64,7 @@ def unary(
     *,
     cancel_on_disconnect: bool = False,
 ) -> Handler:
-    """A handler of `function`, which takes a message of `request_type` and returns the response message.
+    """Return a handler of `function`, which takes a message of `request_type` and returns the response message.
 
     Set `cancel_on_disconnect` for a method that waits and changes nothing, and is pointless without its
     caller.
@@ -82,7 +81,7 @@ def streaming(
     request_type: type[AnyMessage],
     function: Callable[[AnyMessage, Callable[[Message], Awaitable[None]]], Awaitable[None]],
 ) -> StreamHandler:
-    """A handler of `function`, which takes a message of `request_type` and a way to send messages.
+    """Return a handler of `function`, which takes a message of `request_type` and a way to send messages.
 
     It is cancelled when the client goes away.
     """
@@ -97,25 +96,25 @@ def streaming(
 
 
 async def serve(listeners: list[trio.SocketListener], services: Services) -> None:
-    """Serves every connection to `listeners` until it is cancelled."""
+    """Serve every connection to `listeners` until it is cancelled."""
 
     async def guarded(stream: trio.SocketStream) -> None:
         try:
             await serve_connection(stream, services)
         except Exception:
-            log.exception("a connection ended by an error of its own; the server goes on")
+            log.exception("closed a connection after an unexpected error; the server continues")
 
     await trio.serve_listeners(guarded, listeners)
 
 
 async def serve_connection(stream: trio.abc.Stream, services: Services) -> None:
-    """Serves one client until it is gone and its calls have ended; closes the stream."""
+    """Serve one client until it has disconnected and its calls have ended; close the stream."""
     peer = _Peer(stream)
     async with stream, trio.open_nursery() as changes, trio.open_nursery() as waits:
         while (events := await peer.receive()) is not None:
             for event in events:
                 if isinstance(event, Refusal):
-                    # Sent from here and not from a task: who reads no answers is not read from either.
+                    # Sent from here and not from a task, so that a client which reads no answers is not read either.
                     await peer.refuse(event.stream, event.error)
                     continue
                 try:
@@ -126,7 +125,7 @@ async def serve_connection(stream: trio.abc.Stream, services: Services) -> None:
                 watches = isinstance(handler, StreamHandler) or handler.cancel_on_disconnect
                 nursery = waits if watches else changes
                 nursery.start_soon(_serve_call, peer, event, handler)
-        # First the stream, so that answers which are stuck in it give up.
+        # Close the stream first, so that answers which are blocked in it fail.
         await trio.aclose_forcefully(stream)
         waits.cancel_scope.cancel()
 
@@ -154,7 +153,7 @@ async def _serve_call(peer: "_Peer", call: Call, handler: Handler | StreamHandle
 
 
 async def _run(call: Call, handler: Callable[[], Awaitable[_Result]]) -> _Result:
-    """The handler's result. Whatever else it ends with, RpcError is all that comes out of here."""
+    """Return the handler's result. Raises RpcError, whatever the handler raised."""
     try:
         with trio.move_on_after(math.inf if call.timeout is None else max(call.timeout, 0.0)):
             return await handler()
@@ -169,8 +168,7 @@ async def _run(call: Call, handler: Callable[[], Awaitable[_Result]]) -> _Result
 
 
 def _innermost(error: Exception) -> Exception:
-    """What a handler raised, without the groups that the nurseries inside it put around a single
-    exception."""
+    """Return what a handler raised, without the groups that nurseries wrap around a single exception."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
@@ -185,7 +183,7 @@ class _Peer:
         self._sending = trio.Lock()
 
     async def receive(self) -> list[Call | Refusal] | None:
-        """What the client asks for next, None once it is gone."""
+        """Return the client's next calls, None once it has disconnected."""
         try:
             data = await self._stream.receive_some()
             if data:
@@ -212,10 +210,10 @@ class _Peer:
         await self._send(self._protocol.refuse(stream, error))
 
     async def _send(self, frame: bytes) -> bool:
-        """Whether the connection has taken the whole frame."""
-        # Shielded, because half a frame would spoil the connection, and a handler's last answer may be the
-        # one to the call that ended the server. Bounded, because a client that stays but does not read must
-        # not keep us here for ever.
+        """Send a frame; return whether it was sent as a whole."""
+        # Shielded, because half a frame would corrupt the connection, and a handler's last answer may be the
+        # one to the call that ended the server. Bounded, because a connected client that does not read must
+        # not block us for ever.
         with trio.CancelScope(shield=True):
             async with self._sending:
                 try:

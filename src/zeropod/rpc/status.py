@@ -4,8 +4,7 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """gRPC's status codes. containerd maps them to its own errors, so NOT_FOUND means more to it than
-    UNKNOWN."""
+    """gRPC's status codes. containerd maps them to its own errors, so choose them precisely: NOT_FOUND, not UNKNOWN."""
 
     OK = 0
     CANCELLED = 1
@@ -27,7 +26,7 @@ class Code(IntEnum):
 
     @classmethod
     def from_wire(cls, value: int) -> "Code":
-        """The code of this number; numbers that gRPC does not know count as UNKNOWN, as gRPC wants it."""
+        """Return the code of this number; unknown numbers become UNKNOWN, as gRPC prescribes."""
         try:
             return cls(value)
         except ValueError:

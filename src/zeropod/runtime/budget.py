@@ -1,7 +1,7 @@
-"""Room on disk for one more image: decided by one shim at a time, and reserved until the image is there.
+"""Disk space for images: checked by one shim at a time, and reserved until the image is written.
 
-A dump grows from nothing to the size of the container's memory, beside those of other containers. So what it will need
-is written down before it begins, in the container's own directory, and counts as taken until the dump is over.
+A dump grows from nothing to the size of the container's memory, while other containers dump too. So before a dump the
+space that it will need is recorded in the container's own directory, and counts as used until the dump ends.
 """
 
 import fcntl
@@ -17,24 +17,24 @@ from zeropod import paths
 from zeropod.runtime.node_config import NodeConfig
 
 PATIENCE = 2.0
-"""Seconds after which a lock that somebody holds is ignored: looking takes milliseconds."""
+"""Seconds after which a lock held by another shim is ignored: checking takes milliseconds."""
 
 _BLOCK = 512  # of st_blocks
 
 Key = tuple[str, str]
-"""A container: containerd's namespace and the id. The namespace is empty for what a shim of an older version made."""
+"""A container: containerd's namespace and the id. The namespace is empty for images made by an older version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What is taken, in bytes."""
+    """Disk space, in bytes."""
 
     images: int
-    """By all images, those that are being written with their full size."""
+    """Used by all images; those being written count with their full size."""
     outstanding: int
-    """Of that, what is not written yet."""
+    """The part of `images` that is not written yet."""
     free: int
-    """On the file system."""
+    """Free on the file system."""
 
 
 def refusal(need: int, usage: Usage, config: NodeConfig, what: str) -> str:
@@ -42,7 +42,7 @@ def refusal(need: int, usage: Usage, config: NodeConfig, what: str) -> str:
     most, least = config.max_checkpoint_bytes, config.min_free_bytes
     if most and usage.images + need > most:
         return (
-            f"{what} would take about {_size(need)}, what is there already takes {_size(usage.images)}, "
+            f"{what} would take about {_size(need)}, existing images take {_size(usage.images)}, "
             f"and max-checkpoint-bytes is {_size(most)}"
         )
     left = usage.free - usage.outstanding - need
@@ -55,7 +55,7 @@ def refusal(need: int, usage: Usage, config: NodeConfig, what: str) -> str:
 
 
 def usage(without: Key | None = None) -> Usage:
-    """What is taken now, in all namespaces; `without` the image of this container. Raises OSError."""
+    """Return the present usage in all namespaces, `without` the image of this container. Raises OSError."""
     taken = outstanding = 0
     for key, directory in _directories():
         if key != without:
@@ -67,9 +67,9 @@ def usage(without: Key | None = None) -> Usage:
 
 
 def reserve(key: Key, need: int, config: NodeConfig, what: str, *, beside: bool = False) -> str:
-    """Reserve `need` bytes for `what` of this container ("its image"); return why there is no room. Raises OSError.
+    """Reserve `need` bytes for `what` of this container ("its image"); return a refusal or "". Raises OSError.
 
-    `beside`: what the container has on disk already stays; otherwise this takes its place.
+    `beside`: in addition to what the container has on disk already; otherwise in place of it.
     """
     with _alone():
         stays, taken = size(paths.container(*key)) if beside else 0, usage(without=key)
@@ -81,13 +81,13 @@ def reserve(key: Key, need: int, config: NodeConfig, what: str, *, beside: bool 
 
 
 def release(key: Key) -> None:
-    """The image is written, or will not be."""
+    """Drop the reservation: the image is written, or will not be."""
     with suppress(OSError):
         paths.reservation(*key).unlink(missing_ok=True)
 
 
 def size(directory: Path) -> int:
-    """Bytes on disk below the directory; what vanishes meanwhile does not count."""
+    """Return the bytes on disk below the directory; files that vanish meanwhile do not count."""
     total = 0
     for parent, _, names in os.walk(directory):
         for name in names:
@@ -97,10 +97,10 @@ def size(directory: Path) -> int:
 
 
 def collect_orphans(existing: Callable[[], Collection[Key]]) -> list[tuple[Key, int]]:
-    """Removes the images of containers that do not exist, after a reboot above all; which they were, and their sizes.
+    """Remove the images of containers that do not exist, typically after a reboot; return their keys and sizes.
 
-    `existing` looks up those that do. It is asked after the images: a container exists before its image. An image of
-    an older version says nothing of its namespace: it stays as long as there is a container with its id in any.
+    `existing` lists the containers that exist. It is called after the images are listed, because a container exists
+    before its image. An image of an older version has no namespace: it stays while any namespace has its id.
     """
     removed, found = [], sorted(_directories())
     alive = existing()
@@ -109,13 +109,13 @@ def collect_orphans(existing: Callable[[], Collection[Key]]) -> list[tuple[Key, 
         if key not in alive and (key[0] or key[1] not in ids):
             removed.append((key, size(directory)))
             shutil.rmtree(directory, ignore_errors=True)
-    with suppress(OSError):  # it is not there, or an older shim's container still is
+    with suppress(OSError):  # it does not exist, or a container of an older shim still uses it
         paths.OLD_IMAGES.rmdir()
     return removed
 
 
 def _directories() -> Iterator[tuple[Key, Path]]:
-    """The directories of all containers. Raises OSError."""
+    """Yield the directories of all containers. Raises OSError."""
     for namespace in _below(paths.CONTAINERS):
         for name in _below(paths.CONTAINERS / namespace):
             yield (namespace, name), paths.CONTAINERS / namespace / name
@@ -124,7 +124,7 @@ def _directories() -> Iterator[tuple[Key, Path]]:
 
 
 def _below(directory: Path) -> list[str]:
-    """The names of a directory's directories that may be identifiers; a disk's lost+found is none."""
+    """Return the subdirectories whose names can be identifiers, unlike lost+found."""
     try:
         with os.scandir(directory) as entries:
             found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -158,7 +158,7 @@ def _alone() -> Iterator[None]:
 
 
 def _size(count: float) -> str:
-    """Bytes in words."""
+    """Return a number of bytes as text with a unit."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"

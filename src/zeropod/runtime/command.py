@@ -1,9 +1,9 @@
-"""Runs one program to its end, without threads and without stealing anybody's exit status.
+"""Runs one program to its end, without threads and without taking the exit status of other children.
 
-trio's own ``run_process`` forks in a worker thread and reaps in another place than we do. A shim is a child
-subreaper: containers, runc and criu are all its children, and every one of them must be reaped by exactly the
-task that waits for it. So each child is waited for through its pidfd, and its number is listed in `RUNNING`
-while it lives, which is what the sweep for orphans leaves alone.
+trio's own ``run_process`` forks in a worker thread and reaps elsewhere. A shim is a child subreaper:
+containers, runc and criu are all its children, and each must be reaped by exactly the task that waits for it.
+So each child is waited for through its pidfd, and its pid is in `RUNNING` while it lives, which the reaper of
+orphans skips.
 """
 
 import os
@@ -24,25 +24,25 @@ RUNNING: set[int] = set()
 """Process ids of the commands that are running now."""
 
 MISSED = 1.0
-"""Seconds between looks at the children of a command that needs them; each takes some 0.1 ms."""
+"""Seconds between checks of the children of a command that needs them; each takes some 0.1 ms."""
 
 _REAP_POLL = 0.005
-"""Seconds between looks at a killed process for which there is no pidfd."""
+"""Seconds between checks of a killed process without a pidfd."""
 
 KILLED = 128
-"""Statuses above are those of programs that a signal has ended, plus its number."""
+"""Exit statuses above this are 128 plus the number of the signal that killed the program."""
 
 LET_GO = 5.0
-"""Seconds for the children of such a program to be gone; they take milliseconds."""
+"""Seconds within which the children of a killed program must be gone; they take milliseconds."""
 
 FileDescriptor = int | IO[bytes]
 
 Started = Callable[[int], None]
-"""Is called with the pid of a program, as soon as there is one."""
+"""Is called with the pid of a program as soon as it has started."""
 
 
 def nothing(_: int) -> None:
-    """For who does not want to know it."""
+    """Ignore the pid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def spawn(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Starts a program; what is not given is /dev/null. It blocks for the vfork and exec, about a millisecond.
+    """Start a program; streams that are not given are /dev/null. Blocks for vfork and exec, about a millisecond.
 
     Raises OSError when the program cannot be executed.
     """
@@ -80,11 +80,11 @@ def spawn(
 
 
 async def wait(process: "subprocess.Popen[bytes]") -> int:
-    """Waits for a spawned program and returns its status; when cancelled, kills it and reaps it.
+    """Wait for a spawned program and return its status; when cancelled, kill and reap it.
 
-    Its children are killed with it, and with one that others have killed: a CRIU that goes on without the runc that has
-    started it would stop, and much later end, a container that we have let run again. Raises OSError when there is no
-    descriptor to wait on; it is killed then.
+    Its children are killed with it, and also when another process has killed the program: a CRIU that outlived the runc
+    which started it would stop, and much later kill, a container that runs again. Raises OSError if no pidfd can be
+    opened; the program is killed then.
     """
     RUNNING.add(process.pid)
     handle = None
@@ -92,8 +92,8 @@ async def wait(process: "subprocess.Popen[bytes]") -> int:
         handle = pidfd.open(process.pid)
         status = await pidfd.wait_exit(handle)
     except trio.Cancelled:
-        # Not Popen's own method: it reaps a process that has ended meanwhile, whose status is then lost to us. The
-        # number is still its own, since nobody else reaps it.
+        # Not Popen.kill(): it reaps a process that has ended meanwhile, whose status is then lost. The pid cannot have
+        # been reused, since only this task reaps it.
         await _end(process, handle)
         raise
     except OSError:
@@ -125,15 +125,15 @@ async def _end(process: "subprocess.Popen[bytes]", handle: int | None) -> None:
 
 
 async def _end_children(group: int) -> None:
-    """Ends what is left of a program that was killed, and returns when that has let go of what it had in hand.
+    """Kill the remaining children of a program that was killed, and return when they have ended.
 
-    Its children are ours by then, at least where we are the subreaper.
+    Where this process is the subreaper, they are its own children by then.
     """
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
     with trio.CancelScope(shield=True), trio.move_on_after(LET_GO):
         for pid in [pid for pid in pidfd.children("self") if _group_of(pid) == group]:
-            with suppress(OSError):  # it is gone, or others reap it
+            with suppress(OSError):  # it is gone, or reaped elsewhere
                 handle = pidfd.open(pid)
                 try:
                     await pidfd.wait_exit(handle)
@@ -163,12 +163,11 @@ async def run(
     started: Started = nothing,
     oom_score_adj: int | None = None,
 ) -> Completed:
-    """Runs a program to its end, for at most `timeout` seconds.
+    """Run a program to its end, for at most `timeout` seconds.
 
-    `input` is fed through an unlinked file, not a pipe: nothing has to be pumped while it runs. One that
-    `needs_children` is given up, too, when a child of it has died that it does not notice. `started` is called with its
-    pid, which is its process group's, too; what it raises ends the program. Its own children get `oom_score_adj` from
-    it.
+    `input` is fed through an unlinked file, not a pipe, which would have to be written to while it runs. With
+    `needs_children` the program is also killed when it does not notice the death of a child. `started` is called with
+    its pid, which is also its process group; if it raises, the program is killed. Its children inherit `oom_score_adj`.
     Raises TimeoutError after killing it, OSError when it cannot be executed.
     """
     captured = os.memfd_create("output") if capture else None
@@ -209,14 +208,14 @@ async def run(
 
 
 def _score(pid: int, oom_score_adj: int) -> None:
-    with suppress(OSError):  # it has ended; or ours is higher, and we may not lower it
+    with suppress(OSError):  # it has ended, or ours is higher and lowering it is not permitted
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(oom_score_adj))
 
 
 async def _wait_with_children(process: "subprocess.Popen[bytes]") -> int | None:
-    """Its status; None if it was killed because a child has been dead for two looks without its noticing.
+    """Return its status; None if it was killed because it left a dead child unreaped at two checks in a row.
 
-    A CRIU that is killed may leave a child with the socket over which runc waits for CRIU's answer.
+    A CRIU that is killed may leave a child that holds the socket on which runc waits for CRIU's answer.
     """
     status = None
 
@@ -231,7 +230,7 @@ async def _wait_with_children(process: "subprocess.Popen[bytes]") -> int | None:
         while True:
             await trio.sleep(MISSED)
             dead = set(pidfd.dead_children(process.pid))
-            # On a busy node it may not have had a CPU since.
+            # On a busy node the program may not have been scheduled since.
             if dead & before and all(task.state == "S" for task in tasks_of([process.pid])):
                 nursery.cancel_scope.cancel()
             before = dead

@@ -1,8 +1,8 @@
-"""What zeropod asks of CRIU beyond runc's flags, and what CRIU says when it refuses.
+"""CRIU's options beyond runc's flags, and CRIU's own errors.
 
-Options reach CRIU through a configuration file that runc is pointed to by the annotation `org.criu.config`; a file of
-the user's own is included first. `network-lock skip` is always ours: CRIU's own lock drops everything in the network
-namespace, new connections too, and costs two iptables processes on each way (seen: restore 170 ms against 75 ms).
+Options reach CRIU through a configuration file that the annotation `org.criu.config` names to runc; the user's own file
+is included first. `network-lock skip` is always set: CRIU's own lock drops all traffic of the network namespace, new
+connections too, and runs two iptables processes each at dump and restore (measured: restore 170 ms against 75 ms).
 """
 
 import re
@@ -14,21 +14,21 @@ from zeropod.runtime.errors import CriuError
 
 CONFIG_ANNOTATION = "org.criu.config"
 DEFAULT_CONFIG = Path("/etc/criu/runc.conf")
-"""What runc hands to CRIU when the annotation is not set (runc's `handleCriuConfigurationFile`)."""
+"""The file that runc passes to CRIU without the annotation (runc's `handleCriuConfigurationFile`)."""
 
 WHERE_WATCHED = "/."
-"""Where CRIU looks for what a container watches by inotify: an overlay, unlike other file systems, does not tell it by
-the file's handle (CRIU up to 4.2; https://github.com/checkpoint-restore/criu/pull/3043). It does not leave the overlay.
-As the plain root it would be an empty path."""
+"""Where CRIU searches for files that a container watches by inotify: on an overlay, unlike other file systems, it does
+not find them by handle (CRIU up to 4.2; https://github.com/checkpoint-restore/criu/pull/3043). The search stays within
+the overlay. CRIU would take a plain `/` for an empty path."""
 
 _ERROR = re.compile(r"^\([\d.]+\)\s*(?:\d+:\s*)?(Error \(.*)$", re.MULTILINE)
 _ENDING = b"Unfreezing tasks into 2"
 _HARMLESS = "Can't setup RLIMIT_NOFILE"
-"""Said where CRIU may not raise its own limit; it goes on, and fails for another reason or not at all."""
+"""An error of CRIU when it may not raise its own limit; it continues, so this is never why it fails."""
 
 
 def checkpoint_options(*, tcp_established: bool) -> list[str]:
-    """Flags for `runc checkpoint`.
+    """Return flags for `runc checkpoint`.
 
     Connections in an accept queue are not dumped: they wait in the listener that the shim holds.
     """
@@ -36,7 +36,7 @@ def checkpoint_options(*, tcp_established: bool) -> list[str]:
 
 
 def restore_options(*, lazy: bool, tcp_established: bool) -> list[str]:
-    """Flags for `runc restore`."""
+    """Return flags for `runc restore`."""
     return [*(["--lazy-pages"] if lazy else []), *_options(tcp_established=tcp_established)]
 
 
@@ -45,10 +45,10 @@ def _options(*, tcp_established: bool) -> list[str]:
 
 
 def configuration(own: str, *, tcp_established: bool = True, stopped: bool = False, more: Sequence[str] = ()) -> str:
-    """The text of CRIU's configuration file: the user's `own`, then what must hold, `more` lines among it.
+    """Return the text of CRIU's configuration file: the user's `own`, then our mandatory options with `more` lines.
 
-    Without `tcp_established`, connections are dumped and restored as closed sockets. `stopped` is for a restore: it
-    leaves every process in SIGSTOP, before its first instruction.
+    Without `tcp_established`, connections are dumped and restored as closed sockets. `stopped` makes a restore leave
+    every process stopped by SIGSTOP, before its first instruction.
     """
     ours = [
         "network-lock skip",
@@ -60,9 +60,10 @@ def configuration(own: str, *, tcp_established: bool = True, stopped: bool = Fal
 
 
 def has_dumped(log: Path) -> bool:
-    """Whether a dump that failed has failed in its last step: the image is whole, and the processes were being ended.
+    """Return whether a failed dump failed in its last step: the image is complete, and CRIU was killing processes.
 
-    CRIU says so before it ends the first (`cr_dump_finish`; 2 is its TASK_DEAD). Beyond that there is no way back.
+    CRIU logs that before it kills the first one (`cr_dump_finish`; 2 is its TASK_DEAD). After that the dump cannot be
+    undone.
     """
     try:
         return _ENDING in log.read_bytes()
@@ -71,7 +72,7 @@ def has_dumped(log: Path) -> bool:
 
 
 def explain(log: Path, failure: Exception) -> CriuError:
-    """The error to report: the first errors of CRIU's log (the later ones are consequences) and runc's own words."""
+    """Return the error to report: the first errors of CRIU's log (later ones are consequences) and runc's error."""
     try:
         text = log.read_text(errors="replace")
     except OSError:

@@ -1,8 +1,8 @@
-"""What the runtime layer raises towards the shim, each with a text that a user can act on."""
+"""The exceptions of the runtime layer, each with a text that a user can act on."""
 
 
 class RuncError(Exception):
-    """runc refused or failed; the text is the last error of its log, or what else is known."""
+    """runc refused or failed; the text is the last error of its log, or else its exit status."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)

@@ -1,7 +1,7 @@
-"""Where a sleeping container lives on disk: one directory a container, open to root alone, gone with it.
+"""The directory of a sleeping container on disk: one for each container, accessible to root alone, removed with it.
 
 An image holds all of the container's memory, secrets included, hence the modes. The inventory taken after a
-dump tells an image that was truncated, deleted or written to from a good one before CRIU gets to see it.
+dump detects an image that was truncated, deleted or written to, before CRIU reads it.
 """
 
 import os
@@ -15,13 +15,13 @@ from zeropod.kernel import mount
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What changes when a file does. Reading gigabytes for a checksum would take longer than the restore itself."""
+    """Metadata that changes when a file does: a checksum over gigabytes would take longer than the restore."""
 
     size: int
     """In bytes."""
     inode: int
     changed_ns: int
-    """The kernel sets it at every write and every change of the modification time, and nobody else can."""
+    """The change time (ctime), which only the kernel sets, at every write and every change of metadata."""
 
     @classmethod
     def of(cls, found: os.stat_result) -> "Fingerprint":
@@ -35,7 +35,7 @@ Inventory = dict[str, Fingerprint]
 class ImageStore:
     """The directory of one container. `images` is CRIU's image, `work` has its logs and sockets.
 
-    The page store of a container that sleeps in place is below it too (`paths.store`), and is removed with it.
+    The page store of a container that sleeps in place is in it too (`paths.store`), and is removed with it.
     """
 
     directory: Path
@@ -61,25 +61,25 @@ class ImageStore:
         return self.directory / "criu.conf"
 
     def prepare(self) -> None:
-        """Makes empty directories for the next dump; raises OSError when the disk does not let us."""
+        """Make empty directories for the next dump. Raises OSError."""
         paths.make_private(self.directory)
         for path in (self.images, self.work, self.predump):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(mode=0o700)
 
     def prepare_restore(self) -> None:
-        """A fresh work directory: the last pager's socket would be taken for the next one's."""
+        """Make an empty work directory, so that CRIU cannot connect to the previous pager's socket."""
         mount.unmount_below(self.work)  # a CRIU that was killed leaves its cgroup mounts there
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(mode=0o700, exist_ok=True)
 
     def inventory(self) -> Inventory:
-        """The files and how to recognise them."""
+        """Return the image's files with their fingerprints."""
         files = [entry for entry in os.scandir(self.images) if entry.is_file()]
         return {entry.name: Fingerprint.of(entry.stat()) for entry in files}
 
     def damage(self, inventory: Inventory) -> str:
-        """What is wrong with the image compared with the inventory taken after the dump; empty if nothing is."""
+        """Return how the image differs from the inventory taken after the dump; empty if it does not."""
         try:
             found = self.inventory()
         except OSError as error:
@@ -94,15 +94,15 @@ class ImageStore:
         return ""
 
     def forget_pages(self) -> None:
-        """Takes what is on disk of the memory's pages out of the page cache. Raises OSError."""
+        """Drop the image's memory pages from the page cache, as far as they are on disk. Raises OSError."""
         for path in self.images.glob("pages-*.img"):
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def keep(self) -> Path:
-        """Move the image and CRIU's logs to where the container's end does not take them, and return that directory.
+        """Move the image and CRIU's logs to a directory that outlives the container, and return that.
 
-        An older one of the same container is replaced. Raises OSError.
+        Replaces one kept earlier for the same container. Raises OSError.
         """
         kept = paths.KEPT / self.directory.parent.name / self.directory.name
         shutil.rmtree(kept, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""System V IPC of a pod: what of it is in a container's image, and what stays in the pod's namespace.
+"""System V IPC of a pod: which objects go into a container's image, and which stay in the pod's namespace.
 
-CRIU dumps whatever the IPC namespace has, and makes it again at the restore. A container in a pod is in the sandbox's
-namespace, which goes on without it: CRIU would fail with `File exists`. So the shared memory that the container has
-attached leaves the namespace with it, and comes back out of the image, with its id; all else stays where it is, and is
-taken out of the image: semaphores, message queues, and what the pod's other containers share among themselves.
+CRIU dumps all objects of the IPC namespace, and creates them at the restore. A container in a pod uses the sandbox's
+namespace, which outlives it: CRIU would fail with `File exists`. So shared memory that the container has attached is
+removed from the namespace after the dump, and restored from the image with its id. All other objects stay in the
+namespace and are removed from the image: semaphores, message queues, and shared memory of the pod's other containers.
 """
 
 import os
@@ -21,26 +21,26 @@ from zeropod.rpc.messages.ipcns_pb2 import IpcShm
 from zeropod.runtime.errors import CriuError
 
 MAGIC = 8
-"""Bytes before the first record of an image: the magic of all images, and that of its kind."""
+"""Bytes before the first record of an image: the magic number of all images and that of its kind."""
 
 _SIZE = struct.Struct("<I")
 _IPC_RMID = 0
 _MAPPED = "/SYSV"
-"""What the name of a mapped segment begins with in /proc/PID/maps; its inode there is its id."""
+"""The name prefix of a mapped segment in /proc/PID/maps; its inode there is its id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A segment in an image. `data` are its bytes there, with their size before them."""
+    """A segment in an image. `data` are its bytes there, preceded by their size."""
 
     id: int
     data: bytes
 
 
 def attached(pids: Iterable[int], namespace: str) -> frozenset[int]:
-    """The ids of the segments that these processes have attached, in this namespace.
+    """Return the ids of the segments that these processes have attached in this namespace.
 
-    Raises CriuError if others have attached one of them, too: it cannot sleep with only one of its users.
+    Raises CriuError if other processes have attached one of them, too: it cannot go COLD with only some of its users.
     """
     with entered(namespace, CLONE_NEWIPC):
         everybodys = attachments(Path("/proc/sysvipc/shm").read_text())
@@ -53,24 +53,24 @@ def attached(pids: Iterable[int], namespace: str) -> frozenset[int]:
                 ours[segment] = ours.get(segment, 0) + 1
     for segment, count in ours.items():
         if everybodys.get(segment, 0) > count:
-            raise CriuError(f"another container of the pod has attached its shared memory (shmid {segment}), too")
+            raise CriuError(f"another container of the pod has also attached its shared memory (shmid {segment})")
     return frozenset(ours)
 
 
 def attachments(table: str) -> dict[int, int]:
-    """How often each segment in /proc/sysvipc/shm is attached, by its id."""
+    """Return how often each segment in /proc/sysvipc/shm is attached, by id."""
     lines = (line.split() for line in table.splitlines()[1:])
     return {int(fields[1]): int(fields[6]) for fields in lines}
 
 
 def mapped(maps: str) -> list[int]:
-    """The ids of the segments in a process's /proc/PID/maps, once for each of their mappings."""
+    """Return the ids of the segments in a process's /proc/PID/maps, once for each mapping."""
     lines = (line.split(maxsplit=5) for line in maps.splitlines() if _MAPPED in line)
     return [int(fields[4]) for fields in lines if fields[5].startswith(_MAPPED)]
 
 
 def sort_out(images: Path, namespace: str, mine: Collection[int]) -> None:
-    """After the dump: only the segments `mine` stay in the image, and only the others in the namespace."""
+    """After a dump, keep only the segments `mine` in the image, and only the others in the namespace."""
     for kind in ("sem", "msg"):
         for path in images.glob(f"ipcns-{kind}-*.img"):
             os.truncate(path, MAGIC)
@@ -82,19 +82,19 @@ def sort_out(images: Path, namespace: str, mine: Collection[int]) -> None:
 
 
 def clear(images: Path, namespace: str) -> None:
-    """Before a restore: what the image will bring must not be there, be it of a restore that has failed."""
+    """Before a restore, remove the image's segments from the namespace, where a failed restore may have left them."""
     with suppress(StopIteration):
         image = next(images.glob("ipcns-shm-*.img")).read_bytes()
         ids = [record.id for record in records(image)]
         if ids:
             with entered(namespace, CLONE_NEWIPC):
                 for segment in ids:
-                    with suppress(OSError):  # EINVAL: it is not there
+                    with suppress(OSError):  # EINVAL: it does not exist
                         libc.call("shmctl", segment, _IPC_RMID, None)
 
 
 def records(image: bytes) -> list[Record]:
-    """The segments in an image of shared memory. Raises CriuError for what is none."""
+    """Return the segments in an image of shared memory. Raises CriuError if it cannot be parsed."""
     found, at = [], MAGIC
     while at < len(image):
         end = at + _SIZE.size + int.from_bytes(image[at : at + _SIZE.size], "little")

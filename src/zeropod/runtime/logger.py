@@ -1,7 +1,7 @@
-"""A logger program: `binary://PATH?argument=value` asks that a program of the user's reads the output itself.
+"""A logger program: with `binary://PATH?argument=value` a program of the user reads the container's output.
 
 containerd's protocol (`core/runtime/v2/logging`): the program finds standard output and error at the descriptors
-3 and 4, and closes descriptor 5 when it is ready. It ends by itself at the end of its input.
+3 and 4, and closes descriptor 5 when it is ready. It exits by itself at the end of its input.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from zeropod.runtime import programs
 from zeropod.runtime.errors import StdioError
 
 START = 10.0
-"""Seconds that a logger has to say that it is ready."""
+"""Seconds within which a logger must be ready."""
 
 _FIRST_FREE = 10
 """Descriptors are moved here first, so that none of them is overwritten on the way to 3, 4 and 5."""
@@ -28,7 +28,7 @@ class Logger:
     stderr: int
 
     async def start(self, id: str, namespace: str) -> None:
-        """Raises StdioError when the program cannot be started or does not get ready in time."""
+        """Start the program and wait until it is ready. Raises StdioError if it cannot be started or is late."""
         uri = urlsplit(self.target)
         arguments = [part for name, values in parse_qs(uri.query).items() for part in (name, *values) if part]
         environment = {**programs.environment(), "CONTAINER_ID": id, "CONTAINER_NAMESPACE": namespace}
@@ -37,7 +37,7 @@ class Logger:
         standard = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
         handed = [(os.POSIX_SPAWN_DUP2, fd, 3 + place) for place, fd in enumerate(moved)]
         try:
-            # The child is reaped by the shim's sweep for orphans.
+            # The shim's periodic reaping of orphans collects the child.
             os.posix_spawn(  # noqa: ASYNC221 - a millisecond, as every start of a program here
                 uri.path, [uri.path, *arguments], environment, file_actions=[*standard, *handed]
             )

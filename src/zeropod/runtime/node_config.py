@@ -1,7 +1,7 @@
-"""What holds for all containers of this node: a file of the administrator's, read when a decision needs it.
+"""The configuration of this node for all its containers: the administrator's file, read when a decision needs it.
 
-So a change is in force at once, and a shim that never needs to decide never reads it. What is wrong in the file never
-keeps a container from starting: the default is taken for it, and the complaint is told in words.
+So a change takes effect at once, and a shim that has nothing to decide never reads the file. Errors in the file never
+keep a container from starting: the default is used, and a complaint is returned for each.
 """
 
 import os
@@ -14,24 +14,24 @@ from zeropod import paths
 from zeropod.runtime.quantity import quantity
 
 MIN_FREE_BYTES = 256 << 20
-"""A node without any space left loses more than the memory of one idle container."""
+"""The default reserve: a full disk costs a node more than the memory of one idle container."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     max_checkpoint_bytes: int = 0
-    """What the images of all containers may take on disk together; 0 is no limit."""
+    """Bytes that the images of all containers may take on disk together; 0 for unlimited."""
     min_free_bytes: int = MIN_FREE_BYTES
-    """What has to stay free on their file system."""
+    """Bytes that must stay free on their file system."""
 
 
 KEYS: Mapping[str, Callable[[str], int]] = {"max-checkpoint-bytes": quantity, "min-free-bytes": quantity}
 
 
 def read(*files: Path) -> tuple[NodeConfig, list[str]]:
-    """The configuration of this node, and what is wrong with it; of two files the later one wins.
+    """Return the configuration of this node and complaints about errors; of two files the later one wins.
 
-    By default the administrator's file, and the manager's overrides.
+    By default it reads the administrator's file, then the manager's overrides.
     """
     values: dict[str, int] = {}
     complaints: list[str] = []
@@ -50,13 +50,13 @@ def read(*files: Path) -> tuple[NodeConfig, list[str]]:
 
 
 def parse(text: str) -> tuple[dict[str, int], list[str]]:
-    """The good values by key, and complaints about the others."""
+    """Return the valid values by key, and complaints about the others."""
     import tomllib  # most shims never see such a file
 
     try:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        return {}, [f"is no TOML and is ignored: {error}"]
+        return {}, [f"is not TOML and is ignored: {error}"]
     values: dict[str, int] = {}
     complaints: list[str] = []
     for key, value in table.items():
@@ -73,7 +73,7 @@ def parse(text: str) -> tuple[dict[str, int], list[str]]:
 
 
 def override(values: Mapping[str, int]) -> None:
-    """Puts values above those of the administrator's file, until the next call or reboot. Raises OSError."""
+    """Override values of the administrator's file until the next call or reboot. Raises OSError."""
     if not values:
         paths.NODE_OVERRIDES.unlink(missing_ok=True)
         return

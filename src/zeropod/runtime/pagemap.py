@@ -1,8 +1,8 @@
-"""Where the pages of a container's processes are in CRIU's image: pagemap-PID.img and pages-N.img.
+"""Locates the pages of a container's processes in CRIU's image: pagemap-PID.img and pages-N.img.
 
-Owns the format. A pagemap is a head that names the pages file, then runs of pages in the order of their addresses;
-those that are `present` lie in the pages file in that same order. A run in the parent (a pre-dump, linked to as
-`parent`) has its contents there. What is to be done with a page is decided by the pager.
+Owns the format. A pagemap is a header that names the pages file, then runs of pages in the order of their addresses;
+runs that are `present` lie in the pages file in the same order. The contents of a run in the parent (a pre-dump, linked
+as `parent`) are there. The pager decides what to do with a page.
 
 Source of facts: CRIU's images/pagemap.proto and criu/pagemap.c; field 5 carries the number of pages since CRIU 4.1.
 """
@@ -39,12 +39,12 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True)
 class Runs:
-    """The pages of one process that are in the image, as runs sorted by address, one item of each array a run."""
+    """The pages of one process in the image, as runs sorted by address; each array has one item per run."""
 
     starts: "array[int]" = field(default_factory=lambda: array("Q"))
     """Address of the first page."""
     ends: "array[int]" = field(default_factory=lambda: array("Q"))
-    """Address behind the last page."""
+    """Address after the last page."""
     files: "array[int]" = field(default_factory=lambda: array("I"))
     """Number of the pages file in `Image.files`."""
     offsets: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -74,7 +74,7 @@ class Runs:
         return (sum(self.ends) - sum(self.starts)) // PAGE
 
     def within(self, start: int, end: int) -> Iterator[tuple[int, int, int, int, bool]]:
-        """The parts of runs that lie in [start, end): (start, end, file, offset, lazy)."""
+        """Yield the parts of runs in [start, end): (start, end, file, offset, lazy)."""
         for at in range(max(0, bisect_right(self.starts, start) - 1), len(self.starts)):
             if self.starts[at] >= end:
                 return
@@ -88,19 +88,19 @@ class Image:
     """The pages of every process in an image, and the files that they lie in."""
 
     processes: dict[int, Runs]
-    """By pid as CRIU names it: the one in the container's pid namespace."""
+    """By CRIU's pid, which is the one in the container's pid namespace."""
     files: tuple[Path, ...]
 
 
 def read(images: Path) -> Image:
-    """Reads the pagemaps of an image. Raises CriuError when one is damaged, OSError when it cannot be read."""
+    """Read the pagemaps of an image. Raises CriuError when one is damaged, OSError when it cannot be read."""
     files: list[Path] = []
     pids = sorted(int(path.stem.removeprefix("pagemap-")) for path in images.glob("pagemap-[0-9]*.img"))
     return Image({pid: _runs(images, pid, files) for pid in pids}, tuple(files))
 
 
 def eager_bytes(images: Path) -> int:
-    """What a lazy restore makes resident at once, in bytes: present pages that are not lazy, and shared memory."""
+    """Return the bytes that a lazy restore makes resident at once: present non-lazy pages, and shared memory."""
     return PAGE * sum(
         entry.pages
         for path in images.glob("pagemap-*.img")
@@ -139,11 +139,11 @@ def _parse(path: Path) -> tuple[int, list[Entry]]:
     try:
         return parse(path.read_bytes())
     except (IndexError, KeyError, struct.error) as error:
-        raise CriuError(f"{path} is damaged: it ends in the middle of an entry, or is no pagemap") from error
+        raise CriuError(f"{path} is damaged: it ends in the middle of an entry, or is not a pagemap") from error
 
 
 def parse(data: bytes) -> tuple[int, list[Entry]]:
-    """The number of the pages file, and the entries. Raises IndexError, KeyError or struct.error."""
+    """Return the number of the pages file, and the entries. Raises IndexError, KeyError or struct.error."""
     number, at = _message(data, _MAGICS)
     entries = []
     while at < len(data):
@@ -155,10 +155,10 @@ def parse(data: bytes) -> tuple[int, list[Entry]]:
 
 
 def _message(data: bytes, at: int) -> tuple[dict[int, int], int]:
-    """The fields of a message, and where the next one begins: four bytes of length, then pairs of key and value.
+    """Return the fields of a message and the offset of the next one.
 
-    All of them are varints, and keys are of one byte. A large image has tens of thousands of these messages, and the
-    container waits: hence the loop without calls.
+    A message is four bytes of length, then pairs of key and value, all varints; keys have one byte. A large image has
+    tens of thousands of messages, and the container waits for them: hence the loop without calls.
     """
     (length,) = _LENGTH.unpack_from(data, at)
     at += _LENGTH.size

@@ -1,26 +1,26 @@
-"""The programs that we run, and where runc keeps its state: what `delete` needs, too, without all the rest."""
+"""The programs that the shim runs, and runc's state directory; separate, so that `delete` imports little else."""
 
 import os
 
 from zeropod import paths
 
 RUNC_ROOT = "/run/containerd/runc"
-"""Where containerd's runc shim keeps runc's state, one directory a namespace below it."""
+"""Where containerd's runc shim keeps runc's state, in one directory for each of containerd's namespaces."""
 
 UNFINISHED = "network-lock"
-"""The beginning of CRIU's configuration, an option without its value: by itself it is an error. If that is all that
-CRIU gets, since its shim has died, it must not dump what nobody holds."""
+"""The beginning of CRIU's configuration: an option without its value, which alone is an error. CRIU gets only this if
+its shim has died, and must then fail: nothing would hold the container's sockets during the dump."""
 
 QUICK = 60.0
-"""Seconds that a command which only starts, signals or removes something may take."""
+"""Timeout in seconds of commands that only start, signal or remove something."""
 
 
 _CONTAINERDS = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
-"""What systemd says to containerd alone. runc would make a socket of its own for each container because of the first,
-and wait for the container to report there (sd_notify(3))."""
+"""Variables that systemd sets for containerd alone. Because of the first, runc would make a socket for each container
+and wait for the container to report readiness there (sd_notify(3))."""
 
 
 def environment() -> dict[str, str]:
-    """Our own, with what the installer brings first on the PATH, criu above all, without what is containerd's alone."""
+    """Return our environment with the installer's programs, such as criu, first on PATH, without containerd's own."""
     ours = {name: value for name, value in os.environ.items() if name not in _CONTAINERDS}
     return {**ours, "PATH": f"{paths.PROGRAMS}:{ours.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"}

@@ -10,13 +10,13 @@ _QUANTITY = re.compile(
 _FACTORS = {"": 1}
 _FACTORS |= {suffix: 1000**power for power, suffix in enumerate("kMGTPE", 1)}
 _FACTORS |= {suffix + "i": 1024**power for power, suffix in enumerate("KMGTPE", 1)}
-_MOST = 2**63 - 1  # of what Kubernetes keeps in a quantity
+_MOST = 2**63 - 1  # the largest value of a Kubernetes quantity
 
 
 def quantity(text: str) -> int:
-    """Bytes of a Kubernetes quantity such as 64Mi, 1.5G or 5e6; a part of a byte counts as one.
+    """Parse a Kubernetes quantity such as 64Mi, 1.5G or 5e6; return bytes, rounded up.
 
-    Kubernetes' thousandths (m) and below are not for bytes. Raises ValueError for anything else, negative ones too.
+    Raises ValueError for anything else, including negative values and Kubernetes' suffixes for fractions (m and below).
     """
     found = _QUANTITY.fullmatch(text)
     if found is None:

@@ -1,9 +1,9 @@
-"""The OCI runtime's command line: one method a command, nothing remembered between them.
+"""The OCI runtime's command line: one method for each command, without state between them.
 
-runc keeps a container's state under its root and is the only one to write it. Its messages are read from a
-JSON log, because its standard streams belong to the container; each command has one of its own, which goes with it,
-so that none grows and none has another command's messages. What containerd-shim-runc-v2 passes to runc is
-passed here too (containerd's `core/runtime/v2/runc` options), so containers come out the same.
+Only runc writes a container's state, below its root. Its errors are read from a JSON log, because its standard streams
+belong to the container; each command has a log of its own, removed afterwards, so that none grows and none holds
+another command's messages. runc gets the same options as from containerd-shim-runc-v2 (containerd's
+`core/runtime/v2/runc` options), so that containers are set up the same.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from zeropod.runtime.programs import QUICK, RUNC_ROOT, environment
 from zeropod.runtime.stdio import Streams
 
 _numbers = itertools.count()
-"""Of the logs of this process's commands."""
+"""Numbers for the logs of this process's commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Runc:
     no_new_keyring: bool = False
 
     def state_of(self, id: str) -> Path:
-        """The directory in which it remembers a container."""
+        """Return the directory of runc's state of a container."""
         return Path(self.root or RUNC_ROOT) / self.namespace / id
 
     def _argv(self, log: Path, *arguments: str) -> list[str]:
@@ -127,12 +127,12 @@ class Runc:
         await self._run("resume", id)
 
     async def update(self, id: str, resources: bytes) -> None:
-        """`resources` is the JSON of OCI's LinuxResources."""
+        """Update the limits; `resources` is the JSON of OCI's LinuxResources."""
         await self._run("update", "--resources", "-", id, input=resources)
 
     @property
     def is_runc(self) -> bool:
-        """Whether it is runc itself, as far as can be told, and not another runtime with the same command line."""
+        """Return whether it is probably runc itself, and not another runtime with the same command line."""
         return Path(self.binary or "runc").name == "runc"
 
     async def checkpoint(
@@ -174,8 +174,8 @@ class Runc:
             streams=streams,
             timeout=timeout,
             by_criu=True,
-            # CRIU sets every score but 0, which it takes for what its children have anyway. The shim's is another. A
-            # CRIU that dumps keeps that: it is not to be killed while it has an application's registers.
+            # CRIU sets every score but 0, which it assumes its children to have anyway, while the shim's differs. At a
+            # dump CRIU keeps the shim's score: it must not be killed while it holds an application's registers.
             oom_score_adj=0,
             started=started,
         )
@@ -195,7 +195,7 @@ def _entries(log: Path) -> Iterator[dict[str, str]]:
     for line in lines:
         try:
             entry = json.loads(line)
-        except ValueError:  # a line that a killed runc left half written
+        except ValueError:  # a partial line of a runc that was killed
             continue
         if isinstance(entry, dict):
             yield entry

@@ -1,7 +1,7 @@
-"""The bundle's config.json: what is read from it, and the few changes that a container needs to be able to sleep.
+"""The bundle's config.json: reading it, and the few changes that let a container sleep.
 
-The bundle belongs to the shim. Restores read the file again, so what has changed since the creation (resource limits,
-above all) is written back into it, or a restored container would fall back to its first limits.
+The bundle belongs to the shim. Restores read the file again, so later changes (above all of resource limits) are
+written back into it; otherwise a restored container would fall back to its first limits.
 """
 
 import json
@@ -45,12 +45,12 @@ class Spec:
 
     @property
     def namespaces(self) -> Mapping[str, str]:
-        """Type of each namespace that the container gets, with the path it joins ("" for a new one)."""
+        """The container's namespaces by type, with the path to join ("" for a new one)."""
         return {entry["type"]: entry.get("path", "") for entry in self._linux.get("namespaces") or ()}
 
     @property
     def bind_mounts(self) -> frozenset[str]:
-        """Where in the container something of the host is mounted."""
+        """The destinations of the container's bind mounts."""
         mounts = self.content.get("mounts") or ()
         return frozenset(mount["destination"] for mount in mounts if _is_bind(mount))
 
@@ -64,11 +64,11 @@ class Spec:
 
     @property
     def shares_pids(self) -> bool:
-        """Whether killing init leaves other processes of the container alive (containerd's ShouldKillAllOnExit)."""
+        """Whether other processes of the container survive init (containerd's ShouldKillAllOnExit)."""
         return self.namespaces.get("pid", "shared") != ""
 
     def with_network(self, path: str) -> "Spec":
-        """The same container in the network namespace at `path`."""
+        """Return the spec with the network namespace at `path`."""
         namespaces = [entry for entry in self._linux["namespaces"] if entry["type"] != "network"]
         return self._with_linux(namespaces=[*namespaces, {"type": "network", "path": path}])
 
@@ -76,14 +76,14 @@ class Spec:
         return Spec(self.path, {**self.content, "annotations": {**self.annotations, key: value}})
 
     def with_resources(self, update: Mapping[str, Any]) -> "Spec":
-        """The same container under updated limits; runc, too, changes only what an update names."""
+        """Return the spec with updated limits; as with runc, limits that the update does not name stay."""
         return self._with_linux(resources=_merged(self._linux.get("resources") or {}, update))
 
     def _with_linux(self, **changes: Any) -> "Spec":
         return Spec(self.path, {**self.content, "linux": {**self._linux, **changes}})
 
     def write(self) -> None:
-        """Replaces the file at once: a reader sees the old or the new one."""
+        """Replace the file atomically: a reader sees the old or the new one."""
         temporary = self.path.with_suffix(".new")
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(self.content, file)

@@ -1,10 +1,10 @@
-"""A process's standard streams: pipes that the shim owns, and the copying between them and containerd's fifos.
+"""A process's standard streams: pipes owned by the shim, and the copying between them and containerd's fifos.
 
-The container never gets containerd's fifo itself, for two reasons: CRIU can hand an inherited pipe back to a restored
-process, which is how logs go on after a wake, and a fifo of the host has no path inside the container. The shim keeps
-both ends of each pipe, so nothing written is lost while the container sleeps. Bytes move by splice(2); Python
-only waits. The fifos are opened for reading and writing: their other end may go away and come back (containerd
-restarts) without an error on ours, and a reader who is slow or absent blocks the writer and nobody else.
+The container never gets containerd's fifo itself, for two reasons: CRIU can return an inherited pipe to a restored
+process, which is how logs continue after a wake, and a fifo of the host has no path inside the container. The shim
+keeps both ends of each pipe, so nothing written is lost while the container sleeps. Bytes move by splice(2); Python
+only waits. The fifos are opened for reading and writing: their other end may be closed and opened again (containerd
+restarts) without an error here, and a slow or absent reader blocks only the writer.
 """
 
 import array
@@ -37,7 +37,7 @@ FAILED_WRITE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Stdio:
-    """What containerd asked for: paths of fifos, URIs, or empty for nothing."""
+    """The streams that containerd asked for: paths of fifos, URIs, or empty for none."""
 
     stdin: str = ""
     stdout: str = ""
@@ -63,7 +63,7 @@ class ProcessIO:
     console: int | None = None
     """The master of its terminal, when it has one."""
     drained: trio.Event = field(default_factory=trio.Event)
-    """Set when all that the process wrote has reached containerd."""
+    """Set when all output of the process has reached containerd."""
     _copies: list[tuple[int, int]] = field(default_factory=list)
     _stdin_copy: tuple[int, int] | None = None
     _stdin_holder: int | None = None
@@ -82,7 +82,7 @@ class ProcessIO:
                 os.close(descriptor)
 
     def open_pipes(self, uid: int, gid: int) -> None:
-        """Opens what containerd named and a pipe for each; nothing is created for a stream that nobody asked for."""
+        """Open the streams that containerd named, with a pipe for each. Streams without a name get nothing."""
         stdin: int | None = None
         stdout: int | None
         stderr: int | None
@@ -114,7 +114,7 @@ class ProcessIO:
         try:
             reading = os.open(self.stdio.stdin, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             self._keep(reading)
-            # Until CloseIO there is a writer here too: a containerd that restarts must not look like an end of file.
+            # Keep a writer open until CloseIO, so that a restart of containerd does not look like an end of file.
             self._stdin_holder = os.open(self.stdio.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise StdioError(f"cannot open stdin {self.stdio.stdin}: {error.strerror}") from error
@@ -143,7 +143,7 @@ class ProcessIO:
             await self._logger.start(id, namespace)
 
     def attach_console(self, master: int) -> None:
-        """Takes over the terminal of the process and connects it with containerd's fifos."""
+        """Take ownership of the terminal of the process and connect it with containerd's fifos."""
         self._close(self.console)
         self._keep(master)
         self.console = master
@@ -154,7 +154,7 @@ class ProcessIO:
             self._copies.append((master, self._open_sink(self.stdio.stdout)))
 
     async def copy(self, on_input: Callable[[], None] | None = None) -> None:
-        """Moves bytes until every writer of the outputs is gone; `on_input` is called when stdin has something."""
+        """Copy until every writer of the outputs is gone; call `on_input` whenever stdin has data or ends."""
         async with trio.open_nursery() as nursery:
             if self._stdin_copy:
                 nursery.start_soon(self._copy_stdin, *self._stdin_copy, on_input)
@@ -170,36 +170,36 @@ class ProcessIO:
                 await splice.copy(source, sink)
                 break
             except trio.ClosedResourceError:
-                return  # given up on: a child of the process that has ended holds its output open
+                return  # closed meanwhile: a child of the ended process still held its output open
             except OSError as error:
-                # A full disk, say. Nothing is lost: the writer waits as it would for a slow reader.
-                log.error("output cannot be written, again in %g s: %s", FAILED_WRITE, error)
+                # For instance a full disk. Nothing is lost: the writer blocks as with a slow reader.
+                log.error("cannot write output, retrying in %g s: %s", FAILED_WRITE, error)
                 await trio.sleep(FAILED_WRITE)
-        # At once, not at the deletion: containerd's client deletes a task only when it has read its fifos to the end.
+        # Close now, not at the deletion: containerd's client deletes a task only after reading its fifos to the end.
         self._close(sink)
 
     async def _copy_stdin(self, source: int, sink: int, on_input: Callable[[], None] | None) -> None:
-        # A fifo that nobody has opened for writing yet looks like one at its end, except to poll.
+        # read(2) of a fifo that has no writer yet returns the end of the file; only poll(2) can tell the two apart.
         with suppress(trio.ClosedResourceError):
             await trio.lowlevel.wait_readable(source)
             await splice.copy(source, sink, on_data=on_input)
             if on_input:
-                on_input()  # the end of the input is something to wake up for, too
+                on_input()  # the end of the input wakes the container, too
         if sink != self.console:
             self._close(sink)
 
     def close_stdin(self) -> None:
-        """CloseIO: the end of input is passed on once containerd's own end is closed too."""
+        """Handle CloseIO: the process sees the end of its input once containerd's end is closed too."""
         self._close(self._stdin_holder)
 
     def process_exited(self) -> None:
-        """Lets go of the write ends, so that the copying sees the end when the last other writer is gone."""
+        """Close our write ends, so that `copy` ends when the last other writer is gone."""
         self._close(*self._outputs.values(), self.streams.stdin)
         if not self._copies:
             self.drained.set()
 
     def resize(self, width: int, height: int) -> None:
-        """Columns and rows of the terminal; nothing happens to a process that has none."""
+        """Set columns and rows of the terminal; do nothing for a process without one."""
         if self.console is not None:
             fcntl.ioctl(self.console, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
@@ -209,7 +209,7 @@ class ProcessIO:
 
 @contextmanager
 def console_socket() -> Iterator[tuple[Path, socket.socket]]:
-    """A listening socket on which runc hands over the master of a new terminal."""
+    """Yield a listening socket, with its path, on which runc sends the master of a new terminal."""
     os.makedirs(paths.CONSOLES, mode=0o700, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="pty-", dir=paths.CONSOLES) as directory,
@@ -222,9 +222,9 @@ def console_socket() -> Iterator[tuple[Path, socket.socket]]:
 
 
 def receive_console(listener: socket.socket) -> int:
-    """The master that runc has sent; it has ended by now, so this does not wait.
+    """Return the terminal master that runc has sent. Call it when runc has ended: it does not wait.
 
-    Raises StdioError when it sent none.
+    Raises StdioError when runc sent none.
     """
     listener.setblocking(False)
     try:

@@ -1,9 +1,9 @@
-"""A container's small tmpfs mounts, which need not go through its image: kept by us as they are, while it sleeps.
+"""Keeps a container's small tmpfs mounts alive while it sleeps, instead of dumping them into its image.
 
 CRIU packs each into an archive with tar and gzip, and unpacks it at the restore; for a small container that takes about
-as much time as all else that it does (docs/performance.md), for a /dev that never changes and an empty /dev/shm. So we
-keep a copy of the mount, and tell CRIU that it is external: where it comes from is our business. What is large goes to
-the image as before, since a container that sleeps must not keep memory.
+as long as the rest of a dump (docs/performance.md), for a /dev that never changes and an empty /dev/shm. So the shim
+keeps a copy of the mount, and declares it external to CRIU. Large ones go into the image, since a sleeping container
+must not keep memory.
 """
 
 import os
@@ -18,10 +18,10 @@ from zeropod import paths
 from zeropod.kernel import detached_mount, mountinfo
 
 SMALL: Final = 64 << 10
-"""Bytes in the files of a tmpfs up to which it is kept."""
+"""A tmpfs with up to this many bytes in its files is kept."""
 
 NUMBER: Final = 16
-"""How many are kept at most."""
+"""The most mounts that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,16 @@ class Mount:
 
     id: int
     device: str
-    """Which tmpfs: several mounts may show the same one."""
+    """Identifies the tmpfs: several mounts may show the same one."""
     place: str
 
 
 _PLAIN = re.compile(r"[!-\[\]-~]+")
-"""Names that mean in CRIU's options what they say: ASCII without a blank or a backslash."""
+"""Names that CRIU's options take literally: ASCII without blanks and backslashes."""
 
 
 def whole(mounts: list[mountinfo.Mount]) -> list[Mount]:
-    """The tmpfs mounts among these that show all of theirs, and that nothing is mounted over."""
+    """Return the tmpfs mounts among these that show the whole file system and have no mount over or below them."""
     return [
         Mount(mount.id, mount.device, mount.place)
         for mount in mountinfo.visible(mounts)
@@ -48,16 +48,16 @@ def whole(mounts: list[mountinfo.Mount]) -> list[Mount]:
 
 
 def small(mount: int) -> bool:
-    """Whether what is in it may stay in memory. Raises OSError.
+    """Return whether the tmpfs is small enough to stay in memory. Raises OSError.
 
-    One without a limit does not say how much that is.
+    One without a size limit does not report its usage.
     """
     stat = os.fstatvfs(mount)
     return bool(stat.f_blocks) and (stat.f_blocks - stat.f_bfree) * stat.f_frsize <= SMALL
 
 
 class KeptMounts:
-    """Those of one container. The copies end with us; they have places only while CRIU looks for them there."""
+    """The kept mounts of one container. The copies end with this process; they are attached only during a restore."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -65,11 +65,11 @@ class KeptMounts:
         self._placed: dict[Mount, Path] = {}
 
     def keep(self, pids: Collection[int], excepted: Collection[str]) -> None:
-        """Before a dump: keeps what is there and small, except at the places `excepted`. Raises OSError."""
+        """Before a dump, keep the small tmpfs mounts, except at the places `excepted`. Raises OSError."""
         first = min(pids)
         self._take_back()
         now = set(_of(first))
-        # With mount namespaces of its own inside, one place may mean several mounts.
+        # If processes have mount namespaces of their own, one path may mean several mounts.
         alone = len({os.readlink(f"/proc/{pid}/ns/mnt") for pid in pids}) == 1
         wanted = [mount for mount in now if alone and mount.place not in excepted]
         wanted = sorted(wanted, key=lambda mount: mount.place)[:NUMBER]
@@ -87,15 +87,15 @@ class KeptMounts:
                 os.close(descriptor)
 
     def changed(self, pids: Collection[int]) -> bool:
-        """Whether the frozen container has mounted something else since. Raises OSError."""
+        """Return whether the frozen container has replaced a kept mount since `keep`. Raises OSError."""
         return bool(self._copies) and not set(self._copies) <= set(_of(min(pids)))
 
     def for_dump(self) -> list[str]:
-        """Lines of CRIU's configuration."""
+        """Return lines for CRIU's configuration."""
         return [f"external mnt[{mount.place}]:{_key(mount)}" for mount in self._copies]
 
     def for_restore(self) -> list[str]:
-        """Gives them places; lines of CRIU's configuration that tell it of them. Raises OSError."""
+        """Attach the copies and return lines for CRIU's configuration that name them. Raises OSError."""
         self._take_back()
         lines = []
         for number, (mount, descriptor) in enumerate(self._copies.items()):
@@ -107,25 +107,25 @@ class KeptMounts:
         return lines
 
     def has_restored(self, pids: Collection[int]) -> None:
-        """CRIU does not look for them any more. Raises OSError."""
+        """After a restore, detach the copies and assign them to the restored mounts. Raises OSError."""
         self._take_back()
-        # The same tmpfs at the same places, in mounts with other numbers.
+        # The same tmpfs at the same places, in new mounts.
         now = {(mount.device, mount.place): mount for mount in _of(min(pids))} if pids else {}
         kept = self._copies.items()
         self._copies = {now.get((old.device, old.place), old): descriptor for old, descriptor in kept}
 
     def has_failed(self) -> None:
-        """The same after a restore that has failed."""
+        """After a failed restore, detach the copies, so that it can be tried again. Raises OSError."""
         self._take_back()
 
     def _take_back(self) -> None:
-        # What has had a place cannot get another one, so what is kept on is a new copy.
+        # A mount that was attached cannot be attached again, so keep a new copy.
         while self._placed:
             mount, place = next(iter(self._placed.items()))
             copy = detached_mount.copy(place)
             os.close(self._copies[mount])
             self._copies[mount] = copy
-            del self._placed[mount]  # if this fails later on, the copy is good, and the place in nobody's way
+            del self._placed[mount]  # if a later step fails, the copy is usable and the attached mount does no harm
             detached_mount.detach(place)
             place.rmdir()
         with suppress(OSError):
@@ -138,18 +138,18 @@ class KeptMounts:
 
 
 def release(directory: Path) -> None:
-    """Takes everything from its place; nothing there is no error."""
+    """Detach all copies and remove their places; do nothing if there are none."""
     with suppress(OSError):
         for place in directory.iterdir():
             with suppress(OSError):
                 detached_mount.detach(place)
-            with suppress(OSError):  # never more than an empty directory: what is mounted is not ours to remove
+            with suppress(OSError):  # remove empty directories only: the files in a mount must not be deleted
                 place.rmdir()
         directory.rmdir()
 
 
 def _key(mount: Mount) -> str:
-    """What it is called in the image."""
+    """Return the key of the mount in the image."""
     return f"zeropod{mount.place}"
 
 

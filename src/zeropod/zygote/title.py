@@ -1,7 +1,7 @@
-"""What ps and /proc/PID/cmdline show of this process: words of our own in place of the arguments it was started with.
+"""Sets the command line of this process as ps and /proc/PID/cmdline show it.
 
-For forks, which would all be called by the arguments of the process that they were forked from. Source of facts:
-prctl(2), PR_SET_MM_MAP, which takes no capability but a kernel with CONFIG_CHECKPOINT_RESTORE; proc(5), /proc/PID/stat.
+For forks, which otherwise all show the arguments of the process they were forked from. Source of facts: prctl(2),
+PR_SET_MM_MAP, which needs no capability but a kernel with CONFIG_CHECKPOINT_RESTORE; proc(5), /proc/PID/stat.
 """
 
 import ctypes
@@ -42,13 +42,13 @@ _libc = ctypes.CDLL(None)
 _libc.sbrk.restype = ctypes.c_void_p
 
 _shown = ctypes.create_string_buffer(b"")
-"""The kernel reads the words from where they are, so they stay."""
+"""Holds the buffer, since the kernel reads the command line from this address."""
 
 
 def show(words: Sequence[bytes]) -> None:
-    """Makes these the process's command line. Raises OSError where the kernel does not allow it."""
+    """Set the process's command line. Raises OSError where the kernel does not allow it."""
     global _shown
-    text = ctypes.create_string_buffer(b"\0".join(words))  # which ends with a zero, as a command line does
+    text = ctypes.create_string_buffer(b"\0".join(words))  # appends the final zero that a command line ends with
     stat = proc_stat.read("self")
     known = {name: stat.number(field) for name, field in _STAT.items()}
     start = ctypes.addressof(text)

@@ -24,7 +24,7 @@ def test_random_bytes_decode_or_are_an_rpc_error(message_type: type[Message], pa
 
 
 def test_a_string_that_is_no_utf8_is_an_invalid_argument() -> None:
-    with pytest.raises(RpcError, match="INVALID_ARGUMENT: 4 bytes are no containerd") as info:
+    with pytest.raises(RpcError, match="INVALID_ARGUMENT: 4 bytes are not a containerd") as info:
         decode(CreateTaskRequest, b"\x0a\x02\xff\xfe")
     assert CreateTaskRequest.DESCRIPTOR.full_name in info.value.message
 

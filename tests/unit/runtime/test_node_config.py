@@ -43,7 +43,7 @@ def test_what_the_manager_was_told_wins_until_it_is_told_nothing(files: tuple[Pa
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("max-checkpoint-bytes = ", "is no TOML"),
+        ("max-checkpoint-bytes = ", "is not TOML"),
         ('max-checkpoint-bytes = "much"', "max-checkpoint-bytes: 'much' is not a number of bytes"),
         ("max-checkpoint-bytes = true", "max-checkpoint-bytes: True is not a number of bytes"),
         ("max-checkpoint-bytes = -1", "max-checkpoint-bytes: -1 is not a number of bytes"),

@@ -1,9 +1,8 @@
-"""Cgroups: a container's processes as one thing that can be stopped, measured, and cleaned up after.
+"""Cgroups: a container's processes as a unit that can be frozen, measured and removed.
 
-`of(pid)` finds the cgroup of a running process and `at(paths)` one that is known from before; everything else
-is the `Cgroup` they return, the same on v1, hybrid and v2 nodes. `accumulate` and `asleep` keep the
-statistics of a container honest across its sleeps. Creating cgroups, and setting their limits, is runc's
-work.
+`of(pid)` finds the cgroup of a running process, `at(paths)` opens one by its recorded paths; both return a
+`Cgroup`, which has the same interface on v1, hybrid and v2 nodes. `accumulate` and `asleep` keep the
+statistics of a container correct across its sleeps. runc creates cgroups and sets their limits.
 """
 
 from collections.abc import Mapping
@@ -37,7 +36,7 @@ __all__ = [
 
 
 def of(pid: int) -> Cgroup:
-    """The cgroup a process is in now. Raises CgroupNotFound if the process is gone or has none of its own."""
+    """Return the cgroup that a process is in now. Raises CgroupNotFound if it is gone or has none of its own."""
     try:
         cgroup = Path(f"/proc/{pid}/cgroup").read_text()
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -53,9 +52,9 @@ def of(pid: int) -> Cgroup:
 
 
 def at(paths: Mapping[str, Path] | Mapping[str, str]) -> Cgroup:
-    """The cgroup with these directories, as `Cgroup.paths` and `cgroup_paths` in runc's state.json give them.
+    """Return the cgroup with these directories, as `Cgroup.paths` and `cgroup_paths` in runc's state.json give them.
 
-    It need not exist (any more). Raises CgroupNotFound if there is no directory to go by.
+    It need not exist (any more). Raises CgroupNotFound if no usable directory is given.
     """
     found = {controller: Path(directory) for controller, directory in paths.items()}
     # A named v1 hierarchy controls nothing: systemd mounts one on nodes that otherwise have v2.

@@ -1,4 +1,4 @@
-"""What every cgroup can do, whichever version the node has, and the parts that do not depend on it."""
+"""The interface of a cgroup, common to v1 and v2, and the code that both share."""
 
 import os
 from abc import ABC, abstractmethod
@@ -20,32 +20,32 @@ MetricsV1 = cgroups_v1_pb2.Metrics
 MetricsV2 = cgroups_v2_pb2.Metrics
 Metrics = MetricsV1 | MetricsV2
 
-#: Looks at the tasks of a cgroup that does not freeze, until one of them shows. A task that spins in the kernel,
-#: trying over and over to wait for a page, seems asleep now and then, and more often on a busy machine.
+#: Attempts to find the tasks that keep a cgroup from freezing. A task that spins in the kernel, retrying to
+#: wait for a page, appears to sleep at times, more often on a busy machine.
 _LOOKS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class SwapState:
-    """How far the memory of a cgroup is on its way to swap, in bytes.
+    """How much of a cgroup's memory has moved to swap, in bytes.
 
-    The kernel keeps some changes back for each CPU (MEMCG_CHARGE_BATCH): up to 64 pages a CPU may be missing.
+    The kernel batches changes for each CPU (MEMCG_CHARGE_BATCH): up to 64 pages per CPU may be missing.
     """
 
     out: int = 0
-    """In swap and nowhere else."""
+    """In swap only."""
     cached: int = 0
-    """In swap, and in memory still or again."""
+    """In swap and in memory (the swap cache)."""
     writing: int = 0
-    """On its way to a disk now, of files also."""
+    """Under writeback to a disk now, including pages of files."""
     present: int = 0
-    """Anonymous and shared memory in page tables or tmpfs, without what is locked; may overlap with `cached`."""
+    """Anonymous and shared memory in page tables or tmpfs, without locked memory; may overlap with `cached`."""
     charged: int = 0
-    """All that is charged to it, page cache included."""
+    """All memory charged to the cgroup, page cache included."""
 
     @property
     def may_go(self) -> int:
-        """What reclaiming could still give back."""
+        """Bytes that reclaim could still free."""
         return self.cached + self.present
 
 
@@ -63,7 +63,7 @@ class Cgroup(ABC):
 
     @property
     def paths(self) -> dict[str, str]:
-        """Controller (`""` for v2) to directory, as in runc's state.json; `at` is the way back."""
+        """Controller (`""` for v2) to directory, as in runc's state.json; `at` is the inverse."""
         return {controller: str(directory) for controller, directory in self._directories.items()}
 
     @property
@@ -75,23 +75,22 @@ class Cgroup(ABC):
         return f"{type(self).__name__}({str(self.directory)!r})"
 
     def exists(self) -> bool:
-        """Whether a directory of it is left in any hierarchy."""
+        """Return whether it still has a directory in any hierarchy."""
         return any(directory.is_dir() for directory in self._directories.values())
 
     def pids(self) -> list[int]:
-        """Processes in it and its sub-cgroups, ascending; empty if it is gone."""
+        """Return the processes in it and its sub-cgroups, ascending; empty if it is gone."""
         return member_pids(self.directory)
 
     async def freeze(self, deadline: float) -> None:
-        """Stop every task in it and its sub-cgroups; return when the kernel says that all of them stand
-        still.
+        """Freeze every task in it and its sub-cgroups; return when the kernel reports all of them frozen.
+        `deadline` is an absolute trio time (`trio.current_time() + seconds`). On any failure, cancellation
 
-        `deadline` is an absolute trio time (`trio.current_time() + seconds`). Whatever goes wrong,
-        cancellation included, the cgroup is thawed. Raises FreezeTimeout, naming the tasks that did not
-        freeze, or CgroupError if there is no freezer, the cgroup is gone, or this very process is in it.
+        included, the cgroup is thawed. Raises FreezeTimeout, naming the tasks that did not freeze, or
+        CgroupError if the node has no freezer, the cgroup is gone, or this very process is in it.
         """
         if os.getpid() in self.pids():
-            # Nobody would be left to thaw us.
+            # Nothing could thaw us again.
             raise CgroupError(f"cgroup {self.directory} holds this process itself and is not frozen")
         frozen = False
         before = []
@@ -120,106 +119,106 @@ class Cgroup(ABC):
 
     @abstractmethod
     async def _freeze(self) -> None:
-        """Begin to freeze and wait until it is done. Raises OSError."""
+        """Begin to freeze and wait until all tasks are frozen. Raises OSError."""
 
     @abstractmethod
     def thaw(self) -> None:
-        """Let its tasks run again, at once. Does nothing if they already do or the cgroup is gone."""
+        """Let its tasks run again. Does nothing if it is not frozen or gone."""
 
     @abstractmethod
     def kill(self) -> bool:
-        """End every process in it and its sub-cgroups by SIGKILL, frozen or not. Return whether there was any.
+        """Send SIGKILL to every process in it and its sub-cgroups, frozen or not; return whether there was any.
 
-        They are gone a moment later; one that was forking may have left another. Raises OSError.
+        Does not wait for their end; a process that was forking may have left a child. Raises OSError.
         """
 
     @abstractmethod
     def frozen(self) -> bool:
-        """Whether every task in it stands still; a cgroup that is gone is not frozen."""
+        """Return whether every task in it is frozen; a cgroup that is gone is not."""
 
     @abstractmethod
     def stats(self) -> Metrics:
-        """What containerd's runc shim answers to Stats. What the kernel does not account is left at zero."""
+        """Return what containerd's runc shim answers to Stats; fields that the kernel does not account are zero."""
 
     @abstractmethod
     def cpu_seconds(self) -> float:
-        """CPU time that it has used so far, in seconds; 0 if it is gone."""
+        """Return the CPU time that it has used so far, in seconds; 0 if it is gone."""
 
     def busy(self) -> bool:
-        """Whether right now a task of it runs, waits for its turn on a CPU (also for the end of a throttle), or for a
-        disk. A task that only ever waits for others does not."""
+        """Return whether a task in it is running, runnable (throttled or not), or waiting for a disk right now.
+
+        Tasks in an interruptible sleep do not count."""
         return any(task.state in "RD" for task in tasks_of(self.pids()))
 
     @abstractmethod
     def memory_current(self) -> int:
-        """Bytes charged to it, page cache included; 0 if it is gone."""
+        """Return the bytes charged to it, page cache included; 0 if it is gone."""
 
     @abstractmethod
     def resident_bytes(self) -> int:
-        """Bytes that it keeps in memory even if it never runs again; 0 if it is gone.
+        """Return the bytes that it keeps in memory even if it never runs again; 0 if it is gone.
 
-        Anonymous pages, shared memory and files in tmpfs whether or not a process has looked at them, what is locked
-        (mlock(2)), and huge pages; not the page cache, which can be read again, such as the programs' own files.
-        Locked files count only as far as they exceed the unlocked rest: the kernel has one number for all that is
-        locked. Up to 64 pages a CPU may be missing (MEMCG_CHARGE_BATCH).
+        That is anonymous pages, shared memory and tmpfs files whether mapped or not, locked memory (mlock(2)), and huge
+        pages; not the page cache, such as the programs' own files, which can be read again. Locked files count only as
+        far as they exceed the unlocked rest: the kernel has one number for all locked memory. Up to 64 pages per CPU
+        may be missing (MEMCG_CHARGE_BATCH).
         """
 
     @abstractmethod
     def reclaim(self, size: int) -> None:
-        """Asks the kernel to take back up to `size` bytes: page cache, and where there is swap other pages, too.
+        """Ask the kernel to reclaim up to `size` bytes: page cache and, on a node with swap, other pages.
 
-        That there was less to take is no error; v1 does nothing, since it cannot be asked.
-        Blocks while the kernel works, up to some seconds where it swaps: call it in a thread. Raises OSError.
+        Reclaiming less is not an error; does nothing on v1, which has no interface for it.
+        Blocks, up to some seconds while the kernel swaps: call it in a thread. Raises OSError.
         """
 
     @abstractmethod
     def swap_state(self) -> SwapState:
-        """How much of its memory is in swap; all zero where nothing accounts it, or the cgroup is gone."""
+        """Return how much of its memory is in swap; all zero where swap is not accounted, or the cgroup is gone."""
 
     @abstractmethod
     def swap_room(self) -> int | None:
-        """Bytes that cgroups above it let it put into swap; None if they set no bound. Its own limit does not count."""
+        """Return the bytes of swap that its ancestors' limits leave; None without a limit. Ignores its own limit."""
 
     @abstractmethod
     def swap_settings(self) -> dict[Path, str]:
-        """Control files of its own that stand against swap, with what opens them.
+        """Return its control files that forbid swap, with the values that allow it.
 
-        A file that stands so already is left out; what stands there now is the caller's to put back.
+        Files that allow it already are left out. The caller restores the present values.
         """
 
     @abstractmethod
     def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:
-        """Ask the kernel to take back anonymous and shared memory, `size` bytes where it takes a size (v2).
+        """Ask the kernel to reclaim anonymous and shared memory, `size` bytes where it takes a size (v2).
 
-        Gives back what waits in the swap cache and what several processes map, both of which madvise(2) leaves. Page
-        cache is spared as far as the kernel can be told; v1 gets at it once nothing else is left. Ends when `over`,
-        called in another thread time and again, says so (it should wait some milliseconds first); v1 hardly ends
-        otherwise. One call may free nothing: the kernel looks at pages twice. Blocks: call it in a thread. Raises
-        OSError.
+        Frees the swap cache and pages that several processes map, which madvise(2) both leaves. Spares the page cache
+        as far as the kernel can be told; v1 turns to it once nothing else is left. Interrupted when `over` returns
+        True, which is called repeatedly in another thread and should wait some milliseconds each time; on v1 it rarely
+        ends otherwise. One call may free nothing, since the kernel ages pages first. Blocks: call it in a thread.
+        Raises OSError.
         """
 
     @abstractmethod
     def oom_kills(self) -> int:
-        """How many tasks the kernel has killed in it for lack of memory; 0 if it is gone.
+        """Return how many tasks the kernel has killed in it for lack of memory; 0 if it is gone.
 
-        The kernel may tell a watcher up to 10 ms late (on v2 it spaces its notifications), so this is what to ask
-        when the container's first process has died, before its cgroup is removed.
+        The kernel may notify a watcher up to 10 ms late (v2 rate-limits notifications), so call this when the
+        container's first process has died, before its cgroup is removed.
         """
 
     @abstractmethod
     async def watch_oom(self, notify: Callable[[], None]) -> None:
         """Call `notify` whenever the kernel kills in it for lack of memory; return when the cgroup is gone.
 
-        Kills from before the call are reported at once, so that none is lost between start and watch. Several
-        in a row may be reported as one. Returns immediately where the kernel cannot tell (no memory
-        controller).
+        Earlier kills are reported at once, so that none is lost between start and watch. Several in a row may
+        be reported as one. Returns immediately without a memory controller.
         """
 
     def remove(self) -> bool:
-        """Thaw it and remove its directories, for what a dead shim left behind. True if nothing is left.
+        """Thaw it and remove its directories, for the clean-up after a dead shim; return whether all are gone.
 
-        One pass, no waiting: processes must have been killed before, and one that has only just died may
-        still hold its cgroup (then the answer is False: try again).
+        Does not wait: kill the processes first. One that has only just died may still hold its cgroup; the
+        result is False then: try again.
         """
         self.thaw()
         gone = [remove_tree(directory) for directory in self._directories.values()]

@@ -1,4 +1,4 @@
-"""Waiting until the kernel says that a cgroup file has changed, without polling it and without inotify.
+"""Waiting for changes of cgroup files, without polling and without inotify.
 
 kernfs reports a change as POLLPRI on every descriptor that has not read the file since. trio waits for
 readability only, and such a file is always readable; but an epoll instance that watches for POLLPRI alone
@@ -20,7 +20,7 @@ _ENOUGH = 4096
 
 
 class Changes:
-    """Some files of one cgroup, open together. Raises OSError when made, if one of them does not exist."""
+    """Some files of one cgroup, open together. The constructor raises OSError if one of them does not exist."""
 
     def __init__(self, directory: Path, *names: str) -> None:
         self._descriptors: dict[str, int] = {}
@@ -42,7 +42,7 @@ class Changes:
         self._opened.close()
 
     def read(self, name: str) -> str | None:
-        """The file's text, or None once the cgroup is removed. Later changes, and only they, end a `wait`."""
+        """Return the file's text, or None once the cgroup is removed. Only later changes end a `wait`."""
         try:
             return os.pread(self._descriptors[name], _ENOUGH, 0).decode()
         except OSError as error:

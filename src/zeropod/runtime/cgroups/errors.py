@@ -1,4 +1,4 @@
-"""What can go wrong with a cgroup, in words a node's administrator can act on."""
+"""Errors of cgroup operations, with texts that a node's administrator can act on."""
 
 #: Tasks that a FreezeTimeout's message names; the exception itself lists all of them.
 _NAMED = 5
@@ -17,7 +17,7 @@ class FreezeTimeout(CgroupError):  # noqa: N818 - says what happened
 
     def __init__(self, cgroup: str, unfrozen: list[str]) -> None:
         self.cgroup = cgroup
-        #: The tasks that kept it from freezing, as `Task` prints them; empty if none was caught at it.
+        #: The tasks that kept it from freezing, as `Task` prints them; empty if none was found.
         self.unfrozen = unfrozen
         tasks = "; ".join(unfrozen[:_NAMED]) or "no task was seen awake any more"
         if len(unfrozen) > _NAMED:

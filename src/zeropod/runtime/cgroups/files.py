@@ -16,12 +16,12 @@ _ABSENT = frozenset({errno.ENODEV, errno.ENOTDIR, errno.EOPNOTSUPP})
 
 
 def is_absent(error: OSError) -> bool:
-    """Whether `error` says that the file, or its whole cgroup, is not there."""
+    """Return whether `error` means that the file, or its whole cgroup, does not exist."""
     return isinstance(error, FileNotFoundError) or error.errno in _ABSENT
 
 
 def read(path: Path) -> str | None:
-    """The text of a cgroup file, or None if it does not exist (any more)."""
+    """Return the text of a cgroup file, or None if it does not exist (any more)."""
     try:
         return path.read_text()
     except OSError as error:
@@ -44,7 +44,7 @@ def write(path: Path, value: str) -> None:
 
 
 def huge_pages(directory: Path, usage: str) -> dict[str, int]:
-    """Bytes in use for each size of huge pages; `usage` is what the file is called after `hugetlb.2MB.`."""
+    """Return the bytes in use for each size of huge pages; `usage` is the file's name after `hugetlb.2MB.`."""
     found = {
         path.name.split(".")[1]: path for path in directory.glob(f"hugetlb.*.{usage}") if ".rsvd." not in path.name
     }
@@ -52,22 +52,22 @@ def huge_pages(directory: Path, usage: str) -> dict[str, int]:
 
 
 def tree(directory: Path) -> Iterator[Path]:
-    """The cgroup at `directory` and all below it, children before their parents, as rmdir needs them."""
+    """Yield the cgroup at `directory` and all below it, children before their parents, as rmdir needs them."""
     for parent, _children, _files in os.walk(directory, topdown=False):
         yield Path(parent)
 
 
 def member_pids(directory: Path) -> list[int]:
-    """Processes in the cgroup and its sub-cgroups, ascending; empty if it is gone.
+    """Return the processes in the cgroup and its sub-cgroups, ascending; empty if it is gone.
 
-    The kernel writes 0 for a process that has no number in our pid namespace; those are left out.
+    The kernel writes 0 for a process without a pid in our pid namespace; those are left out.
     """
     texts = (read(group / "cgroup.procs") for group in tree(directory))
     return sorted({int(line) for text in texts if text for line in text.split()} - {0})
 
 
 def remove_tree(directory: Path) -> bool:
-    """rmdir the cgroup and its sub-cgroups; True if none is left. One with processes in it stays (EBUSY)."""
+    """Remove the cgroup and its sub-cgroups; return whether all are gone. One with processes stays (EBUSY)."""
     for group in tree(directory):
         try:
             group.rmdir()

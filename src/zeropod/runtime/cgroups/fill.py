@@ -1,7 +1,7 @@
-"""From plain values to containerd's metrics messages.
+"""Fills containerd's metrics messages from plain values.
 
-The readers of v1 and v2 collect nested dictionaries with the messages' field names. A name the message does
-not have is left out: kernels report more than containerd's messages carry.
+The readers of v1 and v2 collect nested dictionaries with the messages' field names. Names that the message
+does not have are ignored: kernels report more than containerd's messages carry.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """Reading `io.containerd.cgroups.v1.Metrics` from a v1 cgroup's directories.
 
-Which file feeds which field follows containerd's cgroup1 package, so that `ctr task metrics`, CRI stats and
-`kubectl top` show what they show for runc's shim: network and task-state statistics are not cgroup matters
-and stay empty. A controller without a directory, or a file the kernel does not have, is left out.
+The mapping of files to fields follows containerd's cgroup1 package, so that `ctr task metrics`, CRI stats and
+`kubectl top` show the same as for runc's shim. Network and task-state statistics do not come from cgroups and
+stay empty. A controller without a directory, or a file the kernel does not have, is left out.
 """
 
 import os
@@ -37,7 +37,7 @@ _THROTTLE = {
 
 
 def metrics(directories: Mapping[str, Path]) -> cgroups_v1_pb2.Metrics:
-    """A snapshot; `directories` maps controllers to the cgroup's directory in their hierarchy."""
+    """Return a snapshot; `directories` maps controllers to the cgroup's directory in their hierarchy."""
 
     def reader(controller: str, name: str) -> str | None:
         directory = directories.get(controller)
@@ -64,7 +64,7 @@ def metrics(directories: Mapping[str, Path]) -> cgroups_v1_pb2.Metrics:
 
 
 def _cpu(reader: Reader) -> Values:
-    """Nanoseconds throughout; user and kernel are only as fine as the kernel's clock ticks."""
+    """Return CPU times in nanoseconds; user and kernel have only the resolution of the kernel's clock ticks."""
     split = flat_keyed(reader("cpuacct", "cpuacct.stat"))
     throttling = flat_keyed(reader("cpu", "cpu.stat"))
     return {
@@ -93,7 +93,7 @@ def _memory(reader: Reader) -> Values:
 
     return {
         **memory_stat(reader("memory", "memory.stat")),
-        # These come after memory.stat: it has a `swap` of its own, which is another thing.
+        # These override memory.stat, whose own `swap` has another meaning.
         "usage": entry("memory"),
         "swap": entry("memory.memsw"),
         "kernel": entry("memory.kmem"),
@@ -102,7 +102,7 @@ def _memory(reader: Reader) -> Values:
 
 
 def memory_stat(text: str | None) -> dict[str, int]:
-    """v1's memory.stat under the message's field names; bytes and event counts."""
+    """Return v1's memory.stat under the message's field names: bytes and event counts."""
 
     def field(key: str) -> str:
         name = key.removeprefix("total_")
@@ -130,7 +130,7 @@ def _devices(text: str | None, names: Mapping[tuple[int, int], str]) -> list[Val
 
 
 def _hugetlb(directory: Path) -> list[Values]:
-    """One entry a huge page size."""
+    """Return one entry for each huge page size."""
     return [
         {
             "pagesize": size,
@@ -143,7 +143,7 @@ def _hugetlb(directory: Path) -> list[Values]:
 
 
 def rdma_entries(text: str | None) -> list[Values]:
-    """rdma.current or rdma.max, alike in v1 and v2: handles and objects of each host channel adapter."""
+    """Parse rdma.current or rdma.max (v1 and v2): handles and objects of each host channel adapter."""
     return [
         {
             "device": device,

@@ -1,8 +1,8 @@
 """Reading `io.containerd.cgroups.v2.Metrics` from a v2 cgroup's directory.
 
-Which file feeds which field follows containerd's cgroup2 package; CPU times are in microseconds, memory in
-bytes, and "no limit" is the largest uint64. A file the kernel does not have, because its controller is not
-enabled for this cgroup, counts as zero.
+The mapping of files to fields follows containerd's cgroup2 package; CPU times are in microseconds, memory in
+bytes, and "no limit" is the largest uint64. A file that is missing because its controller is not enabled for
+this cgroup counts as zero.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from .fill import Values, fill
 from .metrics_v1 import rdma_entries
 from .parse import device_number, flat_keyed, nested_keyed, number
 
-#: Counted for anonymous and file pages apart; the message has them as one.
+#: The kernel counts these for anonymous and file pages separately; the message has the sum.
 _SPLIT = ("workingset_refault", "workingset_activate")
 
 
 def metrics(directory: Path) -> cgroups_v2_pb2.Metrics:
-    """A snapshot of the cgroup in `directory`."""
+    """Return a snapshot of the cgroup in `directory`."""
 
     def text(name: str) -> str | None:
         return read(directory / name)
@@ -50,7 +50,7 @@ def metrics(directory: Path) -> cgroups_v2_pb2.Metrics:
 
 
 def memory_stat(text: str | None) -> dict[str, int]:
-    """memory.stat with what the kernel splits put together again."""
+    """Return memory.stat, with the separate counters of `_SPLIT` summed."""
     stat = flat_keyed(text)
     for name in _SPLIT:
         stat[name] = stat.get(f"{name}_anon", 0) + stat.get(f"{name}_file", 0)
@@ -58,7 +58,7 @@ def memory_stat(text: str | None) -> dict[str, int]:
 
 
 def io_entries(text: str | None) -> list[Values]:
-    """io.stat: bytes and operations read and written, for each device."""
+    """Parse io.stat: bytes and operations read and written, for each device."""
     entries: list[Values] = []
     for name, counts in nested_keyed(text).items():
         device = device_number(name)
@@ -69,7 +69,7 @@ def io_entries(text: str | None) -> list[Values]:
 
 
 def pressure(text: str | None) -> Values:
-    """A *.pressure file (PSI): percent of time over 10, 60 and 300 seconds, and the total in microseconds."""
+    """Parse a *.pressure file (PSI): percent of time over 10, 60 and 300 seconds, and the total in microseconds."""
     if not text:
         return {}
     shares = {
@@ -80,7 +80,7 @@ def pressure(text: str | None) -> Values:
 
 
 def _hugetlb(directory: Path) -> list[Values]:
-    """One entry a huge page size."""
+    """Return one entry for each huge page size."""
     return [
         {
             "pagesize": size,

@@ -1,10 +1,9 @@
-"""Where a process's cgroups lie: a pure reading of /proc/PID/cgroup and of this process's mounts.
+"""The directories of a process's cgroups, from /proc/PID/cgroup and this process's mounts.
 
-Owns the only parser of /proc/PID/cgroup. That file and mountinfo give paths as seen from the reader's cgroup
-namespace. A mount's root is the cgroup at which
-the mount begins, so a process's directory is the mount point plus what its path has beyond that root; `/..`
-components, which the kernel writes for cgroups above the namespace's root, compare like any other. Formats:
-proc(5), cgroups(7).
+Owns the only parser of /proc/PID/cgroup. That file and mountinfo give paths relative to the reader's cgroup
+namespace. A mount's root is the cgroup that it shows at its mount point, so a process's directory is the mount
+point plus the rest of its path below that root; `/..` components, which the kernel writes for cgroups above the
+namespace's root, compare like any other. Formats: proc(5), cgroups(7).
 """
 
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from zeropod.kernel.mountinfo import Mount, visible
 
-#: The name runc's state.json gives the v2 hierarchy among `cgroup_paths`; we keep to it.
+#: The key of the v2 hierarchy in `cgroup_paths` of runc's state.json, used here too.
 UNIFIED = ""
 
 
@@ -27,7 +26,7 @@ class CgroupMount:
 
 
 def cgroup_mounts(mounts: list[Mount]) -> list[CgroupMount]:
-    """The cgroup mounts among these; of two on one mount point the later, which hides the earlier."""
+    """Return the cgroup mounts among these; of two on one mount point only the later, which hides the earlier."""
     return [
         # The options hold the controllers' names, besides `rw` and the like.
         CgroupMount(each.root, Path(each.place), frozenset({UNIFIED} if each.kind == "cgroup2" else each.options))
@@ -37,10 +36,10 @@ def cgroup_mounts(mounts: list[Mount]) -> list[CgroupMount]:
 
 
 def memberships(cgroup: str) -> Iterator[tuple[str, str]]:
-    """(controller, path) for each line of /proc/PID/cgroup; jointly mounted controllers come one by one."""
+    """Yield (controller, path) for each line of /proc/PID/cgroup, one for each of jointly mounted controllers."""
     for line in filter(None, cgroup.split("\n")):
         number, controllers, path = line.split(":", 2)
-        # A removed cgroup with a zombie in it is marked so; the name may be another's by now.
+        # The mark of a removed cgroup with a zombie in it; another cgroup may have its name by now.
         if path.endswith(" (deleted)"):
             continue
         for controller in [UNIFIED] if number == "0" else controllers.split(","):
@@ -48,9 +47,9 @@ def memberships(cgroup: str) -> Iterator[tuple[str, str]]:
 
 
 def below(root: str, path: str) -> str | None:
-    """The part of `path` below `root`, both as the kernel writes them, or None if it lies elsewhere."""
+    """Return the part of `path` below `root`, both as the kernel writes them; None if it is not below it."""
     if root == "/":
-        # A process outside our cgroup namespace's root: no directory we can see is its own.
+        # A process outside our cgroup namespace's root has no directory that we can see.
         return None if path == "/.." or path.startswith("/../") else path.strip("/")
     if path == root or path.startswith(root + "/"):
         rest = path[len(root) :].strip("/")
@@ -59,10 +58,10 @@ def below(root: str, path: str) -> str | None:
 
 
 def directories(cgroup: str, mounts: list[Mount]) -> dict[str, Path]:
-    """Controller name (UNIFIED for v2) to the process's own directory there.
+    """Return the process's own directories by controller name (UNIFIED for v2).
 
-    Hierarchies that we cannot see are left out, and those where it sits at the mount's root, which belongs to
-    everybody: a hybrid node's v2 tree, and all of v1 for a zombie, which the kernel shows at `/`.
+    Hierarchies that we cannot see are left out, and those where it is in the root cgroup, which all processes
+    share: a hybrid node's v2 tree, and all of v1 for a zombie, which the kernel shows at `/`.
     """
     mounted = cgroup_mounts(mounts)
     placed: dict[str, Path] = {}

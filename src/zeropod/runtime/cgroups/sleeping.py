@@ -1,9 +1,9 @@
-"""Statistics across sleeps: counters that never go backwards, gauges that tell the truth.
+"""Statistics across sleeps: counters never go backwards, gauges show present use.
 
-A restored container is in a new cgroup whose counters begin at zero, while whoever reads its metrics (the
-kubelet, `kubectl top`) takes differences of counters and would see a negative CPU. So the last statistics
-before it slept are kept and added to whatever its cgroup says afterwards. Every field of the messages is one
-of four kinds, by a table.
+A restored container is in a new cgroup whose counters begin at zero, while the readers of its metrics (the
+kubelet, `kubectl top`) take differences of counters and would see negative CPU time. So the last statistics
+before the sleep are kept and added to those of the new cgroup. A table assigns every field of the messages to
+one of four kinds.
 """
 
 from collections.abc import Iterable, MutableSequence
@@ -24,7 +24,7 @@ _UINT64 = 2**64 - 1
 
 
 class Kind(Enum):
-    """What happens to a field when its container sleeps, and when its life before the sleep is added."""
+    """What happens to a field while its container sleeps, and when the statistics before the sleep are added."""
 
     COUNTER = auto()  #: only grows: stays while asleep, and is added up
     PEAK = auto()  #: the highest so far: stays while asleep, and the higher one counts
@@ -75,7 +75,7 @@ def _table() -> dict[str, Kind]:
             v2.IOEntry: major minor
             v2.RdmaStat: limit
             """,
-        # Lists whose entries are gauges as a whole; for plain numbers that is the default.
+        # Lists whose entries are gauges as a whole; plain numbers are gauges by default.
         Kind.GAUGE: """
             v1.RdmaStat: current
             v1.BlkIOStat: io_queued_recursive
@@ -92,7 +92,7 @@ def _table() -> dict[str, Kind]:
 
 _KINDS = _table()
 
-#: The fields that say which entry of a list is which.
+#: The fields that identify an entry of a list.
 _IDENTITY = {
     "io.containerd.cgroups.v1.BlkIOEntry": ("major", "minor", "op"),
     "io.containerd.cgroups.v1.HugetlbStat": ("pagesize",),
@@ -103,13 +103,13 @@ _IDENTITY = {
 
 
 def kind_of(field: FieldDescriptor) -> Kind | None:
-    """The kind of a field, or None for a message whose own fields have theirs."""
+    """Return the kind of a field, or None for a message whose own fields have theirs."""
     default = None if field.message_type is not None else Kind.GAUGE
     return _KINDS.get(field.full_name, default)
 
 
 def accumulate(base: _Metrics, current: _Metrics) -> _Metrics:
-    """`current` with the life before it: counters added, the higher peaks, all else from `current`.
+    """Return `current` combined with earlier statistics: counters added, higher peaks, the rest from `current`.
 
     `base` may itself be such a sum. Raises TypeError if one is of cgroup v1 and the other of v2.
     """
@@ -121,7 +121,7 @@ def accumulate(base: _Metrics, current: _Metrics) -> _Metrics:
 
 
 def asleep(last: _Metrics) -> _Metrics:
-    """What a container without processes uses: `last` with every gauge at zero; counters and limits stay."""
+    """Return `last` with every gauge at zero, for a container without processes; counters and limits stay."""
     return _without_gauges(last)
 
 
@@ -146,7 +146,7 @@ def _add(total: Message, base: Message) -> None:
         if kind is Kind.PEAK:
             setattr(total, field.name, max(here, value))
         elif kind is Kind.COUNTER and field.is_repeated:
-            # A CPU may have come or gone since.
+            # A CPU may have been added or removed since.
             here[:] = [_sum(one, other) for one, other in zip_longest(here, value, fillvalue=0)]
         elif kind is Kind.COUNTER:
             setattr(total, field.name, _sum(here, value))
@@ -158,7 +158,7 @@ def _add(total: Message, base: Message) -> None:
 
 
 def _add_entries(total: MutableSequence[_Part], base: Iterable[_Part]) -> None:
-    """Add up the entries that are about the same device or page size, and keep the others."""
+    """Add up entries for the same device or page size, and keep the others."""
     known = {_identity(entry): entry for entry in total}
     for entry in base:
         same = known.get(_identity(entry))

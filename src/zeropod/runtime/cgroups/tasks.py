@@ -1,9 +1,8 @@
-"""Naming the tasks that kept a cgroup from freezing, as well as /proc allows.
+"""Finds the tasks that kept a cgroup from freezing, as well as /proc allows.
 
-/proc does not say which task is frozen. The v1 freezer leaves a frozen task in state D, whether it stopped in
+/proc does not show which task is frozen. The v1 freezer leaves a frozen task in state D, whether it stopped in
 the refrigerator or in the middle of an interruptible sleep; v2 leaves it in state S inside get_signal. A task
-that is really stuck in the kernel is in D as well, but is so still after the thaw: two looks, before and
-after, tell them apart.
+that is stuck in the kernel is in D as well, and remains so after the thaw: compare its state before and after.
 """
 
 from collections.abc import Iterable
@@ -31,7 +30,7 @@ class Task:
 
 
 def tasks_of(pids: Iterable[int]) -> list[Task]:
-    """Every thread of these processes that still exists."""
+    """Return every thread of these processes that still exists."""
     found = []
     for pid in pids:
         try:
@@ -44,15 +43,15 @@ def tasks_of(pids: Iterable[int]) -> list[Task]:
                 waits_in = (read(Path(f"/proc/{pid}/task/{tid}/wchan")) or "").strip()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            # `0` while it runs, or where it may not be seen.
+            # `0` while it runs, or without the right to see it.
             found.append(Task(pid, tid, stat.name, stat.state, "" if waits_in == "0" else waits_in))
     return found
 
 
 def culprits(before: Iterable[Task], after: Iterable[Task], awake: frozenset[str]) -> list[Task]:
-    """Those in one of the `awake` states `before` the thaw, and those stuck in the kernel even `after` it.
+    """Return tasks in one of the `awake` states `before` the thaw, and those stuck in the kernel even `after` it.
 
-    `before` may hold several looks at the same tasks; each is named once.
+    `before` may hold several samples of the same tasks; each task is returned once.
     """
     stuck = {task.tid: task for task in after if task.state == "D"}
     found: dict[int, Task] = {}

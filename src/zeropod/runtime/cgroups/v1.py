@@ -20,24 +20,24 @@ from .files import huge_pages, is_absent, read, write
 from .metrics_v1 import metrics
 from .parse import flat_keyed, number
 
-#: Where to look for its processes: the first hierarchy it is in. The freezer's are those a freeze would stop.
+#: Hierarchies to read its processes from, in order of preference. The freezer's are those that a freeze stops.
 _PREFERRED = ("freezer", "pids", "devices", "memory")
 
-# A freeze takes 0.4 to 6 ms. trio's sleep is as coarse as epoll's millisecond, so the first looks only let
-# other trio tasks run in between, and take some 50 µs each; then they are a millisecond apart.
+# A freeze takes 0.4 to 6 ms. trio cannot sleep for less than epoll's millisecond, so the first checks only yield
+# to other trio tasks, about 50 µs each; later ones are a millisecond apart.
 _EAGER_LOOKS = 20
 _LOOK_EVERY = 0.001
 
-#: How long, in seconds, the events of a removed cgroup may trail behind: they come from kernel work queues.
+#: Seconds by which events of a removed cgroup may be late: they come from kernel work queues.
 _LAST_WORD = 0.1
 
-#: memory.swappiness, the most that there is: only anonymous and shared memory is looked at, as long as there is some.
-#: With 0 reclaiming leaves both alone.
+#: The maximum of memory.swappiness: the kernel reclaims only anonymous and shared memory, while any is left.
+#: With 0 it reclaims neither.
 _MOST_SWAPPINESS = "200"
 
 
 class CgroupV1(Cgroup):
-    # Frozen tasks are in state D here, wherever they sleep.
+    # Frozen tasks are in state D on v1, wherever they sleep.
     _awake = frozenset("RS")
 
     @property
@@ -59,14 +59,14 @@ class CgroupV1(Cgroup):
         state = self._file("freezer", "freezer.state")
         looks = 0
         write(state, "FROZEN")
-        # Reading is what moves the state on from FREEZING to FROZEN.
+        # Reading the state is what advances it from FREEZING to FROZEN.
         while state.read_text().strip() != "FROZEN":
             looks += 1
             if looks < _EAGER_LOOKS:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.sleep(_LOOK_EVERY)
-                # Once more for tasks that could not stop when they were first told to.
+                # Again, for tasks that could not stop at the first request.
                 write(state, "FROZEN")
 
     def thaw(self) -> None:
@@ -81,7 +81,7 @@ class CgroupV1(Cgroup):
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        # What a v1 freezer holds does not die; with SIGKILL pending it does not run either.
+        # A task frozen by v1 does not die until thawed; with SIGKILL pending it then runs no more instructions.
         self.thaw()
         return bool(pids)
 
@@ -110,7 +110,7 @@ class CgroupV1(Cgroup):
         return pages + (sum(huge_pages(directory, "usage_in_bytes").values()) if directory else 0)
 
     def reclaim(self, size: int) -> None:
-        """Nothing: v1 has only memory.force_empty, which takes everything, and against whose use the kernel warns."""
+        """Do nothing: v1 has only memory.force_empty, which reclaims everything and makes the kernel warn."""
 
     def swap_state(self) -> SwapState:
         stat = flat_keyed(self._memory("memory.stat"))
@@ -125,7 +125,7 @@ class CgroupV1(Cgroup):
         )
 
     def swap_room(self) -> int | None:
-        """None: v1 bounds memory and swap together (memory.memsw), and what goes to swap leaves memory."""
+        """Return None: v1 limits memory and swap together (memory.memsw), and swapped pages leave memory."""
         return None
 
     def swap_settings(self) -> dict[Path, str]:
@@ -146,7 +146,7 @@ class CgroupV1(Cgroup):
         return flat_keyed(self._memory("memory.oom_control")).get("oom_kill", 0)
 
     async def watch_oom(self, notify: Callable[[], None]) -> None:
-        """As in the base class. The kernel passes a parent's OOM down: that counts too, as in containerd."""
+        """See the base class. The kernel propagates a parent's OOM to children; that counts too, as in containerd."""
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             control = os.open(self._file("memory", "memory.oom_control"), os.O_RDONLY | os.O_CLOEXEC)
@@ -170,7 +170,7 @@ class CgroupV1(Cgroup):
             if self._directories["memory"].is_dir():
                 notify()
                 continue
-            # Removing the cgroup signals once, too. Anything beyond that was an OOM just before it.
+            # Removing the cgroup signals once, too. A further signal is an OOM just before the removal.
             with trio.move_on_after(_LAST_WORD):
                 await trio.lowlevel.wait_readable(event)
                 signals += os.eventfd_read(event)

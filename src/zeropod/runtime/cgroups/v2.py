@@ -19,12 +19,12 @@ from .metrics_v2 import metrics
 from .parse import flat_keyed, number
 from .placement import UNIFIED
 
-#: Seconds between looks whether an empty cgroup is gone, since the kernel notifies nobody of a removal.
+#: Seconds between checks whether an empty cgroup is gone: the kernel does not notify of a removal.
 _EMPTY_LOOK_EVERY = 1.0
 
 
 class CgroupV2(Cgroup):
-    # A frozen task is in state S here; one in D that does not freeze is in D after the thaw, too.
+    # A frozen task is in state S on v2; one in D that does not freeze is in D after the thaw, too.
     _awake = frozenset("R")
 
     @property
@@ -47,7 +47,7 @@ class CgroupV2(Cgroup):
                 raise
 
     def kill(self) -> bool:
-        """As in the base class; all at once, so that none can fork away, and no number can be another's by now."""
+        """See the base class. cgroup.kill is atomic: no process escapes by forking, and no pid can be reused."""
         populated = bool(self.pids())
         if populated:
             try:
@@ -78,7 +78,7 @@ class CgroupV2(Cgroup):
         try:
             write(self.directory / "memory.reclaim", str(size))
         except OSError as error:
-            # EAGAIN: it got less than that.
+            # EAGAIN: the kernel reclaimed less than that.
             if error.errno != errno.EAGAIN and not is_absent(error):
                 raise
 
@@ -87,10 +87,10 @@ class CgroupV2(Cgroup):
         cached = stat.get("swapcached", 0)
         present = stat.get("anon", 0) + stat.get("shmem", 0) - stat.get("unevictable", 0)
         return SwapState(
-            # v2 counts what has a place in swap, also while it is in memory.
+            # v2 counts every page that has a slot in swap, also while it is in memory.
             out=max(0, number(read(self.directory / "memory.swap.current")) - cached),
             cached=cached,
-            # The swap cache's too, whatever the name says.
+            # Includes the swap cache, despite the name.
             writing=stat.get("file_writeback", 0),
             present=max(0, present),
             charged=self.memory_current(),
@@ -113,14 +113,14 @@ class CgroupV2(Cgroup):
 
     def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:
         reclaim = self.directory / "memory.reclaim"
-        # The word keeps the kernel from taking page cache instead; older kernels do not know it, and take some of both.
+        # `swappiness` keeps the kernel from reclaiming page cache instead; older kernels reject it and reclaim both.
         for value in (f"{size} swappiness=200", str(size)):
             try:
                 interruptible.write(reclaim, value, over)
             except OSError as error:
                 if error.errno == errno.EINVAL and value != str(size):
                     continue
-                # EAGAIN: it got less than that.
+                # EAGAIN: the kernel reclaimed less than that.
                 if error.errno != errno.EAGAIN and not is_absent(error):
                     raise
             return

@@ -1,6 +1,6 @@
-"""What a container in COLD consists of: whether it can become an image at all, and what is in one.
+"""Whether a container can be checkpointed to an image and restored completely, before its processes are ended.
 
-`unsupported` decides beforehand whether a checkpoint that ends the processes brings all of them back; `obstacle` has
-the words for it, `snapshot` what is known of a container, `reading` gets that from /proc, `checks` judge it.
-`reapplied` sets again what a restore loses and can be set from outside.
+`unsupported` makes the decision, `obstacle` has the texts of its reasons, `snapshot` the data about a container, which
+`reading` collects from /proc and `checks` evaluate. `reapplied` sets again what a restore loses and can be set from
+outside.
 """

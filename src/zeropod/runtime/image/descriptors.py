@@ -1,6 +1,6 @@
 """The open files of one process, with its directories and mapped files, as /proc shows them.
 
-Each costs a readlink, and a stat unless it is a socket; fdinfo is read of the few kinds where it tells something.
+Each costs a readlink, and a stat unless it is a socket; fdinfo is read only for the kinds that need it.
 """
 
 import os
@@ -13,11 +13,11 @@ from zeropod.runtime.image.parsers import Mapped
 from zeropod.runtime.image.snapshot import DELETED, Descriptor
 
 MOST_DESCRIPTORS = 50_000
-"""Of one container: beyond that a look would take seconds."""
+"""The most descriptors of one container: examining more would take seconds."""
 
 _INFORMATIVE = ("anon_inode:", "pipe:")
 _MEMORY = ("/memfd:", "/SYSV", "/dev/zero (deleted)", "/[aio]")
-"""Mapped shared memory that has no file."""
+"""Name prefixes of mapped shared memory without a file."""
 
 
 def text(path: str) -> str:
@@ -36,11 +36,11 @@ class Table:
         self._pid = pid
         self._base = f"/proc/{pid}"
         self._ours = {number for owner, number in ours if owner == pid}
-        # Links begin at the root of the mount namespace, names in a chroot at its own.
+        # Links are relative to the root of the mount namespace, names in a chroot to the chroot's root.
         self._has_whole_root = os.readlink(f"{self._base}/root") == os.readlink("/proc/self/root") == "/"
 
     def descriptors(self, most: int) -> list[Descriptor]:
-        """Return what it has open. Raises OSError when it cannot be looked at, ValueError when it is too much."""
+        """Return its open descriptors. Raises OSError if they cannot be read, ValueError for more than `most`."""
         numbers = [int(name) for name in os.listdir(f"{self._base}/fd")]
         if len(numbers) > most:
             raise ValueError(f"more than {MOST_DESCRIPTORS} descriptors")
@@ -64,7 +64,7 @@ class Table:
         return found
 
     def held(self, mapped: Sequence[Mapped]) -> list[Descriptor]:
-        """Return its directories and what it has mapped. Raises OSError."""
+        """Return its working and root directory and its mapped files. Raises OSError."""
         found = []
         for what in ("cwd", "root"):
             path = f"{self._base}/{what}"
@@ -82,7 +82,7 @@ class Table:
         return found
 
     def _examined(self, descriptor: Descriptor, path: str) -> Descriptor:
-        """The same with what stat(2) says of the file. One that cannot be asked any more (ESTALE) has lost its name."""
+        """Return the descriptor with the file's stat(2). A file that cannot be queried (ESTALE) has lost its name."""
         try:
             seen = os.stat(path)
         except (FileNotFoundError, ProcessLookupError):
@@ -106,7 +106,7 @@ class Table:
     def _is_named(self, link: str, seen: os.stat_result) -> bool:
         if not link.startswith("/"):
             return not link.startswith("(unreachable)")
-        # An inode of /proc may be made anew at any time, and CRIU knows those of processes that have ended.
+        # Inodes of /proc may be recreated at any time, and CRIU handles those of ended processes.
         if link.endswith(DELETED) or link.startswith(("/proc/", "/memfd:")):
             return True
         if not self._has_whole_root:

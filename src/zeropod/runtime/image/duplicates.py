@@ -1,6 +1,6 @@
-"""What only the open files themselves can tell, asked of duplicates: options of sockets, what waits to be read.
+"""Facts that only the open files themselves can tell, read from duplicates: socket options and unread data.
 
-Nothing in the container changes by that: a duplicate is polled and asked for options, then closed.
+This changes nothing in the container: a duplicate is polled and its options are read, then it is closed.
 """
 
 import errno
@@ -26,7 +26,7 @@ _INET = (socket.AF_INET, socket.AF_INET6)
 _TCP_CLOSE = 7
 _UDP_CORK = 1
 _UNANSWERED = (errno.EBADF, errno.ESRCH)
-"""Of pidfd_getfd: the descriptor or the process is gone."""
+"""Errors of pidfd_getfd(2) for a descriptor or a process that is gone."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def _opened(pid: int) -> Iterator[int]:
 
 
 def _duplicate(handle: int, number: int) -> int | None:
-    """Return a duplicate, None if it is gone. Raises OSError."""
+    """Return a duplicate of a descriptor, None if that is gone. Raises OSError."""
     try:
         return pidfd.getfd(handle, number)
     except OSError as error:
@@ -49,7 +49,7 @@ def _duplicate(handle: int, number: int) -> int | None:
 
 
 def with_polls(processes: Sequence[Process]) -> list[Process]:
-    """Return the processes with what poll(2) says of their watches and pipes. Raises OSError."""
+    """Return the processes with the poll(2) results of their watches and pipes added. Raises OSError."""
     return [replace(process, descriptors=_polled(process)) if _to_poll(process) else process for process in processes]
 
 
@@ -79,7 +79,7 @@ def _poll(descriptor: int) -> int:
 
 
 def read_sockets(processes: Sequence[Process], pid: int) -> list[Socket]:
-    """Return the sockets that these processes have, each once. Raises OSError."""
+    """Return the sockets of these processes, each once. Raises OSError."""
     netns = f"/proc/{pid}/ns/net"
     defaults, candidates = Defaults(netns), _groups(pid)
     found: dict[int, Socket] = {}
@@ -107,7 +107,7 @@ def _groups(pid: int) -> list[Group]:
 
 
 def _examined(duplicate: int, inode: int, holder: str, defaults: Defaults, candidates: Sequence[Group]) -> Socket:
-    """Return what a duplicate says, and close it."""
+    """Return the facts about a socket from its duplicate, and close that."""
     try:
         sock = socket.socket(fileno=duplicate)
     except OSError:  # a family that has no addresses
@@ -146,7 +146,7 @@ def _asked(sock: socket.socket, inode: int, holder: str, defaults: Defaults, can
 
 
 def _unsent(sock: socket.socket) -> int:
-    with suppress(OSError):  # of ICMP and raw sockets, which have no such thing
+    with suppress(OSError):  # ICMP and raw sockets do not have the option
         if sock.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
             return 1
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
@@ -161,10 +161,10 @@ def _local(sock: socket.socket) -> str:
 
 
 def read_unix(processes: Sequence[Process], pid: int, sockets: Sequence[Socket]) -> list[UnixEnd]:
-    """Return what there is to know of the Unix sockets among these, which these processes have. Raises OSError.
+    """Return the details of the Unix sockets among these sockets of these processes. Raises OSError.
 
-    The end that `accept` returns is in the network namespace of the other end: one that is not found is connected to
-    a process elsewhere.
+    A socket that accept(2) returned is in the network namespace of its client: one that is not found here is connected
+    to a process elsewhere.
     """
     ours = {each.inode for process in processes for each in process.descriptors if each.link.startswith(_SOCKET)}
     if not ours:
@@ -181,7 +181,7 @@ def read_unix(processes: Sequence[Process], pid: int, sockets: Sequence[Socket])
             client not in ours or (client in everything and everything[client].unsent > 0) for client in end.pending
         )
         is_elsewhere = bool(end.peer) and end.peer not in ours
-        # One that is connected and not accepted yet, by none of the container's listeners.
+        # Connected but not accepted yet, and not pending at one of the container's listeners.
         is_dangling = end.peer == 0 and end.type != socket.SOCK_DGRAM and not end.is_shut and inode not in waiting
         found.append(UnixEnd(inode, end.name, is_elsewhere or is_dangling, len(end.pending), foreign))
     return found

@@ -1,6 +1,6 @@
-"""What stands against a checkpoint that ends a container's processes: the kinds, their words and their remedies.
+"""The reasons that forbid a checkpoint which ends a container's processes: kinds, texts and remedies.
 
-The only place for these texts: what `why` says, and the table in the documentation, come from here.
+The only place for these texts: the output of `why` and the table in the documentation come from here.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _ASK = "none: CRIU 4.2 has no image of it"
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """One thing that CRIU would refuse, lose or restore wrongly. `text` says what it is and where it was found."""
+    """Something that CRIU would refuse, lose or restore wrongly. `text` says what it is and where it was found."""
 
     kind: str
     text: str
@@ -19,7 +19,7 @@ class Obstacle:
 
 
 class Kind(Enum):
-    """Name, what it is in words, what can be done about it."""
+    """Each kind has a name, a description and a remedy."""
 
     UNREADABLE = "unreadable", "cannot be examined", "see the log of the shim; it is tried again at the next sleep"
 
@@ -190,7 +190,7 @@ def table() -> str:
 
 
 def merged(obstacles: list[Obstacle]) -> list[Obstacle]:
-    """Return one obstacle for each kind, the first one, with how many more there are."""
+    """Return the first obstacle of each kind, with the number of further ones in its text."""
     by_kind: dict[str, list[Obstacle]] = {}
     for obstacle in obstacles:
         by_kind.setdefault(obstacle.kind, []).append(obstacle)

@@ -1,6 +1,6 @@
 """Parsers of the texts of /proc that a snapshot is made of.
 
-Lines of another form than expected are left out: no text makes a parser fail. Formats: proc(5), proc_pid_fdinfo(5),
+Lines of an unknown form are skipped: no text makes a parser fail. Formats: proc(5), proc_pid_fdinfo(5),
 proc_locks(5).
 """
 
@@ -11,17 +11,17 @@ from zeropod.runtime.image.snapshot import REFRESHED, Lock
 
 _NAMED = ("/", "anon_inode:")
 _SEGMENT = "/SYSV"
-"""What the name of mapped System V shared memory begins with; its inode is its id."""
+"""The name prefix of mapped System V shared memory; its inode is its id."""
 _REFRESHED_PATH = re.compile(r"/\.\.\d{4}_\d\d_\d\d_")
 
 
 def status(text: str) -> dict[str, str]:
-    """Return /proc/PID/status by name."""
+    """Return the fields of /proc/PID/status by name."""
     return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines()) if value}
 
 
 def locks(text: str) -> list[Lock]:
-    """Return the lines of /proc/locks; of a lock that waits (`->`), the one that it waits for comes before it."""
+    """Return the lines of /proc/locks; a waiting lock (`->`) follows the one that it waits for."""
     found = []
     for line in text.splitlines():
         fields = line.replace("->", "-> ").split()[1:]
@@ -44,7 +44,7 @@ class Mapped:
 
 
 def mapped(text: str) -> list[Mapped]:
-    """Return each file in a /proc/PID/maps once: those that have a name and an inode."""
+    """Return each file in a /proc/PID/maps once; a file is a mapping with a name and an inode."""
     found: dict[tuple[str, int, str], Mapped] = {}
     for line in text.splitlines():
         fields = line.split(maxsplit=5)
@@ -102,7 +102,7 @@ def polled(info: str) -> list[tuple[int, int]]:
 
 
 def value(info: str, name: str) -> str:
-    """Return the value of a line of fdinfo; empty if there is no such line."""
+    """Return the value of a line of fdinfo; empty if it does not have that line."""
     for line in info.splitlines():
         if line.startswith(name + ":"):
             return line.partition(":")[2].strip()
@@ -115,7 +115,7 @@ def is_refreshed(path: str) -> bool:
 
 
 def cpus(text: str) -> frozenset[int]:
-    """Return a list of processors as cpusets have it: 0-3,7."""
+    """Parse a list of processors in the format of cpusets: 0-3,7."""
     found: set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")

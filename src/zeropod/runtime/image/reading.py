@@ -1,7 +1,7 @@
-"""A container's snapshot, read from /proc: its processes, and what surrounds them.
+"""Reads a container's snapshot from /proc: its processes and their environment.
 
-The edge: all that can fail does so here. A process that vanishes or cannot be looked at is put into `unreadable`; a
-descriptor that vanishes is left out, since the container is frozen when it matters.
+All I/O is here, and handles its failures. A process that vanishes or cannot be examined is put into `unreadable`; a
+descriptor that vanishes is left out, since the container is frozen when the result matters.
 """
 
 import os
@@ -28,7 +28,7 @@ _Part = TypeVar("_Part")
 
 
 class _Reader:
-    """One look at a container; what could not be read is in `complaints`."""
+    """Reads one snapshot of a container; `complaints` collects what could not be read."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
@@ -100,7 +100,7 @@ class _Reader:
 
 
 def read(pids: Collection[int], facts: Facts) -> Snapshot:
-    """Return what is known of these processes now. Blocks for some tens of milliseconds; raises nothing."""
+    """Return a snapshot of these processes. Blocks for some tens of milliseconds; raises nothing."""
     reader = _Reader(facts)
     processes = reader.processes(pids)
     first = Snapshot(facts, processes).init
@@ -135,7 +135,7 @@ def read(pids: Collection[int], facts: Facts) -> Snapshot:
 
 
 def own_namespace(kind: str) -> str:
-    """Return the namespace that this process is in, which is the node's."""
+    """Return the PID namespace of this process, which is the node's."""
     return os.readlink(f"/proc/self/ns/{kind}")
 
 
@@ -149,7 +149,7 @@ def links(base: str, kinds: Sequence[str]) -> dict[str, str]:
 
 
 def _shared(first: int, second: int, resource: Resource) -> bool:
-    """Return whether they share it. Without kcmp(2) CRIU does not work either: then nothing is said against it here."""
+    """Return whether both share a resource; without kcmp(2), which CRIU needs too, give no reason against a dump."""
     try:
         return kcmp.shared(first, second, resource)
     except OSError:
@@ -157,7 +157,7 @@ def _shared(first: int, second: int, resource: Resource) -> bool:
 
 
 def _allowed_cpus(pid: int) -> frozenset[int]:
-    """Return the processors of its cpuset that we may use, too: what a restored thread gets."""
+    """Return the processors of its cpuset that we may use too: the affinity of a restored thread."""
     ours = frozenset(os.sched_getaffinity(0))
     found = directories(text(f"/proc/{pid}/cgroup"), mountinfo.read())
     for controller, name in (("cpuset", "cpuset.effective_cpus"), (UNIFIED, "cpuset.cpus.effective")):
@@ -169,7 +169,7 @@ def _allowed_cpus(pid: int) -> frozenset[int]:
 
 
 def _shared_segments(processes: Sequence[Process], pid: int) -> list[int]:
-    """Return the System V shared memory that they have attached, and others too."""
+    """Return the System V shared memory that both these processes and others have attached."""
     ours: dict[int, int] = {}
     for process in processes:
         for segment in process.segments:
@@ -183,7 +183,7 @@ def _shared_segments(processes: Sequence[Process], pid: int) -> list[int]:
 
 
 def _keys(id: str) -> list[str]:
-    """Return the session keyring that runc has made for the container, if there is a key in it."""
+    """Return the session keyring that runc has made for the container, if it holds a key."""
     keys = Path("/proc/keys")
     if not id or not keys.exists():
         return []

@@ -1,9 +1,9 @@
-"""What CRIU loses and can be set again from outside: noted before a dump, set after the restore.
+"""Attributes that CRIU loses and that can be set from outside: recorded before a dump, set again after the restore.
 
-Of threads: processors, I/O priority, timer slack; of processes: the filter of core dumps. Of sockets: options and
-multicast memberships. With this an obstacle less for many programs: gRPC sets TCP_USER_TIMEOUT, the JVM the filter of
-core dumps. To be called while no restored process runs yet (CRIU's leave-stopped), so that none sees it missing. A
-thread is known by the id that it sees itself, a socket by its process and number: both are what CRIU restores.
+Of threads: affinity, I/O priority, timer slack; of processes: the core dump filter; of sockets: options and multicast
+memberships. Many programs could not go COLD otherwise: gRPC sets TCP_USER_TIMEOUT, the JVM the core dump filter. Call
+`reapply` before any restored process runs (CRIU's leave-stopped), so that none sees an attribute missing. Threads are
+identified by the id that they see themselves, sockets by process and descriptor: CRIU restores both.
 """
 
 import os
@@ -23,18 +23,18 @@ _SOCKET = "socket:["
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What is to be set again, by a process's own pid."""
+    """The recorded attributes, by a process's pid in its own pid namespace."""
 
     threads: Mapping[int, Mapping[int, Attributes]] = field(default_factory=dict)
-    """By a thread's own id."""
+    """By a thread's id in its own pid namespace."""
     core_filters: Mapping[int, str] = field(default_factory=dict)
     options: Mapping[int, Mapping[int, list[tuple[Option, bytes]]]] = field(default_factory=dict)
-    """By number of the descriptor."""
+    """By descriptor number."""
     groups: Mapping[int, Mapping[int, list[Group]]] = field(default_factory=dict)
 
 
 def note(pids: Collection[int]) -> Noted:
-    """Return what these frozen processes have that CRIU loses. A process that is gone is left out. Raises OSError."""
+    """Record the attributes of these frozen processes that CRIU loses; skip processes that are gone. Raises OSError."""
     if not pids:
         return Noted()
     defaults = Defaults(f"/proc/{min(pids)}/ns/net")
@@ -63,7 +63,7 @@ def note(pids: Collection[int]) -> Noted:
 
 
 def reapply(pids: Collection[int], noted: Noted) -> list[str]:
-    """Set in restored processes what was noted; returns what could not be set, in words."""
+    """Set the recorded attributes in restored processes; return a complaint for each that could not be set."""
     complaints: list[str] = []
     for pid in pids:
         try:
@@ -147,6 +147,6 @@ def _groups(pid: int) -> list[Group]:
 
 
 def _own(pid: int, tid: int) -> int:
-    """Return the id that a thread sees itself."""
+    """Return a thread's id in its own pid namespace."""
     lines = text(f"/proc/{pid}/task/{tid}/status").splitlines()
     return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))

@@ -1,7 +1,4 @@
-"""What is known of a container that is about to become an image.
-
-Plain data: nothing here reads a file.
-"""
+"""Plain data about a container that is about to be checkpointed; nothing here reads a file."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +9,7 @@ from zeropod.kernel.mountinfo import Mount
 
 DELETED = " (deleted)"
 REFRESHED = "/..data"
-"""The link that the kubelet exchanges at an update, in each volume made of a configMap, a Secret or the like."""
+"""The symbolic link that the kubelet replaces at an update, in each volume of a configMap, a Secret or the like."""
 
 _POD_VOLUME = re.compile(r"/pods/[^/]+/(volumes?|volume-subpaths|etc-hosts|containers|plugins)(/|$)|/pvc-[^/]+(/|$)")
 _RUNTIME_FILE = re.compile(r"/io\.containerd\.[^/]+/(sandboxes|containers)/")
@@ -21,31 +18,31 @@ _NETWORK = ("nfs", "cifs", "smb", "ceph", "9p", "lustre", "gfs2", "ocfs2", "glus
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """An open file: a descriptor's, or a working directory, a root or a mapped file (`number` is -1 then)."""
+    """An open file: a descriptor, or a working directory, a root directory or a mapped file (`number` is -1 then)."""
 
     number: int
     link: str
     what: str = ""
-    """How it is held, where it is not a descriptor: cwd, root, mapped."""
+    """How it is held if not by a descriptor: cwd, root, mapped."""
     device: int = 0
     inode: int = 0
     mode: int = 0
     links: int = 1
     blocks: int = 0
-    """Of 512 bytes."""
+    """Disk usage in blocks of 512 bytes."""
     special: int = 0
-    """Device number of a device file."""
+    """The device number of a device file."""
     modified: float = 0.0
     flags: int = 0
     mount: int = -1
     info: str = ""
     """The text of its fdinfo, where that matters."""
     named: bool = True
-    """Whether its name leads to it, in the process's root."""
+    """Whether its name still leads to it, within the process's root."""
     readable: bool = False
-    """Whether poll(2) finds something to read, where that matters."""
+    """Whether poll(2) reports it readable, where that matters."""
     alone: bool = False
-    """Of a pipe: whether the other end is closed."""
+    """For a pipe, whether the other end is closed."""
     huge: bool = False
     """Whether it is in huge pages."""
 
@@ -55,7 +52,7 @@ class Descriptor:
 
     @property
     def place(self) -> str:
-        """What users see."""
+        """Where it is, as messages name it."""
         held = f"descriptor {self.number}" if self.number >= 0 else self.what
         return f"{self.path} ({held})"
 
@@ -67,7 +64,7 @@ class Thread:
     io_priority: int = 0
     timer_slack: int = 0
     own_tables: tuple[str, ...] = ()
-    """What it does not share with the main thread."""
+    """The tables and namespaces that it does not share with the main thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +76,16 @@ class Process:
     namespaces: Mapping[str, str] = field(default_factory=dict)
     descriptors: Sequence[Descriptor] = ()
     held: Sequence[Descriptor] = ()
-    """Directories and mapped files."""
+    """Working and root directory, and mapped files."""
     segments: Sequence[int] = ()
     """System V shared memory that it has attached, once for each mapping."""
     threads: Sequence[Thread] = ()
     started: float = 0.0
-    """Unix time."""
+    """Its start, in Unix time."""
     waits_in: str = ""
     """The kernel function in which its main thread sleeps."""
     shares_memory_with: int = 0
-    """The pid of its parent, if it runs in that one's address space."""
+    """The pid of its parent, if it runs in the parent's address space."""
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.name})"
@@ -99,7 +96,7 @@ class Process:
 
     @property
     def levels(self) -> int:
-        """In how many pid namespaces it is seen, the reader's included."""
+        """The number of pid namespaces in which it is visible, the reader's included."""
         return len(self.status.get("NSpid", "0").split())
 
     @property
@@ -128,21 +125,21 @@ class SpecMount:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A bind mount as it is now."""
+    """A bind mount in its present state."""
 
     place: str
     mount: Mount
     changed: bool = False
-    """Whether its source is gone or is something else by now."""
+    """Whether its source was removed or replaced."""
     refreshed: bool = False
-    """Whether the kubelet replaces what is in it."""
+    """Whether the kubelet replaces its content."""
     elsewhere: bool = False
-    """Whether other containers have it mounted, too."""
+    """Whether other containers mount it, too."""
     is_directory: bool = True
 
     @property
     def is_shared(self) -> bool:
-        """Whether others than the container may change what is in it, as far as that can be told."""
+        """Whether processes outside the container may change its content, as far as that can be told."""
         own = _POD_VOLUME.search(self.mount.root) or _RUNTIME_FILE.search(self.mount.root) or self.mount.root == "/"
         return self.elsewhere or self.refreshed or self.mount.kind.startswith(_NETWORK) or not own
 
@@ -162,23 +159,23 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """What a duplicate of a socket says."""
+    """The facts about a socket, read from a duplicate."""
 
     inode: int
     holder: str
-    """Which process has it, and at which number."""
+    """The process and the descriptor that have it open."""
     family: int
     type: int
     protocol: int
     local: str = ""
     readable: bool = False
     failed: bool = False
-    """A TCP connection that is closed, with an error that was not fetched."""
+    """Whether it is a closed TCP connection with a pending error (SO_ERROR)."""
     unsent: int = 0
     options: tuple[str, ...] = ()
-    """Those that differ from a new socket's and that CRIU does not restore."""
+    """The options that differ from a new socket's and that CRIU does not restore."""
     groups: tuple[str, ...] = ()
-    """Multicast groups that it is in."""
+    """The multicast groups that it has joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +188,7 @@ class Stranger:
 
 @dataclass(frozen=True, slots=True)
 class UnixEnd:
-    """What there is to know of one Unix socket beyond its kind."""
+    """The state of a Unix socket and of its peer."""
 
     inode: int
     name: str
@@ -202,10 +199,11 @@ class UnixEnd:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the spec and the shim know of a container."""
+    """The facts about a container that its spec and the shim supply."""
 
     pid_namespace: str | None = ""
-    """The path it joins; empty for its own, None without any. The path of a pod with `hostPID` leads to the node's."""
+    """The path of the namespace that it joins; empty for one of its own, None for the node's. The path of a pod with
+    `hostPID` leads to the node's."""
     user_namespace: bool = False
     terminal: bool = False
     no_new_privileges: bool = False
@@ -213,15 +211,15 @@ class Facts:
     seccomp_notify: bool = False
     mounts: tuple[SpecMount, ...] = ()
     id: str = ""
-    """The container's."""
+    """The container's id."""
     ours: frozenset[tuple[int, int]] = frozenset()
-    """Descriptors (pid, number) that zeropod has put into the processes and takes out before the dump."""
+    """Descriptors (pid, number) that zeropod has opened in the processes and closes before the dump."""
     reapplied: bool = False
-    """Whether what is in `reapplied` is set again after the restore."""
+    """Whether the attributes of `reapplied` are set again after the restore."""
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "Facts":
-        """Return what a config.json says."""
+        """Return the facts in a config.json."""
         linux, process = spec.get("linux") or {}, spec.get("process") or {}
         namespaces = {entry["type"]: entry.get("path", "") for entry in linux.get("namespaces") or ()}
         seccomp = linux.get("seccomp") or {}
@@ -247,7 +245,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is known of a container at one moment."""
+    """The state of a container at one moment."""
 
     facts: Facts = field(default_factory=Facts)
     processes: Sequence[Process] = ()
@@ -258,19 +256,19 @@ class Snapshot:
     unix: Sequence[UnixEnd] = ()
     strangers: Sequence[Stranger] = ()
     allowed_cpus: frozenset[int] = frozenset()
-    """Those of its cpuset."""
+    """The processors of its cpuset."""
     shared_segments: Sequence[int] = ()
-    """System V shared memory that others have attached, too."""
+    """System V shared memory that processes outside have attached, too."""
     queues: Sequence[str] = ()
     """POSIX message queues."""
     keys: Sequence[str] = ()
-    """Lines of /proc/keys that are of the container's session."""
+    """The lines of /proc/keys for the container's session."""
     timer_slack: int = 50_000
-    """What a restored thread has, in nanoseconds."""
+    """The timer slack of a restored thread, in nanoseconds."""
     user_namespace: str = ""
-    """The reader's."""
+    """The user namespace of the reader."""
     pid_namespace: str = ""
-    """The reader's."""
+    """The PID namespace of the reader."""
     unreadable: Sequence[str] = ()
 
     @property
@@ -279,7 +277,7 @@ class Snapshot:
 
     @property
     def init(self) -> Process | None:
-        """The first process: the one whose parent is none of the container's, the oldest of those."""
+        """The first process: the oldest one whose parent is outside of the container."""
         heads = [process for process in self.processes if process.parent not in self.pids]
         return min(heads, key=lambda process: (process.started, process.pid), default=None)
 
@@ -290,5 +288,5 @@ class Snapshot:
 
 
 def is_within(path: str, place: str) -> bool:
-    """Return whether a path is a place or below it."""
+    """Return whether a path is `place` or below it."""
     return path == place or path.startswith(place.rstrip("/") + "/")

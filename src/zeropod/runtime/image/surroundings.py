@@ -1,4 +1,4 @@
-"""What surrounds a container on its node, as far as it matters: its pid namespace's other processes, shared volumes."""
+"""A container's environment on its node: other processes in its pid namespace, shared volumes, message queues."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -11,15 +11,15 @@ from zeropod.runtime.image.descriptors import text
 from zeropod.runtime.image.snapshot import REFRESHED, Bind, Facts
 
 _SANDBOX = "pause"
-"""What the process of a pod's sandbox is called: it has the pod's shared memory mounted and does nothing with it."""
+"""The name of the process in a pod's sandbox, which mounts the pod's shared memory but does not use it."""
 
 _REMOVED = "//deleted"
-"""What the root of a mount ends with in mountinfo once its name is gone."""
+"""The suffix of a mount's root in mountinfo once that is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """A process that is not the container's."""
+    """A process outside of the container."""
 
     pid: int
     name: str
@@ -28,7 +28,7 @@ class Other:
 
 
 def look(pids: Collection[int]) -> list[Other]:
-    """Return all processes but these; those that end meanwhile or may not be looked at are left out."""
+    """Return all processes but these; skip those that end meanwhile or may not be examined."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdecimal() and int(name) not in pids:
@@ -59,7 +59,7 @@ def binds(facts: Facts, mounts: Sequence[Mount], pid: int, around: Sequence[Othe
 
 
 def _is_changed(source: str, place: str) -> bool:
-    """Return whether a volume's source is not what is mounted. A relative one is the bundle's."""
+    """Return whether a volume's source is not what is mounted. A relative source is in the bundle."""
     if not source.startswith("/"):
         return False
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -68,7 +68,7 @@ def _is_changed(source: str, place: str) -> bool:
 
 
 def _others_mounts(pid: int, around: Sequence[Other]) -> Mapping[str, list[Mount]]:
-    """Return what other containers have mounted, by device: not the node itself, nor the sandboxes of pods."""
+    """Return the mounts of other containers by device, without those of the node and of pods' sandboxes."""
     ours = {os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink("/proc/self/ns/mnt"), _of(1)}
     found: dict[str, list[Mount]] = {}
     seen = set(ours)
@@ -77,7 +77,7 @@ def _others_mounts(pid: int, around: Sequence[Other]) -> Mapping[str, list[Mount
             seen.add(other.mount_namespace)
             with suppress(OSError):
                 theirs = mountinfo.read(other.pid)
-                # A service with a mount namespace of its own (systemd's PrivateTmp) sees the node's root: no container.
+                # A service with its own mount namespace (systemd's PrivateTmp) has the node's root: not a container.
                 if _is_node(theirs):
                     continue
                 for mount in theirs:

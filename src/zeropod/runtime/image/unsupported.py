@@ -1,10 +1,9 @@
-"""Whether a container can become an image that brings all of it back: asked before a checkpoint that ends it.
+"""Decides whether CRIU can restore a container completely, before a checkpoint that ends its processes.
 
-Every process that COLD ends must come back as it was, or not be ended at all. CRIU refuses some things, which costs a
-dump; others it drops without a word, which is found out by the application. Both are looked for here, in what /proc
-and duplicates of the container's sockets tell. What cannot be seen from outside: landlock where no_new_privs is set
-anyway, Linux AIO requests that are under way on pipes or sockets, out-of-band data, semaphore adjustments, sealed
-mappings (mseal).
+Every process that COLD ends must come back as it was, or not be ended at all. Some things CRIU refuses, at the cost of
+a dump; others it drops silently, to the application's surprise. Both are searched for here, in /proc and in duplicates
+of the container's sockets. Not visible from outside: landlock where no_new_privs is set anyway, Linux AIO requests in
+flight on pipes or sockets, out-of-band data, semaphore adjustments, sealed mappings (mseal).
 """
 
 from collections.abc import Collection
@@ -18,7 +17,7 @@ __all__ = ["Facts", "Kind", "Obstacle", "find", "judge", "table"]
 
 
 def find(pids: Collection[int], facts: Facts) -> list[Obstacle]:
-    """Return what stands against it, one obstacle of each kind; empty if nothing does.
+    """Return the obstacles to a checkpoint, one of each kind; empty if there are none.
 
     `pids` are those of the container's cgroup, which is frozen. Blocks for some tens of milliseconds; raises nothing:
     what cannot be examined is an obstacle.
@@ -30,5 +29,5 @@ def find(pids: Collection[int], facts: Facts) -> list[Obstacle]:
 
 
 def judge(snapshot: Snapshot) -> list[Obstacle]:
-    """Return what stands against it in a snapshot."""
+    """Return the obstacles to a checkpoint in a snapshot."""
     return merged([obstacle for check in CHECKS for obstacle in check(snapshot)])

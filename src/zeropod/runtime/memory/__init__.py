@@ -1,4 +1,4 @@
-"""Where the memory of a sleeping container goes: to swap, to a page store of ours, or nowhere.
+"""Where the memory of a sleeping container goes: to swap, to zeropod's page store, or nowhere.
 
-`backend` is what the three have in common; which one a container gets is `choice`'s decision.
+`backend` is their common interface; `choice` decides which one a container gets.
 """

@@ -1,12 +1,11 @@
-"""What every place for a sleeping container's memory can do.
+"""The interface of the backends that move a sleeping container's memory out.
 
-Owns what a container that sleeps in place may ask of the backend that moves its memory out; knows neither containerd
-nor the state machine. The rules that hold for every backend:
+Knows neither containerd nor the state machine. Rules for every backend:
+1. The processes are frozen in their cgroup while memory moves out. This is background work: it can be cut at any
 
-1. The processes are frozen in their cgroup while memory moves out. Moving out is background work: it can be cut at any
-   moment, and what it has in hand is finished or undone within a few milliseconds.
-2. Whatever goes wrong, a page is either present, or waits for the one who has it. It never reads as zero.
-3. A backend never thaws and never freezes: that is its caller's part.
+   moment, and the step in progress is finished or undone within a few milliseconds.
+2. Whatever goes wrong, a page is either present, or an access blocks until it is brought back. It never reads as zero.
+3. A backend never thaws and never freezes: the caller does.
 """
 
 from abc import ABC, abstractmethod
@@ -18,14 +17,14 @@ from typing import Final, Protocol
 import trio
 
 BRING_BACK: Final = 60.0
-"""Seconds that memory may take to come back, however little it is: other containers may want the CPU and the disk."""
+"""Seconds that bringing back any amount of memory may take: other containers may compete for CPU and disk."""
 
 SLOWEST: Final = 4 << 20
-"""Bytes a second that it comes back with at least; from a file that is in memory it is some hundred times that."""
+"""The least bytes per second for bringing memory back; from a cached file it is some hundred times that."""
 
 
 def bring_back_within(size: int) -> float:
-    """Return the seconds after which so many bytes that have not come back are taken for lost."""
+    """Return the seconds after which `size` bytes that are not back are considered lost."""
     return BRING_BACK + size / SLOWEST
 
 
@@ -38,112 +37,112 @@ class Kind(StrEnum):
 
 
 class MemoryFailed(Exception):  # noqa: N818 - named for what happened
-    """Memory could not be moved out. The container is whole: what is out can be had, the rest stays resident."""
+    """Memory could not be moved out. The container is intact: pages that are out can be read, the rest is resident."""
 
 
 class MemoryLost(Exception):  # noqa: N818 - named for what happened
-    """Pages that are out cannot be had any more; whatever touches them waits. The container has to be ended."""
+    """Pages that are out cannot be read any more; threads that touch them block. The container has to be ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a backend has done for one container, in bytes; counters are of the present sleep or the last one."""
+    """What a backend has done for one container, in bytes; counters cover the present or the last sleep."""
 
     out: int = 0
     """Out of memory now."""
     written: int = 0
-    """Written by the last move: what was clean since the one before is not written again."""
+    """Written by the last move; pages unchanged since the previous one are not written again."""
     faults: int = 0
-    """Page faults served since the last thaw; 0 where the kernel does that by itself."""
+    """Page faults served since the last thaw; 0 where the kernel serves them."""
     brought_in: int = 0
-    """Brought back since the last thaw; 0 where the kernel does that by itself."""
+    """Brought back since the last thaw; 0 where the kernel does it."""
 
 
 class LeftOut(Protocol):
-    """What an image of the processes leaves out, because their backend has it."""
+    """The memory that an image of the processes leaves out, because their backend has it."""
 
     async def processes_ended(self) -> None:
-        """Keep what the processes had: they are in the image now."""
+        """Keep the memory of the processes, which have ended and are in the image now."""
 
     async def rejoin(self, pids: Sequence[int]) -> None:
-        """Give the restored processes, which are still stopped, what the image has left out.
+        """Give the restored processes, which are still stopped, the memory that the image has left out.
 
-        Raises MemoryFailed, MemoryLost; they must not run then, and it can be tried again with others.
+        Raises MemoryFailed, MemoryLost; the processes must not run then, and it can be retried with new ones.
         """
 
 
 class Backend(ABC):
     """The memory of one container, over all of its sleeps; used by one trio task, except for `cut`.
 
-    What a backend does not override has nothing to do there: it moves nothing, or the kernel does the rest by itself.
+    The default methods do nothing, for backends that move nothing or leave that part to the kernel.
     """
 
     @property
     @abstractmethod
     def kind(self) -> Kind:
-        """Which one it is."""
+        """The kind of this backend."""
 
     @property
     def usage(self) -> Usage:
-        """What it has done."""
+        """What it has done for this container."""
         return Usage()
 
     @property
     def left(self) -> Mapping[int, str]:
-        """The processes whose memory the last move has left where it is although others' went, and why."""
+        """The processes whose memory the last move left in place while moving that of others, with the reason."""
         return {}
 
     @property
     def ran(self) -> bool:
-        """Whether the last move has let a process run for a moment that it could not stop."""
+        """Whether a process ran for a moment during the last move, because it could not be stopped."""
         return False
 
     @property
     def descriptors(self) -> frozenset[tuple[int, int]]:
-        """What it keeps in the descriptor tables of the processes: (pid, number)."""
+        """The descriptors that it keeps open in the processes: (pid, number)."""
         return frozenset()
 
     async def move_out(self, pids: Sequence[int]) -> None:  # noqa: ARG002 - for those that move something
-        """Move the memory of these processes, which are frozen, out; return when that is done or was cut.
+        """Move the memory of these frozen processes out; return when that is done or was cut.
 
-        Runs off the event loop. Raises MemoryFailed. Cancelling it does what `cut` does, and waits for it.
+        Works in a thread. Raises MemoryFailed. Cancellation has the effect of `cut`, and waits for the end.
         """
         await trio.lowlevel.checkpoint()
 
     def cut(self) -> None:  # noqa: B027 - nothing goes on where nothing is moved
-        """Have `move_out` end as soon as possible: the container is about to be thawed, or already is.
+        """Make `move_out` end as soon as possible: the container is about to be thawed, or already is.
 
-        Returns at once, whatever goes on; may be called at any time from the event loop, also when nothing goes on.
+        Returns at once; may be called from the event loop at any time, even when no move is running.
         """
 
     async def settle(self) -> None:
-        """Return when nothing of `move_out` goes on any more: no process is stopped or traced by it."""
+        """Wait until `move_out` has ended completely: it stops or traces no process any more."""
         await trio.lowlevel.checkpoint()
 
     async def fill(self) -> None:
-        """Bring in what the last wakes have touched first; the container is frozen and all that was to go is out."""
+        """After a move, while the container is frozen, bring in the pages that the last wakes touched first."""
         await trio.lowlevel.checkpoint()
 
     async def bring_back(self) -> None:
-        """Bring everything back in, and let go of the processes: for a dump, or another backend. Raises MemoryLost.
+        """Bring all memory back and detach from the processes, for a dump or another backend. Raises MemoryLost.
 
-        What it keeps in their descriptor tables goes if they are frozen. May be cancelled, and called again.
+        Closes its descriptors in the processes if they are frozen. May be cancelled and called again.
         """
         await trio.lowlevel.checkpoint()
 
     async def leave(self, pids: Sequence[int]) -> LeftOut | None:  # noqa: ARG002 - for those that keep something
-        """Make the frozen processes ready for a dump that leaves out what is out; None where it cannot be.
+        """Prepare the frozen processes for a dump without the memory that is out; return None if that is impossible.
 
-        Whatever comes of it, they can run on as before. Raises MemoryFailed, MemoryLost.
+        On every outcome they can run on as before. Raises MemoryFailed, MemoryLost.
         """
         await trio.lowlevel.checkpoint()
         return None
 
     async def lost(self) -> str:
-        """Return why pages that are out cannot be had any more; wait for ever as long as they can."""
+        """Wait until pages that are out cannot be read any more; return the reason."""
         await trio.sleep_forever()
         raise AssertionError("slept for ever")
 
     async def close(self) -> None:
-        """Let go of everything: the processes have ended, or the shim does."""
+        """Release everything: the processes have ended, or the shim is about to."""
         await trio.lowlevel.checkpoint()

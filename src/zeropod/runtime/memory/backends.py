@@ -21,10 +21,10 @@ def make(
     say: Callable[[str], None],
     reserve: Callable[[int], str],
 ) -> Backend:
-    """Return a backend for the container of this cgroup, which has this directory alone.
+    """Return a backend for the container of this cgroup, which owns `directory`.
 
-    `say` logs a warning. `reserve` is told how many bytes are about to be written to the disk, and returns why they
-    must not be, or nothing. Raises OSError.
+    `say` logs a warning. `reserve` gets the number of bytes about to be written to disk, and returns why they must not
+    be, or an empty string. Raises OSError.
     """
     match kind:
         case Kind.SWAP:

@@ -1,7 +1,7 @@
-"""Which backend a container gets, and what the node has for it.
+"""Chooses the backend for a container by what the node has.
 
-Owns the order of preference and its reasons in words: for the log, `why` and `doctor`. `facts` reads the node, all else
-is pure.
+Owns the order of preference and the texts of its reasons, for the log, `why` and `doctor`. `facts` reads the node; the
+rest is pure.
 """
 
 import os
@@ -20,10 +20,10 @@ AUTO: Final = "auto"
 """The value of the annotation `standby-memory` that leaves the choice to the node."""
 
 SMALL: Final = 16 << 20
-"""Bytes of memory up to which freezing is all that pays."""
+"""Bytes of memory up to which moving does not pay: such a container is only frozen."""
 
 SPARE: Final = 64 << 20
-"""Bytes of swap that must stay free beyond what a container needs: others swap, too."""
+"""Bytes of swap that must stay free beyond what a container needs, for other processes."""
 
 _STORE_MACHINES: Final = frozenset({"x86_64", "aarch64"})
 
@@ -41,25 +41,25 @@ class SwapDevice:
 
     @property
     def in_memory(self) -> bool:
-        """Whether it is zram: it gives memory back at once, but only as much as it can compress."""
+        """Whether it is zram, which frees memory at once, but only as much as it can compress."""
         return Path(self.name).name.startswith("zram")
 
     @property
     def free(self) -> int:
-        """What is left of it."""
+        """Free bytes."""
         return max(0, self.size - self.used)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What a node has for the memory of sleeping containers."""
+    """The facts about a node that decide where the memory of sleeping containers can go."""
 
     machine: str
     swaps: tuple[SwapDevice, ...] = ()
     accounting: bool = False
-    """Whether cgroups account swap: without it nothing tells what is out, and v2 has no limit to open."""
+    """Whether cgroups account swap: otherwise it is unknown what is out, and v2 has no limit to raise."""
     userfaultfd: bool = False
-    """Whether /dev/userfaultfd is there and may be opened."""
+    """Whether /dev/userfaultfd exists and may be opened."""
 
     @property
     def free_swap(self) -> int:
@@ -70,11 +70,11 @@ class NodeFacts:
 def choose(
     wanted: str, node: NodeFacts, present: int, *, small: int = SMALL, for_a_dump: bool = False
 ) -> tuple[Kind, str]:
-    """Return the backend for a container with `present` bytes of memory, and why, in words.
+    """Return the backend for a container with `present` bytes of memory, and the reason as text.
 
-    `wanted` is `auto` or a kind. One that the node cannot do is replaced by the next in the order swap, store,
-    resident. `for_a_dump`: the container is about to be dumped, which would read back all that is in swap, so that is
-    not chosen. Raises ValueError for any other word.
+    `wanted` is `auto` or a kind. A kind that the node does not support is replaced by the next in the order swap,
+    store, resident. `for_a_dump`: the container is about to be dumped, which would read back everything from swap, so
+    swap is not chosen. Raises ValueError for any other word.
     """
     kinds = list(Kind)
     if wanted != AUTO and wanted not in kinds:
@@ -94,7 +94,7 @@ def choose(
 
 
 def obstacle(kind: Kind, node: NodeFacts, present: int = 0) -> str | None:
-    """Return what stands against a backend for `present` bytes on this node; None if nothing does."""
+    """Return why a backend cannot take `present` bytes on this node; None if it can."""
     match kind:
         case Kind.SWAP:
             return _against_swap(node, present)
@@ -133,7 +133,7 @@ def _in_favour(kind: Kind, node: NodeFacts, wanted: str) -> str:
 
 
 def advice(node: NodeFacts) -> list[str]:
-    """Return what `doctor` says: a line for each backend, and what would make a better one possible."""
+    """Return the lines for `doctor`: one for each backend, and how to make a better one possible."""
     lines = [
         f"{kind}: yes, {_in_favour(kind, node, kind)}"
         if (against := obstacle(kind, node)) is None
@@ -163,7 +163,7 @@ def facts(proc: Path = Path("/proc"), dev: Path = Path("/dev")) -> NodeFacts:
 
 
 def parse_swaps(text: str) -> tuple[SwapDevice, ...]:
-    """Return the devices in a text of /proc/swaps, whose numbers are KiB; a line of an unknown shape is skipped."""
+    """Return the devices in a text of /proc/swaps, whose numbers are KiB; skip unknown lines."""
     found = []
     for line in text.splitlines()[1:]:
         words = line.split()
@@ -183,7 +183,7 @@ def _accounts_swap(all_mounts: list[mountinfo.Mount]) -> bool:
     if memory:
         return any((point / "memory.memsw.usage_in_bytes").exists() for point in memory)
     unified = [mount.mount_point for mount in mounts if placement.UNIFIED in mount.controllers]
-    # The root itself has no such file.
+    # The root cgroup itself does not have the file.
     return any((child / "memory.swap.max").exists() for point in unified for child in _children(point))
 
 

@@ -1,10 +1,9 @@
-"""Control files that are opened while memory moves out, and put back whatever happens in between.
+"""Raises cgroup limits while memory moves out, and restores them whatever happens in between.
 
-Owns the record of what stood in them. It is written before the first of them is opened, so that a shim that dies in
-between leaves enough for the next one, or for the clean-up after it, to put everything back: `restore_limits`.
+Owns the record of the former values. It is written before the first file is changed, so that after the death of a shim
+the next one, or the clean-up, can restore all of them: `restore_limits`. A file that no longer holds the value written
 
-A file that no longer holds what was written here is left alone: a change of the container's resources came meanwhile,
-and has the last word.
+here is left alone: the container's resources were updated meanwhile, which takes precedence.
 """
 
 import errno
@@ -21,15 +20,15 @@ LIMITS = "limits"
 """The record's name in a container's directory."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR})
-"""The cgroup was removed, and with it what stood there."""
+"""The errors for a cgroup that was removed, with nothing left to restore."""
 
 
 @contextmanager
 def opened(record: Path, settings: Mapping[Path, str]) -> Iterator[None]:
-    """Write each file's value; put back what stood there at the end.
+    """Write each file's value; restore the former values at the end.
 
-    `record` must not exist: `restore_limits` comes first. Raises OSError, with everything put back, if the record
-    or a file cannot be written.
+    `record` must not exist: call `restore_limits` first. Raises OSError, with everything restored, if the record or a
+    file cannot be written.
     """
     if not settings:
         yield
@@ -45,9 +44,9 @@ def opened(record: Path, settings: Mapping[Path, str]) -> Iterator[None]:
 
 
 def restore_limits(record: Path) -> None:
-    """Put back what a record says, and remove it. Does nothing without one.
+    """Restore the values in a record, and remove it. Does nothing without one.
 
-    A file that cannot be written is logged, and stays in the record. Blocks for some microseconds a file.
+    A file that cannot be written is logged, and stays in the record. Blocks for some microseconds per file.
     """
     try:
         text = record.read_text()
@@ -72,7 +71,7 @@ def _parse(record: Path, text: str) -> list[tuple[str, str, str]]:
     try:
         return [(str(file), str(stood), str(value)) for file, stood, value in json.loads(text)]
     except (ValueError, TypeError) as error:
-        # It is replaced in one step, so this is not one of ours that was cut short.
+        # The record is replaced atomically, so this is not a partial one of ours.
         _log.error("cannot read %s, what it says is not put back: %s", record, error)
         return []
 
@@ -89,7 +88,7 @@ def _write_record(record: Path, entries: Sequence[tuple[str, str, str]]) -> None
 
 
 def _put(file: Path, value: str) -> None:
-    """In one write(2), and never making the file, which in a cgroup would fail with a misleading EACCES."""
+    """Write in one write(2) and without O_CREAT, which in a cgroup would fail with a misleading EACCES."""
     descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(descriptor, value.encode())

@@ -1,6 +1,6 @@
-"""The memory of a sleeping container stays where it is: it is small, or the node has no place for it.
+"""The backend for containers whose memory stays resident: it is small, or the node has no place for it.
 
-Owns nothing: freezing is all that such a container's sleep is.
+Such a container is only frozen.
 """
 
 from .backend import Backend, Kind

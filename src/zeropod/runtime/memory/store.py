@@ -1,11 +1,11 @@
-"""The page store as a backend: memory in files of our own, brought back by a pager when it is touched.
+"""The page store as a backend: memory in zeropod's files, brought back by a pager when it is touched.
 
-Owns what one container's move, wake and end look like to trio: a thread for each move, a task that looks after the
-pager, and what is said when memory is lost. The order of a move is `userfault.eviction`'s, the page faults are
-`runtime.pager`'s. After a thaw nothing is brought in unasked: what is not touched stays out, that is memory saved while
-the container is awake. The price: memory that a mapping gets for the first time is asked of the pager, too, and while
-no pager lives the application waits; `bring_back` ends that. (Giving up a mapping as soon as all of it is in would lose
-which of its pages are unchanged, and the next sleep would write them all again.)
+Owns the trio side of one container's move, wake and end: a thread for each move, a task that supervises the pager, and
+the report when memory is lost. `userfault.eviction` has the order of a move, `runtime.pager` serves the page faults.
+After a thaw pages are brought in only when touched; the rest stays out and saves memory while the container is awake.
+The price: first-time accesses to new memory of a mapping go to the pager, too, and block while no pager lives;
+`bring_back` ends that. (Unregistering a mapping once all of it is in would lose the record of its unchanged pages, and
+the next sleep would write them all again.)
 """
 
 import os
@@ -42,14 +42,14 @@ from zeropod.runtime.memory.userfault.store import PageStore
 from zeropod.runtime.pager import Pager, PagerLost
 
 MINIMUM: Final = 16 << 20
-"""Bytes of anonymous memory below which a container is left as it is: a pager takes some 5 MB itself."""
+"""Bytes of anonymous memory below which a container is not moved: a pager takes some 5 MB itself."""
 LOOK: Final = 10.0
-"""Seconds between two looks whether the files are what they were."""
+"""Seconds between two checks that the files are unchanged."""
 SWITCH: Final = 0.00005
-"""Seconds after which the interpreter lets another thread run while one moves: a thaw takes some ten system calls, and
-may have to wait for that long after each of them."""
+"""The interpreter's thread switch interval during a move, in seconds: a thaw makes some ten system calls, and may have
+to wait this long after each."""
 UNREGISTERINGS: Final = 5
-"""How often mappings are looked for: they may change meanwhile, as the application runs."""
+"""How often the mappings are read again: the application runs and may change them meanwhile."""
 
 
 class StoreBackend(Backend):
@@ -65,9 +65,9 @@ class StoreBackend(Backend):
         reserve: Callable[[int], str],
         minimum: int = MINIMUM,
     ) -> None:
-        """Empties the directory, which is the container's alone; the pagers are looked after in the nursery.
+        """Empty the directory, which only this container uses; the nursery supervises the pagers.
 
-        `reserve` is told how many bytes are about to be written, and returns why they must not be, or nothing.
+        `reserve` gets the number of bytes about to be written, and returns why they must not be, or an empty string.
         Raises OSError.
         """
         self._nursery = nursery
@@ -110,14 +110,14 @@ class StoreBackend(Backend):
 
     @property
     def descriptors(self) -> frozenset[tuple[int, int]]:
-        """The userfaultfds that it keeps in the processes, in those of their children that have inherited them, too."""
+        """The userfaultfds that it keeps in the processes, and in their children that have inherited them."""
         numbers = set(self._holdings.kept.values())
         return frozenset(
             (pid, number) for pid in self._freezer.cgroup.pids() for number in numbers if _is_userfaultfd(pid, number)
         )
 
     async def move_out(self, pids: Sequence[int]) -> None:
-        """As the base class says. Raises MemoryFailed, MemoryLost."""
+        """See the base class. Raises MemoryFailed, MemoryLost."""
         if self._lost:
             raise MemoryLost(self._lost)
         if self._closed or not self._idle.is_set():
@@ -166,7 +166,7 @@ class StoreBackend(Backend):
             await generation.pager.fill()
 
     async def bring_back(self) -> None:
-        """As the base class says; the processes may be frozen or run. Raises MemoryLost."""
+        """See the base class; the processes may be frozen or run. Raises MemoryLost."""
         await self.settle()
         if self._lost:
             raise MemoryLost(self._lost)
@@ -197,7 +197,7 @@ class StoreBackend(Backend):
             await trio.to_thread.run_sync(own_thread, self._take_descriptors_back, limiter=self._limiter)
 
     async def leave(self, pids: Sequence[int]) -> LeftOut | None:
-        """As the base class says: what is in the store stays there. Raises MemoryFailed, MemoryLost."""
+        """See the base class: pages in the store stay there. Raises MemoryFailed, MemoryLost."""
         await self.settle()
         if self._lost:
             raise MemoryLost(self._lost)
@@ -220,7 +220,7 @@ class StoreBackend(Backend):
         scope.cancel()
 
     def _unregister(self) -> None:
-        """Give every mapping back to the kernel. A second look finds what was mapped, or moved, during the first."""
+        """Unregister every mapping. Repeated, to find mappings that were made or moved during the first pass."""
         generation = self._holdings.generation
         assert generation
         pids = self._freezer.cgroup.pids()
@@ -234,19 +234,19 @@ class StoreBackend(Backend):
                 for start, end in ranges:
                     found = True
                     for uffd in uffds:
-                        # Of another process, or of the application's own: then this one has nothing there.
+                        # Registered by another process's or the application's own userfaultfd, not by this one.
                         with suppress(OSError):
                             userfault.unregister(uffd, start, end - start)
             if not found:
                 return
 
     def _take_descriptors_back(self) -> None:
-        """Have the frozen processes close what was left in them: CRIU has no image of it."""
+        """Make the frozen processes close the userfaultfds left in them, which CRIU cannot dump."""
         kept = self.descriptors
         if not kept:
             return
         freezer = self._freezer
-        # What cannot be stopped keeps its own: then that is known to stand against a dump.
+        # A process that cannot be stopped keeps its userfaultfd, which the check before a dump reports.
         with suppress(Cut, MemoryFailed):
             with Hold(freezer).stopped() as injections:
                 for injection in injections:
@@ -275,7 +275,7 @@ class StoreBackend(Backend):
             self._holdings.close()
 
     def _started(self, pager: Pager) -> None:
-        """From the thread that moves."""
+        """Start the supervision of a pager. Called in the thread that moves."""
         self._token.run_sync_soon(self._nursery.start_soon, self._look_after, pager)
 
     async def _look_after(self, pager: Pager) -> None:

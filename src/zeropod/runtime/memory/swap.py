@@ -1,20 +1,20 @@
-"""The memory of a sleeping container goes to the node's swap; the kernel brings back what is touched.
+"""Moves the memory of a sleeping container to the node's swap; the kernel brings back what is touched.
 
 Owns one move in three steps, each of which ends within milliseconds of a cut:
 
-1. Page out, about 1 MB a system call. That suffices for pages of one process where the swap is in memory (zram).
-2. Wait for the disk, where there is one: until a page is written it cannot leave.
+1. Page out, about 1 MB per system call. That suffices for pages of one process where the swap is in memory (zram).
+2. Wait for the disk, if the swap is on one: a page cannot be freed before it is written.
 3. Reclaim through the cgroup, if anything is left: written pages stay in the swap cache and charged to the container,
-   and step 1 passes over pages that several processes map (shared memory, whatever a fork has not written to since).
+   and step 1 skips pages that several processes map (shared memory, and pages not written to since a fork).
 
-The cgroup may stand against swap (memory.swap.max 0 on v2, memory.swappiness 0 on v1), and then all three do nothing
-without a word. So the limit is opened before the first step and put back behind the last: what is in swap stays there,
-and what comes back during a wake cannot go out again before the next move, which opens it anew.
+The cgroup may forbid swap (memory.swap.max 0 on v2, memory.swappiness 0 on v1), and then all three silently do nothing.
+So the limit is raised before the first step and restored after the last: pages in swap stay there, and pages that come
+back during a wake cannot be swapped again before the next move, which raises the limit again.
 
-Afterwards what the last wakes have touched is read in again, a megabyte or two: for a request that needs a hundred
-pages, a hundred reads from a disk, one after the other, are most of its wait (`touched` says which).
+Afterwards the pages that the last wakes have touched are read in again, a megabyte or two (`touched` selects them): for
+a request that needs a hundred pages, most of its latency would be a hundred sequential reads from the disk.
 
-Nothing here depends on the processes being frozen; thawed ones lose pages that they then fault in again.
+Nothing here requires the processes to be frozen; thawed ones fault their pages in again.
 """
 
 import logging
@@ -39,25 +39,25 @@ from .touched import Touched
 _log = logging.getLogger(__name__)
 
 CHUNK: Final = 1 << 20
-"""Bytes of present memory a system call: some 0.6 ms, for which a thawed process may wait."""
+"""Bytes of present memory per system call: some 0.6 ms, for which a thawed process may have to wait."""
 
 RECLAIM_CHUNK: Final = 8 << 20
-"""Bytes that the cgroup is asked for at once, where that takes a size."""
+"""Bytes to reclaim from the cgroup at once, where that takes a size (v2)."""
 
 TOLERATED: Final = 1 << 20
-"""Bytes that may stay without another round."""
+"""Bytes that may stay in memory without another round."""
 
 WRITING_TOLERATED: Final = 1 << 20
-"""Bytes on their way to a disk that are not waited for: they may be a file's."""
+"""Bytes under writeback that are not waited for: they may belong to files."""
 
 LOOK_EVERY: Final = 0.004
-"""Seconds between two looks at how far the disk is."""
+"""Seconds between two checks of the disk's progress."""
 
 RECLAIM_LOOK_EVERY: Final = 0.0003
-"""Seconds between two looks at what is left: v1 takes 4 MB a millisecond, and the page cache once all else is gone."""
+"""Seconds between two checks of what is left: v1 frees 4 MB per millisecond, and then turns to the page cache."""
 
 WRITE_STALLED: Final = 1.0
-"""Seconds without progress after which the disk is not waited for any longer."""
+"""Seconds without progress after which the wait for the disk ends."""
 
 RECLAIM_SECONDS: Final = 20.0
 """Seconds after which reclaiming ends, whatever is left."""
@@ -66,16 +66,16 @@ FRUITLESS: Final = 6
 """Calls in a row that freed nothing after which reclaiming ends; the first ones often only age pages."""
 
 FRUITLESS_PAUSE: Final = 0.02
-"""Seconds after one such call; twice that after the second, and so on."""
+"""Seconds to pause after one fruitless call; twice that after the second in a row, and so on."""
 
 RECLAIM_STALLED: Final = 0.05
-"""Seconds without progress after which a call is broken off."""
+"""Seconds without progress after which a call is interrupted."""
 
 PROGRESS: Final = 64 << 10
 """Bytes that count as progress."""
 
 WORTH_A_FAILURE: Final = 16 << 20
-"""Bytes that may stay, whatever share of the memory they are; beyond it, half of the memory staying is a failure."""
+"""Bytes that may stay in memory in any case; if more stays, and that is half of the memory, the move has failed."""
 
 _UNMOVABLE: Final = frozenset({mappings.LOCKED, mappings.HUGE_TLB, mappings.IO, mappings.RAW_PAGES})
 
@@ -83,14 +83,14 @@ _UNMOVABLE: Final = frozenset({mappings.LOCKED, mappings.HUGE_TLB, mappings.IO, 
 class SwapBackend(Backend):
     """One container's memory in swap. Made in the main thread, by the trio task that uses it.
 
-    What touches memory has the kernel bring it back, a dump too; a swap device that fails is the kernel's to report, by
-    SIGBUS to the process. So there is nothing to bring back or to lose.
+    The kernel brings memory back when it is touched, also by a dump, and reports a failing swap device itself, with
+    SIGBUS to the process. So this backend has nothing to bring back, and cannot lose memory.
     """
 
     def __init__(self, cgroup: Cgroup, record: Path) -> None:
-        """`record` is a file to be, in a directory that exists: what `restore_limits` puts back if we die.
+        """Restore the limits in the record of a predecessor, if any. Raises OSError.
 
-        Puts back at once what a predecessor's record says. Raises OSError.
+        `record` is the path for the former limits, in an existing directory; `restore_limits` reads it if we die.
         """
         self._cgroup = cgroup
         self._record = record
@@ -110,7 +110,7 @@ class SwapBackend(Backend):
 
     @property
     def usage(self) -> Usage:
-        """What is out now, as the cgroup accounts it: reads a file or two of it."""
+        """What is out now by the cgroup's accounting; reads one or two of its files."""
         return Usage(out=self._cgroup.swap_state().out, written=self._written)
 
     async def move_out(self, pids: Sequence[int]) -> None:
@@ -152,7 +152,7 @@ async def _cut_when_cancelled(move: "_Move") -> None:
     try:
         await trio.sleep_forever()
     finally:
-        # At the end of the move, too: it is over then.
+        # Also cancelled at the end of the move, when a cut has no effect.
         move.cut.set()
 
 
@@ -163,9 +163,9 @@ def _pages(pieces: Iterable[present_pages.Ranges]) -> Iterator[int]:
 
 
 def _read_in(wanted: Mapping[int, Sequence[int]]) -> None:
-    """Have pages (addresses by pid) read in from swap. What cannot be is read when it is touched."""
+    """Read pages (addresses by pid) in from swap. Pages that cannot be read now are read when touched."""
     for pid, addresses in wanted.items():
-        # Advice on a file's mapping is about the file: copies of its pages come in only by being looked at.
+        # For a mapping of a file the advice applies to the file: private copies of its pages come in only when touched.
         with suppress(OSError):
             copies = [area for area in mappings.of(pid, sizes=False) if area.private and not area.anonymous]
             handle = pidfd.open(pid)
@@ -183,7 +183,7 @@ def _read_in(wanted: Mapping[int, Sequence[int]]) -> None:
 
 
 def _has_something(area: mappings.Area) -> bool:
-    """Whether it may have pages that can go to swap: own ones, or shared memory's; a file's go back to the file."""
+    """Return whether a mapping may have pages for swap: anonymous or shared memory; a file's go back to the file."""
     if area.flags & _UNMOVABLE:
         return False
     if area.private:
@@ -202,7 +202,7 @@ class _Move:
         self.written = 0
 
     def run(self, pids: Sequence[int]) -> MemoryFailed | None:
-        """Move what these processes have, or return what stood against it: a nursery would wrap what is raised."""
+        """Move the memory of these processes; return a failure instead of raising it, which a nursery would wrap."""
         try:
             self._run(pids)
         except MemoryFailed as error:
@@ -220,7 +220,7 @@ class _Move:
         restore_limits(self._record)
         with opened(self._record, self._cgroup.swap_settings()):
             for pid in pids:
-                # Not there any more: what it had is free.
+                # The process has ended, and its memory is free.
                 with suppress(ProcessLookupError, FileNotFoundError):
                     self._page_out(pid)
             self._wait_for_the_disk()
@@ -252,7 +252,7 @@ class _Move:
                 memory_advice.page_out(handle, piece)
 
     def _present(self, pagemap: int, areas: Sequence[mappings.Area]) -> Iterator[present_pages.Ranges]:
-        """Yield what is mapped, in pieces of CHUNK, until a cut."""
+        """Yield the present pages in pieces of CHUNK, until a cut."""
         for area in areas:
             for piece in present_pages.pieces(pagemap, area.start, area.end, CHUNK, shared=not area.private):
                 if self.cut.is_set():
@@ -276,11 +276,11 @@ class _Move:
             now = self._may_go()
             fruitless = 0 if now < left - PROGRESS else fruitless + 1
             left = min(left, now)
-            # The disk may be what it waits for.
+            # The kernel may be waiting for the disk.
             self.cut.wait(FRUITLESS_PAUSE * fruitless)
 
     def _stop_reclaiming(self) -> Callable[[], bool]:
-        """What ends one call: a cut, nothing left, or no progress, for with that v1 turns to the page cache."""
+        """Return the condition to end one call: a cut, nothing left, or no progress (v1 turns to page cache then)."""
         least, since = self._may_go(), time.monotonic()
 
         def over() -> bool:

@@ -1,8 +1,8 @@
-"""Which pages the last wakes of a container have touched, to bring them in before the next one.
+"""Tracks the pages that the last wakes of a container have touched, to bring them in before the next one.
 
-Pure. Found at the next move: whatever is mapped then has been touched since everything went out, also what was brought
-in beforehand, which is in memory but not mapped. A page counts for a few wakes, since one that a health check or an
-exec has caused touches others than a request does.
+Pure. They are found at the next move: whatever is mapped then was touched since everything was moved out, including
+pages brought in beforehand, which are in memory but not mapped. A page counts for a few wakes, since a wake for a
+health check or an exec touches other pages than one for a request.
 """
 
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ ROUNDS: Final = 4
 """Wakes in a row without touching a page after which it is forgotten."""
 
 PAGES: Final = 448
-"""The most that are brought in for each process: 1.75 MiB."""
+"""The most pages that are brought in for each process: 1.75 MiB."""
 
 NOTED: Final = 4096
-"""Pages beyond which a wake was no short one: only those that were known before count then."""
+"""The most new pages that one wake may add; after a wake that touched more, only pages known before count."""
 
 
 class Touched:
@@ -25,7 +25,7 @@ class Touched:
         self._rounds: dict[int, int] = {}
 
     def learn(self, pages: Iterable[int]) -> None:
-        """Take note of what has been touched since the last time; the iteration ends early if that is a lot."""
+        """Record the pages touched since the last call; the iteration stops early if there are too many."""
         found: set[int] = set()
         for page in pages:
             found.add(page)
@@ -38,5 +38,5 @@ class Touched:
         self._rounds = {page: rounds[page] for page in latest[:NOTED]}
 
     def wanted(self) -> list[int]:
-        """Return the addresses to bring in, in ascending order: those that were touched last, at most PAGES."""
+        """Return the addresses to bring in, ascending: the most recently touched, at most PAGES."""
         return sorted(list(self._rounds)[:PAGES])

@@ -1,7 +1,7 @@
-"""Our own pager in place of `criu lazy-pages`: the missing pages of a restored container, over userfaultfd.
+"""zeropod's pager in place of `criu lazy-pages`: serves the missing pages of a container by userfaultfd.
 
-It does nothing in the background while the container sleeps, brings in what the last wake has touched before the next
-one, and loses nothing when it dies: a successor goes on. docs/pager.md compares the two.
+It does nothing in the background while the container sleeps, brings in the pages that the last wake touched before the
+next one, and loses nothing when it dies: a successor continues. docs/pager.md compares the two.
 """
 
 from zeropod.runtime.pager.handover import listen

@@ -1,7 +1,7 @@
-"""The pager's process: forked from the shim, so that it shares the interpreter's memory and is there in a millisecond.
+"""The pager's process, forked from the shim, so that it shares the interpreter's memory and starts in a millisecond.
 
-Owns what a forked copy of a trio program must undo before it may do anything else: signal handlers, the descriptors of
-others (an application's connection that is closed must be closed), the event loop, which it never returns to.
+Owns what a forked copy of a trio program must undo first: signal handlers, inherited descriptors (a copy would keep an
+application's closed connection open), and the event loop, to which it never returns.
 """
 
 import gc
@@ -30,23 +30,23 @@ _DESCRIPTORS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
-    """Everything that a pager works with: the first one, or a successor."""
+    """Everything that a pager needs, whether it is the first one or a successor."""
 
     image: Image
     files: tuple[int, ...]
     """Descriptors of the image's files."""
     journal: int
     wanted: Sequence[Page]
-    """What `fill` brings in."""
+    """The pages that `fill` brings in."""
     listener: socket.socket | None
-    """For CRIU; None where the userfaultfds are there already."""
+    """The socket for CRIU; None if the userfaultfds exist already."""
     guards: Mapping[int, int]
-    """For a successor, or for memory that was not restored: userfaultfds by number of the address space."""
+    """Userfaultfds by number of the address space, for a successor or for memory that was not restored."""
     service: Service
 
 
 def fork(inheritance: Inheritance, control: socket.socket) -> int:
-    """Starts the pager at the other end of `control` and returns its pid. Raises OSError."""
+    """Start the pager at the other end of `control` and return its pid. Raises OSError."""
     # A signal between the fork and the reset of the handlers would run the shim's handler in the child.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -119,7 +119,7 @@ def _serve(inheritance: Inheritance, control: socket.socket) -> None:
 
 
 def _take_over(server: Server, guards: Mapping[int, int]) -> None:
-    """Goes on where another pager has died: those whose page faults it had read fault again."""
+    """Continue for a pager that has died: wake the threads whose page faults it had read, so that they fault again."""
     server.recover()
     for number, uffd in guards.items():
         if server.spaces.all[number].gone:
@@ -129,6 +129,6 @@ def _take_over(server: Server, guards: Mapping[int, int]) -> None:
 
 
 def _hold(server: Server) -> None:
-    """Where the shim is dead, nobody else keeps the missing pages from being read as zeroes."""
+    """Keep the userfaultfds open if the shim is dead, so that missing pages are not read as zeroes."""
     while server.orphan and any(map(userfault.alive, server.served)):
         time.sleep(ORPHAN_LOOK)

@@ -1,7 +1,6 @@
-"""Pages into the memory of others: for a fault, for the working set, for the drain.
+"""Copies pages into the memory of processes: for a fault, for the working set, for the drain.
 
-Owns what is done about every way in which a copy can fail, and the marks of the pages that are in. When which of it
-happens is decided by `serve`.
+Owns the handling of every failure of a copy, and the states of pages. `serve` decides what to copy when.
 """
 
 import errno
@@ -25,9 +24,9 @@ from zeropod.runtime.pager.working_set import WORKING_SET_PAGES, Page
 
 SMALL_SLICE: Final = 32
 LARGE_SLICE: Final = 64
-"""Pages that the drain copies between two looks for page faults: about 50 and 100 microseconds."""
+"""Pages that the drain copies between two checks for page faults: about 50 and 100 microseconds."""
 NO_MEMORY: Final = 10.0
-"""Seconds of being refused memory for the container after which it is given up."""
+"""Seconds without memory for the container's pages after which the pager gives up."""
 
 
 class Copier(ABC):
@@ -49,27 +48,27 @@ class Copier(ABC):
         self.control = control
         self.wanted = wanted
         self.served: dict[int, Space] = {}
-        """By userfaultfd."""
+        """The address spaces, by userfaultfd."""
         self.poll = select.epoll()
         self.poll.register(control, select.EPOLLIN)
         self.complete = False
-        """Everything is in already, before the container runs."""
+        """Whether all pages are in before the container runs."""
         self._full = 0
-        """FULL, when the journal is."""
+        """FULL if the journal is full, else 0."""
         self._refused_since = 0.0
         self._retry: deque[tuple[int, int]] = deque()
-        """(userfaultfd, address) of page faults not served yet: there was no memory, or events came first."""
+        """(userfaultfd, address) of page faults to retry: memory was short, or events had to be read first."""
 
     @abstractmethod
     def faults(self, uffd: int) -> None:
-        """Reads what has happened on a userfaultfd, and serves the page faults among it."""
+        """Read the messages of a userfaultfd, and serve the page faults among them."""
 
     @abstractmethod
     def _read(self, uffd: int) -> list[int]:
-        """Records the events and returns the addresses of the page faults."""
+        """Record the events and return the addresses of the page faults."""
 
     def drop(self, uffd: int) -> None:
-        """Its process is gone."""
+        """Drop the address space of a process that is gone."""
         space = self.served.pop(uffd)
         self.poll.unregister(uffd)
         os.close(uffd)
@@ -81,7 +80,7 @@ class Copier(ABC):
             self._full = FULL
 
     def _fault(self, uffd: int, address: int) -> None:
-        """Brings in one page, and what lies around it."""
+        """Bring in one page and missing pages around it."""
         while uffd in self.served:
             space = self.served[uffd]
             source, state = space.find(address)
@@ -99,11 +98,11 @@ class Copier(ABC):
                 self._refused_since = 0.0
                 return
             if error == errno.EAGAIN:
-                # An event is waiting to be read, after which the page may belong elsewhere. More page faults may come
-                # with it: they are served behind this one.
+                # An event must be read first, after which the page may belong elsewhere. Page faults read with it are
+                # served after this one.
                 self._retry.extend((uffd, other) for other in self._read(uffd))
             elif error in (errno.EEXIST, errno.ENOENT):
-                # It is there already, or unmapped: who waits shall look again.
+                # The page exists already or is unmapped: let the waiting thread fault again.
                 if source:
                     self._is_in(space, state, 1)
                 self._wake(uffd, address)
@@ -116,7 +115,7 @@ class Copier(ABC):
                 self._failed(uffd, error)
 
     def _copy_around(self, uffd: int, space: Space, address: int) -> bool:
-        """Whether the page is in, and those around it that are missing too."""
+        """Copy a page with missing pages around it; return whether the page itself is in."""
         start, source, first, pages = space.around(address, self.service.ahead)
         if pages < 2:
             return False
@@ -124,11 +123,11 @@ class Copier(ABC):
         if done:
             self._is_in(space, first, done // PAGE)
             self._refused_since = 0.0
-        # What has stopped it is seen when the page itself is tried.
+        # A failure shows again when the page itself is copied.
         return start + done > address
 
     def _is_in(self, space: Space, first: int, pages: int) -> None:
-        """Marks pages after they have been copied, but for those that are marked already."""
+        """Mark pages after they have been copied, except those marked already."""
         if pages == 1:
             if space.states[first] == MISSING:
                 space.states[first] = IN
@@ -140,7 +139,7 @@ class Copier(ABC):
             self.journal.brought(missing)
 
     def _check_files(self) -> None:
-        """Raises Lost when a file is not what it was."""
+        """Raise Lost if a file has changed."""
         for descriptor, before in self.service.files:
             now = os.fstat(descriptor)
             if now.st_size != before.size or (now.st_ctime_ns != before.changed_ns and now.st_nlink):
@@ -153,7 +152,7 @@ class Copier(ABC):
             self._failed(uffd, error.errno or errno.EIO)
 
     def _failed(self, uffd: int, error: int) -> None:
-        """Forgets a process that is gone; raises Lost for everything else."""
+        """Drop a process that is gone; raise Lost for every other error."""
         if error == errno.ESRCH:
             return self.drop(uffd)
         if error == errno.EFAULT:
@@ -167,9 +166,9 @@ class Copier(ABC):
             raise Lost(f"for {NO_MEMORY:g} s there was no memory for the container's pages: raise its memory limit")
 
     def _fill(self) -> int:
-        """Brings in the working set; the container is frozen. Returns the number of pages.
+        """Bring in the working set while the container is frozen; return the number of pages.
 
-        Of a small image everything: that costs less memory than the pager itself, which then ends.
+        A small image is brought in completely: that costs less memory than the pager itself, which then ends.
         """
         missing = sum(space.count_missing() for space in self.served.values())
         if self.service.completes and missing <= WORKING_SET_PAGES:
@@ -202,7 +201,7 @@ class Copier(ABC):
         return filled
 
     def _drain_slice(self, limit: int) -> bool:
-        """Copies a few missing pages; False when there are none."""
+        """Copy a few missing pages; return False if there are none."""
         for uffd, space in self.served.items():
             address, source, first, pages = space.missing(limit)
             if pages:
@@ -223,7 +222,7 @@ class Copier(ABC):
         if error == errno.EAGAIN:
             self.faults(uffd)
         elif error == errno.ENOENT and pages > 1:
-            # The run goes beyond the end of a mapping, or was unmapped: page by page to where it ends.
+            # The run crosses the end of a mapping, or was unmapped: halve it until single pages show where it ends.
             self._drain(uffd, space, address, source, first, pages // 2)
         elif error in (errno.EEXIST, errno.ENOENT):
             self._is_in(space, first, 1)

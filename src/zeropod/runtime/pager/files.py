@@ -1,4 +1,4 @@
-"""Files of pages that a pager reads: held open, and known again."""
+"""Files of pages that a pager reads: held open, and checked for changes."""
 
 import os
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ class PagesFile:
         return cls(path, descriptor, Fingerprint.of(os.fstat(descriptor)))
 
     def again(self) -> "PagesFile":
-        """A descriptor of its own for the same file, which must still be what it was when this one was opened."""
+        """Return a further descriptor of the same file, with the fingerprint of this one."""
         return PagesFile(self.path, os.dup(self.descriptor), self.fingerprint)
 
     def damage(self) -> str:
         now = Fingerprint.of(os.fstat(self.descriptor))
         if now.size != self.fingerprint.size:
             return f"{self.path} has {now.size} bytes instead of {self.fingerprint.size}"
-        # Deleting a file changes its times as well, and harms nobody who has it open.
+        # Deleting a file changes its ctime as well, but not the content of the open descriptor.
         if now != self.fingerprint and os.fstat(self.descriptor).st_nlink:
             return f"{self.path} was written to"
         return ""

@@ -1,8 +1,8 @@
-"""How CRIU hands over the userfaultfds of the processes that it restores.
+"""Receives from CRIU the userfaultfds of the processes that it restores.
 
-It connects to `lazy-pages.socket` in its work directory and sends for each task its pid as 32 bits, then a byte with
-the userfaultfd; for a zombie the negative pid alone; at the end a number that is no pid. Restored memory may be touched
-before that end, so page faults are served meanwhile.
+CRIU connects to `lazy-pages.socket` in its work directory and sends for each task its pid as 32 bits, then a byte with
+the userfaultfd; for a zombie only the negative pid; at the end a number that is not a pid. Restored memory may be
+touched before that, so page faults are served meanwhile.
 
 Source of facts: CRIU's criu/uffd.c.
 """
@@ -25,7 +25,7 @@ _PID = struct.Struct("=i")
 
 
 def listen(work: Path) -> socket.socket:
-    """The socket that CRIU connects to. Raises OSError.
+    """Return the socket that CRIU connects to. Raises OSError.
 
     Bound through /proc/self/fd: the path may be longer than a socket address takes.
     """
@@ -44,9 +44,9 @@ def listen(work: Path) -> socket.socket:
 
 
 def receive(server: Server, listener: socket.socket) -> None:
-    """Takes over every process, and serves those that are there already while the others come.
+    """Take over every process, and serve those received already while others arrive.
 
-    Raises Lost when CRIU ends in the middle.
+    Raises Lost if CRIU ends before all are received.
     """
     _until_readable(server, listener.fileno(), even_orphaned=False)
     if server.orphan:

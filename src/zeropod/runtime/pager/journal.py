@@ -1,31 +1,30 @@
-"""What a pager has done, in memory that outlives it: a successor goes on from here.
+"""What a pager has done, in memory that outlives it: a successor continues from here.
 
 A file without a name, mapped by the pager and by the shim:
 
-    header      flags and counts, what the last read of a userfaultfd has brought, and a byte or two for each of the
+    header      flags and counts, the messages of the last read of a userfaultfd, and a byte or two for each of the
                 first address spaces: whether its memory is being moved out
     trace       the first page faults after the thaw: (pid as CRIU names it, address), the next wake's working set
-    events      what has happened to the address spaces, in order: every Space can be built again from the image
-                by applying them
-    states      one byte a page of the image for each address space, in the order of their numbers: 1 = it is in
+    events      changes of the address spaces, in order: applied to the image they rebuild every Space
+    states      one byte per page of the image for each address space, in the order of their numbers: 1 = it is in
 
-Rules, on which it depends that nobody reads wrong data after a pager's death:
+Rules, which guarantee that no process reads wrong data after a pager's death:
 
-1. Reading a userfaultfd acknowledges events (not page faults: a wake repeats those). So the kernel writes what is read
-   into the header itself, where a successor finds what its predecessor has not recorded any more: `busy` is set before
-   the read, and cleared once every event of that read is recorded. With a fork the read has opened a descriptor, which
-   only the keeper has beside the pager: a pager found dead with one of those has a successor only if it is got there.
+1. Reading a userfaultfd acknowledges events (not page faults: a wake repeats those). So the kernel writes the messages
+   into the header itself, where a successor finds those that its predecessor did not record: `busy` is set before the
+   read, and cleared once every event of that read is recorded. A fork event opens a descriptor in the pager, which only
+   the keeper shares: a pager that dies with one has a successor only if the descriptor can be taken from the keeper.
 2. A page is marked after it has been copied. A mark that is missing costs one copy that finds the page there.
-3. An event is counted after it has been written. Nothing that is counted is half there.
-4. When there is no room for an event, all is in doubt for good.
-5. While the memory of an address space is moved out, the discards in it are ours and are not the application's. The
-   shim asks for that, and the pager confirms when it has handled everything that it has read: before the first drop,
-   and again before the processes are let go. A successor confirms at its start.
+3. An event is counted after it has been written, so a counted event is complete.
+4. An event that does not fit makes the journal unusable for good.
+5. While the memory of an address space is moved out, discards in it are zeropod's and not the application's. The shim
+   requests that, and the pager confirms when it has handled everything that it has read: before the first drop, and
+   again before the processes are released. A successor confirms at its start.
 
 How far each pager comes is recorded, too (`Standing`), so that one that cannot do anything is not replaced for ever.
 
-One thing is left to the kernel: a copy is refused (EAGAIN) from the moment that an event happens until it has been
-read, so that no page is copied to where it does not belong any more.
+The kernel ensures one more thing: it refuses copies (EAGAIN) from the moment an event happens until it has been read,
+so that no page is copied to where it does not belong any more.
 """
 
 import itertools
@@ -48,11 +47,11 @@ _EVENT = struct.Struct("=IIQQQ")
 _COUNT = struct.Struct("=Q")
 _EVENTS_AT = _HEADER + WORKING_SET_PAGES * _TRACE.size
 _EVENTS_ROOM = 32 << 20
-"""Bytes, of which those are memory that are written to: a million events."""
+"""Bytes for a million events; only the written ones take memory."""
 _STATES_AT = _EVENTS_AT + _EVENTS_ROOM
 
 BUSY: Final = 0
-"""Offset in the header of the flags of rules 1 and 4; written without a call, being on the path of every page fault."""
+"""Offset in the header of the flags of rules 1 and 4; written directly, since every page fault does it."""
 READING: Final = 1
 FULL: Final = 2
 _PHASE = 1
@@ -67,74 +66,74 @@ READER: Final = 36
 """Offset in the header of the number of the address space whose userfaultfd is being read."""
 NUMBER: Final = struct.Struct("=i")
 _RECORDED = 40
-"""How many events there were when that began."""
+"""Offset of the number of events when that read began."""
 _INBOX = 64
 READ: Final = 16 * MESSAGE
-"""Bytes of one read."""
+"""Size of one read in bytes."""
 _BROUGHT = 1024
 _FORGOTTEN = 1032
 _INHERITED = 1040
 _MOVING = 2048
 _CONFIRMED = 3072
 MOVABLE: Final = 1024
-"""How many address spaces can be moved out: those with the numbers below."""
+"""Only address spaces with lower numbers can be moved out."""
 
 MISSING: Final = 0
 """State of a page that is out."""
 IN: Final = 1
-"""State of a page that is in memory; what the file holds is what it was when it was written or brought in."""
+"""State of a page that is in memory; the file has its content of when it was written or brought in."""
 OUTDATED: Final = 2
-"""State of a page that is in memory, and whose copy in the file must not be used again even if it seems unchanged."""
+"""State of a page that is in memory, and whose copy in the file must not be used again even if it looks unchanged."""
 
 _PUNCH_HOLE = 0x02 | 0x01
 """fallocate(2): FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE."""
 
 
 class Phase(IntEnum):
-    """How far the pager is."""
+    """The progress of the pager."""
 
     HANDOVER = 0
-    """CRIU is still handing over userfaultfds: what it has sent, and what not, only the pager knows."""
+    """CRIU is still handing over userfaultfds: only the pager knows which ones have arrived."""
     SERVING = 1
     DONE = 2
     """Every page is in."""
     WAITING = 4
-    """Ready to serve; another one still does."""
+    """Ready to serve, while another pager still does."""
     RETIRED = 3
-    """Ended on request, with everything recorded: another one goes on from an index of its own."""
+    """Ended on request, with everything recorded: another pager continues with an index of its own."""
 
 
 class Standing(IntEnum):
-    """How far the present pager has come, of its own accord; what its predecessors did is not its merit."""
+    """The progress of the present pager, not counting that of its predecessors."""
 
     NEW = 0
-    """It has not come to wait for work yet."""
+    """It is still starting."""
     WAITING = 1
     """It waits for its first piece of work."""
     WORKING = 2
-    """It has its first piece of work in hand."""
+    """It does its first piece of work."""
     PROVEN = 3
     """It has done a piece of work."""
 
     @property
     def useless(self) -> bool:
-        """Whether a pager that dies with this standing died of the first thing that it did."""
+        """Whether a pager that dies with this standing has died before it completed a piece of work."""
         return self in (Standing.NEW, Standing.WORKING)
 
 
 class Kind(IntEnum):
-    """What an event is about, and its three values."""
+    """The kind of an event, which determines its three values."""
 
     ADOPT = 1
     """A restored process: pid."""
     FORK = 2
-    """A child of the address space, with all that is missing there."""
+    """A child of the address space, with the same missing pages."""
     REMAP = 3
     """From, to, length."""
     REMOVE = 4
-    """Start, end: gone, and zero if it is asked for again."""
+    """Start, end: discarded; reads as zero afterwards."""
     GONE = 5
-    """The address space has ended: its states are given back."""
+    """The address space has ended; its states are freed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ class Event:
 
     @classmethod
     def of(cls, message: Message, space: int) -> Self:
-        """Of what was read; no page fault."""
+        """Return the event of a userfaultfd message that is not a page fault."""
         if message.event == FORK:
             return cls(Kind.FORK, space)
         if message.event == REMAP:
@@ -157,7 +156,7 @@ class Event:
 
 
 class Journal:
-    """Made by the shim before the fork, opened again by every successor."""
+    """Created by the shim before the fork, and opened again by every successor."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -177,7 +176,7 @@ class Journal:
         os.close(self.descriptor)
 
     def states(self, pages: int) -> mmap.mmap:
-        """The next address space's page states."""
+        """Map the page states of the next address space."""
         length = -(-max(pages, 1) // PAGE) * PAGE
         at, self._end = self._end, self._end + length
         if os.fstat(self.descriptor).st_size < self._end:
@@ -187,30 +186,30 @@ class Journal:
         return states
 
     def release(self, number: int, states: mmap.mmap) -> None:
-        """Gives back the memory of an address space's states; its place in the file is not used again."""
+        """Free the memory of an address space's states; its range in the file is not used again."""
         length = len(states)
         states.close()
         with suppress(OSError):
             libc.call("fallocate", self.descriptor, _PUNCH_HOLE, self._regions[number], length)
 
     def inbox(self) -> memoryview:
-        """Where a userfaultfd is to be read to. As long as it is there the journal cannot be closed."""
+        """Return the buffer to read a userfaultfd into. While it exists the journal cannot be closed."""
         return memoryview(self.memory)[_INBOX : _INBOX + READ]
 
     def doubt(self) -> str:
-        """What a pager that is dead has taken with it, in words; empty if a successor can go on."""
+        """Return why a dead pager's state is incomplete; empty if a successor can continue."""
         if self.full:
             return "there was no room to record what happened to the memory"
         return "a process was forking" if self.forks() else ""
 
     @property
     def full(self) -> bool:
-        """Rule 4 holds."""
+        """Whether an event did not fit (rule 4)."""
         return bool(self.memory[BUSY] & FULL)
 
     def forks(self) -> dict[int, int]:
-        """The userfaultfds that a pager which is dead had just been given: number of the child's address space, which
-        a successor gives it if it has none yet, and number of the descriptor in the table of pager and keeper."""
+        """Return the userfaultfds of forks that a dead pager had just read: the child's address space number (which a
+        successor assigns if it has none yet) to the descriptor number in the table of pager and keeper."""
         if not self.memory[BUSY]:
             return {}
         (space,) = NUMBER.unpack_from(self.memory, READER)
@@ -225,7 +224,7 @@ class Journal:
         return found
 
     def unrecorded(self) -> Iterator[Event]:
-        """What was read by a pager that is dead now, and not recorded any more."""
+        """Yield the events that a dead pager had read but not recorded."""
         if not self.memory[BUSY]:
             return
         (space,) = NUMBER.unpack_from(self.memory, READER)
@@ -236,8 +235,8 @@ class Journal:
             yield Event.of(message, space)
 
     def is_recorded(self) -> None:
-        """All that was read."""
-        # What is killed here leaves fewer messages than it has recorded, or none.
+        """Note that every event of the last read is recorded."""
+        # A pager killed here leaves fewer messages than it has recorded, or none.
         self.memory[_INBOX : _INBOX + READ] = bytes(READ)
         _COUNT.pack_into(self.memory, _RECORDED, self._count(_EVENT_COUNT))
 
@@ -263,14 +262,14 @@ class Journal:
 
     @property
     def draining(self) -> bool:
-        """The container runs: everything is to be brought in. Set by the shim."""
+        """Whether the container runs, so that all pages are to be brought in. Set by the shim."""
         return bool(self.memory[_DRAIN])
 
     def drain(self) -> None:
         self.memory[_DRAIN] = 1
 
     def record(self, event: Event) -> bool:
-        """Appends an event; False when there is no room (rule 4 is then the caller's)."""
+        """Append an event; return False if it does not fit (the caller then applies rule 4)."""
         count = self._count(_EVENT_COUNT)
         at = _EVENTS_AT + count * _EVENT.size
         if at + _EVENT.size > _STATES_AT:
@@ -283,17 +282,17 @@ class Journal:
 
     @property
     def event_count(self) -> int:
-        """How many have been recorded."""
+        """Return how many events have been recorded."""
         return self._count(_EVENT_COUNT)
 
     def events(self, first: int = 0) -> Iterator[Event]:
-        """In their order, from this number on."""
+        """Yield the events in order, from number `first` on."""
         for number in range(first, self._count(_EVENT_COUNT)):
             kind, *values = _EVENT.unpack_from(self.memory, _EVENTS_AT + number * _EVENT.size)
             yield Event(Kind(kind), *values)
 
     def fault(self, pid: int, address: int, *, noted: bool) -> None:
-        """Counts a page that was asked for; the first ones are `noted`."""
+        """Count a page fault; with `noted`, also append it to the trace of the first faults."""
         count = self._count(_FAULT_COUNT)
         _COUNT.pack_into(self.memory, _FAULT_COUNT, count + 1)
         if noted and (number := self._count(_TRACE_COUNT)) < WORKING_SET_PAGES:
@@ -305,59 +304,59 @@ class Journal:
 
     @property
     def faults(self) -> int:
-        """How many page faults were served since the start."""
+        """Return how many page faults were served since the start."""
         return self._count(_FAULT_COUNT)
 
     def trace(self) -> Iterator[tuple[int, int]]:
-        """(pid, address) of the first faults, in their order."""
+        """Yield (pid, address) of the first faults, in order."""
         for number in range(self._count(_TRACE_COUNT)):
             pid, address = _TRACE.unpack_from(self.memory, _HEADER + number * _TRACE.size)
             yield pid, address
 
     def brought(self, pages: int) -> None:
-        """Counts pages that were missing and are in."""
+        """Count missing pages that were brought in."""
         self._add(_BROUGHT, pages)
 
     def forgotten(self, pages: int) -> None:
-        """Counts pages that were missing and that nobody will ask for."""
+        """Count missing pages that are not needed any more."""
         self._add(_FORGOTTEN, pages)
 
     def inherited(self, pages: int) -> None:
-        """Counts pages that are missing in a forked child."""
+        """Count pages that are missing in a forked child."""
         self._add(_INHERITED, pages)
 
     @property
     def pages_brought(self) -> int:
-        """How many missing pages were brought in since the start."""
+        """Return how many missing pages were brought in since the start."""
         return self._count(_BROUGHT)
 
     @property
     def pages_missing(self) -> int:
-        """How many are missing more than at the start (or fewer: then below 0), but for what was dropped since."""
+        """Return the change in missing pages since the start (negative if fewer), not counting pages dropped since."""
         return self._count(_INHERITED) - self._count(_BROUGHT) - self._count(_FORGOTTEN)
 
     def move(self, spaces: Iterable[int], *, begins: bool) -> None:
-        """Asks the pager to take the discards in these address spaces for ours, or no longer. From the shim."""
+        """From the shim: request that discards in these address spaces count as zeropod's, or not any more."""
         for number in spaces:
             self.memory[_MOVING + number] = begins
 
     def confirm(self) -> None:
-        """Does what was asked for by `move`: everything that was read has been handled. From the pager."""
+        """From the pager: confirm the request of `move`, once everything that was read has been handled."""
         self.memory[_CONFIRMED : _CONFIRMED + MOVABLE] = self.memory[_MOVING : _MOVING + MOVABLE]
 
     @property
     def confirmed(self) -> bool:
-        """Whether the pager does what was asked for."""
+        """Return whether the pager has confirmed the last request."""
         asked, done = (self.memory[at : at + MOVABLE] for at in (_MOVING, _CONFIRMED))
         return asked == done
 
     def moving(self, space: int) -> bool:
-        """Whether discards in this address space are ours."""
+        """Return whether discards in this address space are zeropod's."""
         return space < MOVABLE and bool(self.memory[_CONFIRMED + space])
 
     @property
     def keeper(self) -> int:
-        """Pid of the process that shares the pager's descriptors; 0: none."""
+        """Pid of the process that shares the pager's descriptors; 0 without one."""
         (pid,) = NUMBER.unpack_from(self.memory, KEEPER)
         return int(pid)
 

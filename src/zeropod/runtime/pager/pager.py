@@ -1,7 +1,7 @@
 """The shim's side of a pager: starts it, keeps a guard on every userfaultfd, replaces it when it dies.
 
-As long as a guard (a duplicate) is open, a missing page stays missing: a process whose pager is dead waits, instead of
-reading zeroes. `journal` says when a successor can go on where the dead one has stopped.
+While a guard (a duplicate of the userfaultfd) is open, missing pages stay missing: a process whose pager is dead blocks
+instead of reading zeroes. `journal` defines when a successor can continue for a dead pager.
 """
 
 import os
@@ -27,28 +27,28 @@ from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.working_set import WorkingSet, beforehand, following
 
 HANDOVER: Final = 5.0
-"""Seconds for CRIU's hand-over after `runc restore` has returned; it takes none, since CRIU waits for it."""
+"""Seconds for CRIU's hand-over after `runc restore` has returned; normally none, since CRIU waits for it."""
 FILL: Final = 2.0
-"""Seconds; it takes a few milliseconds."""
+"""Timeout of `fill` in seconds; it takes a few milliseconds."""
 END: Final = 5.0
-"""Seconds between SIGKILL and the end of the pager."""
+"""Seconds to wait for the pager's end after SIGKILL."""
 USELESS: Final = 10
-"""How many pagers in a row may die of the first thing that they do; one that has done something ends the row."""
+"""The most pagers in a row that may die before they have done anything."""
 BREATH: Final = 0.01
-"""Seconds from such a death to the successor, times its number in the row: a lack of memory, say, may be over then."""
+"""Seconds from such a death to the successor, times its number in the row: a lack of memory may have ended by then."""
 
 
 class PagerLost(Exception):  # noqa: N818 - what has happened to the memory
-    """The container's memory can no longer be completed. It has to be killed, and restored from its image if it has
-    not run since; its missing pages stay missing until `Pager.kill` is called."""
+    """The container's missing pages cannot be brought in any more. The container has to be killed, and restored from
+    its image if it has not run since; its missing pages stay missing until `Pager.kill` is called."""
 
 
 class Pager:
-    """One container's missing pages: until the last is in, or until it is retired.
+    """Serves one container's missing pages until the last is in, or until it is retired.
 
-    For one that CRIU restores: `start` or `at`. For processes that live, whose userfaultfds are there: the constructor
-    with a journal in which their address spaces are recorded, and `guards`. That one, `move` and `retire` may be called
-    from another thread than trio's.
+    For a container that CRIU restores, use `start` or `at`. For live processes that have userfaultfds, use the
+    constructor with `guards` and a journal in which their address spaces are recorded. The constructor, `move` and
+    `retire` may be called outside trio's thread.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Pager:
         guards: Mapping[int, int] | None = None,
         service: Service | None = None,
     ) -> None:
-        """Takes over the files, the journal and the guards. Raises OSError: the guards remain the caller's then."""
+        """Take ownership of files, journal and guards. Raises OSError: the caller then keeps the guards."""
         self.working_set = wanted
-        """For the next pager, once `run` has returned."""
+        """The working set for the next pager, once `run` has returned."""
         self.filled = 0
-        """Pages that the last `fill` has brought in."""
+        """Pages that the last `fill` brought in."""
         self._image = image
         self._wanted = wanted
         self._say = say
@@ -86,7 +86,7 @@ class Pager:
         self._closed = False
         self._ended = False
         self._useless = 0
-        """Pagers in a row that died of the first thing that they did."""
+        """How many pagers in a row died before they had done anything."""
         self.journal = journal
         self._files = files
         try:
@@ -98,12 +98,12 @@ class Pager:
 
     @property
     def pid(self) -> int:
-        """Of the process that serves, or did so last."""
+        """The pid of the process that serves, or of the last one."""
         return self._process.pid
 
     @classmethod
     def start(cls, images: Path, work: Path, wanted: WorkingSet = (), *, say: Callable[[str], None]) -> "Pager":
-        """Listens on `work`/lazy-pages.socket and starts the pager; `say` logs a warning.
+        """Listen on `work`/lazy-pages.socket and start the pager; `say` logs a warning.
 
         Raises CriuError when the image's pagemap is damaged, OSError when a file cannot be read.
         """
@@ -114,7 +114,7 @@ class Pager:
     def at(
         cls, listener: socket.socket, images: Path, wanted: WorkingSet = (), *, say: Callable[[str], None]
     ) -> "Pager":
-        """The same where somebody listens already, as CRIU may be on its way. The listener remains the caller's."""
+        """Start the pager with a socket that listens already, since CRIU may connect any time. The caller closes it."""
         image, files = pagemap.read(images), list[PagesFile]()
         try:
             files.extend(PagesFile.open(path) for path in image.files)
@@ -126,7 +126,7 @@ class Pager:
         return cls(image, files, journal, wanted, say, listener=listener)
 
     async def guarded(self) -> None:
-        """After the restore: returns once every userfaultfd is guarded. Raises CriuError when that does not happen."""
+        """After the restore, wait until every userfaultfd is guarded. Raises CriuError if that does not happen."""
         with trio.move_on_after(HANDOVER):
             await self._until(lambda: self._handed_over or bool(self._lost))
         if self._handed_over:
@@ -135,13 +135,13 @@ class Pager:
         raise CriuError(f"the pager has not got the container's memory: {reason}")
 
     async def died(self) -> None:
-        """During the restore: returns when it is dead, and can have no successor since not everything is guarded."""
+        """During the restore, wait until it is dead without a possible successor, as not everything is guarded."""
         await self._until(lambda: False)
 
     async def fill(self) -> int:
-        """The container is frozen: brings in the working set, and returns the number of pages.
+        """Bring in the working set while the container is frozen; return the number of pages.
 
-        Of a small image everything is brought in; then `run` returns before the container has run.
+        A small image is brought in completely; `run` then returns before the container has run.
         """
         self.filled, expected = 0, self._fillings + 1
         with trio.move_on_after(FILL):
@@ -150,22 +150,22 @@ class Pager:
         return self.filled
 
     def drain(self) -> None:
-        """The container runs: everything is brought in, page faults first."""
+        """Bring in all pages, page faults first, because the container runs."""
         if not self._ended and not self.journal.draining:
             self.journal.drain()
             self._process.send(wire.DRAIN)
 
     async def drained(self) -> None:
-        """Returns when everything is in, of a pager that then goes on serving until it is killed."""
+        """Wait until all pages are in, with a pager that then serves until it is killed."""
         await self._drained.wait()
 
     @property
     def guards(self) -> Mapping[int, int]:
-        """The userfaultfds by number of their address space."""
+        """Return the userfaultfds by number of their address space."""
         return self._guards
 
     async def run(self) -> None:
-        """Supervises the pager until every page is in; then the guards are closed. Raises PagerLost."""
+        """Supervise the pager until every page is in, then close the guards. Raises PagerLost."""
         self._token = trio.lowlevel.current_trio_token()
         while True:
             await self._until(lambda: self._done)
@@ -176,7 +176,7 @@ class Pager:
                 return
             if self._done or self.journal.phase is Phase.DONE:
                 if not self._service.completes:
-                    # What is not registered any more is the caller's to see to, before the guards are closed.
+                    # The caller unregisters the mappings before the guards are closed.
                     self._drained.set()
                     await self._until(lambda: False)
                     await self._process.reap()
@@ -196,7 +196,7 @@ class Pager:
         await self._process.reap()
 
     async def _retire(self) -> None:
-        """Until `close`; the journal is read by another thread before that."""
+        """Wait for `close`, since another thread reads the journal before that."""
         try:
             await self._until(lambda: False)
             await self._process.reap()
@@ -207,12 +207,12 @@ class Pager:
                 self._close()
 
     def begin(self) -> None:
-        """From another thread: have one that was made with `waits` serve from now on, instead of a retired one."""
+        """From another thread: make a pager created with `waits` take over from a retired one."""
         self.journal.phase = Phase.SERVING
         self._process.send(wire.BEGIN)
 
     def abandon(self) -> None:
-        """From another thread: end one that waits, and was not run; the guards remain the caller's."""
+        """From another thread: end a waiting pager that was not run; the caller keeps the guards."""
         self._process.end_now()
         self._guards.clear()
         self._close()
@@ -220,8 +220,8 @@ class Pager:
     def retire(self, patience: float) -> bool:
         """From another thread: end the service with everything recorded; `run` returns when the process has ended.
 
-        Afterwards the journal says what has happened, `take_guards` gives the userfaultfds, and `close` is due. One
-        that has not done so within `patience` seconds is killed. False when even that has not ended it.
+        Afterwards read the journal, get the userfaultfds by `take_guards`, and call `close`. A pager that does not end
+        within `patience` seconds is killed. Returns False if even that does not end it.
         """
         self._retiring = True
         self._process.send(wire.RETIRE)
@@ -229,7 +229,7 @@ class Pager:
 
     def _is_retired(self, patience: float) -> bool:
         until = time.monotonic() + patience
-        # Not waiting for its end: whatever asks for a page meanwhile waits, too.
+        # Do not wait for its end: page faults block meanwhile.
         while self.journal.phase is not Phase.RETIRED and not self._retired.is_set():
             if time.monotonic() > until:
                 return False
@@ -241,23 +241,23 @@ class Pager:
         return self._retired.wait(patience)
 
     def learnt(self) -> WorkingSet:
-        """Return the working set for the next wake, from what has been touched since the last fill."""
+        """Return the working set for the next wake, from the pages touched since the last fill."""
         return following(self.journal.trace(), self._wanted)
 
     def take_guards(self) -> dict[int, int]:
-        """The userfaultfds by number of their address space, which are the caller's from now on; of a retired pager."""
+        """Return a retired pager's userfaultfds by number of their address space; the caller owns them from now on."""
         guards, self._guards = self._guards, {}
         return guards
 
     def close(self) -> None:
-        """From another thread: wait for the end of a retired pager, and have the task that looks after it close it."""
+        """From another thread: wait for the end of a retired pager, and have its supervising task close it."""
         self._retired.wait(END)
         assert self._token
         self._token.run_sync_soon(self._released.set)
 
     def move(self, spaces: Sequence[int], *, begins: bool, patience: float) -> bool:
-        """From another thread: whether the pager takes discards in these address spaces for ours from now on, or no
-        longer takes them so; a successor's word counts. The processes must be stopped."""
+        """From another thread: request that discards in these address spaces count as zeropod's, or not any more.
+        Returns whether the pager, or its successor, has confirmed that. The processes must be stopped."""
         self.journal.move(spaces, begins=begins)
         until, looks = time.monotonic() + patience, 0
         while not self.journal.confirmed and not self._ended and time.monotonic() < until:
@@ -268,26 +268,26 @@ class Pager:
         return self.journal.confirmed
 
     async def kill(self) -> None:
-        """Ends it for good: the process that it served has been killed, or is about to be."""
+        """End it for good: the process that it served has been killed, or is about to be."""
         if self._ended:
             return
         self._ended = True
         with trio.CancelScope(shield=True):
             with trio.move_on_after(END):
                 self._process.kill()
-                await self._until(lambda: False)  # nobody may be waiting for a message when the socket is closed
+                await self._until(lambda: False)  # no task may wait for a message when the socket is closed
                 await self._process.reap()
             self._close()
             self._released.set()
 
     @property
     def phase(self) -> Phase:
-        """How far it is."""
+        """The progress of the pager."""
         return Phase.DONE if self._closed else self.journal.phase
 
     @property
     def ended(self) -> bool:
-        """Every page is in, or it was killed."""
+        """Whether every page is in, or it was killed."""
         return self._closed
 
     @property
@@ -296,11 +296,11 @@ class Pager:
         return 0 if self._closed else self.journal.faults
 
     def damage(self) -> str:
-        """What has happened to the image since the start; empty if it is good. Takes microseconds."""
+        """Return how the image has changed since the start; empty if it has not. Takes microseconds."""
         return next(filter(None, (file.damage() for file in self._files)), "")
 
     def doubt(self) -> str:
-        """Why a pager that is dead can have no successor; empty if it can. Gets hold of what only its keeper has."""
+        """Return why a dead pager cannot have a successor, or ""; first take userfaultfds that only its keeper has."""
         forks = self.journal.forks()
         missing = {number: descriptor for number, descriptor in forks.items() if number not in self._guards}
         with suppress(OSError):
@@ -329,13 +329,13 @@ class Pager:
         )
 
     async def _take_breath(self) -> None:
-        """Between a pager and its successor; a `retire` or a `kill` may come meanwhile."""
+        """Wait a moment between a pager's death and its successor; `retire` or `kill` may be called meanwhile."""
         self._useless = self._useless + 1 if not self._ended and self.journal.standing.useless else 0
         if self._useless <= USELESS:
             await trio.sleep(BREATH * self._useless)
 
     def _succeed(self) -> None:
-        """Puts a successor in the place of a dead pager, or raises PagerLost."""
+        """Replace a dead pager by a successor. Raises PagerLost."""
         reason = self._lost
         if not reason and self.journal.phase is Phase.HANDOVER:
             reason = "the pager died while CRIU handed over the processes"
@@ -353,11 +353,11 @@ class Pager:
             self._process = PagerProcess(self._inheritance(None))
         except OSError as error:
             raise PagerLost(f"the pager died, and no other can be started: {error}") from error
-        self._say(f"the pager (pid {dead}) died; pid {self.pid} goes on in its place")
+        self._say(f"the pager (pid {dead}) died; pid {self.pid} replaces it")
 
     async def _until(self, happened: Callable[[], bool]) -> None:
-        """Takes the pager's messages until something has happened, or it is dead. Several tasks may wait, each for
-        another message: whoever has the lock takes it for all."""
+        """Receive the pager's messages until `happened` is true, or it is dead. Several tasks may wait for different
+        messages: the one with the lock receives for all."""
         while not (happened() or self._silent):
             async with self._reports:
                 if happened() or self._silent:
@@ -367,7 +367,7 @@ class Pager:
 
     @property
     def _silent(self) -> bool:
-        """It will say nothing more."""
+        """Whether no more messages will come from it."""
         return self._process.dead or self._closed
 
     def _take(self, report: wire.Report) -> None:
@@ -387,7 +387,7 @@ class Pager:
             self._lost = report.text
 
     def _end_keeper(self) -> None:
-        """It has what the pager had open, and would keep it so."""
+        """End the keeper, which would keep the pager's files open."""
         if pid := self.journal.keeper:
             keeper.end(pid, child.NAME)
             self.journal.forget_keeper()

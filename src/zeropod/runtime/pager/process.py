@@ -1,6 +1,6 @@
-"""One pager process as the shim sees it: its pid, the socket to it, and its end.
+"""One pager process from the shim's side: its pid, the socket to it, and its end.
 
-Owns the fork and what it leaves open here. What its messages mean, and what follows a death, is `pager`'s.
+Owns the fork and the descriptors that it leaves open here. `pager` interprets its messages and handles its death.
 """
 
 import os
@@ -22,15 +22,15 @@ _ROOM: Final = 1 << 20
 
 
 class PagerProcess:
-    """Made by the fork. `send` and `end_now` may be called from any thread, the rest from trio's."""
+    """A forked pager. `send` and `end_now` may be called from any thread, the rest from trio's."""
 
     def __init__(self, inheritance: Inheritance) -> None:
         """Fork it. Raises OSError."""
         self.dead = False
-        """It will say nothing more."""
+        """Whether it is dead, and sends no more messages."""
         self.reaped = False
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Nothing is read while runc restores: the guards of a thousand processes have to fit.
+        # Not read while runc restores: the guards of a thousand processes must fit.
         theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM)
         control.setblocking(False)
         try:
@@ -44,18 +44,18 @@ class PagerProcess:
         self._control = control
         self._handle = pidfd.open(self.pid)
         self._events = select.epoll()
-        """Readable when it has said something or has died: its end of `control` may be open after that."""
+        """Readable when it has sent a message or died: its end of `control` may stay open after its death."""
         for descriptor in (control.fileno(), self._handle):
             self._events.register(descriptor, select.EPOLLIN)
         self._reaping = trio.Lock()
 
     def send(self, what: bytes) -> None:
-        """Say something to it; of a dead one nothing comes of it, and its death is seen by `receive`."""
+        """Send it a message; does nothing if it is dead, which `receive` reports."""
         with suppress(OSError):
             self._control.send(what)
 
     async def receive(self) -> wire.Report | None:
-        """Return what it says next; None when it is dead, or when there was nothing after all."""
+        """Return its next message; None when it is dead, or after a spurious wake-up."""
         await trio.lowlevel.wait_readable(self._events.fileno())
         try:
             report = wire.receive(self._control)
@@ -72,7 +72,7 @@ class PagerProcess:
                 os.kill(self.pid, signal.SIGKILL)
 
     async def reap(self) -> None:
-        """Return when it has ended, and is no zombie any more."""
+        """Wait until it has ended, and reap it."""
         async with self._reaping:
             if not self.reaped:
                 handle = pidfd.open(self.pid)
@@ -83,7 +83,7 @@ class PagerProcess:
                 self._is_reaped()
 
     def end_now(self) -> None:
-        """From another thread, while no task waits for it: end it, wait for that, and hang up."""
+        """From another thread, while no task waits for it: kill it, wait for its end, and hang up."""
         self.kill()
         with suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
@@ -91,7 +91,7 @@ class PagerProcess:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Let go of what is open here."""
+        """Close the descriptors that are open here."""
         self._control.close()
         if not self._events.closed:
             self._events.close()

@@ -1,8 +1,8 @@
-"""The pager's loop: page faults first, then what the shim asks for, then the drain.
+"""The pager's loop: page faults first, then the shim's requests, then the drain.
 
-Owns the order of work in the child. An application waits for each page fault, so this is written for few operations
-between the poll and the copy; everything else happens when nothing waits. Nothing is done unasked before the drain
-begins: until then the container sleeps, and would grow. How a service differs from another is in `Service`.
+Owns the order of work in the child. An application waits for each page fault, so there are few operations between the
+poll and the copy; everything else happens when nothing waits. No page is brought in unasked before the drain begins:
+until then the container sleeps, and would grow. `Service` has the differences between kinds of service.
 """
 
 import os
@@ -35,23 +35,23 @@ from zeropod.runtime.pager.space import Space, Spaces
 from zeropod.runtime.pager.working_set import Page
 
 QUIET: Final = 0.002
-"""Seconds without a page fault after which the first request is taken to be served and the drain begins."""
+"""Seconds without a page fault after which the first request counts as served, and the drain begins."""
 POLL: Final = 0.0001
-"""Seconds after a page fault that are spent polling, which serves the next one a quarter sooner than being woken;
-not more, since the container may need the processor."""
+"""Seconds of busy polling after a page fault, which serves the next one a quarter sooner than a wake-up; not more,
+since the container may need the processor."""
 FIRST_REQUEST: Final = 0.05
-"""Seconds after which it begins in any case."""
+"""Seconds after which the drain begins in any case."""
 GENTLE: Final = 0.001
-"""Seconds after a page fault during which the slices are small: they come in groups."""
+"""Seconds after a page fault during which the drain's slices are small, since faults come in groups."""
 ORPHAN_LOOK: Final = 0.2
-"""Seconds between two looks, after the shim's death, whether the processes still live."""
+"""Seconds between two checks, after the shim's death, whether the processes still live."""
 KEEP: Final = 7200
-"""Seconds after which a keeper ends by itself, should pager and shim both be dead. A sleep may be longer: it is renewed
-at the wake."""
+"""Seconds after which a keeper ends by itself, in case pager and shim are both dead. For longer sleeps it is renewed at
+the wake."""
 RETRY: Final = 0.001
-"""Seconds until a page is tried again that could not be brought in."""
+"""Seconds until the retry for a page that could not be brought in."""
 MANY: Final = 8
-"""Address spaces from which on a fork looks for those that have ended."""
+"""Number of address spaces from which on each fork checks for ended ones."""
 
 
 class Server(Copier):
@@ -69,11 +69,11 @@ class Server(Copier):
         super().__init__(journal, spaces, files, control, wanted, service or Service())
         self.orphan = False
         self.retired = False
-        """Another one is to go on."""
+        """Whether another pager is to continue."""
         self._first_fault = 0.0
         self._many = MANY
         self.drain_began = 0.0
-        """When the container was let run; then the first request goes before the drain."""
+        """When the container was thawed; its first request takes precedence over the drain."""
         self._draining = False
         self._last_fault = 0.0
         self._inbox = journal.inbox()
@@ -82,7 +82,7 @@ class Server(Copier):
         self._standing = Standing.NEW
 
     def adopt(self, uffd: int, pid: int) -> None:
-        """Takes on a process that CRIU has restored."""
+        """Add a process that CRIU has restored."""
         self._happened(Event(Kind.ADOPT, len(self.spaces.all), pid))
         self.serve_space(uffd, self.spaces.all[-1])
 
@@ -92,7 +92,7 @@ class Server(Copier):
         self.poll.register(uffd, select.EPOLLIN)
 
     def recover(self) -> None:
-        """Goes on where another pager has died."""
+        """Continue for a pager that has died."""
         for event in self.journal.unrecorded():
             self._happened(event)
         self.journal.is_recorded()
@@ -100,8 +100,8 @@ class Server(Copier):
         self.journal.confirm()
 
     def run(self) -> None:
-        """Returns when there is nothing left to serve. Raises Lost when memory cannot be completed."""
-        self._look_whether_it_runs()  # the shim may have said so when there was nobody to hear it
+        """Serve until nothing is left to serve. Raises Lost when memory cannot be completed."""
+        self._look_whether_it_runs()  # the shim may have requested it before this pager ran
         while not self.retired and (self.served or not (self.orphan or self.service.completes)) and not self.complete:
             idle = self._step(self._timeout())
             if idle and self.drain_began:
@@ -126,13 +126,13 @@ class Server(Copier):
         return ORPHAN_LOOK if self.orphan else None
 
     def wait(self, descriptor: int) -> bool:
-        """Serves until something has happened; whether it was on this descriptor, which is polled with the others."""
+        """Serve until an event occurs; return whether it was on `descriptor`, which is polled with the others."""
         ready = self.poll.poll(RETRY if self._retry else None)
         self._serve(ready)
         return any(descriptor == one for one, _ in ready)
 
     def _step(self, timeout: float | None) -> bool:
-        """Does what is to be done at once; True when that was nothing."""
+        """Do one round of pending work; return whether there was none."""
         if self._standing is not Standing.PROVEN:
             self._stands(Standing.PROVEN if self._standing is Standing.WORKING else Standing.WAITING)
         ready = self.poll.poll(timeout)
@@ -159,7 +159,7 @@ class Server(Copier):
             if uffd in self.served:
                 self._fault(uffd, address)
         if len(self.served) >= self._many:
-            # Each child that a program forks has one, and nothing tells of its end.
+            # Each forked child adds one, and its end is not reported.
             self._drop_dead()
             self._many = max(MANY, 2 * len(self.served))
         if not self.service.completes:
@@ -172,7 +172,7 @@ class Server(Copier):
             self.keep()
 
     def keep(self) -> None:
-        """For when the processes may run, and fork: reading that opens a userfaultfd that nobody else has at first."""
+        """Start a keeper before the processes run and may fork: reading a fork event opens a userfaultfd only here."""
         now = time.monotonic()
         if self._keeper and now < self._kept_until:
             return
@@ -187,7 +187,7 @@ class Server(Copier):
         self._keeper = None
 
     def faults(self, uffd: int) -> None:
-        """Reads what has happened on a userfaultfd, and serves the page faults among it."""
+        """Read the messages of a userfaultfd, and serve the page faults among them."""
         for address in self._read(uffd):
             if uffd not in self.served:
                 return
@@ -205,7 +205,7 @@ class Server(Copier):
         return now - self._first_fault < self.service.noted
 
     def _read(self, uffd: int) -> list[int]:
-        """Records the events and returns the addresses of the page faults."""
+        """Record the events and return the addresses of the page faults."""
         memory, inbox, number = self.journal.memory, self._inbox, self.served[uffd].number
         NUMBER.pack_into(memory, READER, number)
         memory[BUSY] = READING | self._full
@@ -243,7 +243,7 @@ class Server(Copier):
             self.journal.forget_faults()
             wire.send(self.control, wire.FILLED, self._fill())
             self._first_fault = 0.0
-            # The kernel has mapped what lies around each page as well: it would count as ours all through the sleep.
+            # The kernel has mapped pages around each one as well, which would count as our memory during the sleep.
             for file in self.files:
                 file.forget()
         elif command == wire.LOOK:
@@ -253,16 +253,16 @@ class Server(Copier):
         elif command == wire.GONE:
             self.orphan = True
             self.poll.unregister(self.control)
-        # wire.DRAIN only ends the poll: the journal says it.
+        # wire.DRAIN only ends the poll: the request itself is in the journal.
 
     def _drop_dead(self) -> None:
         for uffd in [uffd for uffd in self.served if not userfault.alive(uffd)]:
             self.drop(uffd)
 
     def finish(self) -> None:
-        """Every page is in; serves what is not in the image until the shim has let go of its guards.
+        """After every page is in, serve faults on memory outside of the image until the shim has closed its guards.
 
-        Until then the userfaultfds are in force, and who touches memory for the first time waits for an answer.
+        Until then the userfaultfds are in effect, and first accesses to memory block until they are served.
         """
         if self.retired:
             self.journal.phase = Phase.RETIRED

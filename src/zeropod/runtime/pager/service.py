@@ -1,4 +1,4 @@
-"""What a pager does for whom: memory that CRIU has restored, or that was moved out of a living process."""
+"""The kinds of service of a pager: for memory that CRIU has restored, or that was moved out of a live process."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,17 @@ from zeropod.runtime.pager.working_set import WORKING_SET_PAGES
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What differs between memory that CRIU has restored and memory that was moved out of a living process."""
+    """The differences between serving memory that CRIU has restored and memory moved out of a live process."""
 
     ahead: int = 1
-    """Pages that a fault brings in at most, those around it."""
+    """The most pages that one fault brings in, including those around it."""
     protected: bool = False
-    """Pages are brought in write-protected, so that it can be told later which were written to since."""
+    """Whether pages are brought in write-protected, so that later writes to them can be detected."""
     completes: bool = True
-    """The pager ends when every page is in; otherwise when it is told so."""
+    """Whether the pager ends when every page is in; otherwise it ends when told to."""
     noted: float = float("inf")
     """Seconds after the first fault until which faults are noted for the working set, unless the drain has begun."""
     fill: int = WORKING_SET_PAGES
     """The most pages that `fill` brings in."""
     files: tuple[tuple[int, Fingerprint], ...] = ()
-    """Descriptors of files that must be what they were when they were written, looked at before a page is taken."""
+    """Descriptors and fingerprints of files, which are checked for changes before a page is read."""

@@ -1,8 +1,8 @@
-"""One process's memory as its pager sees it: which pages come from where, and which are in.
+"""One process's memory for its pager: the source of each page, and whether it is in.
 
-Owns the table of runs and how it changes when the process unmaps, moves or discards memory, or forks. Pages that are
-not in the table are zero. The copying itself is done by `serve`. The shim builds the same tables from the same journal
-(`Spaces.catch_up`), to know what is where before it moves memory out again.
+Owns the table of runs, and its changes when the process unmaps, moves or discards memory, or forks. Pages outside of
+the table are zero. `serve` does the copying. The shim builds the same tables from the same journal (`Spaces.catch_up`),
+to know where pages are before it moves memory out again.
 """
 
 from array import array
@@ -24,19 +24,19 @@ class Space:
     def __init__(self, number: int, pid: int, states: mmap, pages: int) -> None:
         self.number = number
         self.pid = pid
-        """As CRIU names it; 0 for a process that was forked since."""
+        """CRIU's pid; 0 for a process that was forked since."""
         self.states = states
         self.pages = pages
         self.starts = array("Q")
         self.ends = array("Q")
         self.sources = array("Q")
-        """Address of the first page's contents in our own memory."""
+        """Address of the first page's content in our own memory."""
         self.firsts = array("Q")
         """Number of the first page's state."""
         self.cursor = 0
-        """The drain has passed everything below this address."""
+        """The drain has passed all pages below this address."""
         self.gone = False
-        """The address space has ended; its states must not be looked at."""
+        """Whether the address space has ended; its states must not be read then."""
 
     def add(self, start: int, end: int, source: int, first: int) -> None:
         at = bisect_right(self.starts, start)
@@ -46,7 +46,7 @@ class Space:
         self.firsts.insert(at, first)
 
     def find(self, address: int) -> tuple[int, int]:
-        """(source, number of its state) of the page at an address; (0, 0) when it is not in the image."""
+        """Return (source, number of its state) of the page at an address; (0, 0) if it is not in the image."""
         at = bisect_right(self.starts, address) - 1
         if at < 0 or address >= self.ends[at]:
             return 0, 0
@@ -54,8 +54,8 @@ class Space:
         return self.sources[at] + offset, self.firsts[at] + offset // PAGE
 
     def around(self, address: int, ahead: int) -> tuple[int, int, int, int]:
-        """The missing pages around one, in an aligned block of `ahead`, that lie together in memory and in the file:
-        (address, source, number of the first state, pages); no pages when it is not in the image."""
+        """Return the missing pages around one in an aligned block of `ahead`, contiguous in memory and in the file:
+        (address, source, number of the first state, pages); 0 pages if it is not in the image."""
         at = bisect_right(self.starts, address) - 1
         if at < 0 or address >= self.ends[at]:
             return 0, 0, 0, 0
@@ -71,7 +71,7 @@ class Space:
         return low + begin * PAGE, self.sources[at] + low + begin * PAGE - start, first + begin, pages
 
     def count_missing(self, start: int = 0, end: int = 1 << 64) -> int:
-        """Of the pages in [start, end)."""
+        """Return how many of the pages in [start, end) are missing."""
         count = 0
         for at in range(max(0, bisect_right(self.starts, start) - 1), len(self.starts)):
             low, high = max(start, self.starts[at]), min(end, self.ends[at])
@@ -83,7 +83,7 @@ class Space:
         return count
 
     def mark(self, start: int, end: int, state: int) -> None:
-        """Sets the state of every page in [start, end) that is in the image."""
+        """Set the state of every page in [start, end) that is in the image."""
         for at in range(max(0, bisect_right(self.starts, start) - 1), len(self.starts)):
             low, high = max(start, self.starts[at]), min(end, self.ends[at])
             if self.starts[at] >= end:
@@ -93,8 +93,8 @@ class Space:
                 self.states[first : first + pages] = bytes([state]) * pages
 
     def missing(self, limit: int) -> tuple[int, int, int, int]:
-        """The next run of pages not in, of at most `limit` pages from the cursor on: (address, source, number of its
-        first state, pages); no pages when all are in."""
+        """Return the next run of missing pages from the cursor on, of at most `limit` pages.
+        The result is (address, source, number of its first state, pages); 0 pages if all are in."""
         at = max(0, bisect_right(self.starts, self.cursor) - 1)
         for at in range(at, len(self.starts)):  # noqa: B020 - from there on
             start, first = self.starts[at], self.firsts[at]
@@ -110,7 +110,7 @@ class Space:
         return 0, 0, 0, 0
 
     def cut(self, start: int, end: int) -> list[Piece]:
-        """Takes out what lies in [start, end) and returns it."""
+        """Remove the pieces in [start, end) and return them."""
         taken: list[Piece] = []
         at = max(0, bisect_right(self.starts, start) - 1)
         while at < len(self.starts) and self.starts[at] < end:
@@ -131,7 +131,7 @@ class Space:
         return taken
 
     def move(self, start: int, to: int, length: int) -> None:
-        """mremap(2): what was at `start` is at `to`."""
+        """Apply mremap(2): the pages at `start` are at `to` now."""
         pieces = self.cut(start, start + length)
         self.cut(to, to + length)
         for low, high, source, first in pieces:
@@ -139,7 +139,7 @@ class Space:
         self.cursor = 0
 
     def fork(self, number: int, states: mmap) -> "Space":
-        """The same pages are missing in the child, which goes its own way from now on."""
+        """Return the space of a forked child, in which the same pages are missing; they change independently."""
         child = Space(number, 0, states, self.pages)
         child.starts, child.ends = self.starts[:], self.ends[:]
         child.sources, child.firsts = self.sources[:], self.firsts[:]
@@ -147,7 +147,7 @@ class Space:
 
 
 class Spaces:
-    """Every address space that the pager serves or has served, by number; the same from the same events."""
+    """Every address space that the pager serves or has served, by number; determined by the journal's events."""
 
     def __init__(self, image: Image, addresses: list[int], journal: Journal) -> None:
         self._image = image
@@ -159,13 +159,13 @@ class Spaces:
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Applies what another process has recorded."""
+        """Apply the events that another process has recorded."""
         for event in self._journal.events(self._applied):
             self.apply(event, again=True)
             self._applied += 1
 
     def happen(self, events: Iterable[Event]) -> bool:
-        """Applies and records; False when one could not be recorded."""
+        """Apply and record events; return False if one could not be recorded."""
         recorded = True
         for event in events:
             self.apply(event)

@@ -1,4 +1,4 @@
-"""What pager and shim say to each other, over a pair of sequenced-packet sockets; and how a pager ends.
+"""The messages between pager and shim, over a pair of sequenced-packet sockets; and how a pager ends.
 
 Owns the format: one byte of kind, then the value. A userfaultfd travels with its message.
 """
@@ -13,27 +13,27 @@ from dataclasses import dataclass
 FILL = b"f"
 DRAIN = b"d"
 LOOK = b"k"
-"""Something is asked for in the journal."""
+"""The journal has a new request."""
 BEGIN = b"s"
-"""Serve: the predecessor has retired. The journal says it, too."""
+"""Serve: the predecessor has retired. This is in the journal, too."""
 RETIRE = b"r"
-"""End, with everything recorded: another one goes on."""
+"""End, with everything recorded: another pager continues."""
 GONE = b""
 """The shim is dead, or has closed its end after DONE."""
 
 # From the pager.
 GUARD = b"g"
-"""A userfaultfd, and the number of its address space."""
+"""A userfaultfd; the value is the number of its address space."""
 COMPLETE = b"c"
 """CRIU has handed over every userfaultfd; the value is their number."""
 FILLED = b"n"
 """The working set is in; the value is the number of pages."""
 ENDED = b"x"
-"""An address space has ended: its number."""
+"""An address space has ended; the value is its number."""
 DONE = b"e"
 """Every page is in."""
 BROKEN = b"b"
-"""CRIU ended in the middle of the hand-over."""
+"""CRIU ended during the hand-over."""
 LOST = b"l"
 """The pager ends, with this text, and the memory stays incomplete."""
 
@@ -47,7 +47,7 @@ class Lost(Exception):  # noqa: N818 - what has happened to the memory
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A message of the pager's; `descriptor` is what has come with it."""
+    """A message from the pager; `descriptor` is the userfaultfd sent with it."""
 
     kind: bytes
     value: int
@@ -56,7 +56,7 @@ class Report:
 
 
 def send(control: socket.socket, kind: bytes, value: int = 0, descriptor: int | None = None) -> None:
-    """From the pager. The shim may be dead, which must not end the pager: it is seen when its words are read."""
+    """From the pager: send a message. Ignores a dead shim, which the pager detects when it reads."""
     with suppress(OSError):
         socket.send_fds(control, [kind + _VALUE.pack(value)], [] if descriptor is None else [descriptor])
 
@@ -67,7 +67,7 @@ def say(control: socket.socket, kind: bytes, text: str) -> None:
 
 
 def command(control: socket.socket) -> bytes:
-    """What the shim says; GONE when it is dead."""
+    """Return the shim's next message; GONE when it is dead."""
     try:
         return control.recv(1)
     except ConnectionError:
@@ -75,7 +75,7 @@ def command(control: socket.socket) -> bytes:
 
 
 def receive(control: socket.socket) -> Report | None:
-    """The next message of the pager's; None when it is dead. Raises BlockingIOError when there is none."""
+    """Return the pager's next message; None when it is dead. Raises BlockingIOError without a message."""
     try:
         data, ancillary, _, _ = control.recvmsg(_TEXT + 1, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:

@@ -1,9 +1,9 @@
-"""Which pages are brought in before the next wake: those that wakes have touched, as far as they can be told apart.
+"""Selects the pages to bring in before the next wake, from those that earlier wakes have touched.
 
-A page that is brought in beforehand faults no more, so nobody sees whether it is still needed. A program with a large
-memory touches some pages at every wake, and others by chance (redis samples random keys): remembering all of them would
-fill the sleeping container. So a page that was touched is brought in at the next wake, then left out and watched. Those
-that are touched again are needed for good, and are put to that test again now and then.
+A page that is brought in beforehand does not fault, so it does not show whether it is still needed. A program with a
+large memory touches some pages at every wake and others by chance (redis samples random keys): keeping all of them
+would fill the sleeping container. So a page that was touched is brought in at the next wake, then left out and watched.
+Pages touched again count as needed, and are left out again now and then as a test.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,33 +11,33 @@ from random import random
 from typing import Final
 
 WORKING_SET_PAGES: Final = 4096
-"""The most that is remembered."""
+"""The most pages that are remembered."""
 
 Page = tuple[int, int]
-"""(pid as CRIU names it, address)."""
+"""(CRIU's pid, address)."""
 
 WorkingSet = tuple[tuple[int, int, int], ...]
-"""(pid as CRIU names it, page address, standing). What a Pager returns and the next one takes; opaque to others."""
+"""(CRIU's pid, page address, standing). Returned by a Pager and taken by the next one; opaque to other code."""
 
 NEEDED: Final = 2
-"""The standing of a page that was touched when it was not brought in beforehand."""
+"""Standing of a known page that was touched while it was left out."""
 TOUCHED: Final = 1
-"""It was touched for the first time. What is above 0 is brought in beforehand."""
+"""Standing of a page touched for the first time. Pages with a standing above 0 are brought in beforehand."""
 WATCHED: Final = 0
-"""Left out; one less at each wake that does not touch it."""
+"""Standing of a page that is left out; decremented at each wake that does not touch it."""
 FORGOTTEN: Final = -4
 
 TESTED: Final = 1 / 32
-"""The part of the needed pages that is left out, by chance, to see whether it still is."""
+"""The fraction of needed pages that is left out at random, to test whether they still are needed."""
 
 
 def beforehand(wanted: WorkingSet) -> list[Page]:
-    """What to bring in before the wake, in the order of addresses."""
+    """Return the pages to bring in before the wake, in the order of addresses."""
     return sorted((pid, address) for pid, address, standing in wanted if standing > WATCHED)
 
 
 def following(touched: Iterable[Page], wanted: WorkingSet) -> WorkingSet:
-    """The set for the next wake, the most valuable pages first."""
+    """Return the set for the next wake, the most valuable pages first."""
     before = {(pid, address): standing for pid, address, standing in wanted}
     pages = dict(_touched(touched, before))
     for page, standing in before.items():
@@ -49,7 +49,7 @@ def following(touched: Iterable[Page], wanted: WorkingSet) -> WorkingSet:
 
 def _touched(touched: Iterable[Page], before: dict[Page, int]) -> Iterator[tuple[Page, int]]:
     for page in touched:
-        if page[0]:  # a process that was forked since has another pid the next time
+        if page[0]:  # skip processes forked since, which have another pid the next time
             yield page, NEEDED if page in before else TOUCHED
 
 

@@ -1,7 +1,7 @@
 """What CRIU 4.2 refuses, loses or restores wrongly: pure functions from a snapshot to obstacles.
 
-Each rule here was tried on CRIU 4.2.1: without it the dump or the restore fails, or something is gone afterwards. What
-comes back right has no rule, however odd it is: a false alarm keeps a container out of COLD for nothing.
+Each rule here was tried on CRIU 4.2.1: without it the dump or the restore fails, or something is lost. What is restored
+correctly has no rule, however unusual: a false alarm keeps a container out of COLD for nothing.
 """
 
 from collections.abc import Callable, Iterator

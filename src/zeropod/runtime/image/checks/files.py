@@ -1,4 +1,4 @@
-"""Open and mapped files, directories, devices, pipes, and what hides behind anonymous inodes."""
+"""Checks of open and mapped files, directories, devices, pipes, and anonymous inodes."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from zeropod.runtime.image.obstacle import Kind, Obstacle
 from zeropod.runtime.image.snapshot import DELETED, Descriptor, Process, Snapshot
 
 GHOST_BLOCKS = (1 << 20) // 512
-"""CRIU's ghost-limit, which we leave as it is: it counts what a deleted file takes on the disk."""
+"""CRIU's default ghost-limit in blocks, which applies to what a deleted file takes on the disk."""
 
 _ANONYMOUS = "anon_inode:"
 _KNOWN = {"inotify", "[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "[fanotify]", "[pidfd]"}
@@ -39,7 +39,7 @@ _STANDARD = range(3)
 
 
 def anonymous(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """Everything that CRIU has no image of, whatever it is called."""
+    """Find anonymous inodes of kinds that CRIU has no image of, including unknown ones."""
     for process, file in _files(snapshot):
         if file.link.startswith(_ANONYMOUS):
             name = file.link.removeprefix(_ANONYMOUS)
@@ -54,7 +54,7 @@ def anonymous(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def special_memory(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """Secret memory and huge pages."""
+    """Find secret memory and huge pages."""
     for process, file in _files(snapshot):
         if file.huge or file.link.startswith((_SECRET, _HUGE)):
             yield Kind.MEMFD_SPECIAL.found(f"{process}, {file.place}")
@@ -65,7 +65,7 @@ def special_memory(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def names(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """CRIU opens files by name again, and keeps what has none any more, up to a limit."""
+    """Find files without a usable name: CRIU reopens files by name, and saves deleted ones only up to a limit."""
     queues = {f"/{queue}" for queue in snapshot.queues}
     for process, file in _files(snapshot):
         if not file.link.startswith(("/", "(unreachable)")) or _is_memory(file) or file.path in queues:
@@ -85,7 +85,7 @@ def _is_memory(file: Descriptor) -> bool:
 
 
 def volumes(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """What is replaced or grows while nothing of the container is there fails the restore."""
+    """Find files on volumes that may be replaced or grow while the container is in COLD: the restore would fail."""
     init = snapshot.init
     written = {
         (file.device, file.inode)
@@ -109,7 +109,7 @@ def volumes(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def devices(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """Devices but the ones without a state of their own, and terminals whose master is not the container's."""
+    """Find devices other than stateless ones, and terminals whose master is outside of the container."""
     masters = {
         parse.value(file.info, "tty-index") for process in snapshot.processes for file in process.descriptors
     } - {""}
@@ -135,7 +135,7 @@ def _index(number: tuple[int, int]) -> int:
 
 
 def pipes(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """Pipes in packet mode, and pipes and FIFOs with an end outside; runc sees to the standard streams."""
+    """Find pipes in packet mode, and pipes and FIFOs with an end outside; runc restores the standard streams."""
     init = snapshot.init
     standard = {file.inode for file in init.descriptors if file.number in _STANDARD} if init else set()
     ends: dict[int, set[int]] = {}
@@ -157,7 +157,7 @@ def pipes(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def epolls(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """CRIU looks for what an epoll watches among the descriptors of the process that has it."""
+    """Find epolls that watch another process's files: CRIU looks them up among the epoll owner's descriptors."""
     for process in snapshot.processes:
         inodes = {file.inode for file in process.descriptors}
         for file in process.descriptors:
@@ -168,7 +168,7 @@ def epolls(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def namespace_files(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """An open namespace must be one that is dumped."""
+    """Find open namespaces that are not dumped."""
     known = {link for process in snapshot.processes for link in process.namespaces.values()}
     for process, file in _files(snapshot):
         if file.link.startswith(_NAMESPACES) and file.link not in known:
@@ -176,7 +176,7 @@ def namespace_files(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def _files(snapshot: Snapshot) -> Iterator[tuple[Process, Descriptor]]:
-    """Return all but sockets, of which there may be thousands."""
+    """Yield all open files but sockets, of which there may be thousands."""
     for process in snapshot.processes:
         for file in process.files:
             if not file.link.startswith(_SOCKET):

@@ -1,4 +1,4 @@
-"""Locks that others want, and watches whose events would be lost."""
+"""Checks of locks that other processes may take, and of watches whose events would be lost."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,13 +8,13 @@ from zeropod.runtime.image.snapshot import DELETED, Descriptor, Lock, Process, S
 
 _INOTIFY, _FANOTIFY = "anon_inode:inotify", "anon_inode:[fanotify]"
 _ONE_SHOT = 0x80000000
-"""IN_ONESHOT; CRIU keeps the events of a mask alone."""
+"""IN_ONESHOT; CRIU keeps the events of a mask, but not its flags."""
 _MINOR_BITS = 20
-"""Of a device number as the kernel has it, which is how fdinfo shows it."""
+"""Minor bits of a device number in the kernel's encoding, which fdinfo uses."""
 
 
 def locks(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """With the container's processes go their locks: until the restore somebody else may get them, and keep them."""
+    """Find locks that other processes may take, and keep, while the container is in COLD and holds none."""
     held = _held(snapshot)
     mine = {lock.text for _, _, lock in held.values()}
     wanted = {(lock.device, lock.inode) for _, _, lock in held.values()}
@@ -25,12 +25,12 @@ def locks(snapshot: Snapshot) -> Iterator[Obstacle]:
     for lock in snapshot.locks:
         if (lock.device, lock.inode) not in wanted or lock.text in mine or lock.pid in snapshot.pids:
             continue
-        if not lock.waits or lock.pid > 0:  # of what waits for an OFD lock, the kernel does not tell the pid
+        if not lock.waits or lock.pid > 0:  # the kernel does not show the pid of a waiter for an OFD lock
             yield Kind.LOCK_WAITED.found(f"process {lock.pid}" if lock.pid > 0 else lock.kind)
 
 
 def _held(snapshot: Snapshot) -> Mapping[str, tuple[Process, Descriptor, Lock]]:
-    """Return the locks that the container's files have, by their text."""
+    """Return the locks on the container's files, by their text."""
     return {
         lock.text: (process, file, lock)
         for process in snapshot.processes
@@ -43,7 +43,7 @@ def _held(snapshot: Snapshot) -> Mapping[str, tuple[Process, Descriptor, Lock]]:
 
 
 def watches(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """CRIU drops events that were not read, and cannot name what was removed; what changes in COLD nobody reports."""
+    """Find watches that lose events: unread ones, those of removed files, and those of changes while in COLD."""
     removed = {
         file.inode
         for process in snapshot.processes

@@ -1,4 +1,4 @@
-"""Mounts that CRIU cannot make again, or that runc cannot bind again."""
+"""Checks of mounts that CRIU cannot restore, or that runc cannot bind again."""
 
 from collections.abc import Iterator
 
@@ -21,12 +21,12 @@ _MADE_AGAIN = {
     "tmpfs",
     "tracefs",
 }
-"""File systems that CRIU mounts again, what was in a tmpfs included."""
+"""File systems that CRIU restores, including the content of a tmpfs."""
 _PROPAGATION = {"shared", "rshared", "slave", "rslave"}
 
 
 def sources(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """At a restore a volume is bound again, from its source."""
+    """Find volumes that cannot be bound again from their source at a restore."""
     for bind in snapshot.binds:
         if bind.changed:
             yield Kind.MOUNT_SOURCE.found(bind.place)
@@ -38,7 +38,7 @@ def sources(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def inside(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """What was mounted since its creation: CRIU makes it again unless it comes from outside or is of another kind."""
+    """Find mounts made since the container's creation that CRIU cannot restore: from outside, or of another kind."""
     spec = {mount.place for mount in snapshot.facts.mounts} | {"/"}
     binds = [bind.place.rstrip("/") + "/" for bind in snapshot.binds]
     devices = {mount.device for mount in snapshot.mounts if mount.place in spec}

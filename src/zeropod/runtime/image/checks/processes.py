@@ -1,4 +1,4 @@
-"""Processes, threads and namespaces."""
+"""Checks of processes, threads and namespaces."""
 
 from collections.abc import Iterator
 
@@ -6,21 +6,21 @@ from zeropod.runtime.image.obstacle import Kind, Obstacle
 from zeropod.runtime.image.snapshot import Snapshot
 
 _OF_INIT = ("cgroup", "ipc", "net", "pid", "time", "user", "uts")
-"""Namespaces that must be the first process's. Mount namespaces inside are dumped, though."""
+"""Namespaces in which all processes must be with the first one. Further mount namespaces are dumped."""
 _FOR_CHILDREN = (("pid_for_children", "pid"), ("time_for_children", "time"))
 
 _STOPPED = "do_signal_stop"
-"""Where a stopped process sleeps. Once it is frozen, its state does not show that any more."""
+"""The kernel function in which a stopped process sleeps. Once it is frozen, its state does not show the stop."""
 
 
 def unreadable(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """What could not be looked at might be anything."""
+    """Report what could not be examined, since it might be anything."""
     for complaint in snapshot.unreadable:
         yield Kind.UNREADABLE.found(complaint)
 
 
 def states(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """CRIU waits for ever for a stopped process, cannot trace a traced one, and has no image of a dead main thread."""
+    """Find stopped processes (CRIU waits for ever), traced ones, and dead main threads (CRIU has no image of them)."""
     for process in snapshot.processes:
         if process.status.get("TracerPid", "0") != "0":
             yield Kind.TRACED.found(str(process))
@@ -33,7 +33,7 @@ def states(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def attributes(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """What CRIU neither dumps nor restores of a task."""
+    """Find attributes of tasks that CRIU neither dumps nor restores."""
     for process in snapshot.processes:
         if process.personality:
             yield Kind.PERSONALITY.found(f"{process}, {process.personality:#x}")
@@ -53,7 +53,7 @@ def attributes(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def namespaces(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """CRIU dumps the namespaces of the first process, of the others only mounts."""
+    """Find namespaces of their own: CRIU dumps those of the first process, of the others only mount namespaces."""
     init, facts = snapshot.init, snapshot.facts
     if facts.pid_namespace is None:
         yield Kind.HOST_PID.found("")
@@ -78,7 +78,7 @@ def namespaces(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def strangers(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """What is in the pid namespace is killed with it; what is not of the first process's family is not dumped."""
+    """Find foreign processes: those in the pid namespace are killed with it, non-descendants of init are not dumped."""
     for stranger in snapshot.strangers:
         yield Kind.FOREIGN_PROCESS.found(f"process {stranger.pid} ({stranger.name})")
     init = snapshot.init
@@ -90,7 +90,7 @@ def strangers(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def sandboxes(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """Restrictions that would be lost. No file of /proc tells of landlock; a process that uses it has no_new_privs."""
+    """Find restrictions that would be lost. /proc does not show landlock, but its users have no_new_privs set."""
     facts = snapshot.facts
     if facts.seccomp_notify:
         yield Kind.SECCOMP_NOTIFY.found("")

@@ -1,4 +1,4 @@
-"""Sockets: their kinds, what waits in them, their peers and their options."""
+"""Checks of sockets: their kinds, unread data, peers and options."""
 
 import socket
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ _PROTOCOLS: dict[int, set[int]] = {
     socket.SOCK_STREAM: {socket.IPPROTO_TCP},
     socket.SOCK_DGRAM: {socket.IPPROTO_UDP, 136, socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6},
 }
-"""By type; 136 is UDP-Lite."""
+"""The protocols that CRIU supports, by type; 136 is UDP-Lite."""
 _KNOWN = {132: "SCTP", 262: "MPTCP", 33: "DCCP"}
 
 
 def kinds(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """CRIU knows TCP, UDP, raw, Unix, netlink and packet sockets."""
+    """Find sockets other than TCP, UDP, raw, Unix, netlink and packet sockets, which CRIU does not support."""
     for each in snapshot.sockets:
         if not _is_known(each):
             protocol = _KNOWN.get(each.protocol, str(each.protocol))
@@ -37,7 +37,7 @@ def _family(number: int) -> str:
 
 
 def waiting(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """What waits in a netlink or UDP socket is not dumped, nor is an error that was not fetched."""
+    """Find unread data in netlink and UDP sockets, and pending socket errors: CRIU does not dump them."""
     for each in snapshot.sockets:
         if each.family == socket.AF_NETLINK and each.readable:
             yield Kind.NETLINK_PENDING.found(each.holder)
@@ -51,7 +51,7 @@ def waiting(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def options(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """CRIU restores some options, but not these; memberships neither."""
+    """Find socket options and multicast memberships that CRIU does not restore."""
     if snapshot.facts.reapplied:
         return
     for each in snapshot.sockets:
@@ -66,7 +66,7 @@ def _place(each: Socket) -> str:
 
 
 def unix(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """A connection between a process of the container and one that stays is cut, or cannot be dumped."""
+    """Find Unix connections to processes outside of the container, which would be cut or cannot be dumped."""
     holders = {each.inode: each.holder for each in snapshot.sockets}
     for end in snapshot.unix:
         where = " ".join(filter(None, (holders.get(end.inode, ""), end.name)))

@@ -1,5 +1,6 @@
-"""The page store's hold on a process: memory that is taken out of it while it sleeps, and faults that bring it back.
+"""The page store: moves the memory of a sleeping process to files, to be brought back by page faults.
 
-`eviction` has the order of a move. It borrows a thread of a process for the few calls that only the process itself can
-make, from below: `stopped`, `remote_calls`, `injection`, and `holding` for all processes of a container.
+`eviction` has the order of a move. For the few calls that only the process itself can make, it borrows one of the
+process's threads. From the lowest layer up: `stopped`, `remote_calls`, `injection`, and `holding` for all processes of
+a container.
 """

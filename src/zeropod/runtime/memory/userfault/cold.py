@@ -1,15 +1,15 @@
-"""A container whose memory is in the page store goes to disk by CRIU, and comes back: the store stays where it is.
+"""Dump and restore by CRIU of a container whose memory is in the page store, which is not dumped.
 
-CRIU dumps what is present and leaves out what is missing, so a dump takes as long as there is memory left, which is
-little. After the restore, before an instruction of them runs, the processes get userfaultfds and a pager with the same
-index: the mappings are at the same addresses. The image and the store belong together.
+CRIU dumps present pages and leaves out missing ones, so a dump takes only as long as the little memory that is left.
+After the restore, before the processes run an instruction, they get userfaultfds and a pager with the same index: the
+mappings are at the same addresses. The image and the store belong together.
 
 Traps:
 
-- CRIU looks at the rseq area of each thread by ptrace, which cannot wait for a page: they are brought in before.
-- It has no image of a userfaultfd, so the duplicate that a process keeps is closed before the dump.
-- What is present in a restored process has not been stored as it is there, whatever the index says: the kernel takes it
-  for written to, and the next move stores it.
+- CRIU reads the rseq area of each thread by ptrace, which cannot wait for a page: bring these pages in first.
+- CRIU cannot dump a userfaultfd, so the duplicate that a process keeps is closed before the dump.
+- Pages present in a restored process count as not stored, whatever the index has for them: the kernel considers them
+  written to, and the next move stores them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,11 +32,11 @@ from zeropod.runtime.memory.userfault.ranges import Range, subtract
 from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
 
 Carried = Mapping[int, Sequence[Extent]]
-"""What is in the store of each process, by its pid in its own PID namespace."""
+"""Each process's extents in the store, by its pid in its own PID namespace."""
 
 
 class InStore:
-    """What an image leaves out, since it is in the store."""
+    """The memory that an image leaves out, since it is in the store."""
 
     def __init__(self, holdings: Holdings, carried: Carried, limiter: trio.CapacityLimiter) -> None:
         self._holdings = holdings
@@ -44,7 +44,7 @@ class InStore:
         self._limiter = limiter
 
     async def processes_ended(self) -> None:
-        """End the pager: the files stay, and with them what is in them."""
+        """End the pager, and keep the files of the store."""
         generation, self._holdings.generation = self._holdings.generation, None
         if generation:
             await generation.pager.kill()
@@ -53,9 +53,9 @@ class InStore:
     async def rejoin(self, pids: Sequence[int]) -> None:
         """Give the restored processes, which are still stopped, userfaultfds and a pager of their own.
 
-        Raises MemoryFailed, MemoryLost; they must not run then, and it can be tried again with others.
+        Raises MemoryFailed, MemoryLost; the processes must not run then, and it can be retried with new ones.
         """
-        await self.processes_ended()  # of an attempt that failed
+        await self.processes_ended()  # those of a failed attempt
         try:
             await trio.to_thread.run_sync(
                 own_thread, lambda: rejoin(self._holdings, self._carried, pids), limiter=self._limiter
@@ -65,7 +65,7 @@ class InStore:
 
 
 def leave(holdings: Holdings, freezer: Freezer, pids: Sequence[int]) -> Carried | None:
-    """Make the frozen processes ready for a dump that leaves out what is in the store; None where it cannot be.
+    """Prepare the frozen processes for a dump without the memory in the store; return None if that is impossible.
 
     Runs in `own_thread`. Raises Cut, MemoryFailed, MemoryLost.
     """
@@ -90,9 +90,9 @@ def leave(holdings: Holdings, freezer: Freezer, pids: Sequence[int]) -> Carried 
 
 
 def rejoin(holdings: Holdings, carried: Carried, pids: Sequence[int]) -> None:
-    """Give restored processes, which are still stopped, what is in the store of them.
+    """Give restored processes, which are still stopped, their memory in the store.
 
-    Runs in `own_thread`. Raises MemoryFailed and MemoryLost; they must not run then.
+    Runs in `own_thread`. Raises MemoryFailed and MemoryLost; the processes must not run then.
     """
     processes = {_inner_pid(pid): pid for pid in pids}
     if missing := carried.keys() - processes.keys():
@@ -135,7 +135,7 @@ def _register(member: Member, found: Sequence[Extent], *, tracking: bool) -> Non
 
 
 def _inner_pid(pid: int) -> int:
-    """Its pid in its own PID namespace. Raises OSError when it is gone."""
+    """Return a process's pid in its own PID namespace. Raises OSError when it is gone."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("NSpid:"):
             return int(line.split()[-1])

@@ -1,24 +1,24 @@
-"""One move: the memory of frozen processes goes to the page store, in steps that can be cut at any moment.
+"""One move of frozen processes' memory to the page store, in steps that can be cut at any moment.
 
-Owns the order, on which it depends that no byte is lost. The rules:
+Owns the order of the steps, which guarantees that no byte is lost. The rules:
 
-1. What is dropped has been stored since it last changed. Frozen processes are not still: what a system call has in hand
-   is finished when they are thawed to be stopped, and the kernel writes signal frames. So pages are write-protected
-   before they are stored, and when the processes are stopped those are left alone that were written to since. Where
-   the kernel cannot tell (before Linux 6.7) memory is compared with what was stored.
+1. A page is dropped only if it was stored since it last changed. Frozen processes can still change: system calls in
+   progress complete when they are thawed in order to be stopped, and the kernel writes signal frames. So pages are
+   write-protected before they are stored, and pages written to since then are not dropped. Where the kernel cannot tell
+   (before Linux 6.7) memory is compared with what was stored.
 2. A mapping is registered before anything in it is dropped, and a pager runs before anything is registered.
-3. A page is marked as out before it is dropped. One that is marked and still there is served all the same.
-4. If the processes may have run between protecting pages and recording that, nothing counts as unchanged the next time.
-5. A cut ends the step in hand. What was stored but is not in the index yet is deleted; what is dropped is out.
+3. A page is marked as out before it is dropped. A page that is marked but still present is served all the same.
+4. If the processes may have run between protecting pages and recording that, no page counts as unchanged next time.
+5. A cut ends the step in progress. Pages stored but not in the index yet are deleted; dropped pages are out.
 
     open        stopped    a userfaultfd for each process that has none
     register    frozen     the mappings
     protect     frozen     which pages have to be stored
-    store       frozen     in pieces of 1 MB; longest of all
-    index       frozen     another pager with the new index
+    store       frozen     in pieces of 1 MB; takes the longest
+    index       frozen     a new pager with the new index
     drop        stopped    in pieces of 4 MB
 
-Runs in a thread of its own. The container may be thawed by others at any moment, and is then left as it is.
+Runs in a thread of its own. Other code may thaw the container at any moment; the move then stops.
 """
 
 import os
@@ -55,19 +55,19 @@ from zeropod.runtime.memory.userfault.store import NewFile
 from zeropod.runtime.pager.journal import IN, MISSING, OUTDATED
 
 STORED_AT_ONCE: Final = 1 << 20
-"""Bytes that are stored between two looks for a cut."""
+"""Bytes stored between two checks for a cut."""
 DROPPED_AT_ONCE: Final = 4 << 20
-"""Bytes that are dropped between two looks for a cut: about a millisecond."""
+"""Bytes dropped between two checks for a cut: about a millisecond."""
 FRAGMENTS: Final = 4096
-"""Pieces in which a process's pages may lie in the store: each costs 20 µs of every move."""
+"""The most pieces that a process's pages may have in the store: each costs 20 µs of every move."""
 CALLS_AT_ONCE: Final = 24
-"""Calls in the process between two looks for a cut: 20 to 40 µs each."""
+"""Calls in the process between two checks for a cut: 20 to 40 µs each."""
 CONFIRM_WITHIN: Final = 5.0
-"""Seconds until a pager, or its successor, must have confirmed what is asked of it; it takes 0.1 ms."""
+"""Seconds within which a pager, or its successor, must confirm a request; it takes 0.1 ms."""
 
 
 WORTH_TELLING: Final = 1 << 20
-"""Bytes of anonymous memory of a process from which on it is told that it stays."""
+"""Bytes of anonymous memory above which a process whose memory stays is reported."""
 
 
 def _anonymous(pid: int) -> int:
@@ -102,7 +102,7 @@ class Eviction:
 
     @property
     def left(self) -> dict[int, str]:
-        """Processes whose memory stays, and why; without those that have next to none, because they have ended, say."""
+        """Return the processes whose memory stays, with the reason; without those that have next to none or ended."""
         return {pid: why for pid, why in self._left.items() if _anonymous(pid) >= WORTH_TELLING}
 
     @property
@@ -111,7 +111,7 @@ class Eviction:
         return self._hold.ran
 
     def run(self) -> None:
-        """Do all of it, or as much as there is time for. Raises Cut, MemoryFailed, MemoryLost."""
+        """Do the whole move, or as much as a cut allows. Raises Cut, MemoryFailed, MemoryLost."""
         self._freezer.check_frozen()
         pids = self._large_enough()
         if not pids:
@@ -123,7 +123,7 @@ class Eviction:
                 pages.close()
 
     def _large_enough(self) -> list[int]:
-        """The processes, unless all of them together are too small to be worth a pager."""
+        """Return the processes; none if all of them together are too small to be worth a pager."""
         size, pids = 0, []
         for pid in self._pids:
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -167,7 +167,7 @@ class Eviction:
     # Register, protect, store
 
     def _register(self, member: Member) -> bool:
-        """Whether anything of the process can be moved out."""
+        """Register the process's mappings; return whether any of its memory can be moved out."""
         modes = userfault.MISSING | (userfault.WRITES if self._holdings.tracking else 0)
         member.ranges = []
         try:
@@ -175,7 +175,7 @@ class Eviction:
         except (FileNotFoundError, ProcessLookupError):
             return False
         for start, end in found:
-            # Another userfaultfd has it (EBUSY), or it is memory of a kind that this one cannot have.
+            # Registered by another userfaultfd (EBUSY), or a kind of memory that cannot be registered.
             with suppress(OSError):
                 userfault.register(member.uffd, start, end - start, modes)
                 member.ranges.append((start, end))
@@ -188,7 +188,7 @@ class Eviction:
         return self._maps[pid]
 
     def _store(self, members: Sequence[Member]) -> dict[int, Written]:
-        """Write what is not in the store, or not any more. Raises Cut, MemoryFailed."""
+        """Write the pages that the store lacks or has outdated. Raises Cut, MemoryFailed."""
         stored: dict[int, Written] = {}
         wanted: dict[int, tuple[Member, list[Range], list[Extent]]] = {}
         sparse = self._sparse()
@@ -226,17 +226,17 @@ class Eviction:
         return stored
 
     def _in_order(self, member: Member) -> bool:
-        """Whether its pages lie in pieces that are large enough; otherwise all of them are written anew."""
+        """Return whether its pages lie in few enough pieces; otherwise all of them are written again."""
         generation = self._holdings.generation
         return generation is None or len(generation.space(member).starts) <= FRAGMENTS
 
     def _sparse(self) -> set[int]:
-        """The files that are to be written anew, as most of them is out of date."""
+        """Return the files to write again, because most of their content is out of date."""
         store = self._holdings.store
         return store.outdated(self._holdings.live_bytes()) if store.files else set()
 
     def _protect(self, member: Member, renewed: set[int]) -> list[Range]:
-        """Protect what is in memory against writes; return what of it has to be stored."""
+        """Write-protect the pages in memory; return those that have to be stored."""
         holdings, pages = self._holdings, self._map(member.pid)
         assert holdings.generation
         tracked, member.tracked = member.tracked and holdings.tracking, False
@@ -256,20 +256,20 @@ class Eviction:
         for start, end in changed:
             self._freezer.check()
             space.mark(start, end, OUTDATED)
-        # Only now: had they been thawed before, what is protected and what is marked might not be the same pages.
+        # Check only now: after a thaw the protected pages and the marked ones might differ.
         self._freezer.check_frozen()
         member.tracked = holdings.tracking
         return changed
 
     def _copied(self, member: Member, changed: Sequence[Range], renewed: set[int]) -> list[Extent]:
-        """What has to be copied from older files, since it is out."""
+        """Return the pages to copy from older files, because they are not in memory."""
         if not renewed:
             return []
         old = [extent for extent in self._holdings.extents(member) if extent.file in renewed]
         return list(extents.without(old, changed))
 
     def _save(self, member: Member, changed: Sequence[Range], file: NewFile) -> list[Extent]:
-        """Write these pages to the file."""
+        """Write these pages to the file; return their extents."""
         assert self._buffer
         found: list[Extent] = []
         for group in batches(changed, STORED_AT_ONCE, RANGES):
@@ -292,7 +292,7 @@ class Eviction:
         return found
 
     def _copy(self, copied: Sequence[Extent], file: NewFile) -> list[Extent]:
-        """Write pages that are out to the file, from others."""
+        """Copy pages that are out from older files to the file; return their extents."""
         found: list[Extent] = []
         for extent in copied:
             source = self._holdings.store.files[extent.file].descriptor
@@ -308,7 +308,7 @@ class Eviction:
     # Drop
 
     def _drop(self, members: Sequence[Member]) -> None:
-        """Stop the processes and drop what is stored."""
+        """Stop the processes and drop the pages that are stored."""
         generation = self._holdings.generation
         assert generation
         with self._hold.stopped() as injections:
@@ -330,18 +330,18 @@ class Eviction:
                         try:
                             injection.drop([(group[0][0], group[-1][1] - group[0][0]) for group in groups])
                         except OSError as error:
-                            # It has ended, or the mapping is sealed. What is marked and still there does no harm.
+                            # It has ended, or the mapping is sealed. Pages that are marked but present do no harm.
                             generation.dropped -= pages
                             self._left[member.pid] = f"does not drop its memory: {error.strerror}"
                             if isinstance(error, ProcessLookupError | TimeoutError):
                                 break
             finally:
                 if not generation.pager.move(numbers, begins=False, patience=CONFIRM_WITHIN):
-                    # It would take what the application discards for ours, and bring it back.
+                    # It would mistake the application's discards for ours, and bring the old content back.
                     raise MemoryLost("the pager does not answer")
 
     def _droppable(self, member: Member, spared: Sequence[Range]) -> Iterator[list[Range]]:
-        """Pages that are in the store as they are in memory, in groups that one call drops."""
+        """Yield pages whose content in the store is current, in groups that one call drops."""
         found = self._map(member.pid).look(member.ranges)
         self._freezer.check()
         index = self._holdings.extents(member)
@@ -350,13 +350,13 @@ class Eviction:
         wanted = subtract(subtract(usable, found.stay), spared)
         if not self._holdings.tracking:
             wanted = self._as_stored(member, index, wanted)
-        # The kernel's zeroes may go with what lies around them, unless the index has something else for them.
+        # Pages of zeroes may be dropped with their neighbours, unless the index has other content for them.
         zero = intersect(found.zero, joined((extent.start, extent.end) for extent in index))
         kept = joined(sorted([*subtract(found.present, wanted), *found.stay, *spared, *zero]))
         return pieces(wanted, kept, member.ranges, DROPPED_AT_ONCE)
 
     def _as_stored(self, member: Member, index: Sequence[Extent], wanted: Sequence[Range]) -> list[Range]:
-        """Of these pages, those that are as they were stored, found by comparing them."""
+        """Return those of these pages that equal their stored content, by comparison."""
         if self._buffer is None:
             return []
         result: list[Range] = []

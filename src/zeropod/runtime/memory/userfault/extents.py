@@ -1,6 +1,6 @@
-"""Which pages of one process are where in the page store: what a move changes about it.
+"""Locates the pages of one process in the page store, and updates that for a move.
 
-Pure: from the table of an address space, as the journal has it, to the index that the next pager works with.
+Pure: from the table of an address space, as the journal has it, to the index for the next pager.
 """
 
 from array import array
@@ -18,7 +18,7 @@ _FILE: Final = 48
 
 
 class Extent(NamedTuple):
-    """Pages that lie together in memory and in a file."""
+    """Pages that are contiguous both in memory and in a file."""
 
     start: int
     end: int
@@ -28,7 +28,7 @@ class Extent(NamedTuple):
     states: bytes
 
     def part(self, start: int, end: int) -> "Extent":
-        """What of it lies in [start, end), which must be within."""
+        """Return the part in [start, end), which must lie within."""
         first = (start - self.start) // PAGE
         return Extent(
             start,
@@ -40,26 +40,26 @@ class Extent(NamedTuple):
 
 
 def sources(files: Iterable[int]) -> list[int]:
-    """What stands for the files' addresses in a table of ours: their number, from which `of_space` finds it again."""
+    """Return placeholders for the files' addresses in a table: their numbers, which `of_space` decodes."""
     return [number << _FILE for number in files]
 
 
 def of_space(space: Space) -> Iterator[Extent]:
-    """Yield what a table made with `sources` says, in the order of addresses."""
+    """Yield the extents of a table made with `sources`, in the order of addresses."""
     for start, end, source, first in zip(space.starts, space.ends, space.sources, space.firsts, strict=True):
         states = space.states[first : first + (end - start) // PAGE]
         yield Extent(start, end, source >> _FILE, source & (1 << _FILE) - 1, states)
 
 
 def count(space: Space, live: dict[int, int]) -> None:
-    """Add how many bytes of each file such a table refers to."""
+    """Add to `live` how many bytes of each file a table made with `sources` refers to."""
     for start, end, source in zip(space.starts, space.ends, space.sources, strict=True):
         file = source >> _FILE
         live[file] = live.get(file, 0) + end - start
 
 
 def usable(extents: Iterable[Extent]) -> list[Range]:
-    """Return the pages whose copy in the store is right unless they have been written to since they were protected."""
+    """Return the pages whose copy in the store is current unless written to since they were protected."""
     return joined(_with_states(extents, (MISSING, IN)))
 
 
@@ -81,7 +81,7 @@ def _with_states(extents: Iterable[Extent], wanted: Sequence[int]) -> Iterator[R
 
 
 def without(extents: Iterable[Extent], ranges: Sequence[Range]) -> Iterator[Extent]:
-    """Yield what lies outside the ranges."""
+    """Yield the parts of extents outside the ranges."""
     at = 0
     for extent in extents:
         start = extent.start
@@ -99,7 +99,7 @@ def without(extents: Iterable[Extent], ranges: Sequence[Range]) -> Iterator[Exte
 
 
 def replaced(extents: Iterable[Extent], ranges: Sequence[Range], others: Iterable[Extent]) -> list[Extent]:
-    """Return the extents without what lies in the ranges, and with the others, which lie there."""
+    """Return the extents with the parts in the ranges replaced by the others, which lie there."""
     return sorted([*without(extents, ranges), *others])
 
 
@@ -113,5 +113,5 @@ def to_runs(extents: Iterable[Extent]) -> tuple[Runs, bytes]:
 
 
 def renumbered(runs: Runs, places: dict[int, int]) -> Runs:
-    """Return the same runs with other numbers of the files."""
+    """Return the runs with their files renumbered."""
     return Runs(runs.starts, runs.ends, array("I", [places[file] for file in runs.files]), runs.offsets, runs.lazy)

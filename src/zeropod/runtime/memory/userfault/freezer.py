@@ -1,6 +1,6 @@
-"""The container's freezer as a move uses it, beside a container that may be thawed by others at any moment.
+"""The container's freezer for a move, while other code may thaw the container at any moment.
 
-Owns the cut: from then on nothing of ours freezes the container again, however far a move is.
+Owns the cut: after it the move does not freeze the container again, whichever step it is in.
 """
 
 import os
@@ -12,7 +12,7 @@ from zeropod.runtime.cgroups import Cgroup
 from zeropod.runtime.memory.backend import MemoryFailed
 
 FROZEN_WITHIN: Final = 1.0
-"""Seconds until processes that are let go of must be frozen; it takes microseconds."""
+"""Seconds within which released processes must be frozen; it takes microseconds."""
 
 
 class Cut(Exception):  # noqa: N818 - named for what happened
@@ -20,7 +20,7 @@ class Cut(Exception):  # noqa: N818 - named for what happened
 
 
 class Freezer:
-    """The container's freezer as a move uses it: thawed and frozen again, but never against a cut."""
+    """Thaws and freezes the container during a move, but never freezes it after a cut."""
 
     def __init__(self, cgroup: Cgroup) -> None:
         self.cgroup = cgroup
@@ -28,11 +28,11 @@ class Freezer:
         self._cut = False
 
     def begin(self) -> None:
-        """A move begins."""
+        """Begin a move."""
         self._cut = False
 
     def cut(self) -> None:
-        """From any thread: what is thawed from now on stays so. Waits for microseconds at most."""
+        """Prevent freezing from now on. Callable from any thread; blocks for microseconds at most."""
         with self._lock:
             self._cut = True
 
@@ -42,7 +42,7 @@ class Freezer:
             raise Cut
 
     def check_frozen(self) -> None:
-        """Raise Cut if there was one, or if others have thawed the container."""
+        """Raise Cut if there was one, or if other code has thawed the container."""
         self.check()
         if not self.cgroup.frozen():
             raise Cut

@@ -1,11 +1,11 @@
-"""All processes of a frozen container, held by ptrace instead of by the freezer.
+"""All processes of a frozen container, stopped by ptrace instead of by the freezer.
 
-Owns the order of freezing, seizing and letting go, so that nothing of them runs in between: `stopped` has the rules.
+Owns the order of freezing, seizing and releasing, so that they run nothing in between: `stopped` has the rules. A
 
-What has another tracer (a debugger, or a parent that traces its child) cannot be held, and runs while the others are.
-Its memory stays where it is, and so does that of every process which shares an address space with it: it could write to
-a page between the last look at it and its drop. Nothing else of the others can change by that, but for one case that is
-left out here: a process that writes to another one's memory (process_vm_writev(2), /proc/PID/mem) as it is moved.
+process with another tracer (a debugger, or a parent that traces its child) cannot be stopped, and runs meanwhile. Its
+memory stays in place, and so does that of every process which shares an address space with it: it could write to a page
+between the last check of the page and its drop. The memory of other processes cannot change, with one exception that is
+not handled: a process that writes to another's memory (process_vm_writev(2), /proc/PID/mem) while that is moved.
 """
 
 import os
@@ -26,28 +26,28 @@ class Held:
     """The processes of a container, all stopped but for those that are `running`."""
 
     injections: list[Injection] = field(default_factory=list)
-    """Those whose threads can be borrowed; if there is none, nothing was thawed."""
+    """The processes whose threads can be borrowed; if there are none, nothing was thawed."""
     unsuitable: dict[int, str] = field(default_factory=dict)
-    """The others, and why."""
+    """The other processes, with the reason."""
     running: set[int] = field(default_factory=set)
-    """Those of the others that are not stopped, nor ended, nor held by a stop signal."""
+    """The unsuitable processes that run: neither stopped by ptrace or a signal, nor ended."""
 
 
 class Hold:
-    """The processes of one container, to be stopped once or more in the course of one task."""
+    """The processes of one container, to be stopped once or more during one operation."""
 
     def __init__(self, freezer: Freezer, pids: Iterable[int] = ()) -> None:
-        """`pids` are stopped besides those that are in the freezer's cgroup."""
+        """Stop `pids` in addition to the processes in the freezer's cgroup."""
         self.freezer = freezer
         self.left: dict[int, str] = {}
-        """Processes that cannot be borrowed from, and why."""
+        """Processes whose threads cannot be borrowed, with the reason."""
         self.ran = False
         """Whether any of them has run while the others were stopped."""
         self._pids = frozenset(pids)
 
     @contextmanager
     def stopped(self) -> Iterator[list[Injection]]:
-        """Those whose threads can be borrowed. Must run in `own_thread`. Raises Cut."""
+        """Stop the processes; yield those whose threads can be borrowed. Must run in `own_thread`. Raises Cut."""
         freezer = self.freezer
         everything = sorted({*self._pids, *freezer.cgroup.pids()})
         with held(everything, thaw=freezer.thaw, freeze=freezer.freeze, while_waiting=freezer.check) as found:
@@ -66,14 +66,14 @@ def held(
     deadline: float | None = None,
     while_waiting: Callable[[], None] | None = None,
 ) -> Iterator[Held]:
-    """All processes of a frozen cgroup, held by ptrace instead of by the freezer; afterwards by the freezer again.
+    """Stop all processes of a frozen cgroup by ptrace instead of by the freezer; freeze them again afterwards.
 
-    `thaw` is called once all are seized; `freeze` before they are let go of, on every way out after `thaw`. Freezing
-    tasks that are stopped is a matter of microseconds, and it need not be waited for until it is complete: a task that
-    is let go of freezes before it runs. If the container is to run on, `freeze` does nothing. `while_waiting` is
-    called until all are stopped, and may raise in order to give up.
+    `thaw` is called once all are seized; `freeze` before they are released, on every path after `thaw`. Freezing
+    stopped tasks takes microseconds, and need not complete before the release: a released task freezes before it runs.
+    If the container is to run on, `freeze` does nothing. `while_waiting` is called until all are stopped, and may raise
+    in order to give up.
 
-    Must run in `own_thread`: that is what undoes a `seize` of what is still frozen.
+    Must run in `own_thread`, whose end undoes a `seize` of a process that is still frozen.
     """
     result = Held()
     seized: list[StoppedProcess] = []
@@ -110,14 +110,14 @@ def held(
                 freeze()
         finally:
             for process in seized:
-                # What is still frozen does not stop, however long that is waited for.
+                # A process that is still frozen does not stop, however long one waits.
                 process.release(LET_GO_WITHIN if thawed else 0)
             for injection in result.injections:
                 injection.calls.close()
 
 
 def _cannot_run(pid: int) -> bool:
-    """Whether a process that has not been seized executes nothing when it is thawed."""
+    """Return whether a process that was not seized executes nothing when it is thawed."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
         return all(
@@ -130,7 +130,7 @@ def _cannot_run(pid: int) -> bool:
 
 
 def _shares_memory(pid: int, others: Iterable[int]) -> int | None:
-    """Return the one of the others that has the same address space, or of which that cannot be told."""
+    """Return one of the others that shares, or may share, the address space of a process; None if none does."""
     for other in others:
         try:
             if kcmp.shared(pid, other, kcmp.Resource.ADDRESS_SPACE):

@@ -1,8 +1,8 @@
-"""What the shim holds of a container whose memory is in the page store: store, pager, and who is who in them.
+"""The shim's state of a container whose memory is in the page store: the store, the pager, and the processes.
 
-Owns the generation: one pager with the journal and the index that it was started with. A move makes a new one, since
-the index of a pager never changes but by what the processes do. The old pager ends first, with everything recorded; the
-userfaultfds stay open here, so whatever asks for a page meanwhile waits.
+Owns the generation: one pager with the journal and the index that it was started with. A move makes a new generation,
+since the index of a pager changes only by what the processes do. The old pager ends first, with everything recorded;
+the userfaultfds stay open here, so page faults block meanwhile.
 """
 
 import os
@@ -26,20 +26,20 @@ from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Space, Spaces
 
 RETIRE_WITHIN: Final = 5.0
-"""Seconds until a pager that is told to end must have; it takes a millisecond."""
+"""Seconds within which a pager must end when told to; it takes a millisecond."""
 GUARDED_WITHIN: Final = 0.5
-"""Seconds until userfaultfds that came with a fork must have arrived."""
+"""Seconds within which the userfaultfd of a forked process must arrive."""
 STARTS: Final = 3
-"""How often it is tried to start a pager: memory may be short for a moment."""
+"""Attempts to start a pager: memory may be short for a moment."""
 UNKNOWN: Final = 1 << 40
-"""Plus the number of its address space: stands for the pid of a process that was forked and not recognised yet."""
+"""Plus the number of the address space: placeholder for the pid of a forked process that is not identified yet."""
 
 AHEAD: Final = 16
-"""Pages that a fault brings in at most: 64 KB."""
+"""The most pages that one fault brings in: 64 KB."""
 NOTED: Final = 1.0
-"""Seconds after the first fault of a wake in which faults count for the working set: the first requests."""
+"""Seconds after the first fault of a wake during which faults count for the working set: the first requests."""
 FILL: Final = 1024
-"""Pages of the working set that are brought in while the container sleeps, at most: 4 MB."""
+"""The most pages of the working set that are brought in while the container sleeps: 4 MB."""
 
 
 @dataclass(slots=True)
@@ -47,15 +47,15 @@ class Member:
     """One process whose memory is out, or may go out."""
 
     pid: int
-    """`UNKNOWN` or above where it is not known."""
+    """`UNKNOWN` or above if it is not known."""
     uffd: int
-    """The shim's own descriptor of it."""
+    """The shim's own descriptor of its userfaultfd."""
     number: int = -1
-    """Of its address space, in the present generation."""
+    """The number of its address space in the present generation."""
     tracked: bool = False
-    """Which pages have been written to since they were stored can be told from the page map."""
+    """Whether the page map tells which pages were written to since they were stored."""
     ranges: list[Range] = field(default_factory=list)
-    """The mappings that can be moved out, in the present move."""
+    """The mappings that can be moved out by the present move."""
 
     @property
     def known(self) -> bool:
@@ -68,7 +68,7 @@ class Member:
 
 
 class Generation:
-    """A pager, and the same tables as it has."""
+    """A pager, with copies of its tables."""
 
     def __init__(self, pager: Pager, spaces: Spaces, members: list[Member], out: int) -> None:
         self.pager = pager
@@ -83,7 +83,7 @@ class Generation:
 
     @property
     def progress(self) -> tuple[int, int, int]:
-        """Changes with everything that the pager does."""
+        """Return values that change with every action of the pager."""
         journal = self.pager.journal
         return journal.event_count, journal.pages_brought, len(self.pager.guards)
 
@@ -99,37 +99,37 @@ class Written:
     """What a move has stored of one process."""
 
     ranges: list[Range] = field(default_factory=list)
-    """The pages whose older copies do not count any more."""
+    """The pages whose older copies are outdated."""
     extents: list[Extent] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What the next generation is started with."""
+    """The input for the next generation."""
 
     members: list[Member]
-    """In the order of their numbers to be."""
+    """In the order of their future numbers."""
     files: list[int]
-    """Numbers in the store of the files that are referred to."""
+    """The store's numbers of the files referred to."""
     image: Image
     states: list[bytes]
     """Of each member's pages."""
 
 
 class Holdings:
-    """Used by the thread that moves, and between moves by trio's."""
+    """Used by the thread of a move, and between moves by trio's thread."""
 
     def __init__(self, store: PageStore, started: Callable[[Pager], None], say: Callable[[str], None]) -> None:
-        """`started` has `Pager.run` called in trio, which ends when the pager has."""
+        """Start empty. `started` must have trio run `Pager.run`, which ends with the pager."""
         self.store = store
         self.tracking = _can_track()
         """Whether the kernel can tell which pages were written to."""
         self.generation: Generation | None = None
         self.working_set: WorkingSet = ()
         self.kept: dict[int, int] = {}
-        """Number of the userfaultfd's duplicate in each process, by pid."""
+        """The descriptor number of the userfaultfd's duplicate in each process, by pid."""
         self.stranded: list[int] = []
-        """Userfaultfds without a pager, which none could be started for: what is missing there waits."""
+        """Userfaultfds for which no pager could be started: faults on them block."""
         self._started = started
         self._say = say
 
@@ -138,7 +138,7 @@ class Holdings:
         return self.generation.members if self.generation else []
 
     def extents(self, member: Member) -> list[Extent]:
-        """Where its pages are. The processes must be frozen."""
+        """Return where its pages are in the store. The processes must be frozen."""
         assert self.generation
         self.generation.spaces.catch_up()
         return list(extents.of_space(self.generation.space(member)))
@@ -152,12 +152,12 @@ class Holdings:
         learn: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Start the next generation, with new members, and with what was written, by number of the address space.
+        """Start the next generation, with new members and the newly written pages, by number of the address space.
 
-        False when processes have run since `as_of` events: what was written does not count then, and nothing of it is
-        in the index. `learn`: the faults since the last generation are those of a wake. `check` raises when this is no
-        longer wanted; it is called as long as everything can be left as it was. The new members' userfaultfds are
-        closed when it raises. Raises MemoryFailed, MemoryLost.
+        Returns False if processes have run since `as_of` events: the written pages are then left out of the index.
+        `learn`: the faults since the last generation belong to a wake. `check` raises to cancel; it is called as long
+        as everything can be left unchanged. If this raises, the new members' userfaultfds are closed. Raises
+        MemoryFailed, MemoryLost.
         """
         old, right = self.generation, True
         newcomers: list[tuple[Member, list[Extent]]] = [(member, []) for member in new]
@@ -175,7 +175,7 @@ class Holdings:
         before = old.progress
         heir = None
         try:
-            # Everything that takes long is done while the old pager still serves.
+            # Do everything slow while the old pager still serves.
             heir = self._start(self._plan([*self._indexed(old, written or {}), *newcomers]), waits=True)
             check()
             if not old.pager.retire(RETIRE_WITHIN):
@@ -195,7 +195,7 @@ class Holdings:
         old.spaces.happen(old.pager.journal.unrecorded())
         right = as_of is None or as_of == old.pager.journal.event_count
         if before != old.progress or not right:
-            # The processes were thawed meanwhile. What asks for a page waits until the next one is there.
+            # The processes were thawed meanwhile. Page faults block until the next pager runs.
             heir.pager.abandon()
             plan = self._plan([*self._indexed(old, written or {} if right else {}), *newcomers])
             heir = self._started_or_lost(plan, waits=True)
@@ -221,14 +221,14 @@ class Holdings:
         self._go_on_with(self._started_or_lost(self._plan(indexed)))
 
     def _indexed(self, old: Generation, written: Mapping[int, Written]) -> list[tuple[Member, list[Extent]]]:
-        """The members whose memory still exists, and where their pages will be."""
+        """Return the members whose memory still exists, with the extents of their pages in the next generation."""
         old.spaces.catch_up()
         members = {member.number: member for member in old.members}
         tracked = all(member.tracked for member in old.members)
         result = []
         for number, uffd in sorted(old.pager.guards.items()):
             if number >= len(old.spaces.all):
-                continue  # forked after this look, which is repeated then
+                continue  # forked after the members were listed, which is repeated then
             space = old.spaces.all[number]
             if space.gone or not userfault.alive(uffd):
                 continue
@@ -289,9 +289,9 @@ class Holdings:
         return files
 
     def look_for_members(self) -> None:
-        """Take on what was forked, and forget what has ended: with the process, or as it executed another program.
+        """Add members for forked processes, and remove those whose memory has ended, by exit or execve(2).
 
-        The processes are frozen: that a fork has happened is recorded, but the userfaultfd may still be on its way.
+        The processes are frozen: a fork is recorded at once, but its userfaultfd may arrive later.
         """
         if self.generation is None:
             return
@@ -309,7 +309,7 @@ class Holdings:
         self.generation.members = [member for member in self.members if userfault.alive(member.uffd)]
 
     def movable(self) -> list[Member]:
-        """The members that can be moved out."""
+        """Return the members that can be moved out."""
         return [member for member in self.members if member.known and member.number < MOVABLE]
 
     def forget_files(self) -> None:
@@ -317,7 +317,7 @@ class Holdings:
         self.store.keep(self.live_bytes())
 
     def live_bytes(self) -> dict[int, int]:
-        """How many bytes of each file are current."""
+        """Return how many bytes of each file are current."""
         live: dict[int, int] = {}
         if self.generation:
             self.generation.spaces.catch_up()
@@ -326,7 +326,7 @@ class Holdings:
         return live
 
     def close(self) -> None:
-        """The processes have ended, and the pager has been killed."""
+        """Release everything. Call it when the processes have ended and the pager has been killed."""
         self.generation = None
         for uffd in self.stranded:
             with suppress(OSError):

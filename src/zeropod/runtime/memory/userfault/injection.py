@@ -1,14 +1,13 @@
-"""Borrowing a thread of a process: a userfaultfd of its memory, and pages dropped from it.
+"""Makes a process create a userfaultfd of its memory and drop pages, by borrowing one of its threads.
 
-Owns what a process is made to do for us, in its own address space and descriptor table; how its threads are stopped is
-`stopped`'s, and how one of them makes a call `remote_calls`'s. Which pages to drop, and serving the faults that follow,
-is its caller's. Descriptors and mappings are put back, but for the duplicate that is wanted there. Arguments lie in a
-page that is mapped for them, so no byte of the application's is ever changed, not even for a moment: the kernel might
-be reading from a device into it.
+Owns the calls made in the process's address space and descriptor table; `stopped` stops its threads, and `remote_calls`
+makes single calls. The caller decides which pages to drop, and serves the faults that follow. Descriptors and mappings
+are restored, except for a duplicate that is meant to stay. Arguments lie in a page mapped for them, so that no byte of
+the application changes even for a moment: the kernel might be reading from a device into it.
 
 Traps:
-- After a drop the kernel itself faults on a thread's rseq area, on the way back to user mode and so within a borrowed
-  call: that is served by another thread or process, or the call does not return. `kept_pages` spares it.
+- After a drop the kernel itself faults on a thread's rseq area when it returns to user mode, and so within a borrowed
+  call, which does not return until another thread or process serves the fault. `kept_pages` avoids this.
 - The event of a drop must be read by another thread or process, or madvise(2) never returns.
 """
 
@@ -31,7 +30,7 @@ _PRIVATE_ANONYMOUS: Final = 0x22
 _F_DUPFD_CLOEXEC: Final = 1030
 _CMSG_CLOEXEC: Final = 0x40000000
 
-# Where in the scratch page what lies: socketpair's result; recvmsg's message, its vector, byte and control data.
+# Offsets in the scratch page: socketpair's result; recvmsg's message, its vector, byte and control data.
 _PAIR, _MESSAGE, _VECTOR, _BYTE, _CONTROL = 0, 64, 128, 160, 192
 _CONTROL_SIZE: Final = 24
 
@@ -40,9 +39,9 @@ class Injection:
     """One process whose threads are all stopped, until `release`."""
 
     def __init__(self, process: StoppedProcess) -> None:
-        """Its threads need not have stopped yet."""
+        """Wrap a process, whose threads need not have stopped yet."""
         self.kept_descriptor: int | None = None
-        """The number of the userfaultfd's duplicate in the process, after `open_userfaultfd` with `keep_at`."""
+        """The userfaultfd's descriptor number in the process, after `open_userfaultfd` with `keep_at`."""
         self._process = process
         self.calls = RemoteCalls(process)
 
@@ -68,7 +67,7 @@ class Injection:
         return list(self._process.stops)
 
     def release(self, patience: float = LET_GO_WITHIN) -> None:
-        """Let go of all threads; see `StoppedProcess.release`."""
+        """Release all threads; see `StoppedProcess.release`."""
         self._process.release(patience)
         self.calls.close()
 
@@ -76,8 +75,8 @@ class Injection:
         """Make a userfaultfd of this process; return our descriptor of it (close-on-exec, non-blocking).
 
         The handshake for `features` is done. With `keep_at` a duplicate stays in the process, at that number or above
-        (or below, where its limit forbids that): `kept_descriptor`. Raises Unsuitable with the call that fails in the
-        process, OSError for what fails here; then no descriptor is left on either side.
+        (or below, where its limit forbids that): `kept_descriptor`. Raises Unsuitable naming a call that failed in the
+        process, OSError for failures in this process; then no descriptor is left on either side.
         """
         self._process.check()
         device = userfault.device()
@@ -92,10 +91,10 @@ class Injection:
             os.close(device)
 
     def drop(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Have the process give back the pages in each range (start, length), in this order.
+        """Make the process drop the pages in each range (start, length), in this order.
 
-        Returns when the last call has; each of them waits for its event to be read. Raises OSError: the ranges before
-        the failing one are dropped. ProcessLookupError: it has ended.
+        Returns after the last call; each call blocks until its event is read. Raises OSError: the ranges before the
+        failing one are dropped. ProcessLookupError: it has ended.
         """
         self._process.check()
         with self.calls.borrowed() as call:
@@ -103,7 +102,7 @@ class Injection:
                 call("madvise", start, length, _DONTNEED)
 
     def close_descriptor(self, number: int) -> None:
-        """Have the process close a userfaultfd in its table; does nothing where that number is something else by now.
+        """Make the process close a userfaultfd; do nothing if the number belongs to another file by now.
 
         Raises OSError.
         """
@@ -115,21 +114,21 @@ class Injection:
             self.kept_descriptor = None
 
     def holds(self, number: int) -> bool:
-        """Whether that descriptor of the process is a userfaultfd."""
+        """Return whether that descriptor of the process is a userfaultfd."""
         try:
             return os.readlink(f"/proc/{self.pid}/fd/{number}") == "anon_inode:[userfaultfd]"
         except OSError:
             return False
 
     def rseq_areas(self) -> list[tuple[int, int]]:
-        """Return address and size of each thread's area for restartable sequences: the kernel itself looks there."""
+        """Return address and size of each thread's area for restartable sequences, which the kernel itself reads."""
         self._process.check()
         areas = (ptrace.rseq(tid) for tid in self._process.stops)
         return [(area.address, area.size) for area in areas if area is not None]
 
     @property
     def kept_pages(self) -> list[int]:
-        """Addresses of pages that should not be dropped: each borrowed call would fault on them again."""
+        """Return pages that should not be dropped, because each borrowed call would fault on them again."""
         self._process.check()
         area = ptrace.rseq(self.pid)
         if area is None:
@@ -171,14 +170,14 @@ class Injection:
                 call("munmap", page, PAGE)
 
     def _receive(self, call: Call, descriptor: int, page: int) -> int:
-        """Have the process take the descriptor that was sent to it; return the number."""
+        """Make the process receive the descriptor that was sent to it; return its number there."""
         message = struct.pack("=QIxxxxQQQQixxxx", 0, 0, page + _VECTOR, 1, page + _CONTROL, _CONTROL_SIZE, 0)
         self.calls.write(page + _MESSAGE, message)
         self.calls.write(page + _VECTOR, struct.pack("=QQ", page + _BYTE, 1))
         call("recvmsg", descriptor, page + _MESSAGE, socket.MSG_DONTWAIT | _CMSG_CLOEXEC)
         length, level, kind, number = struct.unpack("=Qiii", self.calls.read(page + _CONTROL, 20))
         if (length, level, kind) != (20, socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            # Its table is full, or a security module is against it.
+            # Its descriptor table is full, or a security module denies it.
             raise Unsuitable(self.pid, "cannot be given a userfaultfd: recvmsg in it received no descriptor")
         return int(number)
 

@@ -1,8 +1,8 @@
-"""Which mappings of a process can be moved out, and what of them is in memory.
+"""Finds the mappings of a process that can be moved out, and their pages in memory.
 
-Owns the reading of /proc/PID/smaps and /proc/PID/status for that, and the reasons why memory stays: it is shared,
-locked, of huge pages, wiped for children, a file's, or the kernel's own. What another userfaultfd has is seen when it
-is registered. Reads only; the process is frozen.
+Owns the reading of /proc/PID/smaps and /proc/PID/status for that, and the reasons for which memory stays: shared,
+locked, huge pages, wiped in children, a file's, or the kernel's own. Mappings of another userfaultfd are found when
+they are registered. Reads only; the process is frozen.
 
 Source of facts: proc_pid_smaps(5), fs/proc/task_mmu.c, Documentation/admin-guide/mm/pagemap.rst.
 """
@@ -25,7 +25,7 @@ _STAY: Final = frozenset({b"lo", b"ht", b"io", b"pf", b"wf", b"sh", b"ss", b"dp"
 droppable."""
 
 _WHOLE_BATCH: Final = 1 << 16
-"""Entries of the page map that are read at once where PAGEMAP_SCAN is not there: of 256 MB."""
+"""Entries of the page map that are read at once without PAGEMAP_SCAN: those of 256 MB."""
 
 
 def movable(smaps: bytes) -> list[Range]:
@@ -44,7 +44,7 @@ def movable(smaps: bytes) -> list[Range]:
 
 
 def registered(smaps: bytes) -> list[Range]:
-    """Return the mappings that a userfaultfd, whichever, is registered for."""
+    """Return the mappings that are registered with any userfaultfd."""
     return [
         (int(match[1], 16), int(match[2], 16))
         for match in _HEAD.finditer(smaps)
@@ -53,7 +53,7 @@ def registered(smaps: bytes) -> list[Range]:
 
 
 def read_smaps(pid: int) -> bytes:
-    """Raises OSError: ProcessLookupError or FileNotFoundError when it is gone."""
+    """Read /proc/PID/smaps. Raises OSError: ProcessLookupError or FileNotFoundError when the process is gone."""
     descriptor = os.open(f"/proc/{pid}/smaps", os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
@@ -66,24 +66,24 @@ def read_smaps(pid: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What /proc/PID/status says of a process, sizes in bytes."""
+    """The fields of /proc/PID/status that matter here, sizes in bytes."""
 
     anonymous: int
     pinned: int
-    """For devices, or by io_uring: they write to it past the page tables."""
+    """Memory pinned for devices or io_uring, which write to it bypassing the page tables."""
     tracer: int
-    """What traces it: it cannot be stopped by another one. 0: nothing does."""
+    """The pid of its tracer, which prevents stopping it by another one; 0 without a tracer."""
 
     @property
     def obstacle(self) -> str:
-        """Why its memory stays, in words; empty if nothing is known yet that stands against moving it."""
+        """Why its memory stays; empty if no reason is known yet."""
         if self.pinned:
             return "has memory that a device may write to"
         return f"is traced by {self.tracer}" if self.tracer else ""
 
     @classmethod
     def of(cls, pid: int) -> "Status":
-        """Raises OSError."""
+        """Read the sizes from /proc/PID/status. Raises OSError."""
         with open(f"/proc/{pid}/status", errors="replace") as file:
             found = {key: value for key, _, value in (line.partition(":") for line in file)}
         anonymous, pinned = (int(found.get(key, "0 kB").split()[0]) * 1024 for key in ("RssAnon", "VmPin"))
@@ -95,9 +95,9 @@ class Pages:
     """Pages of a process, sorted."""
 
     present: list[Range]
-    """In memory, but for the kernel's page of zeroes, which costs nothing."""
+    """In memory, without the kernel's shared page of zeroes, which costs nothing."""
     stay: list[Range]
-    """In memory or in swap, and not to be dropped now: written to since they were protected, or in swap."""
+    """Not to be dropped now: written to since they were protected, or in swap."""
     zero: list[Range]
     """The kernel's page of zeroes."""
 
@@ -109,7 +109,7 @@ class PageMap:
     """The page map of one process, held open."""
 
     def __init__(self, pid: int, *, tracking: bool) -> None:
-        """`tracking`: there is PAGEMAP_SCAN, and writes are tracked. Raises OSError."""
+        """Open the page map. `tracking`: the kernel has PAGEMAP_SCAN, and writes are tracked. Raises OSError."""
         self.descriptor = pagemap_scan.open(pid)
         self._tracking = tracking
 
@@ -117,9 +117,9 @@ class PageMap:
         os.close(self.descriptor)
 
     def protect(self, ranges: Sequence[Range]) -> list[Range]:
-        """Write-protect all present pages of these mappings; return those that have been written to since they were.
+        """Write-protect all present pages of these mappings; return those written to since the last protection.
 
-        Without tracking that is all of them. Raises OSError.
+        Returns all of them without tracking. Raises OSError.
         """
         if not self._tracking:
             return self.look(ranges).present
@@ -139,7 +139,7 @@ class PageMap:
         return joined(found)
 
     def look(self, ranges: Sequence[Range]) -> Pages:
-        """Return what is there. Raises OSError."""
+        """Return the pages in these ranges by state. Raises OSError."""
         return self._scan(ranges) if self._tracking else self._read(ranges)
 
     def _scan(self, ranges: Sequence[Range]) -> Pages:
@@ -164,7 +164,7 @@ class PageMap:
         return pages
 
     def _entries(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(start, end, 1: present, 2: to be left alone) by reading all entries: the highest byte of each says it."""
+        """Yield (start, end, kind) with 1 for present and 2 for not to be touched, from the top byte of each entry."""
         while start < end:
             stop = min(end, start + _WHOLE_BATCH * PAGE)
             entries = os.pread(self.descriptor, (stop - start) // PAGE * 8, start // PAGE * 8)

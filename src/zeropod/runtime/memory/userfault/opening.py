@@ -1,6 +1,6 @@
-"""A userfaultfd for each process that is to be moved: the one that was left in it, or one that is made there.
+"""Gets a userfaultfd for each process to be moved: the one that an earlier move left in it, or a new one.
 
-Owns where it is kept in the process, and that none is left over here when a move ends meanwhile.
+Owns where it is kept in the process; if a move ends meanwhile, none is left open here.
 """
 
 import os
@@ -13,17 +13,17 @@ from zeropod.runtime.memory.userfault.holdings import Holdings, Member
 from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
 
 KEPT_AT: Final = 900
-"""Number from which on a process keeps its userfaultfd: below the usual limit of 1024, above what most have open."""
+"""Lowest descriptor number for the userfaultfd in a process: below the usual limit of 1024, above most open files."""
 
 
 def features(holdings: Holdings) -> int:
-    """Return what is asked of each userfaultfd."""
+    """Return the features to request for each userfaultfd."""
     tracking = userfault.WP_ASYNC | userfault.PAGEFAULT_FLAG_WP if holdings.tracking else 0
     return userfault.EVENTS | tracking
 
 
 def open_members(holdings: Holdings, hold: Hold, pids: Sequence[int]) -> list[Member]:
-    """Return members for these processes, which are frozen again then; `hold.left` has the others, and why.
+    """Return members for these processes, which are frozen again afterwards; `hold.left` has the others with reasons.
 
     Raises Cut, MemoryFailed.
     """
@@ -45,7 +45,7 @@ def open_members(holdings: Holdings, hold: Hold, pids: Sequence[int]) -> list[Me
 
 
 def _kept(holdings: Holdings, pid: int) -> int | None:
-    """Return the userfaultfd that was left in the process."""
+    """Return a descriptor of the userfaultfd that an earlier move left in the process, None without one."""
     number = holdings.kept.get(pid)
     if number is None:
         return None

@@ -1,4 +1,4 @@
-"""What /proc tells of a process and its threads, before any of them is touched.
+"""Facts about a process and its threads from /proc, read before any thread is stopped.
 
 Source of facts: proc_pid_status(5), proc_pid_wchan(5), proc_pid_limits(5).
 """
@@ -11,7 +11,7 @@ def status(path: str) -> dict[str, str]:
 
 
 def wchan(pid: int, tid: int) -> str:
-    """Return where in the kernel a thread waits; empty where that is not known."""
+    """Return the kernel function in which a thread waits; empty if unknown."""
     try:
         with open(f"/proc/{pid}/task/{tid}/wchan") as file:
             name = file.read()
@@ -21,7 +21,7 @@ def wchan(pid: int, tid: int) -> str:
 
 
 def descriptor_limit(pid: int) -> int:
-    """Return how many descriptors a process may have; 0 where that is not known."""
+    """Return how many descriptors a process may have; 0 if unknown."""
     try:
         with open(f"/proc/{pid}/limits") as file:
             for line in file:

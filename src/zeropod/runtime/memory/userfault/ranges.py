@@ -1,6 +1,6 @@
 """Arithmetic on address ranges: sorted lists of (start, end) that do not touch or overlap.
 
-Pure functions, in one pass each: a process has thousands of them, and the container waits.
+Pure functions of a single pass each: a process has thousands of ranges, and the container waits.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,12 +12,12 @@ Range = tuple[int, int]
 
 
 def total(ranges: Iterable[Range]) -> int:
-    """Return how many bytes they have."""
+    """Return the number of bytes in all ranges."""
     return sum(end - start for start, end in ranges)
 
 
 def joined(ranges: Iterable[Range]) -> list[Range]:
-    """Return the same addresses, ranges that touch or overlap as one; the input is sorted by start."""
+    """Merge ranges that touch or overlap; the input must be sorted by start."""
     result: list[Range] = []
     for start, end in ranges:
         if result and start <= result[-1][1]:
@@ -29,7 +29,7 @@ def joined(ranges: Iterable[Range]) -> list[Range]:
 
 
 def subtract(ranges: Sequence[Range], others: Sequence[Range]) -> list[Range]:
-    """Return what is in `ranges` and not in `others`."""
+    """Return the addresses in `ranges` that are not in `others`."""
     result: list[Range] = []
     at = 0
     for start, end in ranges:
@@ -48,7 +48,7 @@ def subtract(ranges: Sequence[Range], others: Sequence[Range]) -> list[Range]:
 
 
 def intersect(ranges: Sequence[Range], others: Sequence[Range]) -> list[Range]:
-    """Return what is in both."""
+    """Return the addresses in both."""
     result: list[Range] = []
     one = other = 0
     while one < len(ranges) and other < len(others):
@@ -64,7 +64,7 @@ def intersect(ranges: Sequence[Range], others: Sequence[Range]) -> list[Range]:
 
 
 def batches(ranges: Iterable[Range], size: int, count: int) -> Iterator[list[Range]]:
-    """Yield the ranges in groups of at most `size` bytes and `count` ranges; one that is too long is divided."""
+    """Yield the ranges in groups of at most `size` bytes and `count` ranges; split longer ranges."""
     group: list[Range] = []
     room = size
     for start, end in ranges:
@@ -83,7 +83,7 @@ def batches(ranges: Iterable[Range], size: int, count: int) -> Iterator[list[Ran
 def pieces(wanted: Sequence[Range], kept: Sequence[Range], bounds: Sequence[Range], size: int) -> Iterator[list[Range]]:
     """Yield `wanted` in groups of at most `size` bytes, so that nothing of `kept` lies between the first and the last.
 
-    What is in neither may lie there, so that there are few groups. No group reaches beyond one of the `bounds`.
+    Addresses in neither may lie in between, which keeps groups few. No group crosses the end of one of the `bounds`.
     """
     at = 0
     for low, high in subtract(bounds, kept):
@@ -108,7 +108,7 @@ def pieces(wanted: Sequence[Range], kept: Sequence[Range], bounds: Sequence[Rang
 
 
 def together(groups: Iterable[list[Range]], limit: int, count: int) -> Iterator[list[list[Range]]]:
-    """Yield the groups, as many at once as have at most `limit` bytes; at most `count`."""
+    """Yield lists of consecutive groups with at most `limit` bytes and `count` groups each."""
     some: list[list[Range]] = []
     size = 0
     for group in groups:
@@ -122,7 +122,7 @@ def together(groups: Iterable[list[Range]], limit: int, count: int) -> Iterator[
 
 
 def divided(group: Sequence[Range], length: int) -> tuple[list[Range], list[Range]]:
-    """Return what lies behind the first `length` bytes of the ranges, and these."""
+    """Split the ranges after their first `length` bytes; return the rest, then those bytes."""
     done: list[Range] = []
     rest: list[Range] = []
     for start, end in group:
@@ -136,7 +136,7 @@ def divided(group: Sequence[Range], length: int) -> tuple[list[Range], list[Rang
 
 
 def equal_pages(one: bytes, other: bytes) -> list[Range]:
-    """Return the pages that hold the same, as offsets."""
+    """Return the offsets of pages with equal content, as ranges."""
     if one == other:
         return [(0, len(one))]
     size = min(len(one), len(other))

@@ -1,7 +1,7 @@
-"""Which process a userfaultfd belongs to that came with a fork: the kernel tells neither side.
+"""Finds the process of a userfaultfd that came with a fork, which the kernel does not report.
 
-Protecting a page by it shows in the page map of its process, and of no other. Afterwards the page is not protected,
-whichever process it was of: that costs writing it once more, while one that was written to and is then protected would
+Write-protecting a page through it shows in the page map of its process only. Afterwards the page is left unprotected,
+in whichever process it was: it is then stored once more, whereas a page that was written to and then protected would
 count as unchanged.
 """
 
@@ -17,7 +17,7 @@ from zeropod.runtime.memory.userfault.ranges import Range
 
 
 def recognise(members: Sequence[Member], pids: Sequence[int], page_map: Callable[[int], PageMap]) -> None:
-    """Give the members that are not known the pid, among these, of the process that they are."""
+    """Set the pid of each unidentified member to that of its process among `pids`."""
     unknown = [member for member in members if not member.known]
     known = {member.pid for member in members}
     for pid in pids:
@@ -27,7 +27,7 @@ def recognise(members: Sequence[Member], pids: Sequence[int], page_map: Callable
 
 
 def _owner(page_map: Callable[[int], PageMap], pid: int, candidates: Sequence[Member]) -> Member | None:
-    """Which of the userfaultfds is of this process: protecting a page by it shows in the process's page map."""
+    """Return the candidate whose userfaultfd belongs to this process, None if there is none."""
     with suppress(FileNotFoundError, ProcessLookupError):
         pages = page_map(pid)
         for start, end in mappings.registered(mappings.read_smaps(pid)):

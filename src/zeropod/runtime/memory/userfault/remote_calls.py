@@ -1,20 +1,20 @@
-"""System calls that the first thread of a stopped process makes for us.
+"""Makes system calls in the first thread of a stopped process.
 
-Owns the registers of that thread while it is borrowed, and putting everything back. The rules:
+Owns the registers of that thread while it is borrowed, and restoring its state. The rules:
 
-1. Whatever the process could see is put back: registers, signal mask, an interrupted system call, the restartable
+1. Whatever the process could observe is restored: registers, signal mask, an interrupted system call, the restartable
    sequence.
-2. While a thread has our registers the kernel is told to kill the process if we die (EXITKILL), and only then. A
-   process that dies is better than one that runs on with them.
+2. While a thread has our registers, and only then, the kernel kills the process if we die (EXITKILL): a dead process
+   is better than one that runs on with them.
 
 Traps:
-- The kernel restarts an interrupted call (and decides, by the signals that wait, whether that fails with EINTR) only
-  where it looks for signals. So a thread that is at the end of a borrowed call is stopped once more by
-  PTRACE_INTERRUPT, and gets its own registers back there, with the kernel's -ERESTART... in them.
-- A restartable sequence that a borrowed thread was in is over: the kernel forgets it when it sees other code run.
-  The thread goes on at its abort handler, as it does whenever it is preempted.
-- Injected calls are subject to the seccomp filter of the process, and a filter may kill. If it cannot be suspended
-  nothing is tried.
+- The kernel restarts an interrupted call (or lets it fail with EINTR, depending on pending signals) only where it
+  checks for signals. So a thread at the end of a borrowed call is stopped once more by PTRACE_INTERRUPT, and gets its
+  own registers back there, with the kernel's -ERESTART... in them.
+- A borrowed call aborts a restartable sequence that the thread was in: the kernel forgets it when other code runs.
+  The thread continues at its abort handler, as after any preemption.
+- Injected calls are subject to the seccomp filter of the process, which may kill it. If the filter cannot be
+  suspended, no call is made.
 """
 
 import errno
@@ -31,17 +31,17 @@ from zeropod.runtime.memory.userfault import proc
 from zeropod.runtime.memory.userfault.stopped import StoppedProcess, Unsuitable, pause
 
 CALL_WITHIN: Final = 20.0
-"""Seconds until a borrowed call must have returned: it waits for its event to be read, and for faults to be served."""
+"""Seconds within which a borrowed call must return: it waits for its event to be read and for faults to be served."""
 RECOVER_WITHIN: Final = 20.0
-"""Seconds in which a thread whose call has not returned in time may still do so, before its process is killed."""
+"""Further seconds for a call that has not returned in time, before its process is killed."""
 
 _SYNCHRONOUS: Final = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP}
 )
-"""Signals that our own code in the process would cause."""
+"""Signals that the borrowed call itself would cause."""
 
 _EXITING: Final = 0x4
-"""Of field 9 of /proc/PID/stat. Source: include/linux/sched.h."""
+"""PF_EXITING in field 9 of /proc/PID/stat. Source: include/linux/sched.h."""
 
 _NO_OPTION: Final = (errno.EPERM, errno.EINVAL)
 
@@ -51,24 +51,24 @@ Call = Callable[..., int]
 
 
 class RemoteCalls:
-    """The first thread of a stopped process, as far as it makes calls for us."""
+    """The first thread of a stopped process, borrowed for system calls."""
 
     def __init__(self, process: StoppedProcess) -> None:
         self._process = process
         self._memory: int | None = None
         self._instruction: int | None = None
         self._in_call = False
-        """A call has begun and has not been seen to end."""
+        """Whether a call has begun whose end was not seen."""
 
     def close(self) -> None:
-        """Let go of its memory."""
+        """Close the descriptor of its memory."""
         if self._memory is not None:
             os.close(self._memory)
             self._memory = None
 
     @contextmanager
     def borrowed(self) -> Iterator[Call]:
-        """The first thread makes calls for us; afterwards it is as it was. Raises Unsuitable, ProcessLookupError."""
+        """Borrow the first thread for calls; restore its state afterwards. Raises Unsuitable, ProcessLookupError."""
         tid = self._process.pid
         if self._process.ended or tid not in self._process.stops:
             raise ProcessLookupError(errno.ESRCH, f"process {tid} has ended")
@@ -101,10 +101,10 @@ class RemoteCalls:
             ptrace.set_options(self._process.pid, options)
 
     def _call(self, own: ptrace.Registers, at: int, name: str, arguments: tuple[int, ...]) -> int:
-        """Have the first thread make a system call; return its result. Raises OSError."""
+        """Make the first thread do a system call; return its result. Raises OSError."""
         tid = self._process.pid
         if self._in_call:
-            # The one before was given up.
+            # The previous call did not return in time.
             self._back_to_trap(own)
         ptrace.prepare_call(tid, own, at, name, arguments)
         self._in_call = True
@@ -126,13 +126,13 @@ class RemoteCalls:
             if stop.syscall:
                 return
             if stop.trap:
-                # A stop signal holds the process, or has just let go of it.
+                # A stop signal has stopped the process, or SIGCONT has just continued it.
                 ptrace.resume_to_syscall(tid)
             elif stop.signal in _SYNCHRONOUS:
                 name = signal.Signals(stop.signal).name
                 raise OSError(errno.EFAULT, f"process {tid}: {name} in a system call made for zeropod")
             else:
-                # SIGSTOP: all others are blocked. It holds the process when we have let go.
+                # SIGSTOP: all other signals are blocked. It stops the process after the release.
                 ptrace.resume_to_syscall(tid, stop.signal)
 
     def _next_stop(self, until: float) -> ptrace.Stop:
@@ -150,8 +150,8 @@ class RemoteCalls:
                 self._process.stops[tid] = stop
                 return stop
             if looks % 16 == 15 and self._is_exiting():
-                # The first process of a pid namespace does not end before all others there are reaped, and those that
-                # are traced, its own other threads among them, are so by their tracer alone: by `release`.
+                # The init of a pid namespace does not end before all other tasks there are reaped; only their tracer
+                # reaps traced ones, including init's own other threads: `release` does that.
                 self._process.note_end(tid)
                 raise ProcessLookupError(errno.ESRCH, f"process {tid} has ended")
             if looks % 16 == 15 and time.monotonic() > until:
@@ -165,7 +165,7 @@ class RemoteCalls:
             return True
 
     def _back_to_trap(self, own: ptrace.Registers) -> None:
-        """Bring the first thread, wherever it is, to where it may get its own registers back."""
+        """Bring the first thread from wherever it is to a stop where its own registers may be restored."""
         tid = self._process.pid
         if self._process.ended:
             raise ProcessLookupError(errno.ESRCH, f"process {tid} has ended")
@@ -174,7 +174,7 @@ class RemoteCalls:
             self._in_call = False
             return
         if stop is None:
-            # A wait that this can end need not be waited for.
+            # Interrupt the call, if it is in an interruptible wait.
             ptrace.interrupt(tid)
         until = time.monotonic() + RECOVER_WITHIN
         killed = False
@@ -188,9 +188,9 @@ class RemoteCalls:
                 stop = self._next_stop(until)
             except TimeoutError:
                 if killed:
-                    # Stuck in the kernel: it will never execute anything again.
+                    # Stuck in the kernel, and will never execute anything again.
                     raise ProcessLookupError(errno.ESRCH, f"process {tid} is killed and does not end") from None
-                # It can neither go on as it is nor be put back.
+                # It can neither continue with our registers nor be restored.
                 os.kill(tid, signal.SIGKILL)
                 killed = True
                 until = time.monotonic() + RECOVER_WITHIN
@@ -209,7 +209,7 @@ class RemoteCalls:
             _, _, start, length, abort = struct.unpack("=IIQQQ", self.read(sequence, 32))
             (signature,) = struct.unpack("=I", self.read(abort - 4, 4))
         except OSError:
-            # Not there since an earlier drop: the thread has not run since, and had been taken out of it then.
+            # The page is missing since an earlier drop: the thread has not run since; its sequence was aborted then.
             return own
         if not 0 <= own[counter] - start < length or 0 <= abort - start < length or signature != area.signature:
             return own
@@ -227,7 +227,7 @@ class RemoteCalls:
                 span, permissions, _, _, _, *name = line.split(None, 5)
                 if permissions[2] == "x" and permissions[0] == "r":
                     start, end = (int(number, 16) for number in span.split("-"))
-                    # The vdso first: it is small, and there in every program but for those that have unmapped it.
+                    # The vdso first: it is small, and mapped in all programs but those that have unmapped it.
                     places.append(("[vdso]" not in "".join(name), start, end))
         if not places:
             raise ProcessLookupError(errno.ESRCH, f"process {self._process.pid} has ended")
@@ -244,14 +244,14 @@ class RemoteCalls:
         raise Unsuitable(self._process.pid, "has no instruction for a system call mapped")
 
     def read(self, address: int, length: int) -> bytes:
-        """Return so many bytes of its memory. Raises OSError."""
+        """Read `length` bytes of its memory. Raises OSError."""
         data = os.pread(self._mem(), length, address)
         if len(data) != length:
             raise OSError(errno.EIO, f"process {self._process.pid}: {length} bytes at {address:#x} cannot be read")
         return data
 
     def write(self, address: int, data: bytes) -> None:
-        """Write to its memory: to a page of our own there. Raises OSError."""
+        """Write to its memory, in the scratch page. Raises OSError."""
         os.pwrite(self._mem(), data, address)
 
     def _mem(self) -> int:

@@ -1,21 +1,21 @@
-"""All threads of a process, stopped by ptrace.
+"""Stops all threads of a process by ptrace.
 
-Owns seizing them, waiting until they stop, and letting go of them. What one of them is then made to do is
-`remote_calls`'s; stopping a whole container is `holding`'s. The rules:
+Owns seizing them, waiting until they stop, and releasing them. `remote_calls` makes calls in one of them; `holding`
+stops a whole container. The rules:
 
 1. No instruction of the application runs between `seize` and `release`. A thread that is seized while its cgroup is
-   frozen stops as soon as it is thawed, before it gets there; one that is let go of while its cgroup is frozen
+   frozen stops when it is thawed, before it runs an instruction; one that is released while its cgroup is frozen
    freezes. The caller owns the freezer.
-2. The OS thread that seizes makes every other call. When it ends the kernel lets go of what it still traces, which
-   is the only way to let go of a thread that has not stopped. So run all of it in `own_thread`.
+2. The OS thread that seizes makes every other call. When it ends, the kernel detaches from everything that it still
+   traces, which is the only way to release a thread that has not stopped. So run all of it in `own_thread`.
 
 Traps:
-- Every stop takes a pending PTRACE_INTERRUPT away, also one for a signal or a system call: it has to be asked for
-  again before the thread is resumed, or that runs on.
-- PTRACE_SEIZE of a thread that is both stopped by a signal and frozen (v1) blocks until it is thawed. Only where it
-  waits in the kernel (wchan) tells such a thread from others that are frozen.
-- A wait for the end of a tracee takes its exit status away from a parent in the same process. Stops only, therefore.
-- epoll_wait(2) and some others fail with EINTR for the stop alone; where they wait for ever they are made to wait on.
+- Every stop, also one for a signal or a system call, cancels a pending PTRACE_INTERRUPT: repeat that before resuming
+  the thread, or it runs on.
+- PTRACE_SEIZE of a thread that is both stopped by a signal and frozen (v1) blocks until it is thawed. Only its kernel
+  function (wchan) tells such a thread from other frozen ones.
+- Waiting for the end of a tracee takes its exit status away from a parent in the same process: wait for stops only.
+- epoll_wait(2) and some others fail with EINTR because of the stop; those that wait for ever are restarted.
 """
 
 import os
@@ -29,13 +29,13 @@ from zeropod.kernel import proc_stat, ptrace
 from zeropod.runtime.memory.userfault import proc
 
 STOP_WITHIN: Final = 2.0
-"""Seconds until all threads must have stopped. It takes some 100 µs; a thread that waits for a disk, or for a child to
-exec (vfork), may take for ever, and all others stand still meanwhile."""
+"""Seconds within which all threads must stop. It takes some 100 µs; a thread that waits for a disk, or for a child to
+exec (vfork), may never stop, and all others stand still meanwhile."""
 LET_GO_WITHIN: Final = 0.5
-"""Seconds for a thread that has not stopped yet to do so when it is let go of; the end of our thread does the rest."""
+"""Seconds to wait at the release for a thread that has not stopped yet; the end of our thread releases the rest."""
 
 _SPINS: Final = 40
-"""Looks at a tracee before sleeping in between: most calls take less than a switch to another task and back."""
+"""Checks of a tracee before sleeping in between: most calls take less time than a task switch and back."""
 _PAUSE: Final = 0.00005
 
 # Of field 9 of /proc/PID/stat. Source: include/linux/sched.h.
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class Unsuitable(Exception):  # noqa: N818 - named for what was found
-    """A process whose thread cannot be borrowed, and why. It is as it was before."""
+    """A process whose thread cannot be borrowed, with the reason. Its state is unchanged."""
 
     def __init__(self, pid: int, reason: str) -> None:
         super().__init__(f"process {pid} {reason}")
@@ -55,9 +55,9 @@ class Unsuitable(Exception):  # noqa: N818 - named for what was found
 
 
 def own_thread(work: Callable[[], T]) -> T:
-    """Run `work` in an OS thread made for it; return, or raise, what it does when that thread has really ended.
+    """Run `work` in a new OS thread; return its result, or raise its exception, after that thread has really ended.
 
-    By then nothing is traced by it any more.
+    The kernel has then detached from everything that the thread traced.
     """
     result: list[T] = []
     failure: list[BaseException] = []
@@ -85,18 +85,18 @@ class StoppedProcess:
     """One process whose threads are all stopped, until `release`."""
 
     def __init__(self, pid: int, *, even_stopped: bool = False) -> None:
-        """Not for callers: `seize` or `stop`."""
+        """Internal: use `seize` or `stop`."""
         self.pid = pid
         self.stops: dict[int, ptrace.Stop] = {}
-        """What each stopped thread has stopped for."""
+        """The reason of each stopped thread's stop."""
         self.ended = False
-        """Its first thread has ended, or the whole of it is about to."""
+        """Whether its first thread has ended, or the whole process is about to."""
         self._even_stopped = even_stopped
         self._tracer = threading.get_native_id()
         self._running: set[int] = set()
-        """Seized and not stopped yet."""
+        """Threads that are seized and not stopped yet."""
         self._dead: set[int] = set()
-        """Ended, and to be taken note of."""
+        """Threads that have ended and are to be reaped."""
         self._released = False
 
     @classmethod
@@ -110,9 +110,9 @@ class StoppedProcess:
     ) -> "StoppedProcess":
         """Stop all threads of a process that is not frozen (v1), and return when they are.
 
-        `deadline` is in seconds of time.monotonic(). `even_stopped` takes one that a stop signal holds, which it does
-        again afterwards. Raises Unsuitable, OSError; then nothing is traced any more, but for a thread that could not
-        be stopped, until the calling OS thread ends (`own_thread`).
+        `deadline` is in seconds of time.monotonic(). `even_stopped` accepts a process stopped by a signal, which is in
+        that stop again afterwards. Raises Unsuitable, OSError; then nothing is traced any more, except for a thread
+        that could not be stopped, which stays traced until the calling OS thread ends (`own_thread`).
         """
         process = cls.seize(pid, even_stopped=even_stopped)
         try:
@@ -124,7 +124,7 @@ class StoppedProcess:
 
     @classmethod
     def seize(cls, pid: int, *, even_stopped: bool = False) -> "StoppedProcess":
-        """Have all threads of a process stop: now, or when it is thawed. `wait_stopped` comes next, or `release`.
+        """Make all threads of a process stop: now, or when it is thawed. Call `wait_stopped` or `release` next.
 
         Raises Unsuitable, OSError.
         """
@@ -140,9 +140,9 @@ class StoppedProcess:
         return self
 
     def wait_stopped(self, deadline: float | None = None, while_waiting: Callable[[], None] | None = None) -> None:
-        """Return when all threads are stopped, those started meanwhile too. They must have been thawed (v1).
+        """Wait until all threads are stopped, including new ones. They must have been thawed (v1).
 
-        `while_waiting` may raise in order to give up. Raises Unsuitable: `release` is due in any case.
+        `while_waiting` may raise in order to give up. Raises Unsuitable. Call `release` in any case.
         """
         self.check()
         until = time.monotonic() + STOP_WITHIN if deadline is None else deadline
@@ -159,10 +159,10 @@ class StoppedProcess:
         self._check_borrowable()
 
     def release(self, patience: float = LET_GO_WITHIN) -> None:
-        """Let go of all threads. They run on, or freeze if their cgroup is frozen.
+        """Release all threads. They run on, or freeze if their cgroup is frozen.
 
         Idempotent, and never raises for a process that has ended. A thread that has not stopped within `patience`
-        seconds is let go of by the end of the calling OS thread.
+        seconds is released by the end of the calling OS thread.
         """
         if self._released:
             return
@@ -178,14 +178,14 @@ class StoppedProcess:
             self._collect()
 
     def check(self) -> None:
-        """Raise RuntimeError after `release`, or in another thread than the one that has seized."""
+        """Raise RuntimeError after `release`, or in any thread but the one that has seized."""
         if self._released:
             raise RuntimeError(f"process {self.pid} has been released")
         if threading.get_native_id() != self._tracer:
             raise RuntimeError(f"process {self.pid} was seized by another thread")
 
     def _look(self, even_stopped: bool) -> None:
-        """Raise Unsuitable for what can be told without touching the process."""
+        """Raise Unsuitable for reasons that show without touching the process."""
         try:
             status = proc.status(f"/proc/{self.pid}/status")
             flags = proc_stat.read(self.pid).flags
@@ -194,7 +194,7 @@ class StoppedProcess:
             raise Unsuitable(self.pid, "has ended") from None
         if flags & _KERNEL_THREAD:
             raise Unsuitable(self.pid, "is a thread of the kernel")
-        # Its first thread may have ended while others live on: they can be held, but not borrowed from.
+        # Its first thread may have ended while others live on: those can be stopped, but not borrowed.
         if len(threads) == 1 and status["State"][0] in "ZX":
             raise Unsuitable(self.pid, "is a zombie")
         if len(threads) == 1 and flags & _EXITING:
@@ -205,7 +205,7 @@ class StoppedProcess:
             raise Unsuitable(self.pid, "is stopped by a signal")
 
     def _seize_new(self) -> bool:
-        """Seize and interrupt threads that are not yet; return whether there were any."""
+        """Seize and interrupt threads that are not seized yet; return whether there were any."""
         found = False
         try:
             names = os.listdir(f"/proc/{self.pid}/task")
@@ -230,7 +230,7 @@ class StoppedProcess:
         return found
 
     def _refused(self, tid: int, error: OSError) -> None:
-        """Raise why a thread cannot be seized, unless it has ended."""
+        """Raise Unsuitable with the reason why a thread cannot be seized, unless it has ended."""
         try:
             status = proc.status(f"/proc/{self.pid}/task/{tid}/status")
         except (FileNotFoundError, ProcessLookupError):
@@ -242,7 +242,7 @@ class StoppedProcess:
         raise Unsuitable(self.pid, f"cannot be traced: {error.strerror}") from error
 
     def _collect(self) -> None:
-        """Take note of the threads that have stopped."""
+        """Record the threads that have stopped."""
         for tid in list(self._running):
             try:
                 stop = ptrace.next_stop(tid)
@@ -253,7 +253,7 @@ class StoppedProcess:
                     self._running.discard(tid)
                     self._undo_interruption(tid)
                 else:
-                    # A signal was on its way. Its handler's frame is made, and then the thread stops.
+                    # A signal was pending. The kernel sets up its handler's frame, and then the thread stops.
                     ptrace.interrupt(tid)
                     ptrace.resume(tid, stop.signal)
             except (ChildProcessError, ProcessLookupError):
@@ -271,7 +271,7 @@ class StoppedProcess:
         raise Unsuitable(self.pid, f"has threads that do not stop: {waits}" if waits else "starts threads all the time")
 
     def _check_borrowable(self) -> None:
-        """Raise Unsuitable for what can be told once all threads are stopped."""
+        """Raise Unsuitable for reasons that show once all threads are stopped."""
         if self.pid not in self.stops:
             # Without it there is neither /proc/PID/mem nor pidfd_getfd(2).
             raise Unsuitable(self.pid, "has ended" if not self.stops else "has lost its first thread")
@@ -295,7 +295,7 @@ class StoppedProcess:
                 self.note_end(tid)
 
     def note_end(self, tid: int) -> None:
-        """Take note that a thread has ended, or that the process will when it is let go of."""
+        """Record that a thread has ended, or that the process will end when it is released."""
         self.stops.pop(tid, None)
         self._running.discard(tid)
         self._dead.add(tid)
@@ -303,10 +303,10 @@ class StoppedProcess:
             self.ended = True
 
     def _reap(self) -> None:
-        """Take note of the end of threads, which stay until their tracer has, and their process with them."""
+        """Reap ended threads: they, and their process, remain until their tracer has done that."""
         for tid in list(self._dead):
             with suppress(OSError, KeyError):
-                # The exit status of our own child is for whoever waits for it.
+                # The exit status of our own child belongs to the task that waits for it.
                 ours = tid == self.pid and proc.status(f"/proc/{tid}/status")["PPid"] == str(os.getpid())
                 if not ours and not ptrace.reap(tid):
                     continue
@@ -314,7 +314,7 @@ class StoppedProcess:
 
 
 def pause(looks: int) -> None:
-    """Wait a moment before the next look at a tracee, of which there were so many."""
+    """Wait a moment before the next check of a tracee, after `looks` checks."""
     if looks < _SPINS:
         os.sched_yield()
     else:

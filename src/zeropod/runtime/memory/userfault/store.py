@@ -1,11 +1,11 @@
 """The page store of one container: files of pages.
 
-Owns the directory (open to root alone, since it holds the container's secrets) and the files. Which page of which
-process is where only the shim and its pager know, in memory: the processes do not outlive the shim, as containerd ends
-them with it, and a pager outlives it until then. What is left of a store is deleted with the container's directory.
-A file is written once, from its beginning to its end, by one move, and never again: so what it is can be told from its
-size and its change time for as long as it is used, and a move that is broken off leaves nothing but a file to delete.
-What is not current any more makes files sparse in what counts; when that is most of a file, the rest is written anew.
+Owns the directory (accessible to root alone, since it holds the container's secrets) and the files. The index of pages
+exists only in the memory of the shim and its pager: containerd ends the processes with the shim, and a pager outlives
+the shim until then. The remains of a store are deleted with the container's directory.
+A file is written once, sequentially, by one move, and never again: so its size and change time identify its content for
+as long as it is used, and a move that is cut leaves only a file to delete. Outdated pages remain in files; when they
+are most of a file, the current rest is written to a new one.
 
 Source of facts: sync_file_range(2); stat(2) for st_ctim.
 """
@@ -22,25 +22,25 @@ from zeropod.runtime.pager.files import PagesFile
 _PAGES: Final = "pages-"
 
 FILES: Final = 12
-"""The most files; one more move writes the smallest ones anew."""
+"""The most files; beyond that, a move rewrites the smallest ones."""
 GARBAGE: Final = 8 << 20
-"""Bytes of a file that may be out of date whatever its size."""
+"""Bytes of a file that may be outdated, whatever its size."""
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
 
 class NewFile:
-    """A file that is being written. `finish` or `abandon` is due."""
+    """A file that is being written. Call `finish` or `abandon` at the end."""
 
     def __init__(self, directory: Path, number: int) -> None:
-        """Raises OSError."""
+        """Create the file. Raises OSError."""
         self.number = number
         self.path = directory / f"{_PAGES}{number}"
         self.size = 0
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def append(self, data: memoryview | bytes) -> int:
-        """Write behind what is there; return where. Raises OSError."""
+        """Append data; return its offset. Raises OSError."""
         at, view = self.size, memoryview(data)
         while view:
             count = os.pwrite(self._descriptor, view, self.size)
@@ -49,7 +49,7 @@ class NewFile:
         return at
 
     def finish(self) -> PagesFile:
-        """Return it for reading. Begins to write it to disk: the kernel can take clean pages. Raises OSError."""
+        """Start writeback, so that the kernel can reclaim its pages; return the file for reading. Raises OSError."""
         with suppress(OSError):
             libc.call("sync_file_range", self._descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
         try:
@@ -67,7 +67,7 @@ class PageStore:
     """Files by number. Used by one thread at a time."""
 
     def __init__(self, directory: Path) -> None:
-        """Empties the directory. Raises OSError."""
+        """Empty the directory. Raises OSError."""
         self.directory = directory
         self.files: dict[int, PagesFile] = {}
         self._next = 1
@@ -77,13 +77,13 @@ class PageStore:
             path.unlink(missing_ok=True)
 
     def begin(self) -> NewFile:
-        """A new file, for one move. Raises OSError."""
+        """Return a new file, for one move. Raises OSError."""
         file = NewFile(self.directory, self._next)
         self._next += 1
         return file
 
     def add(self, file: NewFile) -> None:
-        """What has been written counts. Raises OSError."""
+        """Finish a file and add it to the store. Raises OSError."""
         self.files[file.number] = file.finish()
 
     def keep(self, numbers: Iterable[int]) -> None:
@@ -96,11 +96,11 @@ class PageStore:
 
     @property
     def bytes(self) -> int:
-        """Of all files."""
+        """Return the size of all files."""
         return sum(file.fingerprint.size for file in self.files.values())
 
     def outdated(self, live: Mapping[int, int]) -> set[int]:
-        """Which files are to be written anew with the next move, given how many bytes of each are current."""
+        """Return the files to rewrite with the next move, given how many bytes of each are current."""
         chosen = {
             number
             for number, file in self.files.items()
@@ -110,7 +110,7 @@ class PageStore:
         return chosen | {number for _, number in rest[: max(0, len(rest) - FILES + 1)] if live.get(number, 0)}
 
     def damage(self) -> str:
-        """What has happened to a file; empty if they are as they were written."""
+        """Return how a file was changed or lost; empty if all are as they were written."""
         return next(filter(None, (file.damage() for file in self.files.values())), "")
 
     def close(self) -> None:
