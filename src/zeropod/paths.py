@@ -152,7 +152,7 @@ def make_status_sockets() -> None:
 
 
 def open_to_manager(place: str) -> None:
-    """Lets the manager's group, and nobody else but root, use a directory of sockets, or one socket. Raises OSError.
+    """Lets the manager's group, and no other user but root, use a directory of sockets, or one socket. Raises OSError.
 
     Makes the directory if there is nothing. Where the group may not be given away, all remains root's: the manager then
     sees nothing.

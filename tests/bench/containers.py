@@ -74,7 +74,7 @@ def first_answer(application: Application) -> None:
 
 
 _networks: dict[str, int] = {}
-"""Network namespaces by container: containerd knows the first pid only, which a sleep has made somebody else's."""
+"""Network namespaces by container: containerd knows the first pid only, which a restore from COLD changes."""
 
 
 def entered(container: Container) -> AbstractContextManager[None]:

@@ -104,8 +104,8 @@ def _unpack_anew(archive: str, tree: str, library: str) -> None:
     try:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(fresh)
-        # A hash that is not checked: nothing but us writes here, so there is no need to look at each source's
-        # date.
+        # A hash that is not checked: nothing but us writes here, so the dates of the sources
+        # need not be looked at.
         compileall.compile_dir(
             fresh,
             quiet=2,

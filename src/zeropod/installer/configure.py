@@ -139,7 +139,7 @@ def _version(text: str, path: str) -> int | None:
 
 
 def _checked(text: str, path: str) -> dict[str, Any]:
-    """The file's values. Raises InstallError where no handler can be added, or one has been by somebody else."""
+    """The file's values. Raises InstallError where no handler can be added, or another party has added one."""
     values = edits.parse(text, path)
     version = values.get("version", 1)
     if not isinstance(version, int) or version < min(handler.PLUGINS):
@@ -161,9 +161,7 @@ def _refuse_by_hand(values: Mapping[str, Any], path: str) -> None:
 
 
 def _by_hand(path: str) -> InstallError:
-    return InstallError(
-        f"{path} has a runtime {handler.NAME} that somebody else has put there: remove it, then install"
-    )
+    return InstallError(f"{path} has a runtime {handler.NAME} that zeropod did not put there: remove it, then install")
 
 
 def _runtimes(values: Mapping[str, Any], plugin: str) -> Mapping[str, Any]:

@@ -46,7 +46,7 @@ def contents(bundle: str, root: str, needs: Needs) -> dict[str, Entry]:
 
 
 def bare(archive: bytes, root: str) -> dict[str, Entry]:
-    """The same without a bundle, on a node that has everything."""
+    """What to install without a bundle, on a node that has everything."""
     return {f"{root}/{ARCHIVE}": File(archive, 0o755)} | starters(root, Needs(python=False, tar=False))
 
 
@@ -69,7 +69,7 @@ def describe(bundle: str) -> dict[str, Any]:
         description = json.loads((Path(bundle) / "bundle.json").read_text())
         architecture = description["architecture"]
     except (OSError, ValueError, KeyError) as error:
-        raise InstallError(f"{bundle} is no bundle of zeropod ({error}): choose one with --bundle") from error
+        raise InstallError(f"{bundle} is not a bundle of zeropod ({error}): choose one with --bundle") from error
     if architecture != platform.machine():
         raise InstallError(f"{bundle} is for {architecture}, and this is {platform.machine()}: take the other one")
     assert isinstance(description, dict)

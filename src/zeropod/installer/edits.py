@@ -1,4 +1,4 @@
-"""Edits of somebody else's configuration that can be taken back. Pure text; what is not ours stays as it was.
+"""Edits of another program's configuration that can be taken back. Pure text; what is not ours stays as it was.
 
 A block of ours stands between two comments at the end of the file: tables may come in any order in TOML, and templates
 that render to TOML can be extended in the same way without being understood.
@@ -35,7 +35,7 @@ def parse(text: str, path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InstallError(f"{path} is no valid TOML: {error}") from error
+        raise InstallError(f"{path} is not valid TOML: {error}") from error
 
 
 def imports(values: dict[str, Any]) -> list[str]:
@@ -64,7 +64,7 @@ def with_import(text: str, drop_in: str) -> str:
         gap = "" if not head or head.endswith("\n") else "\n"
         return f'{head}{gap}imports = ["{drop_in}"]\n{tail}'
     if not isinstance(present, Array):
-        raise InstallError("`imports` is no array")
+        raise InstallError("`imports` is not an array")
     if drop_in not in list(present):
         present.append(drop_in)
     return tomlkit.dumps(document)

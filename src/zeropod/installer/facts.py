@@ -40,7 +40,7 @@ class Facts:
 def gather(
     root: Root, *, distribution: str | None, config: str | None, socket: str | None, command: str | None
 ) -> Facts:
-    """Raises InstallError where the kernel is too old, or there is no containerd, or no telling which."""
+    """Raises InstallError where the kernel is too old, or no containerd is found, or more than one could be meant."""
     if words := requirements.too_old(platform.release(), requirements.OLDEST_KERNEL):
         raise InstallError(f"this node has Linux {words}")
     kind = detect(root.exists, distribution)
@@ -54,8 +54,8 @@ def gather(
     major = live.major if live else containerd.major(root.succeeds(["containerd", "--version"]) or "")
     if not major and kind.kind is Kind.CONFIG:
         raise InstallError(
-            f"no containerd answers at {socket}, and there is no program `containerd`: name the socket of the one that"
-            " runs pods with --containerd-socket"
+            f"no containerd answers at {socket}, and the program `containerd` is not found: name the socket of the "
+            "one that runs pods with --containerd-socket"
         )
     return Facts(kind, config or kind.config, socket, live, major, service.find(root, kind, command))
 

@@ -49,7 +49,7 @@ def table(version: int, shim: str, like: Mapping[str, Any] | None) -> str:
 
 
 def template_table(version: int, shim: str) -> str:
-    """The same for K3s' and RKE2's templates, which know the cgroup driver themselves."""
+    """The handler in K3s' and RKE2's templates, which know the cgroup driver themselves."""
     place = f'plugins."{plugin(version)}".containerd.runtimes.{NAME}'
     return table(version, shim, None) + f"[{place}.options]\n  SystemdCgroup = {{{{ .SystemdCgroup }}}}\n"
 

@@ -83,7 +83,7 @@ def _restart_again(root: Root, found: Facts, say: Say) -> None:
 
 def _conclude(root: Root, found: Facts, install_root: str, planned: Plan, restarts: bool, say: Say) -> None:
     say(f"zeropod {__version__} is in {install_root}: {len(planned.changes)} files changed")
-    # Else the first pod waits for it. Whether it can is no reason to undo anything: it runs without.
+    # Else the first pod waits for it. A failure undoes nothing: zeropod runs without.
     try:
         done = root.run([f"{install_root}/bin/{contents.PROGRAM}", "unpack"], UNPACKING)
         failure = (done.stdout.strip() or f"exit status {done.returncode}") if done.returncode else ""

@@ -57,7 +57,7 @@ def plan(root: Root, found: Facts, install_root: str, source: Source, *, links: 
         if present in (None, link) or (known and known.digest == record.digest(present)):
             outer[path] = link
         else:
-            notes.append(f"{path} is somebody else's and stays as it is")
+            notes.append(f"{path} is not zeropod's and stays as it is")
 
     made, backups = _remember(root, found, configuration, outer, previous, install_root)
     ours = tuple(sorted(path.removeprefix(f"{install_root}/") for path in inner | backups))

@@ -50,7 +50,7 @@ class Record:
     directories: tuple[str, ...] = ()
     """Those that did not exist before, the outermost first."""
     inner: tuple[str, ...] = ()
-    """What we have put into the install root, relative to it; the rest there is somebody else's."""
+    """What we have put into the install root, relative to it; the rest there is not ours."""
 
     def entry(self) -> File:
         return File((json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode(), 0o600)
@@ -70,7 +70,7 @@ def read(entry: Entry, path: str) -> Record | None:
 
 
 def digest(entry: Entry) -> str:
-    """What tells whether somebody else has changed an entry since."""
+    """What tells whether an entry has been changed since."""
     match entry:
         case File(content):
             return hashlib.sha256(content).hexdigest()

@@ -63,12 +63,12 @@ class Root:
         if stat.S_ISLNK(status.st_mode):
             return Link(os.readlink(outside))
         if not stat.S_ISREG(status.st_mode):
-            raise InstallError(f"{path} is no file: move it out of the way")
+            raise InstallError(f"{path} is not a file: move it out of the way")
         with open(outside, "rb") as file:
             return File(file.read(), stat.S_IMODE(status.st_mode))
 
     def text(self, path: str) -> str | None:
-        """The text at `path`, links followed; None if there is no such file. Raises InstallError for other bytes."""
+        """The text at `path`, links followed; None if it does not exist. Raises InstallError for other bytes."""
         match self.look(self.resolve(path)):
             case File(content):
                 try:
@@ -87,7 +87,7 @@ class Root:
         return sorted(found.removeprefix(top) for found in glob.glob(glob.escape(top) + pattern))
 
     def walk(self, directory: str) -> list[str]:
-        """Every file and link below a directory, none if there is no such directory; links are not followed."""
+        """Every file and link below a directory, none if it does not exist; links are not followed."""
         top = self.outside(directory)
         return sorted(
             f"{directory}{parent.removeprefix(top)}/{name}"

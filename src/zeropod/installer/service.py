@@ -14,7 +14,7 @@ SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How containerd is restarted on this node; no command if nobody here knows."""
+    """How containerd is restarted on this node; no command if that is not known."""
 
     command: tuple[str, ...] | None
     name: str

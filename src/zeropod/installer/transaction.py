@@ -75,7 +75,7 @@ class Transaction:
 
     def _remove(self, directories: Sequence[str]) -> None:
         for directory in reversed(directories):
-            with contextlib.suppress(OSError):  # it was not made yet, or somebody else has put something there
+            with contextlib.suppress(OSError):  # it was not made yet, or another program has put something there
                 os.rmdir(self._root.outside(directory))
 
     def _begin(self, changes: Sequence[Change]) -> None:

@@ -1,4 +1,4 @@
-"""Takes everything away again and restores the node, byte for byte where nobody else has changed it since."""
+"""Takes everything away again and restores the node, byte for byte where it has not been changed since."""
 
 import contextlib
 import os
@@ -94,7 +94,7 @@ def _restored(root: Root, known: Record, install_root: str, say: Say) -> tuple[d
             gone = configure.is_ours_alone(rest) and not kept.existed
             wanted[path] = None if gone else File(rest.encode(), present.mode)
         elif isinstance(present, Link):
-            say(f"note: {path} is somebody else's now and stays as it is")
+            say(f"note: {path} is not zeropod's any more and stays as it is")
         else:
             wanted[path] = None
     return wanted, metadata
@@ -116,7 +116,7 @@ def _remove(root: Root, known: Record, install_root: str, say: Say, *, keep_stat
     ]
     doomed: list[str] = []
     if foreign:
-        say(f"note: {', '.join(foreign[:5])} in {install_root} are somebody else's and stay")
+        say(f"note: {', '.join(foreign[:5])} in {install_root} are not zeropod's and stay")
         _remove_files(root, ours, install_root)
     else:
         doomed.append(install_root)

@@ -34,7 +34,7 @@ def containers(root: Root) -> tuple[list[ContainerStatus], list[str]]:
 
 
 async def _containers(root: Root) -> tuple[dict[str, list[ContainerStatus]], list[str]]:
-    """The same by the sockets of their shims."""
+    """Return running containers of zeropod by socket of their shim, and the sockets whose shim does not answer."""
     found: dict[str, list[ContainerStatus]] = {}
     silent: list[str] = []
 

@@ -87,7 +87,7 @@ class FlowOrigin(IntEnum):
     PROBE = 1
     """It does not count at all."""
     FORWARDED = 2
-    """The program's own word: it was made for somebody outside, and counts."""
+    """Set by the program: made on behalf of a client outside of the pod (kubectl port-forward), and counts."""
 
 
 class Lookup:
@@ -104,7 +104,7 @@ class Lookup:
         """Loads the program and links it to a network namespace; takes about a millisecond.
 
         Raises LookupUnavailable when the kernel refuses (no bpf(2), no right to it),
-        OSError when there is no such namespace.
+        OSError when the namespace does not exist.
         """
         if sys.byteorder != "little":
             raise LookupUnavailable("the sk_lookup program is compiled for little-endian machines")
@@ -131,7 +131,7 @@ class Lookup:
     def activity(self, *, own: bool = True) -> dict[int, Activity]:
         """What was seen, by local port, since attach(); `own`: with connections from within the pod.
 
-        Ports on which nobody listens are there too. The last 256 are kept: under a port scan a port
+        Ports without a listener are there too. The last 256 are kept: under a port scan a port
         may disappear and start to count anew. What a prober may have made is in flows() alone.
         """
         seen = {}

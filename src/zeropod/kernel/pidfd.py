@@ -44,6 +44,16 @@ def open(pid: int) -> int:  # noqa: A001 - read as pidfd.open()
     return os.pidfd_open(pid)
 
 
+@contextlib.contextmanager
+def opened(pid: int) -> Iterator[int]:
+    """Have a pidfd for a process, closed at the end. Raises ProcessLookupError if it does not exist."""
+    handle = open(pid)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
 def getfd(pidfd: int, fd: int) -> int:
     """Duplicate file descriptor `fd` of another process into ours (close-on-exec).
 

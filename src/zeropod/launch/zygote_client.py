@@ -5,7 +5,7 @@ containerd starts. The first `start` binds the zygote's socket and starts it: ot
 `start` sends the shim's listening socket and what a program inherits from its parent, and receives the shim's pid.
 
 Whatever goes wrong, it is known which process serves the socket: a shim answers before it serves, and one that cannot
-deliver its answer, since the `start` that has asked has given up or is dead, ends. So where there is no answer it is
+deliver its answer, since the `start` that has asked has given up or is dead, ends. So without an answer it is
 safe to start the shim as a program of its own.
 
 `start` imports this, so it needs the interpreter's built-in modules alone.
@@ -40,7 +40,7 @@ ATTEMPTS = 3
 """A zygote may be about to end, with its last shim, or be killed, when it is asked; then another one begins."""
 
 WORDS = 1000
-"""Bytes of an answer: a pid, or why there is no shim."""
+"""Bytes of an answer: a pid, or why no shim was started."""
 
 PAUSE = 0.01
 """Seconds before the next attempt, or the next look whether the lock is free, which is held for some milliseconds."""

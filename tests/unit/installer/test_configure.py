@@ -125,10 +125,16 @@ def test_the_second_time_is_as_the_first(major: int) -> None:
     [
         ('[plugins.cri]\nsandbox_image = "x"\n', "version 1.*config migrate"),
         ('version = 2\ndisabled_plugins = ["cri"]\n', "disables containerd's CRI plugin"),
-        (f'version = 2\n[plugins."{OLD}".containerd.runtimes.zeropod]\nruntime_type = "x"\n', "somebody else"),
-        (f'version = 3\n[plugins."{NEW}".containerd.runtimes.zeropod]\nruntime_type = "x"\n', "somebody else"),
-        ("version = \n", "no valid TOML"),
-        (f'version = 2\nplugins = {{ "{OLD}" = {{ containerd = {{}} }} }}\n', "no valid TOML"),
+        (
+            f'version = 2\n[plugins."{OLD}".containerd.runtimes.zeropod]\nruntime_type = "x"\n',
+            "that zeropod did not put there",
+        ),
+        (
+            f'version = 3\n[plugins."{NEW}".containerd.runtimes.zeropod]\nruntime_type = "x"\n',
+            "that zeropod did not put there",
+        ),
+        ("version = \n", "not valid TOML"),
+        (f'version = 2\nplugins = {{ "{OLD}" = {{ containerd = {{}} }} }}\n', "not valid TOML"),
     ],
 )
 def test_what_cannot_be_extended_is_refused_with_the_remedy(text: str, why: str) -> None:

@@ -83,7 +83,7 @@ def test_patterns_of_imports_are_read_as_containerd_reads_them(pattern: str, cov
 
 
 def test_a_file_that_is_no_toml_is_named() -> None:
-    with pytest.raises(InstallError, match=r"/etc/x\.toml is no valid TOML"):
+    with pytest.raises(InstallError, match=r"/etc/x\.toml is not valid TOML"):
         edits.parse("= 1", "/etc/x.toml")
 
 
@@ -94,5 +94,5 @@ def test_a_comma_at_the_end_of_an_array_is_no_obstacle() -> None:
 
 
 def test_imports_that_are_no_array_are_refused() -> None:
-    with pytest.raises(InstallError, match="no array"):
+    with pytest.raises(InstallError, match="not an array"):
         edits.with_import('imports = "x"\n', DROP_IN)

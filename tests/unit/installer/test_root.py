@@ -43,7 +43,7 @@ def test_links_that_go_round_are_an_error(host: Path) -> None:
 
 
 def test_what_is_no_file_is_in_the_way(host: Path) -> None:
-    with pytest.raises(InstallError, match="/etc/real is no file"):
+    with pytest.raises(InstallError, match="/etc/real is not a file"):
         Root(str(host)).look("/etc/real")
 
 

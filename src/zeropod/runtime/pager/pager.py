@@ -225,7 +225,10 @@ class Pager:
         """
         self._retiring = True
         self._process.send(wire.RETIRE)
-        return self._is_retired(patience) or self._ended_by_force(patience)
+        if self._is_retired(patience):
+            return True
+        self._process.kill()
+        return self._retired.wait(patience)
 
     def _is_retired(self, patience: float) -> bool:
         until = time.monotonic() + patience
@@ -235,10 +238,6 @@ class Pager:
                 return False
             time.sleep(0.00005)
         return True
-
-    def _ended_by_force(self, patience: float) -> bool:
-        self._process.kill()
-        return self._retired.wait(patience)
 
     def learnt(self) -> WorkingSet:
         """Return the working set for the next wake, from the pages touched since the last fill."""
@@ -304,12 +303,9 @@ class Pager:
         forks = self.journal.forks()
         missing = {number: descriptor for number, descriptor in forks.items() if number not in self._guards}
         with suppress(OSError):
-            handle = pidfd.open(self.journal.keeper)
-            try:
+            with pidfd.opened(self.journal.keeper) as handle:
                 for number, descriptor in missing.items():
                     self._guards[number] = pidfd.getfd(handle, descriptor)
-            finally:
-                os.close(handle)
         doubt = self.journal.doubt()
         return "" if forks and all(number in self._guards for number in forks) and not self.journal.full else doubt
 

@@ -75,11 +75,8 @@ class PagerProcess:
         """Wait until it has ended, and reap it."""
         async with self._reaping:
             if not self.reaped:
-                handle = pidfd.open(self.pid)
-                try:
+                with pidfd.opened(self.pid) as handle:
                     await pidfd.wait_exit(handle)
-                finally:
-                    os.close(handle)
                 self._is_reaped()
 
     def end_now(self) -> None:
