@@ -2,5 +2,6 @@
 
 ``start.py`` makes the cluster inside of the nodes that ``tests/node/enter --cluster`` has made, then runs a command in
 the first one: ``pki.py`` has the certificates, ``components.py`` what is started, ``services.py`` keeps it running,
-``product.py`` installs zeropod. The rest is for tests: ``kube.py`` is kubectl and waiting, ``pods.py`` what is applied.
+``product.py`` installs zeropod, ``command.py`` runs what all of them run. For tests are ``kube.py``, the API, kubectl
+and waiting, ``pods.py``, what is applied, and ``app.py``, what most pods run.
 """

@@ -1,10 +1,11 @@
 """The cluster's certificates and kubeconfigs, with the names and groups that kubeadm gives them."""
 
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.cluster.command import run
 
 SHARED = Path("/node/shared")
 """The same directory in all nodes."""
@@ -25,11 +26,6 @@ class Pair:
     key: Path
 
 
-def openssl(*arguments: str) -> None:
-    """Raises CalledProcessError; what openssl says goes to the run's output."""
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=60)
-
-
 class Authority:
     """A certificate authority in a directory of its own."""
 
@@ -39,7 +35,7 @@ class Authority:
         self.own = Pair(directory / "ca.crt", directory / "ca.key")
         usage = ["-addext", "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign"]
         files = ["-keyout", str(self.own.key), "-out", str(self.own.certificate)]
-        openssl("req", "-x509", *_KEY, "-subj", f"/CN={name}", *usage, *files)
+        run("openssl", "req", "-x509", *_KEY, "-subj", f"/CN={name}", *usage, *files)
 
     def issue(self, file: str, name: str, group: str | None = None, addresses: Sequence[str] = ()) -> Pair:
         """A client's certificate, or a server's that has these addresses (`DNS:…`, `IP:…`)."""
@@ -51,7 +47,7 @@ class Authority:
         signed = ["-CA", str(self.own.certificate), "-CAkey", str(self.own.key)]
         wanted = [word for extension in extensions for word in ("-addext", extension)]
         files = ["-keyout", str(pair.key), "-out", str(pair.certificate)]
-        openssl("req", "-x509", *_KEY, *signed, "-subj", subject, *wanted, *files)
+        run("openssl", "req", "-x509", *_KEY, *signed, "-subj", subject, *wanted, *files)
         return pair
 
 
@@ -90,8 +86,8 @@ def make(server: str, addresses: Sequence[str], nodes: Sequence[str]) -> Control
     directory = SHARED / "pki"
     authority = Authority(directory, "kubernetes")
     accounts = Pair(directory / "sa.pub", directory / "sa.key")
-    openssl("genrsa", "-out", str(accounts.key), "2048")
-    openssl("rsa", "-in", str(accounts.key), "-pubout", "-out", str(accounts.certificate))
+    run("openssl", "genrsa", "-out", str(accounts.key), "2048")
+    run("openssl", "rsa", "-in", str(accounts.key), "-pubout", "-out", str(accounts.certificate))
     front_proxy = Authority(directory / "front-proxy", "front-proxy-ca")
     made = ControlPlane(
         authority,

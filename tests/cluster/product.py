@@ -4,9 +4,9 @@ The image is what installer/Containerfile describes, made without buildah and wi
 node's own Debian packages, on the test images' shell and the Debian's Python.
 """
 
-import subprocess
 from pathlib import Path
 
+from tests.cluster.command import run
 from tests.cluster.pki import SHARED
 from tests.node.images import Image, oci_archive
 
@@ -21,7 +21,7 @@ PYZ = Path("/src/build/zeropod.pyz")
 def make_image() -> None:
     """The archive for all nodes, which is whole as soon as it is there."""
     command = ["python3", "/src/installer/bundle.py", "--pyz", str(PYZ), "--output", str(BUNDLE)]
-    subprocess.run(command, check=True, capture_output=True, timeout=180)
+    run(*command, timeout=180)
     image = Image(
         NAME, (f"{BUNDLE}/bin/zeropod.pyz",), programs=("/usr/bin/python3",), trees={str(BUNDLE): 0}, python=True
     )
@@ -32,16 +32,12 @@ def make_image() -> None:
 
 def import_image() -> None:
     """Into this node's containerd."""
-    command = ["ctr", "-n", "k8s.io", "images", "import", "--local", str(ARCHIVE)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    run("ctr", "-n", "k8s.io", "images", "import", "--local", str(ARCHIVE), timeout=120)
 
 
 def install(nodes: list[str]) -> None:
     """Apply the manifests, choose the nodes, and wait until every one of them has it."""
-    _kubectl("apply", "-k", MANIFESTS)
-    _kubectl("label", "node", *nodes, "zeropod.ctrox.dev/node=true")
-    _kubectl("-n", "zeropod-system", "rollout", "status", "daemonset/zeropod-node", "--timeout=180s")
-
-
-def _kubectl(*arguments: str) -> None:
-    subprocess.run(["kubectl", *arguments], check=True, stdout=subprocess.DEVNULL, timeout=200)
+    run("kubectl", "apply", "-k", MANIFESTS)
+    run("kubectl", "label", "node", *nodes, "zeropod.ctrox.dev/node=true")
+    done = ["rollout", "status", "daemonset/zeropod-node", "--timeout=180s"]
+    run("kubectl", "-n", "zeropod-system", *done, timeout=200)

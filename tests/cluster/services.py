@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+from tests.cluster.command import ClusterError
 from tests.cluster.components import RUN
+from tests.integration.patience import patient
 
 CONTAINERD = "containerd"
 SOCKET = "/run/containerd/containerd.sock"
@@ -25,10 +27,6 @@ POLL = 0.05
 PAUSE = 0.2
 """Seconds until what has ended is started again."""
 PATIENCE = 60.0
-
-
-class ServiceError(Exception):
-    """A service does not do what it was told to; says which, and the end of its log."""
 
 
 def keep(name: str, line: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -104,11 +102,11 @@ def listens() -> bool:
 
 
 def wait(condition: Callable[[], bool], what: str, log: str, seconds: float = PATIENCE) -> None:
-    """Raises ServiceError with the end of a service's log."""
-    deadline = time.monotonic() + seconds
+    """Raises ClusterError with the end of a service's log."""
+    deadline = time.monotonic() + patient(seconds)
     while not condition():
         if time.monotonic() > deadline:
             file = RUN / f"{log}.log"
             text = "\n".join(file.read_text(errors="replace").splitlines()[-20:]) if file.exists() else "there is none"
-            raise ServiceError(f"not within {seconds:.0f} s: {what}; the end of {file}:\n{text}")
+            raise ClusterError(f"not within {patient(seconds):.0f} s: {what}; the end of {file}:\n{text}")
         time.sleep(POLL)

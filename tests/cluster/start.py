@@ -17,11 +17,14 @@ from functools import partial
 from pathlib import Path
 
 from tests.cluster import components, pki, product, services
+from tests.cluster.command import ClusterError, run
 from tests.cluster.components import ADDRESSES, PODS, RUN, name_of
 from tests.cluster.kube import Api, ApiError
 from tests.cluster.services import wait
 from tests.node.cache import say
 
+NO_CLUSTER = 125
+"""The exit status where there is none to run the command in."""
 OTHER = {1: 2, 2: 1}
 BEGUN = time.monotonic()
 
@@ -48,7 +51,8 @@ def main() -> int:
 
 def other(number: int) -> int:
     """A node that joins the first one, and is there as long as that is."""
-    wait(pki.ADMIN.exists, "the first node has made the certificates", "containerd")
+    own = pki.SHARED / f"{name_of(number)}.conf"
+    wait(own.exists, "the first node has made the certificates", "containerd")
     become_a_plain_node()
     start(components.node(number))
     wait(product.ARCHIVE.exists, "the first node has made the image", "kubelet", 180)
@@ -94,7 +98,7 @@ def start(wanted: dict[str, list[str]]) -> None:
 
 def be_named(name: str) -> None:
     """Give the node its name."""
-    subprocess.run(["hostname", name], check=True)
+    run("hostname", name)
     with open("/etc/hosts", "a", encoding="ascii") as hosts:
         hosts.write(f"127.0.0.1 {name}\n")
 
@@ -108,7 +112,7 @@ def lay_network(number: int, nodes: int) -> None:
     deadline = time.monotonic() + 20
     while not uplink.exists():
         if time.monotonic() > deadline:
-            raise services.ServiceError("there is no cable to the other node")
+            raise ClusterError("there is no cable to the other node")
         time.sleep(0.05)
     ip("address", "add", f"{ADDRESSES[number]}/24", "dev", "uplink")
     ip("link", "set", "uplink", "up")
@@ -128,8 +132,8 @@ def become_a_plain_node() -> None:
     Path("/dev/kmsg").touch()
     # An overlay's files cannot be mapped to the ids of a user namespace.
     KUBELET.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0750", "kubelet", str(KUBELET)], check=True)
-    pid = int(subprocess.run(["pidof", "containerd"], check=True, capture_output=True, text=True).stdout)
+    run("mount", "-t", "tmpfs", "-o", "mode=0750", "kubelet", str(KUBELET))
+    pid = int(run("pidof", "containerd"))
     os.kill(pid, signal.SIGTERM)
     while Path(f"/proc/{pid}").exists():
         time.sleep(0.02)
@@ -157,8 +161,12 @@ def is_ready(api: Api, name: str) -> bool:
 
 
 def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+    run("ip", *arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ClusterError as error:
+        say(str(error))
+        sys.exit(NO_CLUSTER)

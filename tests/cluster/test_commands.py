@@ -1,5 +1,7 @@
 """kubectl's commands on pods that sleep."""
 
+import os
+import pty
 import socket
 import subprocess
 import time
@@ -42,6 +44,18 @@ def test_exec(place: Place) -> None:
     pod.until_asleep()
     failing = subprocess.run(["kubectl", "-n", place.name, "exec", "web", "--", "sh", "-c", "exit 7"], timeout=60)
     assert failing.returncode == 7
+    pod.until_asleep()
+
+
+def test_exec_with_a_terminal(place: Place) -> None:
+    pod = place.pod("web").until_asleep()
+    ours, theirs = pty.openpty()
+    with running(place, "exec", "-it", "web", "--", "sh", stdin=theirs) as process:
+        os.write(ours, b"echo $((6 * 7)); exit\n")
+        assert line_of(process, "42").strip() == "42"
+        assert process.wait(patient(20)) == 0
+    os.close(ours)
+    os.close(theirs)
     pod.until_asleep()
 
 

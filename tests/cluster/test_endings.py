@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.cluster.kube import Object, until
+from tests.cluster.kube import ApiError, Object, until
 from tests.cluster.pods import Place, Pod, annotations, container, environment
 from tests.integration.patience import patient
 
@@ -90,6 +90,28 @@ def test_a_container_that_ends_is_restarted(place: Place) -> None:
     until(lambda: pod.restarts() == 1, "it is restarted")
     assert pod.status()["lastState"]["terminated"]["exitCode"] == 0
     pod.until_ready().until_asleep()
+
+
+def test_an_eviction_asks_the_disruption_budget(place: Place) -> None:
+    pod = place.pod("web").until_asleep()
+    selected = {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}
+    place.create("poddisruptionbudgets", "web", spec=selected)
+    path = f"/api/v1/namespaces/{place.name}/pods/web/eviction"
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "web"}}
+
+    def refused() -> bool:
+        try:
+            place.api.text("POST", path, {**eviction, "deleteOptions": {"dryRun": ["All"]}})
+        except ApiError as error:
+            return error.status == 429
+        return False
+
+    until(refused, "the budget is known", 20)
+    assert pod.state() == "STANDBY"
+    place.api.delete("poddisruptionbudgets", "web", place.name)
+    until(lambda: not refused(), "the budget is gone", 20)
+    place.api.text("POST", path, eviction)
+    pod.until_gone()
 
 
 def test_no_grace_at_all(place: Place) -> None:

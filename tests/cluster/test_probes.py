@@ -7,7 +7,7 @@ from tests.cluster.kube import until
 from tests.cluster.pods import Place, annotations, ask, container, environment
 
 EVERY = {"periodSeconds": 1, "timeoutSeconds": 5}
-PATIENT = {"failureThreshold": 40}
+PATIENT = {"failureThreshold": 120}
 """For one that is to succeed: the application may take its time to start."""
 HTTP = {"httpGet": {"port": 8080, "path": "/"}}
 TCP = {"tcpSocket": {"port": 8080}}

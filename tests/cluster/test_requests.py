@@ -103,7 +103,11 @@ def test_two_containers_sleep(place: Place) -> None:
 
 def test_chosen_containers_sleep_by_chosen_ports(place: Place) -> None:
     containers = two_ports("c1", "c2", "c3")
-    containers[2]["startupProbe"] = {"httpGet": {"port": 8082, "path": "/"}, "periodSeconds": 1, "failureThreshold": 30}
+    containers[2]["startupProbe"] = {
+        "httpGet": {"port": 8082, "path": "/"},
+        "periodSeconds": 1,
+        "failureThreshold": 120,
+    }
     chosen = annotations(container_names="c1,c3", ports_map="c1=8080;c3=8082")
     pod = place.pod("web", *containers, annotated=chosen)
     port = served(place, pod, 8082)

@@ -113,7 +113,13 @@ def summary(place: Place, pod: Pod) -> dict[str, int]:
     return {}
 
 
-@pytest.mark.parametrize("standby", ["true", "false"], ids=["standby", "cold"])
+# Not strict: the kubelet looks at a cgroup every ten seconds or so, and may miss that.
+RESETS = pytest.mark.xfail(strict=False, reason="a restore makes a new cgroup, whose counters begin at 0")
+
+
+@pytest.mark.parametrize(
+    "standby", [pytest.param("true", id="standby"), pytest.param("false", id="cold", marks=RESETS)]
+)
 def test_figures_of_a_sleeping_pod(place: Place, standby: str) -> None:
     pod = place.pod("web", annotated=annotations(standby=standby))
     until(lambda: summary(place, pod).get("cpu"), "the kubelet has figures", SECONDS)

@@ -83,7 +83,7 @@ def test_a_job_that_serves_may_sleep_and_still_end(place: Place) -> None:
 
 def test_init_containers_and_sidecars(place: Place) -> None:
     first = container("first", command=["sh", "-c", "sleep 3; echo from-init >/shared/file"])
-    probe = {"tcpSocket": {"port": 8081}, "periodSeconds": 1, "failureThreshold": 40}
+    probe = {"tcpSocket": {"port": 8081}, "periodSeconds": 1, "failureThreshold": 120}
     sidecar = container("sidecar", env=environment(PORTS=8081), restartPolicy="Always", startupProbe=probe)
     main = container()
     for each in (first, sidecar, main):

@@ -24,7 +24,6 @@ LEFT_OUT = {
     "build/bundle/bin/zeropod.pyz installer": "changes the node; tests/integration/installer runs it in the test node",
     "./justw unit": "is part of `test`",
     "./justw test-long": "takes an hour; `test` has a part of it",
-    "./justw cluster": "is for a look around; test-cluster runs in the same one",
     "./justw test-older": "takes as long as `test`, whose test_installer.py sleeps and wakes on containerd 1.7",
     "./justw test-vm": "takes hours; test-vm-short is a selection",
     "./justw test-vm-older": "takes hours; test-vm-short is a selection",
