@@ -8,11 +8,14 @@ import trio
 from tests.unit.shim.fakes import FakeNetwork
 from trio.testing import MockClock
 
+from zeropod.kernel import pending_signals
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.lifecycle.settings import Settings
-from zeropod.lifecycle.standby.nap import SETTLE, Nap
+from zeropod.lifecycle.standby.nap import SETTLE, WORKS, Nap
 
 PORT = 8080
+PID = 4_194_305
+"""Of a process that cannot exist: pid_max is less."""
 
 
 class Slow:
@@ -36,7 +39,7 @@ class Slow:
 
 
 def napping(network: FakeNetwork, baseline: Slow | None = None, *, only_probes: bool = False) -> Nap:
-    init_process = SimpleNamespace(socket_inodes=lambda: frozenset({7}))
+    init_process = SimpleNamespace(socket_inodes=lambda: frozenset({7}), pids=lambda: (PID,))
     container: Any = SimpleNamespace(settings=Settings(ports=frozenset({PORT})), init_process=init_process)
     given: Any = network
     its: Any = baseline or Slow()
@@ -90,3 +93,22 @@ async def test_data_on_a_connection_of_its_own_is_use(
     await trio.sleep(1.0)
     use = "the connection from 10.0.0.2 port 5 (ESTABLISHED) was used while it ran for a probe"
     assert str(nap.use() or "") == use * is_use
+
+
+async def test_a_signal_that_an_exec_has_sent_is_handled_before_it_is_frozen(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending_signals, "is_due", lambda pid: trio.current_time() < begun + 0.7)
+    monkeypatch.setattr("zeropod.lifecycle.standby.nap._runs", lambda pid: trio.current_time() < begun + 0.9)
+    begun = trio.current_time()
+    await napping(FakeNetwork()).settled()
+    assert 0.9 <= trio.current_time() - begun < 1
+
+
+async def test_one_that_computes_for_ever_is_frozen_all_the_same(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zeropod.lifecycle.standby.nap._runs", lambda pid: True)
+    begun = trio.current_time()
+    await napping(FakeNetwork()).settled()
+    assert trio.current_time() - begun == pytest.approx(WORKS, abs=0.06)

@@ -5,11 +5,13 @@ use by a client turns the nap into a wake. No client is missed, even one that is
 while the application cannot answer, what waits is looked at; in between everything from the node is intercepted.
 """
 
+import os
 from collections.abc import Callable, Collection
 
 import trio
 
 from zeropod.activator.network import PodNetwork
+from zeropod.kernel import pending_signals, proc_stat
 from zeropod.kernel.sock_diag import TcpSocket
 from zeropod.lifecycle.baseline import Baseline
 from zeropod.lifecycle.idle.activity import quiet_ms
@@ -19,6 +21,10 @@ from zeropod.lifecycle.strategy import Workload
 SETTLE = 2.0
 """Seconds for the application to close connections that the other end has closed, as those of a probe are. On a machine
 whose CPUs are busy it needs some tenths of one, and frozen before that it would be woken by them at once."""
+
+WORKS = 0.3
+"""Seconds for what the nap has set off, such as the handling of a signal that an exec has sent; one that computes all
+the time would nap for longer otherwise."""
 
 LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
 """Seconds between looks whether it has, which take a millisecond or two each; the last one for all further ones."""
@@ -55,13 +61,17 @@ class Nap:
             self._baseline.disregard(seen)
 
     async def settled(self) -> None:
-        """Return when nothing is left of the connections that the nap was for.
+        """Return when nothing is left of what the nap was for.
 
-        Those of probers that came to the container itself are answered; what they have closed has a moment.
+        Connections of probers that came to the container itself are answered, and what they have closed has a moment;
+        so have signals that an exec has sent, and what follows from them.
         """
         await self._while(self._is_probed)
         with trio.move_on_after(SETTLE):
             await self._while(lambda: self._baseline.ending(self._init_process))
+            await self._while(lambda: any(map(pending_signals.is_due, self._init_process.pids())))
+        with trio.move_on_after(WORKS):
+            await self._while(lambda: any(map(_runs, self._init_process.pids())))
 
     async def _while(self, condition: Callable[[], bool]) -> None:
         looks = 0
@@ -79,6 +89,14 @@ class Nap:
         if sock := used_since(self._network, self._init_process.socket_inodes(), self._ports, self._since):
             return Reason.USED_IN_NAP.because(*sock.remote, sock.state.name)
         return None
+
+
+def _runs(pid: int) -> bool:
+    """Return whether a thread of the process uses a CPU, or waits for one."""
+    try:
+        return any(proc_stat.read(pid, int(task)).state == "R" for task in os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return False
 
 
 def used_since(network: PodNetwork, own: Collection[int], ports: Collection[int], since: float) -> TcpSocket | None:

@@ -1,0 +1,27 @@
+"""Signals that were sent to a process and that it has not handled yet.
+
+Owns the fields of /proc/PID/task/TID/status about signals, and how they add up. What to do about them is decided above.
+
+Source of facts: proc_pid_status(5), signal(7).
+"""
+
+import os
+from pathlib import Path
+
+
+def is_due(pid: int) -> bool:
+    """Return whether a signal is pending that a thread of the process will handle as soon as it runs.
+
+    One that all threads block, or that is ignored, is not. False for a process that has ended.
+    """
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+        return any(_is_due(Path(f"/proc/{pid}/task/{task}/status").read_text(errors="replace")) for task in tasks)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _is_due(status: str) -> bool:
+    fields = dict(line.partition(":")[::2] for line in status.splitlines())
+    own, shared, blocked, ignored = (int(fields[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn"))
+    return bool((own | shared) & ~blocked & ~ignored)
