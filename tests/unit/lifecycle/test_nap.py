@@ -98,9 +98,9 @@ async def test_data_on_a_connection_of_its_own_is_use(
 async def test_a_signal_that_an_exec_has_sent_is_handled_before_it_is_frozen(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun = trio.current_time()
     monkeypatch.setattr(pending_signals, "is_due", lambda pid: trio.current_time() < begun + 0.7)
     monkeypatch.setattr("zeropod.lifecycle.standby.nap._runs", lambda pid: trio.current_time() < begun + 0.9)
-    begun = trio.current_time()
     await napping(FakeNetwork()).settled()
     assert 0.9 <= trio.current_time() - begun < 1
 
