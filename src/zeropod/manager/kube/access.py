@@ -1,0 +1,100 @@
+"""How the API server is reached and what it is shown: an address, who signs its certificate, and a token.
+
+Tokens and certificate authorities of pods are replaced on disk while they run, so both are read when they are used: the
+token for each request, the authority for each connection.
+"""
+
+import os
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from zeropod.manager.kube.errors import Unreachable
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where the kubelet puts a pod's credentials."""
+
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+"""Seconds and a count: a server that is gone without a word is noticed after half a minute."""
+USER_TIMEOUT = 30_000
+"""Milliseconds for a server to confirm what was sent."""
+
+
+class Access(Protocol):
+    """Connections to one API server."""
+
+    @property
+    def host(self) -> str:
+        """Return what requests have as Host."""
+
+    async def connect(self) -> trio.abc.Stream:
+        """Return a new connection. Raises Unreachable."""
+
+    def token(self) -> str:
+        """Return the token for the next request, empty for none. Raises Unreachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsAccess:
+    """Over TCP and TLS."""
+
+    address: str
+    port: int
+    context: Callable[[], ssl.SSLContext]
+    """Called for each connection."""
+    read_token: Callable[[], str] = lambda: ""
+    """Called for each request."""
+    server_name: str = ""
+    """What the certificate has to be for, if not the address."""
+
+    @property
+    def host(self) -> str:
+        """Return what requests have as Host."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    async def connect(self) -> trio.abc.Stream:
+        """Return a new connection whose certificate was checked. Raises Unreachable."""
+        try:
+            plain = await trio.open_tcp_stream(self.address, self.port)
+        except OSError as error:
+            raise Unreachable(f"the API server cannot be reached: {error}") from error
+        try:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in (*KEEPALIVE, (socket.TCP_USER_TIMEOUT, USER_TIMEOUT)):
+                plain.setsockopt(socket.IPPROTO_TCP, option, value)
+            name = self.server_name or self.address
+            # Servers end the connection without TLS's farewell; HTTP knows by itself where an answer ends.
+            stream = trio.SSLStream(plain, self.context(), server_hostname=name, https_compatible=True)
+            await stream.do_handshake()
+        except (OSError, trio.BrokenResourceError) as error:
+            await trio.aclose_forcefully(plain)
+            raise Unreachable(f"no TLS with the API server: {error.__cause__ or error}") from error
+        except BaseException:
+            await trio.aclose_forcefully(plain)
+            raise
+        return stream
+
+    def token(self) -> str:
+        """Return the token as it is now. Raises Unreachable."""
+        try:
+            return self.read_token()
+        except OSError as error:
+            raise Unreachable(f"the token cannot be read: {error}") from error
+
+
+def in_cluster(environment: Mapping[str, str] = os.environ, directory: Path = SERVICE_ACCOUNT) -> TlsAccess:
+    """Return the access of a pod with a service account. Raises Unreachable where there is none."""
+    address, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "")
+    if not address or not port.isdigit():
+        raise Unreachable("not in a pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
+    return TlsAccess(
+        address,
+        int(port),
+        lambda: ssl.create_default_context(cafile=str(directory / "ca.crt")),
+        lambda: (directory / "token").read_text(encoding="ascii").strip(),
+    )

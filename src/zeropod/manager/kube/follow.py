@@ -1,0 +1,101 @@
+"""A list that is kept up to date: read as a whole, then watched, and read anew after every gap.
+
+Whatever goes wrong, what is known stays known until it is replaced, and the next attempt comes within seconds.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import trio
+
+from zeropod.manager.kube.client import Client, Event, Object, Query
+from zeropod.manager.kube.errors import ApiError
+from zeropod.manager.kube.pacing import Backoff
+
+log = logging.getLogger(__name__)
+
+SHORTEST_WATCH = 5.0
+"""Seconds; a watch that ends earlier, without an event, has failed."""
+
+_T = TypeVar("_T")
+
+Key = tuple[str, str]
+"""Namespace and name."""
+
+
+class Follower(Generic[_T]):
+    """The objects at one path, each as what `keep` makes of it."""
+
+    def __init__(self, client: Client, path: str, keep: Callable[[Object], _T], query: Query | None = None) -> None:
+        self._client, self._path, self._query = client, path, query
+        self._keep = keep
+        self._backoff = Backoff()
+        self._changed = trio.Event()
+        self._version = ""
+        self.items: dict[Key, _T] = {}
+        self.ready = False
+        """Whether the list was read once."""
+        self.problem = ""
+        """Why nothing is heard of changes; empty while it is."""
+
+    async def changed(self) -> None:
+        """Return at the next change."""
+        await self._changed.wait()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            begun = trio.current_time()
+            try:
+                heard = await self._follow()
+            except ApiError as error:
+                if error.is_gone:
+                    self._version = ""
+                if not self.problem:
+                    log.warning("cannot follow %s, trying again: %s", self._path, error)
+                self.problem = str(error)
+                await trio.sleep(self._backoff.failed(error.retry_after))
+            else:
+                if not heard and trio.current_time() - begun < SHORTEST_WATCH:
+                    await trio.sleep(self._backoff.failed())
+
+    async def _follow(self) -> bool:
+        """Watch until the server ends that; return whether there was any event. Raises ApiError."""
+        if not self._version:
+            listing = await self._client.list(self._path, self._kept, self._query)
+            self.items, self._version, self.ready = dict(listing.items), listing.version, True
+            self._tell()
+        heard = False
+        async with self._client.watch(self._path, self._version, self._query) as watch:
+            if self.problem:
+                log.info("follows %s again", self._path)
+                self.problem = ""
+            while event := await watch.receive():
+                heard = True
+                self._backoff.succeeded()
+                self._apply(event)
+        return heard
+
+    def _apply(self, event: Event) -> None:
+        if event.kind in ("ADDED", "MODIFIED"):
+            key, kept = self._kept(event.object)
+            self.items[key] = kept
+            self._tell()
+        elif event.kind == "DELETED":
+            self.items.pop(key_of(event.object), None)
+            self._tell()
+        self._version = event.version or self._version
+
+    def _kept(self, each: Object) -> tuple[Key, _T]:
+        return key_of(each), self._keep(each)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def key_of(each: Object) -> Key:
+    """Return an object's namespace, empty for one of the cluster's, and its name."""
+    metadata = each["metadata"]
+    return str(metadata.get("namespace", "")), str(metadata["name"])

@@ -1,0 +1,44 @@
+"""How often the API server is asked: a limit on requests, and pauses that grow while it fails."""
+
+import random
+
+import trio
+
+FIRST, LONGEST = 0.25, 15.0
+"""Seconds of the first and of the longest pause: right again well within a minute of the end of any failure."""
+
+
+class RateLimit:
+    """At most `per_second` requests on average, and `burst` at once. Those above that wait in turn."""
+
+    def __init__(self, per_second: float = 10.0, burst: int = 20) -> None:
+        self._interval, self._ahead = 1 / per_second, (burst - 1) / per_second
+        self._next = float("-inf")
+
+    async def wait(self) -> None:
+        """Return when the next request may go."""
+        now = trio.current_time()
+        # When it would be due if requests came evenly; a burst runs ahead of that.
+        due = max(self._next, now)
+        self._next = due + self._interval
+        await trio.sleep(max(0.0, due - self._ahead - now))
+
+
+class Backoff:
+    """Pauses between attempts: each up to twice as long as the one before, at random: nodes do not ask at once."""
+
+    def __init__(self, first: float = FIRST, longest: float = LONGEST, chance: random.Random | None = None) -> None:
+        self._first, self._longest = first, longest
+        self._chance = chance or random.Random()
+        self.failures = 0
+
+    def succeeded(self) -> None:
+        """Begin anew with the shortest pause."""
+        self.failures = 0
+
+    def failed(self, retry_after: float = 0.0) -> float:
+        """Return the seconds to wait now; no less than the server asks for, within reason."""
+        # The exponent is bounded, or weeks of failures would overflow a float.
+        pause = min(self._first * 2.0 ** min(self.failures, 30), self._longest)
+        self.failures += 1
+        return max(pause * self._chance.uniform(0.5, 1.0), min(retry_after, self._longest))
