@@ -36,6 +36,7 @@ KINDS = {
     "daemonsets": "DaemonSet",
     "deployments": "Deployment",
     "jobs": "Job",
+    "limitranges": "LimitRange",
     "namespaces": "Namespace",
     "poddisruptionbudgets": "PodDisruptionBudget",
     "pods": "Pod",

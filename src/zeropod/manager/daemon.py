@@ -8,10 +8,12 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
 from hypercorn.trio import serve
+from prometheus_client.registry import Collector
 
 from zeropod import paths
 from zeropod.manager.node import Node
@@ -21,13 +23,25 @@ log = logging.getLogger(__name__)
 
 LISTEN = ("0.0.0.0", 8080)
 
+Prepared = tuple[Collector, Callable[[], Awaitable[None]]]
+"""Metrics, and what runs until it is cancelled."""
+
+
+class _UsageError(Exception):
+    """Flags that need what is not there."""
+
 
 def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     addresses, failure = options.listen or [LISTEN], None
     try:
-        trio.run(run, addresses)
+        kubernetes = _kubernetes(options)
+    except _UsageError as error:
+        sys.stderr.write(f"zeropod manager: {error}\n")
+        return 2
+    try:
+        trio.run(run, addresses, kubernetes)
     except* OSError as errors:
         failure = _first(errors)
     if failure:
@@ -37,14 +51,36 @@ def main(arguments: list[str]) -> int:
     return 1 if failure else 0
 
 
-async def run(addresses: list[Address]) -> None:
+async def run(addresses: list[Address], kubernetes: Callable[[Node], Prepared] | None = None) -> None:
     """Run until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
     node, config = Node(), configuration(bind(addresses))
+    collectors: list[Collector] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_signal, nursery.cancel_scope)
         nursery.start_soon(node.run)
-        bound = await nursery.start(partial(serve, application(node), config, mode="asgi"))
+        if kubernetes:
+            collector, reconcile = kubernetes(node)
+            collectors.append(collector)
+            nursery.start_soon(reconcile)
+        bound = await nursery.start(partial(serve, application(node, collectors), config, mode="asgi"))
         log.info("serves %s on %s, pid %d", PATHS, ", ".join(bound), os.getpid())
+
+
+def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | None:
+    """What talks to the API server, imported only if a flag asks for it. Raises _UsageError."""
+    if not (options.status_labels or options.status_events or options.in_place_scaling):
+        return None
+    from zeropod.manager.kube.errors import Unreachable
+    from zeropod.manager.kube.reconcile import Options
+    from zeropod.manager.kube.service import preparation
+
+    if not options.node_name:
+        raise _UsageError("--node-name, or NODE_NAME in the environment, has to say which node's pods are its own")
+    wanted = Options(options.status_labels, options.status_events, options.in_place_scaling)
+    try:
+        return preparation(wanted, options.node_name)
+    except Unreachable as error:
+        raise _UsageError(str(error)) from None
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
@@ -71,6 +107,25 @@ def _parser() -> argparse.ArgumentParser:
         type=_address,
         metavar="ADDRESS:PORT",
         help=f"where to serve {PATHS}; may be given more than once (default: 0.0.0.0:8080)",
+    )
+    parser.add_argument(
+        "--status-labels",
+        action="store_true",
+        help="label this node's pods with status.zeropod.ctrox.dev/CONTAINER: RUNNING or SCALED_DOWN",
+    )
+    parser.add_argument(
+        "--status-events", action="store_true", help="tell of sleeps, wakes and failures by events of their pods"
+    )
+    parser.add_argument(
+        "--in-place-scaling",
+        action="store_true",
+        help="lower the CPU and memory requests of sleeping containers to 1m and 1Ki, and raise them at a wake",
+    )
+    parser.add_argument(
+        "--node-name",
+        default=os.environ.get("NODE_NAME", ""),
+        metavar="NAME",
+        help="what Kubernetes calls this node; the three above need it (default: NODE_NAME of the environment)",
     )
     return parser
 

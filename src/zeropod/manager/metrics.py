@@ -233,9 +233,10 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily("zeropod_silent_shims", "Shims that are dead or do not answer.", silent)
 
 
-def registry(node: Node) -> CollectorRegistry:
-    """Return the registry with the metrics of the node's containers and of this process itself."""
+def registry(node: Node, more: Iterable[Collector] = ()) -> CollectorRegistry:
+    """Return the registry with the metrics of the node's containers, of this process, and of what else it does."""
     made = CollectorRegistry(auto_describe=False)
-    made.register(NodeCollector(node))
+    for collector in (NodeCollector(node), *more):
+        made.register(collector)
     ProcessCollector(registry=made)
     return made

@@ -7,6 +7,7 @@ from typing import Any
 from hypercorn.config import Config
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from prometheus_client import make_asgi_app
+from prometheus_client.registry import Collector
 
 from zeropod.manager.metrics import registry
 from zeropod.manager.node import Node
@@ -59,8 +60,8 @@ def configuration(sockets: Sequence[socket.socket]) -> Config:
     return config
 
 
-def application(node: Node) -> Application:
-    metrics = make_asgi_app(registry(node))
+def application(node: Node, more: Iterable[Collector] = ()) -> Application:
+    metrics = make_asgi_app(registry(node, more))
 
     async def serve(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "lifespan":

@@ -33,6 +33,7 @@ class Follower(Generic[_T]):
         self._backoff = Backoff()
         self._changed = trio.Event()
         self._version = ""
+        self._learned: dict[Key, int] = {}
         self.items: dict[Key, _T] = {}
         self.ready = False
         """Whether the list was read once."""
@@ -65,6 +66,7 @@ class Follower(Generic[_T]):
         if not self._version:
             listing = await self._client.list(self._path, self._kept, self._query)
             self.items, self._version, self.ready = dict(listing.items), listing.version, True
+            self._learned.clear()
             self._tell()
         heard = False
         async with self._client.watch(self._path, self._version, self._query) as watch:
@@ -74,18 +76,31 @@ class Follower(Generic[_T]):
             while event := await watch.receive():
                 heard = True
                 self._backoff.succeeded()
+                self._version = event.version or self._version
                 self._apply(event)
         return heard
+
+    def learn(self, body: Object) -> None:
+        """Take an object that the server has answered a write with, before the watch has it."""
+        key, kept = self._kept(body)
+        version = str(body["metadata"].get("resourceVersion", ""))
+        if key in self.items and version.isdigit():
+            self.items[key], self._learned[key] = kept, int(version)
+            self._tell()
 
     def _apply(self, event: Event) -> None:
         if event.kind in ("ADDED", "MODIFIED"):
             key, kept = self._kept(event.object)
+            # Of before a write of ours, whose outcome is known already.
+            if event.version.isdigit() and int(event.version) < self._learned.get(key, 0):
+                return
+            self._learned.pop(key, None)
             self.items[key] = kept
             self._tell()
         elif event.kind == "DELETED":
             self.items.pop(key_of(event.object), None)
+            self._learned.pop(key_of(event.object), None)
             self._tell()
-        self._version = event.version or self._version
 
     def _kept(self, each: Object) -> tuple[Key, _T]:
         return key_of(each), self._keep(each)

@@ -11,7 +11,7 @@ FIRST, LONGEST = 0.25, 15.0
 class RateLimit:
     """At most `per_second` requests on average, and `burst` at once. Those above that wait in turn."""
 
-    def __init__(self, per_second: float = 10.0, burst: int = 20) -> None:
+    def __init__(self, per_second: float = 20.0, burst: int = 30) -> None:
         self._interval, self._ahead = 1 / per_second, (burst - 1) / per_second
         self._next = float("-inf")
 

@@ -1,0 +1,154 @@
+"""What the manager keeps of a pod: little of a large object, and nothing that is not looked at."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zeropod.manager.kube.client import Object
+from zeropod.manager.kube.follow import key_of
+from zeropod.manager.kube.names import ORIGINALS, STATUS_LABEL
+from zeropod.manager.kube.quantities import amount
+from zeropod.rpc.messages.status_pb2 import ContainerStatus
+
+RESOURCES = tuple(ORIGINALS)
+
+Statuses = Mapping[str, ContainerStatus]
+"""What shims say of a pod's containers, by the containers' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container of a pod that runs as long as the pod: one of `containers`, or a sidecar."""
+
+    name: str
+    requests: Mapping[str, str]
+    allocated: Mapping[str, str]
+    """What the kubelet has granted."""
+    restarts_for: frozenset[str]
+    """Resources whose change would restart the container."""
+    is_sidecar: bool
+    id: str
+    """containerd's id of the one that runs now; empty where none does."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingResize:
+    """A resize that the kubelet has not carried out."""
+
+    reason: str
+    """Deferred or Infeasible."""
+    message: str
+    since: str
+    """As the API writes times; empty if it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of this node."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Ours alone, by the containers' names."""
+    originals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By resource and container."""
+    containers: tuple[Container, ...] = ()
+    qos: str = ""
+    has_own_resources: bool = False
+    """Whether resources are given for the pod as a whole."""
+    is_static: bool = False
+    """Whether it comes from a file of the node's, which alone can change it."""
+    is_ending: bool = False
+    pending: PendingResize | None = None
+
+    @property
+    def path(self) -> tuple[str, str, str, str]:
+        """Return what `path_of` takes."""
+        return ("v1", "pods", self.namespace, self.name)
+
+    def statuses(self, by_id: Mapping[str, ContainerStatus]) -> dict[str, ContainerStatus]:
+        """Return what is said of its containers; those that the shims and the API do not agree on are left out."""
+        found = {}
+        for container in self.containers:
+            status = by_id.get(container.id)
+            if status and (status.pod_namespace, status.pod) == (self.namespace, self.name):
+                found[container.name] = status
+        return found
+
+
+def read_pod(body: Object) -> Pod:
+    """Return what is kept of a pod. Whatever is not as it should be counts as absent."""
+    metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
+    annotations = metadata.get("annotations", {})
+    namespace, name = key_of(body)
+    running = {each["name"]: each for kind in _STATUSES for each in status.get(kind) or ()}
+    sidecars = [each for each in spec.get("initContainers") or () if each.get("restartPolicy") == "Always"]
+    containers = [_container(each, running.get(each["name"], {}), False) for each in spec.get("containers") or ()]
+    containers += [_container(each, running.get(each["name"], {}), True) for each in sidecars]
+    return Pod(
+        namespace=namespace,
+        name=name,
+        uid=metadata.get("uid", ""),
+        version=metadata.get("resourceVersion", ""),
+        labels={
+            key.partition("/")[2]: value
+            for key, value in metadata.get("labels", {}).items()
+            if key.startswith(f"{STATUS_LABEL}/")
+        },
+        originals={resource: _original(annotations.get(key, "")) for resource, key in ORIGINALS.items()},
+        containers=tuple(containers),
+        qos=status.get("qosClass", ""),
+        has_own_resources=bool((spec.get("resources") or {}).get("requests")),
+        is_static="kubernetes.io/config.mirror" in annotations,
+        is_ending="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
+        pending=_pending(status),
+    )
+
+
+_STATUSES = ("initContainerStatuses", "containerStatuses")
+
+
+def _container(spec: Object, status: Object, is_sidecar: bool) -> Container:
+    requests = (spec.get("resources") or {}).get("requests") or {}
+    return Container(
+        name=spec["name"],
+        requests={key: requests[key] for key in RESOURCES if key in requests},
+        allocated={key: value for key, value in (status.get("allocatedResources") or {}).items() if key in RESOURCES},
+        restarts_for=frozenset(
+            policy["resourceName"]
+            for policy in spec.get("resizePolicy") or ()
+            if policy.get("restartPolicy") == "RestartContainer"
+        ),
+        is_sidecar=is_sidecar,
+        id=status.get("containerID", "").rpartition("/")[2] if "running" in status.get("state", {}) else "",
+    )
+
+
+def _original(text: str) -> dict[str, str]:
+    """Return what an annotation says, in which a person may have written anything."""
+    try:
+        told = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return {key: value for key, value in told.items() if _is_quantity(value)} if isinstance(told, dict) else {}
+
+
+def _is_quantity(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and amount(value) >= 0
+    except ValueError:
+        return False
+
+
+def _pending(status: Object) -> PendingResize | None:
+    for each in status.get("conditions") or ():
+        if each.get("type") == "PodResizePending" and each.get("status") == "True":
+            since = each.get("lastTransitionTime") or ""
+            return PendingResize(each.get("reason", ""), each.get("message", ""), since)
+    # What versions before 1.33 have instead.
+    if (told := status.get("resize")) in ("Deferred", "Infeasible"):
+        return PendingResize(told, "", "")
+    return None

@@ -1,0 +1,138 @@
+"""Requests of containers that sleep, given back to the scheduler, and taken again when they wake.
+
+Rules:
+1. What a container requests awake is written down on the pod before it is lowered, so that no failure loses it.
+2. A request that is neither what was written down nor the lowest is a person's or an autoscaler's doing: it is what is
+   written down from then on.
+3. A request never falls to nothing, and limits stay as they are: both would change the pod's class of service, which
+   Kubernetes refuses. So a Guaranteed pod, whose limits have to be its requests, keeps them: with limits as low as that
+   it could not run when it is woken, before they are raised again.
+4. No resize ever restarts a container.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from zeropod.manager.kube.client import Object
+from zeropod.manager.kube.names import ORIGINALS
+from zeropod.manager.kube.pods import RESOURCES, Container, Pod, Statuses
+from zeropod.manager.kube.quantities import amount, same
+from zeropod.rpc.messages.status_pb2 import COLD, DOZING, RUNNING, STANDBY
+
+LOWEST = {"cpu": "1m", "memory": "1Ki"}
+"""What a sleeping container requests."""
+RETRY_INFEASIBLE = 60.0
+"""Seconds after which a raise that the kubelet calls infeasible is asked for again: it does not by itself."""
+
+ASLEEP = (STANDBY, DOZING, COLD)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Why the requests of a container are not what they would be."""
+
+    container: str
+    kind: str
+    """guaranteed, pod-level, static, restart-policy, deferred, infeasible or refused."""
+    text: str
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it is for the time being, and not by what the pod is."""
+        return self.kind in ("deferred", "infeasible", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """What is to be written, annotations first."""
+
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    requests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By container, what changes."""
+    notices: tuple[Notice, ...] = ()
+
+
+def wanted(pod: Pod, statuses: Statuses, now: float) -> Resize:
+    """Return what makes the requests fit for who sleeps and who is awake; `now` in seconds since 1970."""
+    if not any(status.may_sleep and not status.dry_run for status in statuses.values()):
+        return Resize()
+    if not any(container.requests for container in pod.containers):
+        return Resize()
+    if notice := _kept_as_a_whole(pod):
+        sleepers = [container.name for container in pod.containers if container.name in statuses and container.requests]
+        return Resize(notices=tuple(Notice(name, *notice) for name in sleepers))
+    originals = {resource: dict(pod.originals.get(resource, {})) for resource in RESOURCES}
+    requests: dict[str, dict[str, str]] = {}
+    notices = []
+    for container in pod.containers:
+        status = statuses.get(container.name)
+        for resource in RESOURCES:
+            has, known = container.requests.get(resource, "0"), originals[resource].get(container.name)
+            is_lowered = known is not None and amount(known) > 0 and same(has, LOWEST[resource])
+            if known is None or not (is_lowered or same(has, known)):
+                # Rule 2, and rule 1.
+                known = originals[resource][container.name] = has
+            if not status or not amount(has):
+                continue
+            if resource in container.restarts_for:
+                if status.may_sleep:
+                    text = f"its {resource} request stays: by its resizePolicy a change would restart the container"
+                    notices.append(Notice(container.name, "restart-policy", text))
+            elif status.state in ASLEEP or (status.state == RUNNING and _is_stuck(pod, container, resource, now)):
+                if not same(has, LOWEST[resource]):
+                    requests.setdefault(container.name, {})[resource] = LOWEST[resource]
+            elif status.state == RUNNING and not same(has, known):
+                requests.setdefault(container.name, {})[resource] = known
+        if status and pod.pending:
+            kind, message = pod.pending.reason.lower(), pod.pending.message or "the kubelet does not say why"
+            notices.append(Notice(container.name, kind, f"its resize is {kind}: {message}"))
+    annotations = {
+        ORIGINALS[resource]: json.dumps(values, sort_keys=True, separators=(",", ":"))
+        for resource, values in originals.items()
+        if values != pod.originals.get(resource, {})
+    }
+    return Resize(annotations, requests, tuple(notices))
+
+
+def patch_of(pod: Pod, requests: Mapping[str, Mapping[str, str]]) -> Object:
+    """Return the strategic patch of the subresource `resize`: of this version of the pod, or there is a Conflict."""
+    parts: dict[str, list[Object]] = {}
+    for container in pod.containers:
+        if changes := requests.get(container.name):
+            kind = "initContainers" if container.is_sidecar else "containers"
+            parts.setdefault(kind, []).append({"name": container.name, "resources": {"requests": dict(changes)}})
+    return {"metadata": {"uid": pod.uid, "resourceVersion": pod.version}, "spec": parts}
+
+
+def _kept_as_a_whole(pod: Pod) -> tuple[str, str] | None:
+    """Return kind and text of what stands against any resize of a pod."""
+    if pod.is_static:
+        return "static", "its requests stay: a static pod can be changed by its file alone"
+    if pod.qos == "Guaranteed":
+        text = (
+            "its requests stay: in a Guaranteed pod limits would have to fall with them, and hold the container down "
+            "when it wakes; give it a limit above its request to have them lowered"
+        )
+        return "guaranteed", text
+    if pod.has_own_resources:
+        return "pod-level", "its requests stay: the scheduler counts those of the pod as a whole"
+    return None
+
+
+def _is_stuck(pod: Pod, container: Container, resource: str, now: float) -> bool:
+    """Whether a raise was found infeasible, which asking for it anew may change: lowering it comes first.
+
+    That changes nothing for the container, which still has the lowest.
+    """
+    if pod.pending is None or pod.pending.reason != "Infeasible":
+        return False
+    allocated = container.allocated.get(resource)
+    if allocated is None or not same(allocated, LOWEST[resource]):
+        return False
+    try:
+        since = datetime.fromisoformat(pod.pending.since).timestamp()
+    except ValueError:
+        return False
+    return now - since >= RETRY_INFEASIBLE
