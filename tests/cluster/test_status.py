@@ -79,8 +79,8 @@ def test_each_container_has_a_label(place: Place) -> None:
 
 
 def test_a_container_that_has_ended_loses_its_label(place: Place) -> None:
-    pod = place.pod("job", container("main"), container("short", command=["python3", "-c", "import time; time.sleep(2)"]),
-                    ready=False, restartPolicy="Never")  # fmt: skip
+    short = container("short", command=["python3", "-c", "import time; time.sleep(2)"])
+    pod = place.pod("job", container(), short, ready=False, restartPolicy="Never")
     until(lambda: labels(pod).get("short"), "the short one is labelled")
     until(lambda: "short" not in labels(pod), "the short one has ended")
     assert labels(pod)["main"]

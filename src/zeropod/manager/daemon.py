@@ -32,7 +32,7 @@ class _UsageError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     addresses, failure = options.listen or [LISTEN], None
     try:
@@ -99,35 +99,36 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="zeropod manager", description=__doc__)
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return what understands its flags."""
+    made = argparse.ArgumentParser(prog="zeropod manager", description=__doc__)
+    made.add_argument(
         "--listen",
         action="append",
         type=_address,
         metavar="ADDRESS:PORT",
         help=f"where to serve {PATHS}; may be given more than once (default: 0.0.0.0:8080)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--status-labels",
         action="store_true",
         help="label this node's pods with status.zeropod.ctrox.dev/CONTAINER: RUNNING or SCALED_DOWN",
     )
-    parser.add_argument(
+    made.add_argument(
         "--status-events", action="store_true", help="tell of sleeps, wakes and failures by events of their pods"
     )
-    parser.add_argument(
+    made.add_argument(
         "--in-place-scaling",
         action="store_true",
         help="lower the CPU and memory requests of sleeping containers to 1m and 1Ki, and raise them at a wake",
     )
-    parser.add_argument(
+    made.add_argument(
         "--node-name",
         default=os.environ.get("NODE_NAME", ""),
         metavar="NAME",
         help="what Kubernetes calls this node; the three above need it (default: NODE_NAME of the environment)",
     )
-    return parser
+    return made
 
 
 def _address(text: str) -> Address:

@@ -16,6 +16,7 @@ from zeropod import paths
 from zeropod.installer.distributions import NAMES
 from zeropod.installer.main import parser
 from zeropod.lifecycle import settings
+from zeropod.manager import daemon
 
 INSTALLER = Path(__file__).resolve().parents[3] / "installer"
 MANIFESTS = INSTALLER / "manifests"
@@ -158,3 +159,61 @@ def test_what_serves_has_no_right_of_roots_and_what_is_root_serves_nothing() -> 
     mounts = [(places[mount["name"]], mount["readOnly"]) for mount in manager["volumeMounts"]]
     assert mounts == [(paths.STATUS_SOCKETS, True)]
     assert all("ports" not in each for each in spec["initContainers"])
+
+
+ON_KUBERNETES = {
+    "status-labels": {("pods", "patch")},
+    "status-events": {("events", "get"), ("events", "create"), ("events", "patch")},
+    "in-place-scaling": {("pods", "patch"), ("pods/resize", "patch")},
+}
+"""Components by which the manager writes to Kubernetes, and what they may do besides reading pods."""
+
+
+@pytest.mark.parametrize("chosen", [*([name] for name in ON_KUBERNETES), list(ON_KUBERNETES)], ids=",".join)
+def test_a_flag_comes_with_the_rights_that_it_needs(kubectl: str, chosen: list[str], tmp_path: Path) -> None:
+    components = [os.path.relpath(MANIFESTS / "components" / name, tmp_path) for name in ("kubernetes-api", *chosen)]
+    base = os.path.relpath(MANIFESTS / "overlays/default", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(json.dumps({"resources": [base], "components": components}))
+    made = build(kubectl, tmp_path)
+    rights = {
+        (resource, verb)
+        for each in made
+        if each["kind"] == "ClusterRole"
+        for rule in each["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert rights == {("pods", "list"), ("pods", "watch")}.union(*(ON_KUBERNETES[name] for name in chosen))
+    roles = {each["metadata"]["name"] for each in made if each["kind"] == "ClusterRole"}
+    bindings = [each for each in made if each["kind"] == "ClusterRoleBinding"]
+    assert {each["roleRef"]["name"] for each in bindings} == roles
+    account = {"kind": "ServiceAccount", "name": "zeropod-node", "namespace": "zeropod-system"}
+    assert all(each["subjects"] == [account] for each in bindings)
+    spec = of_kind(made, "DaemonSet")["spec"]["template"]["spec"]
+    (manager,) = spec["containers"]
+    assert manager["command"][:2] == ["/zeropod/bin/zeropod.pyz", "manager"]
+    options = daemon.parser().parse_args(manager["command"][2:])
+    given = {name for name in ON_KUBERNETES if getattr(options, name.replace("-", "_"))}
+    assert given == set(chosen)
+    assert [each["name"] for each in manager["env"]] == ["NODE_NAME"]
+    tokens = [
+        each for each in [*spec["initContainers"], manager] if "serviceaccount" in json.dumps(each["volumeMounts"])
+    ]
+    assert tokens == [manager]
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_without_components_nothing_may_ask_kubernetes(kubectl: str) -> None:
+    made = build(kubectl, MANIFESTS / "overlays/default")
+    assert not [each for each in made if "Role" in each["kind"]]
+    assert "serviceAccountToken" not in json.dumps(made)
+
+
+@pytest.mark.parametrize(
+    "role", sorted((MANIFESTS / "components").glob("*/rbac.yaml")), ids=lambda path: path.parent.name
+)
+def test_every_right_has_its_reason(role: Path) -> None:
+    lines = [line.strip() for line in role.read_text().splitlines()]
+    rules = [number for number, line in enumerate(lines) if line.startswith("- apiGroups")]
+    assert rules
+    assert all(lines[number - 1].startswith("#") for number in rules)
