@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import trio
 
 from zeropod.manager.kube.client import Client, Event, Object, Query
-from zeropod.manager.kube.errors import ApiError
+from zeropod.manager.kube.errors import ApiError, Unreachable
 from zeropod.manager.kube.pacing import Backoff
 
 log = logging.getLogger(__name__)
@@ -80,13 +80,14 @@ class Follower(Generic[_T]):
                 self._apply(event)
         return heard
 
-    def learn(self, body: Object) -> None:
-        """Take an object that the server has answered a write with, before the watch has it."""
+    def learn(self, body: Object) -> _T:
+        """Take an object that the server has answered a write with, before the watch has it. Raises Unreachable."""
         key, kept = self._kept(body)
         version = str(body["metadata"].get("resourceVersion", ""))
         if key in self.items and version.isdigit():
             self.items[key], self._learned[key] = kept, int(version)
             self._tell()
+        return kept
 
     def _apply(self, event: Event) -> None:
         if event.kind in ("ADDED", "MODIFIED"):
@@ -103,7 +104,11 @@ class Follower(Generic[_T]):
             self._tell()
 
     def _kept(self, each: Object) -> tuple[Key, _T]:
-        return key_of(each), self._keep(each)
+        try:
+            return key_of(each), self._keep(each)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            # Of whatever shape an answer is, the manager goes on.
+            raise Unreachable(f"the API server sent an object that is none: {error!r}") from error
 
     def _tell(self) -> None:
         self._changed.set()

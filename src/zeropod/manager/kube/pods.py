@@ -115,8 +115,8 @@ def _container(spec: Object, status: Object, is_sidecar: bool) -> Container:
     requests = (spec.get("resources") or {}).get("requests") or {}
     return Container(
         name=spec["name"],
-        requests={key: requests[key] for key in RESOURCES if key in requests},
-        allocated={key: value for key, value in (status.get("allocatedResources") or {}).items() if key in RESOURCES},
+        requests=_quantities(requests),
+        allocated=_quantities(status.get("allocatedResources") or {}),
         restarts_for=frozenset(
             policy["resourceName"]
             for policy in spec.get("resizePolicy") or ()
@@ -125,6 +125,10 @@ def _container(spec: Object, status: Object, is_sidecar: bool) -> Container:
         is_sidecar=is_sidecar,
         id=status.get("containerID", "").rpartition("/")[2] if "running" in status.get("state", {}) else "",
     )
+
+
+def _quantities(values: Object) -> dict[str, str]:
+    return {key: value for key, value in values.items() if key in RESOURCES and _is_quantity(value)}
 
 
 def _original(text: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -26,6 +26,8 @@ from zeropod.manager.kube.resize import Notice
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 GATHER = 0.2
 """Seconds in which changes are gathered, to be compared together."""
@@ -222,15 +224,11 @@ class Reconciler:
             metadata |= {"labels": dict(changes.labels)} if changes.labels else {}
             metadata |= {"annotations": dict(changes.annotations)} if changes.annotations else {}
             patch = self._client.merge_patch(path, {"metadata": metadata})
-            stored = await self._attempt("metadata", patch, failures)
-            latest = read_pod(stored) if stored else None
-            if stored:
-                self.pods.learn(stored)
+            latest = await self._attempt("metadata", patch, self.pods.learn, failures)
         if changes.requests and latest and _requests(latest) == _requests(pod):
             before = len(failures)
             patch = self._client.strategic_patch(f"{path}/resize", resize.patch_of(latest, changes.requests))
-            if stored := await self._attempt("resize", patch, failures):
-                self.pods.learn(stored)
+            await self._attempt("resize", patch, self.pods.learn, failures)
             answers = failures[before:]
             work.refused = next((each.message for each in answers if each.status in (403, 404, 422)), "")
         elif not changes.requests:
@@ -254,12 +252,15 @@ class Reconciler:
         if mark == told.mark:
             return
         body = events.body_of(told, pod, self._reporter, first)
-        if await self._attempt("event", self._client.apply(path, body), failures):
+        if await self._attempt("event", self._client.apply(path, body), dict, failures) is not None:
             work.told[told.name] = (told.mark, body["firstTimestamp"])
 
-    async def _attempt(self, kind: str, write: Awaitable[Object], failures: list[ApiError]) -> Object | None:
+    async def _attempt(
+        self, kind: str, write: Awaitable[Object], take: Callable[[Object], _T], failures: list[ApiError]
+    ) -> _T | None:
+        """Return what `take` makes of the answer, None where the write has failed."""
         try:
-            stored = await write
+            stored = take(await write)
         except ApiError as error:
             outcome = {409: "conflict", 429: "throttled"}.get(error.status) or (
                 "refused" if 400 <= error.status < 500 else "failed"

@@ -144,3 +144,17 @@ async def test_a_list_that_expires_again_and_again_is_not_asked_for_without_a_pa
     api.rule = rule
     await trio.sleep(600)
     assert lists(api) < 90
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"metadata": None}, {"metadata": {"name": "a"}}, {"metadata": {"name": "a", "labels": 1}}]
+)
+async def test_an_object_of_another_shape_is_a_failure_like_others(
+    autojump_clock: MockClock, api: FakeApi, followed: Follower[str], body: Object
+) -> None:
+    api.rule = lambda asked: Answer(200, {"metadata": {"resourceVersion": "1"}, "items": [body]})
+    await trio.sleep(60)
+    assert "an object that is none" in followed.problem
+    api.rule = lambda asked: None
+    api.put(path("a"), pod("a", "1"))
+    await until(followed, lambda: labels(followed) == {"a": "1"}, 20)
