@@ -1,5 +1,6 @@
 """What `zeropod manager` says when it cannot start."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -39,5 +40,7 @@ def test_what_talks_to_kubernetes_says_what_it_lacks(
 
 def test_without_such_a_flag_none_of_it_is_imported() -> None:
     program = "import sys, zeropod.manager.daemon; print([name for name in sys.modules if 'kube' in name])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

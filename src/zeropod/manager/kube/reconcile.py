@@ -148,8 +148,11 @@ class Reconciler:
             while True:
                 await trio.sleep(GATHER)
                 self._wake = trio.Event()
+                is_recheck = trio.current_time() >= self._recheck
+                if is_recheck:
+                    self._recheck = trio.current_time() + RECHECK
                 if self.pods.ready and self._node.ready:
-                    self._compare(nursery)
+                    self._compare(nursery, is_recheck)
                 with trio.move_on_at(min([self._recheck, *self._times()])):
                     await self._wake.wait()
 
@@ -163,12 +166,9 @@ class Reconciler:
         now = trio.current_time()
         return [work.due for work in self._works.values() if work.due > now]
 
-    def _compare(self, nursery: trio.Nursery) -> None:
-        """Start writing to each pod that is not as it should be."""
+    def _compare(self, nursery: trio.Nursery, is_recheck: bool) -> None:
+        """Start writing to each pod that is not as it should be; to look at those without a change too is a recheck."""
         now, clock = self._now(), trio.current_time()
-        is_recheck = clock >= self._recheck
-        if is_recheck:
-            self._recheck = clock + RECHECK
         by_id = {status.id: status for status in self._node.containers}
         for key in self._works.keys() - self.pods.items.keys():
             del self._works[key]
