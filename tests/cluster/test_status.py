@@ -1,6 +1,10 @@
 """What the manager writes to Kubernetes of pods that sleep and wake: labels, events, and requests."""
 
+import contextlib
+import http.client
+import json
 import signal
+import ssl
 import subprocess
 import time
 from collections.abc import Mapping
@@ -10,6 +14,7 @@ from typing import Any
 import pytest
 from tests.cluster import services
 from tests.cluster.kube import Api, KubectlError, kubectl, until
+from tests.cluster.pki import ADMIN
 from tests.cluster.pods import Place, Pod, States, annotations, ask, container, environment
 
 PREFIX = "status.zeropod.ctrox.dev"
@@ -206,6 +211,44 @@ def test_the_manager_may_do_what_it_does_and_no_more(verb: str, resource: str, m
     except KubectlError as error:
         answer = str(error)
     assert ("yes" in answer) == may, answer
+
+
+def patch_as_a_manager(pod: Pod, node: str, body: Mapping[str, Any], part: str = "") -> str:
+    """What the API server says to a manager of this node; empty if it does as it is told."""
+    config = json.loads(ADMIN.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
+    tls.load_cert_chain(user["client-certificate"], user["client-key"])
+    connection = http.client.HTTPSConnection(cluster["server"].removeprefix("https://"), context=tls, timeout=30)
+    headers = {
+        "Content-Type": "application/strategic-merge-patch+json",
+        "Impersonate-User": f"system:serviceaccount:{SYSTEM}:zeropod-node",
+        "Impersonate-Group": "system:serviceaccounts",
+        "Impersonate-Extra-authentication.kubernetes.io%2fnode-name": node,
+    }
+    path = f"/api/v1/namespaces/{pod.place.name}/pods/{pod.name}{part}"
+    with contextlib.closing(connection):
+        connection.request("PATCH", path, json.dumps(body), headers)
+        answer = json.loads(connection.getresponse().read())
+    return str(answer["message"]) if answer["kind"] == "Status" else ""
+
+
+def test_a_manager_is_held_to_its_own_pods_and_to_what_it_writes(place: Place) -> None:
+    resources = {"requests": REQUESTS, "limits": {"memory": "200Mi"}}
+    pod = place.pod("web", container(resources=resources), annotated=annotations(scaledown_duration="600s"))
+    until_labelled(pod, main="RUNNING")
+    ours = {"metadata": {"labels": {f"{PREFIX}/other": "RUNNING"}}}
+    assert patch_as_a_manager(pod, "node-1", ours) == ""
+    assert "its own node" in patch_as_a_manager(pod, "node-2", ours)
+    assert "changes labels" in patch_as_a_manager(pod, "node-1", {"metadata": {"labels": {"app": "another"}}})
+    assert "changes labels" in patch_as_a_manager(pod, "node-1", {"metadata": {"labels": {"app": None}}})
+    wrong = {"metadata": {"annotations": {"zeropod.ctrox.dev/scaledown-duration": "1s"}}}
+    assert "changes the annotations" in patch_as_a_manager(pod, "node-1", wrong)
+    assert "finalizers" in patch_as_a_manager(pod, "node-1", {"metadata": {"finalizers": ["example.com/x"]}})
+    image = {"spec": {"containers": [{"name": "main", "image": "localhost/redis:test"}]}}
+    assert "requests alone" in patch_as_a_manager(pod, "node-1", image)
+    limit = {"spec": {"containers": [{"name": "main", "resources": {"limits": {"memory": "300Mi"}}}]}}
+    assert "no limits" in patch_as_a_manager(pod, "node-1", limit, "/resize")
 
 
 @pytest.mark.alone
