@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import random
 import signal
 import ssl
 import subprocess
@@ -300,6 +301,41 @@ def test_nothing_is_written_that_has_not_changed(place: Place, api: Api) -> None
     pod.until_asleep()
     until_requested(pod, LOWEST)
     assert writes() - begun <= 6
+
+
+@pytest.mark.alone
+def test_many_pods_that_sleep_and_wake_at_random(place: Place, api: Api) -> None:
+    names = [f"web-{number}" for number in range(16)]
+    for name in names:
+        place.pod(name, container(resources={"requests": {"cpu": "10m", "memory": "10Mi"}}), ready=False)
+    pods = [Pod(place, name).until_ready(120) for name in names]
+    for pod in pods:
+        until_requested(pod.until_asleep(), LOWEST, 60)
+    addresses, chance = [pod.ip for pod in pods], random.Random(1)
+
+    def changes() -> int:
+        says = [pod.says() for pod in pods]
+        return sum(int(each["restores"]) + int(each["checkpoints"]) for each in says)
+
+    def writes() -> float:
+        return sum(value for name, value in metrics(api).items() if name.startswith("zeropod_api_writes_total"))
+
+    before = (changes(), writes(), metrics(api)["process_cpu_seconds_total"], time.monotonic())
+    while time.monotonic() < before[3] + 60:
+        assert ask(chance.choice(addresses)).status == 200
+        time.sleep(chance.random() / 2)
+    for pod in pods:
+        until_labelled(pod.until_asleep(), 60, main="SCALED_DOWN")
+        until_requested(pod, LOWEST, 60)
+        restores = pod.says()["restores"]
+        if restores:
+            until(lambda: events(pod)["Running"]["count"] == restores, "each wake is counted", 60)  # noqa: B023
+    seconds = time.monotonic() - before[3]
+    changed, written = changes() - before[0], writes() - before[1]
+    cpu = (metrics(api)["process_cpu_seconds_total"] - before[2]) / seconds
+    print(f"{changed} changes of state, {written:.0f} writes, {cpu:.1%} of a core in {seconds:.0f} s")
+    assert changed > 20
+    assert written <= 3 * changed
 
 
 @pytest.mark.alone
