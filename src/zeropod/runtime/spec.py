@@ -19,6 +19,7 @@ CONTAINER_NAME = CRI + "container-name"
 SANDBOX_ID = CRI + "sandbox-id"
 SANDBOX_NAME = CRI + "sandbox-name"
 SANDBOX_NAMESPACE = CRI + "sandbox-namespace"
+SANDBOX_UID = CRI + "sandbox-uid"
 
 
 @dataclass(frozen=True, slots=True)

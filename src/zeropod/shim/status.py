@@ -156,6 +156,7 @@ def describe(container: Container) -> status_pb2.ContainerStatus:
         namespace=container.runc.namespace,
         pod_namespace=annotations.get(spec.SANDBOX_NAMESPACE, ""),
         pod=annotations.get(spec.SANDBOX_NAME, ""),
+        pod_uid=annotations.get(spec.SANDBOX_UID, ""),
         container=container.name,
         sandbox=annotations.get(spec.SANDBOX_ID, ""),
         state=life.state.name,

@@ -50,12 +50,13 @@ async def test_a_container_is_described_with_its_pod(world: World) -> None:
         spec.SANDBOX_NAME: "web-0",
         spec.CONTAINER_NAME: "nginx",
         spec.SANDBOX_ID: "s1",
+        spec.SANDBOX_UID: "u1",
     }
     for key, value in annotations.items():
         world.container.spec = world.container.spec.with_annotation(key, value)
     found = describe(world.container)
     assert (found.id, found.namespace, found.pod_namespace) == ("web", "k8s.io", "default")
-    assert (found.pod, found.container, found.sandbox) == ("web-0", "nginx", "s1")
+    assert (found.pod, found.pod_uid, found.container, found.sandbox) == ("web-0", "u1", "nginx", "s1")
     assert found.since.ToNanoseconds() == world.container.life.since_ns
 
 
