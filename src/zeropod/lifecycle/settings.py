@@ -214,6 +214,11 @@ KNOWN = frozenset(
 )
 
 
+MANAGERS = frozenset({"wanted", "cpu-requests", "memory-requests"})
+"""Annotations that the manager reads or writes, in Kubernetes; they say nothing to a shim."""
+
+
 def unknown(annotations: Mapping[str, str]) -> list[str]:
     """Annotations of ours that this version does not know: a slip of the pen, or a newer version's."""
-    return sorted(key for key in annotations if key.startswith(PREFIX) and key.removeprefix(PREFIX) not in KNOWN)
+    known = KNOWN | MANAGERS
+    return sorted(key for key in annotations if key.startswith(PREFIX) and key.removeprefix(PREFIX) not in known)

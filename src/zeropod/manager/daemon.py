@@ -36,12 +36,12 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     addresses, failure = options.listen or [LISTEN], None
     try:
-        kubernetes = _kubernetes(options)
+        kubernetes, zeropods = _kubernetes(options), _zeropods(options)
     except _UsageError as error:
         sys.stderr.write(f"zeropod manager: {error}\n")
         return 2
     try:
-        trio.run(run, addresses, kubernetes)
+        trio.run(run, addresses, kubernetes, zeropods)
     except* OSError as errors:
         failure = _first(errors)
     if failure:
@@ -51,7 +51,11 @@ def main(arguments: list[str]) -> int:
     return 1 if failure else 0
 
 
-async def run(addresses: list[Address], kubernetes: Callable[[Node], Prepared] | None = None) -> None:
+async def run(
+    addresses: list[Address],
+    kubernetes: Callable[[Node], Prepared] | None = None,
+    zeropods: Callable[[Node], Awaitable[None]] | None = None,
+) -> None:
     """Run until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
     node, config = Node(), configuration(bind(addresses))
     collectors: list[Collector] = []
@@ -62,6 +66,8 @@ async def run(addresses: list[Address], kubernetes: Callable[[Node], Prepared] |
             collector, reconcile = kubernetes(node)
             collectors.append(collector)
             nursery.start_soon(reconcile)
+        if zeropods:
+            nursery.start_soon(zeropods, node)
         bound = await nursery.start(partial(serve, application(node, collectors), config, mode="asgi"))
         log.info("serves %s on %s, pid %d", PATHS, ", ".join(bound), os.getpid())
 
@@ -81,6 +87,30 @@ def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | Non
         return preparation(wanted, options.node_name)
     except Unreachable as error:
         raise _UsageError(str(error)) from None
+
+
+def _zeropods(options: argparse.Namespace) -> Callable[[Node], Awaitable[None]] | None:
+    """What keeps the custom resources, imported only if its flag asks for it. Raises _UsageError."""
+    if not options.zeropods:
+        return None
+    from zeropod.manager.asking import Shims
+    from zeropod.manager.kube.access import in_cluster
+    from zeropod.manager.kube.client import open_client
+    from zeropod.manager.kube.errors import Unreachable
+    from zeropod.manager.kube.zeropods_controller import keep_zeropods
+
+    if not options.node_name:
+        raise _UsageError("--node-name, or NODE_NAME in the environment, has to say which node's pods are its own")
+    try:
+        access = in_cluster()
+    except Unreachable as error:
+        raise _UsageError(str(error)) from None
+
+    async def run(node: Node) -> None:
+        async with open_client(access) as client:
+            await keep_zeropods(client, Shims(node), options.node_name)
+
+    return run
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
@@ -108,6 +138,11 @@ def parser() -> argparse.ArgumentParser:
         type=_address,
         metavar="ADDRESS:PORT",
         help=f"where to serve {PATHS}; may be given more than once (default: 0.0.0.0:8080)",
+    )
+    made.add_argument(
+        "--zeropods",
+        action="store_true",
+        help="keep a custom resource for each of this node's pods, and carry out what is wanted in it",
     )
     made.add_argument(
         "--status-labels",

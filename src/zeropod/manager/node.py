@@ -51,6 +51,11 @@ class Node:
         return sorted(found, key=shims.in_order)
 
     @property
+    def found(self) -> list[shims.Found]:
+        """All containers with the sockets of their shims, in no order."""
+        return [shims.Found(status, shim.path) for shim in self._shims.values() for status in shim.containers.values()]
+
+    @property
     def answering(self) -> int:
         """The number of shims that are watched."""
         return sum(not shim.problem and shim.heard for shim in self._shims.values())

@@ -13,6 +13,7 @@ import trio
 from zeropod import paths
 from zeropod.manager import shims
 from zeropod.manager.node import Node
+from zeropod.manager.units import MEBIBYTE, span
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
@@ -25,7 +26,6 @@ GATHER = 0.1
 _IN_STANDBY = (status_pb2.CHECKPOINTING, status_pb2.STANDBY, status_pb2.DOZING)
 
 _COLUMNS = ("ID", "NAMESPACE", "POD", "CONTAINER", "STATE", "PID", "FOR", "MEMORY", "SLEPT IN", "WOKE IN", "WHY")
-MEBIBYTE = 1 << 20
 
 _CLEAR = "\x1b[H\x1b[J"
 
@@ -181,14 +181,3 @@ def _mebibytes(size: int) -> str:
 
 def _milliseconds(value: float) -> str:
     return f"{value:.0f} ms" if value else "-"
-
-
-def span(seconds: float) -> str:
-    """Format a time span in its two largest units, as kubectl does for ages."""
-    whole = max(0, int(seconds))
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days}d{hours}h"
-    if hours:
-        return f"{hours}h{minutes}m"
-    return f"{minutes}m{whole % 60}s" if minutes else f"{whole}s"

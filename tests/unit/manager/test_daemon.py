@@ -23,7 +23,7 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
     assert "in use" in said
 
 
-KUBERNETES = ("--status-labels", "--status-events", "--in-place-scaling")
+KUBERNETES = ("--status-labels", "--status-events", "--in-place-scaling", "--zeropods")
 
 
 @pytest.mark.parametrize("flag", KUBERNETES)

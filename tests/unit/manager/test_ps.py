@@ -14,7 +14,8 @@ from tests.unit.manager.fakes import FakeShim, listen
 from trio.testing import MockClock
 
 from zeropod.manager import ps, shims
-from zeropod.manager.ps import as_dict, main, span, table
+from zeropod.manager.ps import as_dict, main, table
+from zeropod.manager.units import span
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 

@@ -1,0 +1,14 @@
+"""Times and sizes as people read them, on a node and in a cluster."""
+
+MEBIBYTE = 1 << 20
+
+
+def span(seconds: float) -> str:
+    """A time span in the two largest of its units, as kubectl writes ages."""
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d{hours}h"
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m{whole % 60}s" if minutes else f"{whole}s"
