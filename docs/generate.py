@@ -26,6 +26,7 @@ PACKAGES = (
     "boot",
     "launch",
     "zygote",
+    "cli",
     "shim",
     "manager",
     "installer",

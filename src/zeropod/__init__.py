@@ -7,3 +7,9 @@ __version__ = "0.1.0"
 
 SHIM_BINARY = "containerd-shim-zeropod-v2"
 """Under which name containerd looks for the runtime type io.containerd.zeropod.v2."""
+
+KUBECTL_PLUGIN = "kubectl-zeropod"
+"""Under which name kubectl looks for `kubectl zeropod`."""
+
+KUBECTL_COMPLETION = "kubectl_complete-zeropod"
+"""Under which name kubectl looks for what completes it."""

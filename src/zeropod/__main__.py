@@ -8,7 +8,7 @@ stderr as one answer.
 
 import sys
 
-from zeropod import SHIM_BINARY, __version__
+from zeropod import KUBECTL_COMPLETION, KUBECTL_PLUGIN, SHIM_BINARY, __version__
 
 # Mode: the module whose `main(arguments) -> status` it is, and what it does. A new mode is a new line.
 MODES: dict[str, tuple[str, str]] = {
@@ -20,9 +20,20 @@ MODES: dict[str, tuple[str, str]] = {
     "wake": ("zeropod.manager.wake", "wake a container"),
     "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
     "image-gc": ("zeropod.manager.image_gc", "remove what containers that are gone have left on disk, once"),
+    "kubectl": (
+        "zeropod.cli.kubectl.main",
+        f"what kubectl runs, by the name {KUBECTL_PLUGIN}: ps, why, sleep, wake, top",
+    ),
+    "kubectl-complete": (
+        "zeropod.cli.kubectl.completion",
+        f"what kubectl asks at TAB, by the name {KUBECTL_COMPLETION}",
+    ),
     "doctor": ("zeropod.manager.doctor", "say whether this node can do all that zeropod needs, and what is missing"),
     "unpack": ("zeropod.boot.unpack", "unpack now what the first use would, so that it starts quickly too"),
 }
+
+NAMES = {SHIM_BINARY: "shim", KUBECTL_PLUGIN: "kubectl", KUBECTL_COMPLETION: "kubectl-complete"}
+"""Modes that are chosen by the name that zeropod is called by."""
 
 EXAMPLES = """\
 examples:
@@ -38,12 +49,14 @@ examples:
                                      let containerd find the shim
   ctr run --runtime io.containerd.zeropod.v2 ...
                                      run a container on it
+  ln -s zeropod.pyz ~/bin/kubectl-zeropod && kubectl zeropod ps -A
+                                     the containers of a whole cluster
 """
 
 
 def usage() -> str:
     """What `zeropod --help` says."""
-    modes = "\n".join(f"  {name:<10}{summary}" for name, (_, summary) in MODES.items())
+    modes = "\n".join(f"  {name:<18}{summary}" for name, (_, summary) in MODES.items())
     return (
         "zeropod: a containerd shim that puts idle containers to sleep and wakes them on their\n"
         "first connection\n\n"
@@ -60,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     0 and 1 come from the mode; 2 means that `argv` asks for nothing that exists.
     """
     name, *arguments = sys.argv if argv is None else argv
-    if name.rpartition("/")[2] == SHIM_BINARY:
-        return _run("shim", arguments)
+    if called := NAMES.get(name.rpartition("/")[2]):
+        return _run(called, arguments)
     match arguments:
         case ["--version" | "-V", *_]:
             print(f"zeropod {__version__}")

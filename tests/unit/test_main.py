@@ -42,6 +42,17 @@ def test_under_the_shims_name_everything_is_the_shims(calls: list[list[str]], fo
     assert calls == [["-namespace", "default", "-id", "r1", "start"], []]
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"), [("kubectl-zeropod", "kubectl"), ("kubectl_complete-zeropod", "kubectl-complete")]
+)
+def test_under_names_that_kubectl_runs_everything_is_the_plugins(
+    calls: list[list[str]], monkeypatch: pytest.MonkeyPatch, name: str, mode: str
+) -> None:
+    monkeypatch.setitem(MODES, mode, MODES["probe"])
+    assert main([f"/home/me/bin/{name}", "ps", "--version"]) == 7
+    assert calls == [["ps", "--version"]]
+
+
 def test_without_arguments_it_explains_itself_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zeropod"]) == 2
     said = capsys.readouterr()

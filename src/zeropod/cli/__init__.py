@@ -1,0 +1,1 @@
+"""Commands for people that reach a cluster by its API alone."""
