@@ -3,12 +3,17 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import trio
 from tests.unit.shim.fakes import FakeCgroup, World
 
 from zeropod import paths
 from zeropod.runtime import cgroups
+
+# A machine that is busy may stop a test for longer than hypothesis's deadline: how long code takes is for benchmarks.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

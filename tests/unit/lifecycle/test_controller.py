@@ -1680,7 +1680,7 @@ async def test_a_dry_run_counts_and_does_nothing(dry: Sleeping, autojump_clock: 
 
 # At no moment that is a multiple of the scale-down duration: which comes first is then a matter of chance.
 @given(st.lists(st.integers(0, 300).map(lambda seconds: seconds + 0.37), max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_dry_run_counts_what_would_have_been(pauses: list[float]) -> None:
     """Real sleeps and wakes are those of the same connections at the same times, without a dry run."""
 

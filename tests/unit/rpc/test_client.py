@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.rpc.client import SEND_TIMEOUT, Client, open_client, run_client
@@ -211,7 +211,6 @@ async def test_a_socket_that_nobody_listens_on_is_unavailable_and_named(tmp_path
             pass
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=64)))
 async def test_a_server_that_sends_random_bytes_fails_calls_with_an_rpc_error(pieces: list[bytes]) -> None:
     error = await failure_after(lambda _: b"".join(pieces))

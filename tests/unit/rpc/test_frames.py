@@ -66,7 +66,7 @@ def test_a_message_of_4_mib_and_one_byte_is_not_encoded() -> None:
         encode(Frame(1, FrameType.RESPONSE, bytes(MAX_MESSAGE + 1)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(50_000, 5_000_000), frames)
 def test_an_oversized_message_is_skipped_and_the_next_frame_read(step: int, after: Frame) -> None:
     length = MAX_MESSAGE + 1

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from google.protobuf.message import Message
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.rpc.client import Client, open_client, run_client
@@ -268,7 +268,6 @@ async def test_a_frame_that_breaks_off_ends_its_connection_with_a_warning(
     assert "bytes into a frame" in caplog.text
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=64)))
 async def test_random_bytes_end_neither_with_an_exception_nor_with_a_hang(pieces: list[bytes]) -> None:
     ours, theirs = trio.testing.memory_stream_pair()

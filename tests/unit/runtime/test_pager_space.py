@@ -62,7 +62,7 @@ def changed(model: Model, kind: Kind, first: int, count: int, to: int) -> Model:
     return kept
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(events, max_size=12))
 def test_the_table_says_what_the_process_has_done_and_a_successor_reads_the_same(
     happened: list[tuple[Kind, int, int, int]],

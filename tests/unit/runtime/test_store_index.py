@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.kernel.userfault import PAGE
@@ -77,7 +77,6 @@ def table(model: Model) -> Iterator[Space]:
         journal.close()
 
 
-@settings(deadline=None)
 @given(models, sets, models)
 def test_a_move_replaces_what_it_has_written_and_nothing_else(old: Model, gone: set[int], new: Model) -> None:
     new = {page: place for page, place in new.items() if page in gone}
@@ -86,7 +85,6 @@ def test_a_move_replaces_what_it_has_written_and_nothing_else(old: Model, gone: 
     assert [extent.start for extent in found] == sorted(extent.start for extent in found)
 
 
-@settings(deadline=None)
 @given(models, sets)
 def test_what_can_be_used_is_what_is_not_outdated(model: Model, gone: set[int]) -> None:
     found = together(model)
@@ -152,7 +150,6 @@ def test_there_are_not_ever_more_files(tmp_path: Path) -> None:
     store.close()
 
 
-@settings(deadline=None)
 @given(models)
 def test_current_bytes_are_counted_for_each_file(model: Model) -> None:
     expected: dict[int, int] = {}

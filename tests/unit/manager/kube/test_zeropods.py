@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.manager.kube import zeropods
@@ -78,7 +78,6 @@ STATUSES = st.builds(
 REASONS = st.lists(st.tuples(st.text(), st.text(max_size=2000), st.text(max_size=2000)), max_size=50)
 
 
-@settings(deadline=None)
 @given(STATUSES, REASONS, st.text(max_size=2000))
 def test_all_that_is_said_is_in_the_schema(each: ContainerStatus, reasons: Any, problem: str) -> None:
     requests = [record(Request(source, Wanted.AWAKE, "t"), Outcome.REFUSED, "why", "t") for source in Source]
