@@ -85,11 +85,15 @@ def test_images_are_for_their_owner_alone_on_every_level(sleeping: Container) ->
 
 
 def test_sockets_are_for_root_alone_even_without_their_directories(sleeping: Container) -> None:
+    """But for the status sockets, which are the manager's group's, too."""
     sockets = [path for path in everything(*PLACES) if stat.S_ISSOCK(os.lstat(path).st_mode)]
     assert sockets
+    assert any(path.startswith(places.STATUS_SOCKETS) for path in sockets)
     for path in sockets:
         status = os.lstat(path)
-        assert (status.st_uid, stat.S_IMODE(status.st_mode) & 0o177) == (0, 0), f"{path} is {oct(status.st_mode)}"
+        of_group = 0o060 if path.startswith(places.STATUS_SOCKETS) else 0
+        assert (status.st_uid, stat.S_IMODE(status.st_mode) & 0o177 & ~of_group) == (0, 0), oct(status.st_mode)
+        assert not of_group or status.st_gid == places.MANAGER_GROUP
 
 
 def test_a_shim_listens_on_no_abstract_socket(sleeping: Container) -> None:

@@ -35,7 +35,8 @@ def look_at_traffic(
     """
     seen = look_at_life(workload.life, pending)
     if pending or not ports:
-        return replace(seen, listens=bool(ports))
+        # Where a person has asked for the sleep, a person can end it.
+        return replace(seen, listens=bool(ports) or workload.life.sleep_wanted.is_set())
     now, connections = time.monotonic_ns(), network.counting()
     last = last_activity(ports, network.activity(ports), connections, now)
     return replace(
