@@ -13,7 +13,7 @@ from tests.node.cache import NodeError
 SIZE = 256 << 20
 """Bytes of the disk."""
 
-HOSTS = {".git", "build/cache", "build/node", "build/results", "build/venv", "build/wheels"}
+HOSTS = {".git", "build/cache", "build/kubernetes", "build/node", "build/results", "build/venv", "build/wheels"}
 CACHES = {"__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".import_linter_cache"}
 
 
