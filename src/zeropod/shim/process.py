@@ -47,7 +47,7 @@ class Process:
                 self.io.open_pipes(*owner)
                 await self.io.start_logger(container, namespace)
                 await command(None)
-        except BaseException:
+        except BaseException:  # cancelled, too: nothing stays open
             self.io.close()
             raise
 

@@ -105,7 +105,7 @@ def live() -> None:
         try:
             with logfile.configured("log"):
                 trio.run(_live, Path(bundle), name)
-        except BaseException:
+        except BaseException:  # nothing of it may stay on the node
             clean.clean_pod(NAMESPACE, name)
             raise
         finally:

@@ -74,7 +74,7 @@ class TlsAccess:
         except (OSError, trio.BrokenResourceError) as error:
             await trio.aclose_forcefully(plain)
             raise Unreachable(f"no TLS with the API server: {error.__cause__ or error}") from error
-        except BaseException:
+        except BaseException:  # cancelled, too: the connection is closed
             await trio.aclose_forcefully(plain)
             raise
         return stream

@@ -250,9 +250,9 @@ class Pager:
 
     def close(self) -> None:
         """From another thread: wait for the end of a retired pager, and have its supervising task close it."""
-        self._retired.wait(END)
-        assert self._token
-        self._token.run_sync_soon(self._released.set)
+        # Not retired, or without a token: the task that looks after it has ended, and so does the shim.
+        if self._retired.wait(END) and self._token:
+            self._token.run_sync_soon(self._released.set)
 
     def move(self, spaces: Sequence[int], *, begins: bool, patience: float) -> bool:
         """From another thread: request that discards in these address spaces count as zeropod's, or not any more.

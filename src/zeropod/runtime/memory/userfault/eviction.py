@@ -219,7 +219,7 @@ class Eviction:
         except OSError as error:
             file.abandon()
             raise MemoryFailed(f"the page store cannot be written: {error.strerror}") from error
-        except BaseException:
+        except BaseException:  # a cut, too: the file is deleted
             file.abandon()
             raise
         self.written = file.size

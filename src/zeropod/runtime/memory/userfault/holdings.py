@@ -180,7 +180,7 @@ class Holdings:
             check()
             if not old.pager.retire(RETIRE_WITHIN):
                 raise MemoryFailed("the pager does not end when it is told to")
-        except BaseException as error:
+        except BaseException as error:  # a cut, too: the old pager goes on as it was
             if heir:
                 heir.pager.abandon()
             for member in new:
@@ -190,6 +190,8 @@ class Holdings:
             raise
         if reason := old.pager.doubt():
             heir.pager.abandon()
+            for member in new:
+                member.close()
             raise MemoryLost(f"the pager died, and {reason}")
         old.spaces.catch_up()
         old.spaces.happen(old.pager.journal.unrecorded())

@@ -159,7 +159,7 @@ class Injection:
                 userfault.handshake(uffd, features)
                 if keep_at is not None:
                     self.kept_descriptor = self._keep(call, made[3], keep_at)
-            except BaseException:
+            except BaseException:  # a cut, too: nothing stays open
                 os.close(uffd)
                 raise
             return uffd

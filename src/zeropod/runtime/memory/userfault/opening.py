@@ -37,7 +37,7 @@ def open_members(holdings: Holdings, hold: Hold, pids: Sequence[int]) -> list[Me
     if rest:
         try:
             own_thread(lambda: _make(holdings, hold, rest, made))
-        except BaseException:
+        except BaseException:  # a cut, too: nothing stays open
             for member in made:
                 os.close(member.uffd)
             raise

@@ -117,7 +117,7 @@ class StoppedProcess:
         process = cls.seize(pid, even_stopped=even_stopped)
         try:
             process.wait_stopped(deadline, while_waiting)
-        except BaseException:
+        except BaseException:  # a cut, too: no thread stays stopped
             process.release()
             raise
         return process
@@ -134,7 +134,7 @@ class StoppedProcess:
             self._seize_new()
             if not self._running:
                 raise Unsuitable(pid, "has ended")
-        except BaseException:
+        except BaseException:  # a cut, too: no thread stays stopped
             self.release(LET_GO_WITHIN if self._running else 0)
             raise
         return self
