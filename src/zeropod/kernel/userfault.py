@@ -7,7 +7,6 @@ raising. Which page holds what is decided above.
 Source of facts: include/uapi/linux/userfaultfd.h, fs/userfaultfd.c, mm/userfaultfd.c; userfaultfd(2).
 """
 
-import ctypes
 import errno
 import fcntl
 import mmap
@@ -79,10 +78,6 @@ _range = struct.Struct("=QQ")
 _done = struct.Struct("=q")
 _message = struct.Struct("=BxxxxxxxQQQ")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -112,21 +107,37 @@ def copy(uffd: int, to: int, source: int, length: int, *, protected: bool = Fals
     copy stopped midway; ESRCH: the process is gone; EFAULT: `source` cannot be read, for instance because its file was
     truncated.
     """
-    argument = bytearray(_copy.pack(to, source, length, _PROTECTED if protected else 0, 0))
+    return copy_prepared(uffd, prepare(to, source, length, protected=protected))
+
+
+def prepare(to: int, source: int, length: int, *, protected: bool) -> bytearray:
+    """Return the argument for one call of `copy_prepared`."""
+    return bytearray(_copy.pack(to, source, length, _PROTECTED if protected else 0, 0))
+
+
+def copy_prepared(uffd: int, argument: bytearray) -> tuple[int, int]:
+    """Do what `copy` does, with an argument that was prepared before it mattered."""
     try:
         fcntl.ioctl(uffd, COPY, argument)
     except OSError as error:
         # Here the kernel writes either the number of bytes copied or the negative errno.
         return max(0, _done.unpack_from(argument, 32)[0]), error.errno or errno.EIO
-    return length, 0
+    return int(_done.unpack_from(argument, 32)[0]), 0
 
 
-def zero(uffd: int, to: int) -> int:
-    """UFFDIO_ZEROPAGE for one page; wake threads that wait there. Returns errno or 0 (see `copy`)."""
+def zero(uffd: int, to: int, pages: int = 1) -> int:
+    """UFFDIO_ZEROPAGE for one page, and as many of the next ones as do not exist yet; wake threads that wait there.
+
+    Returns errno or 0 for the first page (see `copy`).
+    """
+    argument = bytearray(_zero.pack(to, pages * PAGE, 0, 0))
     try:
-        fcntl.ioctl(uffd, ZEROPAGE, bytearray(_zero.pack(to, PAGE, 0, 0)))
+        fcntl.ioctl(uffd, ZEROPAGE, argument)
     except OSError as error:
-        return error.errno or errno.EIO
+        if _done.unpack_from(argument, 24)[0] > 0:
+            return 0
+        # All must lie in one mapping.
+        return zero(uffd, to) if pages > 1 and error.errno == errno.ENOENT else error.errno or errno.EIO
     return 0
 
 
@@ -231,28 +242,3 @@ def write_protect(uffd: int, start: int, length: int, *, protect: bool = True) -
     EAGAIN: read events first, then call it again.
     """
     fcntl.ioctl(uffd, _WRITEPROTECT, bytearray(struct.pack("=QQQ", start, length, _PROTECT if protect else 0)))
-
-
-@dataclass(frozen=True, slots=True)
-class MappedFile:
-    """A file mapped to copy from, for as long as this process lives.
-
-    Needed because `mmap.mmap` gives the address of a mapping only if it is writable.
-    """
-
-    address: int
-    length: int
-
-    @classmethod
-    def of(cls, descriptor: int) -> "MappedFile":
-        """Map a whole file, read-only. Raises OSError."""
-        length = max(os.fstat(descriptor).st_size, PAGE)
-        address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
-        if address is None or address == ctypes.c_void_p(-1).value:
-            number = ctypes.get_errno()
-            raise OSError(number, f"mmap: {os.strerror(number)}")
-        return cls(int(address), length)
-
-    def forget(self) -> None:
-        """Remove its pages from our page tables; they stay in the page cache. Raises OSError."""
-        libc.call("madvise", self.address, self.length, mmap.MADV_DONTNEED)

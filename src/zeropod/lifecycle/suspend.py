@@ -247,11 +247,11 @@ class SuspendStrategy:
         self._frozen = False
 
     def awake(self) -> None:
+        self.memory.woke()
         self._release_slot()
         self._sockets.close()
         self._nap = None
         self._probes.release()
-        self.memory.woke()
 
     def _release_slot(self) -> None:
         if self._slot:

@@ -63,10 +63,11 @@ def test_an_answer_is_continued(pagemap: int, area: tuple[mmap.mmap, int], monke
 def test_pages_of_files_and_what_is_not_mapped(pagemap: int, area: tuple[mmap.mmap, int], tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(3 * PAGE))
-    with path.open("rb") as file:
-        mapped = userfault.MappedFile.of(file.fileno())
-    ctypes.string_at(mapped.address, 1)
-    (region,) = pagemap_scan.scan(pagemap, mapped.address, mapped.address + PAGE, every=PRESENT | FILE)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 3 * PAGE) as mapped:
+        start = ctypes.addressof(anchor := ctypes.c_char.from_buffer(mapped))
+        assert anchor.value == b"\0"
+        (region,) = pagemap_scan.scan(pagemap, start, start + PAGE, every=PRESENT | FILE)
+        del anchor
     assert region.categories & FILE
     assert list(pagemap_scan.scan(pagemap, PAGE, 16 * PAGE, every=PRESENT)) == []
 

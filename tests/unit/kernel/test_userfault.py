@@ -2,14 +2,13 @@
 
 import os
 import struct
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.kernel import userfault
-from zeropod.kernel.userfault import FORK, MESSAGE, PAGE, PAGEFAULT, REMAP, UNMAP, MappedFile, Message
+from zeropod.kernel.userfault import FORK, MESSAGE, PAGE, PAGEFAULT, REMAP, UNMAP, Message
 
 numbers = st.integers(min_value=0, max_value=(1 << 64) - 1)
 kinds = st.sampled_from([PAGEFAULT, REMAP, UNMAP])
@@ -35,19 +34,3 @@ def test_a_call_on_what_is_no_userfaultfd_says_so() -> None:
         assert userfault.zero(file.fileno(), PAGE)
         with pytest.raises(OSError, match="no range"):
             userfault.wake_all(file.fileno())
-
-
-def test_a_file_is_mapped_whole_and_an_empty_one_as_a_page(tmp_path: Path) -> None:
-    import ctypes
-
-    path = tmp_path / "pages"
-    path.write_bytes(bytes(PAGE) + b"x" * PAGE)
-    with path.open("rb") as file:
-        mapped = MappedFile.of(file.fileno())
-    assert mapped.length == 2 * PAGE
-    assert ctypes.string_at(mapped.address + PAGE, PAGE) == b"x" * PAGE
-    mapped.forget()
-    assert ctypes.string_at(mapped.address + PAGE, PAGE) == b"x" * PAGE
-    path.write_bytes(b"")
-    with path.open("rb") as file:
-        assert MappedFile.of(file.fileno()).length == PAGE

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from zeropod.runtime.pagemap import Image, Runs
 from zeropod.runtime.pager.journal import Event, Journal, Kind
+from zeropod.runtime.pager.pages import source
 from zeropod.runtime.pager.space import Space, Spaces
 
 PAGE = mmap.PAGESIZE
-SOURCE = 1 << 40
-"""Where the image is mapped."""
+FILE = 3
+"""Number of the image's file in sources."""
+SOURCE = source(FILE, 0)
 LAST = 64
 """Pages of the address space in these tests; the first has number 1."""
 
@@ -37,16 +39,16 @@ def image(*runs: tuple[int, int]) -> Image:
 
 
 def spaces(journal: Journal, of: Image) -> Spaces:
-    return Spaces(of, [SOURCE], journal)
+    return Spaces(of, [FILE], journal)
 
 
 def found(space: Space) -> Model:
     """What the table says, page by page."""
     model = {}
     for page in range(1, 4 * LAST):
-        source, state = space.find(page * PAGE)
-        if source:
-            assert state == (source - SOURCE) // PAGE
+        place, state = space.find(page * PAGE)
+        if state >= 0:
+            assert state == (place - SOURCE) // PAGE
             model[page] = state
     return model
 

@@ -1,16 +1,34 @@
-"""Which pages are brought in before a wake."""
+"""Which pages are brought in for a wake, before they fault."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.pager import working_set
-from zeropod.runtime.pager.working_set import WORKING_SET_PAGES, Page, WorkingSet, beforehand, following
+from zeropod.runtime.pager.working_set import (
+    BLOCK,
+    NEEDED,
+    TOUCHED,
+    WORKING_SET_PAGES,
+    Page,
+    WorkingSet,
+    following,
+    wanted_pages,
+)
 
 PAGES: list[Page] = [(1, 0x1000), (1, 0x2000), (7, 0x1000)]
 
 
 @pytest.fixture(autouse=True)
 def _no_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(working_set, "TESTED", 0)
+    monkeypatch.setattr(working_set, "TESTED", {TOUCHED: 0, NEEDED: 0})
+
+
+@pytest.fixture
+def tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every page is put to the test at each wake."""
+    monkeypatch.setattr(working_set, "TESTED", {TOUCHED: 1, NEEDED: 1})
 
 
 def wakes(*touched: list[Page]) -> WorkingSet:
@@ -20,40 +38,76 @@ def wakes(*touched: list[Page]) -> WorkingSet:
     return wanted
 
 
-def test_what_a_wake_has_touched_is_brought_in_before_the_next_one() -> None:
-    assert beforehand(wakes(PAGES)) == sorted(PAGES)
+def test_what_a_wake_has_touched_is_brought_in_at_the_next_one_in_that_order() -> None:
+    pages = [PAGES[2], PAGES[0], PAGES[1]]
+    assert wanted_pages(wakes(pages)) == pages
 
 
-def test_a_page_touched_once_is_left_out_after_that_and_forgotten_in_the_end() -> None:
-    assert beforehand(wakes(PAGES, [])) == []
+def test_what_was_touched_twice_comes_first_and_new_pages_last() -> None:
+    assert wanted_pages(wakes(PAGES[:2], [PAGES[2], PAGES[1]])) == [PAGES[1], PAGES[0], PAGES[2]]
+
+
+def test_a_page_that_is_left_out_and_not_touched_is_forgotten_in_the_end(tested: None) -> None:
+    assert wanted_pages(wakes(PAGES, [])) == []
     assert wakes(PAGES, [])
     assert wakes(PAGES, [], [], [], [], []) == ()
 
 
-def test_a_page_touched_again_when_it_was_left_out_is_brought_in_for_good() -> None:
-    wanted = wakes(PAGES, [], PAGES[:1], [], [], [], [], [], [])
-    assert beforehand(wanted) == PAGES[:1]
+def test_a_page_touched_again_when_it_was_left_out_is_needed(tested: None) -> None:
+    assert [standing for _, _, standing in wakes(PAGES[:1], [], PAGES[:1])] == [NEEDED]
 
 
-def test_a_needed_page_is_put_to_the_test_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = wakes(PAGES, [], PAGES)
-    monkeypatch.setattr(working_set, "TESTED", 1)
-    tested = following([], needed)
-    assert beforehand(tested) == []
-    assert beforehand(following(PAGES, tested)) == sorted(PAGES)
+def test_a_page_that_is_brought_in_stays_until_it_is_tested() -> None:
+    assert wanted_pages(wakes(PAGES, *[[]] * 20)) == PAGES
 
 
 def test_processes_forked_since_are_not_remembered() -> None:
     assert wakes([(0, 0x1000)]) == ()
 
 
-def test_pages_touched_by_chance_do_not_pile_up() -> None:
-    chance = [[(1, (wake * 500 + number) * 4096) for number in range(500)] for wake in range(20)]
-    assert len(beforehand(wakes(*chance))) == 500
+def test_pages_touched_by_chance_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working_set, "TESTED", {TOUCHED: 1 / 4, NEEDED: 1 / 64})
+    chance = [[(1, (wake * 100 + number) * BLOCK * PAGE) for number in range(100)] for wake in range(40)]
+    assert len(wanted_pages(wakes(*chance))) < 800
 
 
 def test_the_set_is_bounded_and_the_needed_pages_stay() -> None:
-    many: list[Page] = [(2, number * 4096) for number in range(WORKING_SET_PAGES)]
-    wanted = following(many, wakes(PAGES, [], PAGES))
+    many: list[Page] = [(2, number * PAGE) for number in range(WORKING_SET_PAGES)]
+    wanted = following(many, wakes(PAGES, PAGES))
     assert len(wanted) == WORKING_SET_PAGES
-    assert set(PAGES) <= set(beforehand(wanted))
+    assert set(PAGES) <= set(wanted_pages(wanted))
+
+
+def test_written_pages_count_where_another_one_of_their_block_faulted() -> None:
+    block = 32 * BLOCK * PAGE
+    changed = {1: [(block - PAGE, block + 2 * PAGE), (block + 5 * PAGE, block + 6 * PAGE), (2 * block, 3 * block)]}
+    wanted = following([(1, block + 3 * PAGE)], (), changed)
+    assert wanted_pages(wanted) == [(1, block + page * PAGE) for page in (0, 1, 3, 5)]
+
+
+def test_a_page_that_is_written_to_again_needs_no_test() -> None:
+    page = (1, 0x1000)
+    wanted = following([], wakes([page]), {1: [(0, 0x2000)], 2: [(0, 0x1000)]})
+    assert wanted == ((1, 0, TOUCHED), (1, 0x1000, NEEDED)) or wanted == ((1, 0x1000, NEEDED), (1, 0, TOUCHED))
+    assert wanted_pages(wanted)[0] == page
+
+
+blocks = st.integers(0, 5 * BLOCK - 1)
+
+
+@given(st.lists(blocks, max_size=20), st.lists(blocks, max_size=20), st.sets(blocks, max_size=60))
+def test_the_set_is_the_pages_known_faulted_and_written_to(
+    first: list[int], then: list[int], written: set[int]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(working_set, "TESTED", {TOUCHED: 0, NEEDED: 0})
+        changed = {3: [(page * PAGE, (page + 1) * PAGE) for page in sorted(written)]}
+        wanted = following(
+            [(3, page * PAGE) for page in then], following([(3, page * PAGE) for page in first], ()), changed
+        )
+    known = {page // BLOCK for page in (*first, *then)}
+    expected = {*first, *then, *(page for page in written if page // BLOCK in known)}
+    assert {(pid, address // PAGE) for pid, address, _ in wanted} == {(3, page) for page in expected}
+    touched = {*then, *(page for page in written if page // BLOCK in known)}
+    needed = {address // PAGE for _, address, standing in wanted if standing == NEEDED}
+    assert needed == touched & set(first)

@@ -69,7 +69,7 @@ def table(model: Model) -> Iterator[Space]:
             {7: extents.renumbered(runs, {number: place for place, number in enumerate(numbers)})},
             tuple(Path(str(number)) for number in numbers),
         )
-        spaces = Spaces(image, extents.sources(numbers), journal)
+        spaces = Spaces(image, numbers, journal)
         spaces.happen([Event(Kind.ADOPT, 0, 7)])
         spaces.all[0].states[: len(states)] = states
         yield spaces.all[0]

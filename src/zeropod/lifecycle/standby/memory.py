@@ -182,6 +182,8 @@ class StandbyMemory:
     def woke(self) -> None:
         """The container runs for longer than a nap: the next sleep begins with a move."""
         self._left = 0
+        if self._backend:
+            self._backend.woke()
 
     async def bring_back(self) -> None:
         """Bring everything back in. Raises MemoryLost."""

@@ -115,6 +115,9 @@ class Backend(ABC):
         Returns at once; may be called from the event loop at any time, even when no move is running.
         """
 
+    def woke(self) -> None:  # noqa: B027 - nothing to do where the kernel brings pages in
+        """The container has been thawed, for longer than a nap. Returns at once."""
+
     async def settle(self) -> None:
         """Wait until `move_out` has ended completely: it stops or traces no process any more."""
         await trio.lowlevel.checkpoint()

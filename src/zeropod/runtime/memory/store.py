@@ -161,6 +161,10 @@ class StoreBackend(Backend):
     async def settle(self) -> None:
         await self._idle.wait()
 
+    def woke(self) -> None:
+        if (generation := self._holdings.generation) and not generation.pager.ended:
+            generation.pager.wake()
+
     async def fill(self) -> None:
         if (generation := self._holdings.generation) and not generation.pager.ended:
             await generation.pager.fill()

@@ -18,6 +18,7 @@ from zeropod.kernel import pidfd, userfault
 from zeropod.runtime.pagemap import Image
 from zeropod.runtime.pager import handover, wire
 from zeropod.runtime.pager.journal import Journal, Phase
+from zeropod.runtime.pager.pages import Pages
 from zeropod.runtime.pager.serve import ORPHAN_LOOK, Server
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Spaces
@@ -37,7 +38,7 @@ class Inheritance:
     """Descriptors of the image's files."""
     journal: int
     wanted: Sequence[Page]
-    """The pages that `fill` brings in."""
+    """The pages that a wake will probably touch."""
     listener: socket.socket | None
     """The socket for CRIU; None if the userfaultfds exist already."""
     guards: Mapping[int, int]
@@ -95,9 +96,9 @@ def _forget_the_shim(own: set[int]) -> None:
 
 def _serve(inheritance: Inheritance, control: socket.socket) -> None:
     journal = Journal(inheritance.journal)
-    files = [userfault.MappedFile.of(file) for file in inheritance.files]
-    spaces = Spaces(inheritance.image, [file.address for file in files], journal)
-    server = Server(journal, spaces, files, control, inheritance.wanted, inheritance.service)
+    pages = Pages(inheritance.files, inheritance.service.fingerprints)
+    spaces = Spaces(inheritance.image, range(len(inheritance.files)), journal)
+    server = Server(journal, spaces, pages, control, inheritance.wanted, inheritance.service)
     try:
         if inheritance.listener is not None:
             handover.receive(server, inheritance.listener)

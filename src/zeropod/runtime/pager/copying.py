@@ -10,23 +10,52 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from zeropod.kernel import userfault
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.pager import wire
 from zeropod.runtime.pager.journal import FULL, IN, MISSING, Event, Journal, Kind
+from zeropod.runtime.pager.pages import LARGEST, Pages
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Space, Spaces
 from zeropod.runtime.pager.wire import Lost
-from zeropod.runtime.pager.working_set import WORKING_SET_PAGES, Page
+from zeropod.runtime.pager.working_set import WORKING_SET_PAGES, Page, block_of
 
 SMALL_SLICE: Final = 32
-LARGE_SLICE: Final = 64
+LARGE_SLICE: Final = LARGEST
 """Pages that the drain copies between two checks for page faults: about 50 and 100 microseconds."""
 NO_MEMORY: Final = 10.0
 """Seconds without memory for the container's pages after which the pager gives up."""
+
+
+@dataclass(slots=True)
+class Copy:
+    """A copy to be made: pages that are contiguous both in memory and in a file."""
+
+    number: int
+    """Of its first page in the working set."""
+    uffd: int
+    space: Space
+    first: int
+    """Number of the first page's state."""
+    address: int
+    source: int
+    pages: int = 1
+    argument: bytearray = field(default_factory=bytearray)
+
+    def takes(self, uffd: int, address: int, source: int) -> bool:
+        """Return whether this page can be copied together with these."""
+        length = self.pages * PAGE
+        place = (self.uffd, self.address + length, self.source + length)
+        return place == (uffd, address, source) and self.pages < LARGEST
+
+    def prepare(self, buffer: int, protected: bool) -> bytearray:
+        """Work out the argument of the call, and return it."""
+        self.argument = userfault.prepare(self.address, buffer, self.pages * PAGE, protected=protected)
+        return self.argument
 
 
 class Copier(ABC):
@@ -36,7 +65,7 @@ class Copier(ABC):
         self,
         journal: Journal,
         spaces: Spaces,
-        files: Sequence[userfault.MappedFile],
+        pages: Pages,
         control: socket.socket,
         wanted: Sequence[Page],
         service: Service,
@@ -44,9 +73,17 @@ class Copier(ABC):
         self.service = service
         self.journal = journal
         self.spaces = spaces
-        self.files = files
+        self.pages = pages
         self.control = control
         self.wanted = wanted
+        self._blocks = frozenset(map(block_of, wanted))
+        """The blocks of which it is known what a wake needs."""
+        self._coming: Iterator[Copy] = self._copies()
+        """What is left to bring in of the working set. Made anew after each event, which may have changed addresses."""
+        self._next_wanted = 0
+        """The number of the first page that may be left."""
+        self._woken = False
+        """Whether the container has been woken, and part of the working set may still be out."""
         self.served: dict[int, Space] = {}
         """The address spaces, by userfaultfd."""
         self.poll = select.epoll()
@@ -78,22 +115,22 @@ class Copier(ABC):
     def _happened(self, event: Event) -> None:
         if not self.spaces.happen([event]):
             self._full = FULL
+        self._coming = self._copies()
 
     def _fault(self, uffd: int, address: int) -> None:
         """Bring in one page and missing pages around it."""
         while uffd in self.served:
             space = self.served[uffd]
             source, state = space.find(address)
-            if source:
-                if self.service.files:
-                    self._check_files()
+            known = state >= 0
+            if known:
                 if self.service.ahead > 1 and self._copy_around(uffd, space, address):
                     return
-                _, error = userfault.copy(uffd, address, source, PAGE, protected=self.service.protected)
+                _, error = self._copy(uffd, address, source, 1)
             else:
-                error = userfault.zero(uffd, address)
+                error = userfault.zero(uffd, address, 1 + space.unknown_after(address, self.service.ahead - 1))
             if not error:
-                if source:
+                if known:
                     self._is_in(space, state, 1)
                 self._refused_since = 0.0
                 return
@@ -103,7 +140,7 @@ class Copier(ABC):
                 self._retry.extend((uffd, other) for other in self._read(uffd))
             elif error in (errno.EEXIST, errno.ENOENT):
                 # The page exists already or is unmapped: let the waiting thread fault again.
-                if source:
+                if known:
                     self._is_in(space, state, 1)
                 self._wake(uffd, address)
                 return
@@ -114,12 +151,20 @@ class Copier(ABC):
             else:
                 self._failed(uffd, error)
 
+    def _copy(self, uffd: int, address: int, source: int, pages: int) -> tuple[int, int]:
+        """Copy pages from a source to an address; return (bytes copied, errno or 0). Raises Lost."""
+        self.pages.check()
+        self.pages.read(source, pages)
+        return userfault.copy(uffd, address, self.pages.buffer, pages * PAGE, protected=self.service.protected)
+
     def _copy_around(self, uffd: int, space: Space, address: int) -> bool:
         """Copy a page with missing pages around it; return whether the page itself is in."""
+        if block_of((space.pid, address)) in self._blocks:
+            return False  # what is needed of its neighbours comes anyway
         start, source, first, pages = space.around(address, self.service.ahead)
         if pages < 2:
             return False
-        done, _ = userfault.copy(uffd, start, source, pages * PAGE, protected=self.service.protected)
+        done, _ = self._copy(uffd, start, source, pages)
         if done:
             self._is_in(space, first, done // PAGE)
             self._refused_since = 0.0
@@ -138,13 +183,6 @@ class Copier(ABC):
             space.states[first : first + pages] = states.replace(b"\0", bytes([IN]))
             self.journal.brought(missing)
 
-    def _check_files(self) -> None:
-        """Raise Lost if a file has changed."""
-        for descriptor, before in self.service.files:
-            now = os.fstat(descriptor)
-            if now.st_size != before.size or (now.st_ctime_ns != before.changed_ns and now.st_nlink):
-                raise Lost("a file of the page store was written to, or cut short")
-
     def _wake(self, uffd: int, address: int) -> None:
         try:
             userfault.wake(uffd, address, PAGE)
@@ -155,8 +193,6 @@ class Copier(ABC):
         """Drop a process that is gone; raise Lost for every other error."""
         if error == errno.ESRCH:
             return self.drop(uffd)
-        if error == errno.EFAULT:
-            raise Lost("the image cannot be read any more: it was cut short, or its disk fails")
         raise Lost(f"a page cannot be brought in: {os.strerror(error)}")
 
     def _refused(self) -> None:
@@ -176,29 +212,63 @@ class Copier(ABC):
                 pass
             self.complete = not self._refused_since
             return missing
+        self._next_wanted, self._coming = 0, self._copies()
+        filled = self._bring_wanted(self.service.fill)
+        # At the wake each microsecond counts, so everything is worked out now.
+        rest = list(self._coming)
+        for copy in rest:
+            copy.prepare(self.pages.buffer, self.service.protected)
+        self._coming = iter(rest)
+        return filled
+
+    def _copies(self) -> Iterator[Copy]:
+        """Yield the copies that bring in what is missing of the rest of the working set, in its order."""
         by_pid = {space.pid: uffd for uffd, space in self.served.items() if space.pid}
-        filled = 0
-        if self.service.files and self.wanted:
-            self._check_files()
-        for pid, address in self.wanted:
-            uffd = by_pid.get(pid)
-            if uffd is None or uffd not in self.served:
+        copy: Copy | None = None
+        for number in range(self._next_wanted, len(self.wanted)):
+            pid, address = self.wanted[number]
+            if (uffd := by_pid.get(pid)) is None:
                 continue
-            if filled >= self.service.fill:
-                break
             space = self.served[uffd]
             source, state = space.find(address)
-            if source and space.states[state] == MISSING:
-                start, source, first, pages = space.around(address, self.service.ahead)
-                done, error = userfault.copy(uffd, start, source, pages * PAGE, protected=self.service.protected)
-                if done:
-                    self._is_in(space, first, done // PAGE)
-                    filled += done // PAGE
-                elif error in (errno.ENOMEM, errno.ENOSPC):
-                    break
-                elif error == errno.EAGAIN:
-                    self.faults(uffd)
-        return filled
+            if state < 0 or space.states[state] != MISSING:
+                continue
+            if copy and copy.takes(uffd, address, source):
+                copy.pages += 1
+                continue
+            if copy:
+                yield copy
+            copy = Copy(number, uffd, space, state, address, source)
+        if copy:
+            yield copy
+
+    def _bring_wanted(self, limit: int) -> int:
+        """Bring in the next pages of the working set, about `limit`; return their number."""
+        self.pages.check()
+        brought = 0
+        for copy in self._coming:
+            if copy.space.states[copy.first] != MISSING:
+                continue
+            self.pages.read(copy.source, copy.pages)
+            argument = copy.argument or copy.prepare(self.pages.buffer, self.service.protected)
+            done, error = userfault.copy_prepared(copy.uffd, argument)
+            if done:
+                self._is_in(copy.space, copy.first, done // PAGE)
+                brought += done // PAGE
+            elif error in (errno.ENOMEM, errno.ENOSPC):
+                self._woken = False
+                break
+            if error == errno.EAGAIN:
+                # Addresses change with an event.
+                self._next_wanted, self._coming = copy.number, self._copies()
+                self.faults(copy.uffd)
+                break
+            self._next_wanted = copy.number + 1
+            if brought >= limit:
+                break
+        else:
+            self._woken = False
+        return brought
 
     def _drain_slice(self, limit: int) -> bool:
         """Copy a few missing pages; return False if there are none."""
@@ -210,9 +280,7 @@ class Copier(ABC):
         return False
 
     def _drain(self, uffd: int, space: Space, address: int, source: int, first: int, pages: int) -> None:
-        if self.service.files:
-            self._check_files()
-        done, error = userfault.copy(uffd, address, source, pages * PAGE, protected=self.service.protected)
+        done, error = self._copy(uffd, address, source, pages)
         copied = done // PAGE
         if copied:
             self._is_in(space, first, copied)

@@ -24,7 +24,7 @@ from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.pager.journal import Journal, Phase, Standing
 from zeropod.runtime.pager.process import PagerProcess
 from zeropod.runtime.pager.service import Service
-from zeropod.runtime.pager.working_set import WorkingSet, beforehand, following
+from zeropod.runtime.pager.working_set import Changed, WorkingSet, following, wanted_pages
 
 HANDOVER: Final = 5.0
 """Seconds for CRIU's hand-over after `runc restore` has returned; normally none, since CRIU waits for it."""
@@ -206,6 +206,10 @@ class Pager:
             if self._released.is_set() and not self._closed:
                 self._close()
 
+    def wake(self) -> None:
+        """The container runs: bring in the rest of the working set, in the background."""
+        self._process.send(wire.WAKE)
+
     def begin(self) -> None:
         """From another thread: make a pager created with `waits` take over from a retired one."""
         self.journal.phase = Phase.SERVING
@@ -239,9 +243,9 @@ class Pager:
             time.sleep(0.00005)
         return True
 
-    def learnt(self) -> WorkingSet:
-        """Return the working set for the next wake, from the pages touched since the last fill."""
-        return following(self.journal.trace(), self._wanted)
+    def learnt(self, changed: Changed | None = None) -> WorkingSet:
+        """Return the working set for the next wake, from the faults since the last fill, and what was changed."""
+        return following(self.journal.trace(), self._wanted, changed)
 
     def take_guards(self) -> dict[int, int]:
         """Return a retired pager's userfaultfds by number of their address space; the caller owns them from now on."""
@@ -311,14 +315,17 @@ class Pager:
 
     def _inheritance(self, listener: socket.socket | None) -> child.Inheritance:
         files = tuple(file.descriptor for file in self._files)
+        wanted = wanted_pages(self._wanted)
+        if self._service.completes:
+            wanted.sort()  # all of them come before the wake, so the order is that of the files
         service = self._service
         if not service.completes:
-            service = replace(service, files=tuple((file.descriptor, file.fingerprint) for file in self._files))
+            service = replace(service, fingerprints=tuple(file.fingerprint for file in self._files))
         return child.Inheritance(
             self._image,
             files,
             self.journal.descriptor,
-            beforehand(self._wanted),
+            wanted,
             listener,
             dict(self._guards),
             service,

@@ -1,8 +1,9 @@
 """The pager's loop: page faults first, then the shim's requests, then the drain.
 
 Owns the order of work in the child. An application waits for each page fault, so there are few operations between the
-poll and the copy; everything else happens when nothing waits. No page is brought in unasked before the drain begins:
-until then the container sleeps, and would grow. `Service` has the differences between kinds of service.
+poll and the copy; everything else happens when nothing waits. While the container sleeps, no page is brought in unasked
+beyond `Service.fill`, since it would grow: the rest of the working set follows when it wakes, the other pages when they
+are drained. `Service` has the differences between kinds of service.
 """
 
 import os
@@ -30,6 +31,7 @@ from zeropod.runtime.pager.journal import (
     Phase,
     Standing,
 )
+from zeropod.runtime.pager.pages import Pages
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Space, Spaces
 from zeropod.runtime.pager.working_set import Page
@@ -61,12 +63,12 @@ class Server(Copier):
         self,
         journal: Journal,
         spaces: Spaces,
-        files: Sequence[userfault.MappedFile],
+        pages: Pages,
         control: socket.socket,
         wanted: Sequence[Page],
         service: Service | None = None,
     ) -> None:
-        super().__init__(journal, spaces, files, control, wanted, service or Service())
+        super().__init__(journal, spaces, pages, control, wanted, service or Service())
         self.orphan = False
         self.retired = False
         """Whether another pager is to continue."""
@@ -104,7 +106,11 @@ class Server(Copier):
         self._look_whether_it_runs()  # the shim may have requested it before this pager ran
         while not self.retired and (self.served or not (self.orphan or self.service.completes)) and not self.complete:
             idle = self._step(self._timeout())
-            if idle and self.drain_began:
+            if self._woken:
+                # After each fault, too: an application that needs the same pages in the same order would never let
+                # it be idle.
+                self._bring_wanted(SMALL_SLICE)
+            elif idle and self.drain_began:
                 now = time.monotonic()
                 quiet = now - self._last_fault
                 if not self._draining and quiet < QUIET and now - self.drain_began < FIRST_REQUEST:
@@ -119,7 +125,7 @@ class Server(Copier):
     def _timeout(self) -> float | None:
         if self._retry:
             return RETRY
-        if self._draining:
+        if self._draining or self._woken:
             return 0
         if self.drain_began:
             return 0 if time.monotonic() - self._last_fault < POLL else QUIET
@@ -243,9 +249,8 @@ class Server(Copier):
             self.journal.forget_faults()
             wire.send(self.control, wire.FILLED, self._fill())
             self._first_fault = 0.0
-            # The kernel has mapped pages around each one as well, which would count as our memory during the sleep.
-            for file in self.files:
-                file.forget()
+        elif command == wire.WAKE:
+            self._woken = True
         elif command == wire.LOOK:
             self.journal.confirm()
         elif command == wire.RETIRE:

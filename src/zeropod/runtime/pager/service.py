@@ -19,6 +19,6 @@ class Service:
     noted: float = float("inf")
     """Seconds after the first fault until which faults are noted for the working set, unless the drain has begun."""
     fill: int = WORKING_SET_PAGES
-    """The most pages that `fill` brings in."""
-    files: tuple[tuple[int, Fingerprint], ...] = ()
-    """Descriptors and fingerprints of files, which are checked for changes before a page is read."""
+    """The most pages of the working set that are brought in while the container sleeps."""
+    fingerprints: tuple[Fingerprint, ...] = ()
+    """Of the files, if they are to be checked for changes before a page is read."""

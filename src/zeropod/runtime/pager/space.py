@@ -7,15 +7,16 @@ to know where pages are before it moves memory out again.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from mmap import mmap
 
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.pagemap import Image, Runs
 from zeropod.runtime.pager.journal import IN, MISSING, Event, Journal, Kind
+from zeropod.runtime.pager.pages import source as pages_source
 
 Piece = tuple[int, int, int, int]
-"""(start, end, source address minus start, number of the first page's state)."""
+"""(start, end, source, number of the first page's state)."""
 
 
 class Space:
@@ -30,7 +31,7 @@ class Space:
         self.starts = array("Q")
         self.ends = array("Q")
         self.sources = array("Q")
-        """Address of the first page's content in our own memory."""
+        """The place of the first page's content (see `pages`)."""
         self.firsts = array("Q")
         """Number of the first page's state."""
         self.cursor = 0
@@ -46,12 +47,19 @@ class Space:
         self.firsts.insert(at, first)
 
     def find(self, address: int) -> tuple[int, int]:
-        """Return (source, number of its state) of the page at an address; (0, 0) if it is not in the image."""
+        """Return (source, number of its state) of the page at an address; (-1, -1) if it is not in the image."""
         at = bisect_right(self.starts, address) - 1
         if at < 0 or address >= self.ends[at]:
-            return 0, 0
+            return -1, -1
         offset = address - self.starts[at]
         return self.sources[at] + offset, self.firsts[at] + offset // PAGE
+
+    def unknown_after(self, address: int, limit: int) -> int:
+        """Return how many pages behind this one, which is not in the image, are in an aligned block of `limit` + 1 and
+        not in the image either."""
+        at = bisect_right(self.starts, address)
+        end = address - address % ((limit + 1) * PAGE) + (limit + 1) * PAGE
+        return (min(end, self.starts[at]) if at < len(self.starts) else end) // PAGE - address // PAGE - 1
 
     def around(self, address: int, ahead: int) -> tuple[int, int, int, int]:
         """Return the missing pages around one in an aligned block of `ahead`, contiguous in memory and in the file:
@@ -149,10 +157,10 @@ class Space:
 class Spaces:
     """Every address space that the pager serves or has served, by number; determined by the journal's events."""
 
-    def __init__(self, image: Image, addresses: list[int], journal: Journal) -> None:
+    def __init__(self, image: Image, files: Sequence[int], journal: Journal) -> None:
+        """`files` has the number of each of the image's files in sources."""
         self._image = image
-        self._addresses = addresses
-        """Where each of the image's files is mapped."""
+        self._files = files
         self._journal = journal
         self._applied = 0
         self.all: list[Space] = []
@@ -212,7 +220,7 @@ class Spaces:
         for start, end, file, offset, lazy in zip(
             runs.starts, runs.ends, runs.files, runs.offsets, runs.lazy, strict=True
         ):
-            space.sources.append(self._addresses[file] + offset)
+            space.sources.append(pages_source(self._files[file], offset))
             space.firsts.append(first)
             pages = (end - start) // PAGE
             if not lazy and not again:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 # From the shim.
 FILL = b"f"
+WAKE = b"w"
+"""The container runs: bring in the rest of the working set. Optional: without it the pages come one by one."""
 DRAIN = b"d"
 LOOK = b"k"
 """The journal has a new request."""

@@ -5,16 +5,14 @@ Pure: from the table of an address space, as the journal has it, to the index fo
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.memory.userfault.ranges import Range, joined
 from zeropod.runtime.pagemap import Runs
 from zeropod.runtime.pager.journal import IN, MISSING
+from zeropod.runtime.pager.pages import place
 from zeropod.runtime.pager.space import Space
-
-_FILE: Final = 48
-"""Bits of an offset in a source, as `sources` makes them."""
 
 
 class Extent(NamedTuple):
@@ -39,22 +37,17 @@ class Extent(NamedTuple):
         )
 
 
-def sources(files: Iterable[int]) -> list[int]:
-    """Return placeholders for the files' addresses in a table: their numbers, which `of_space` decodes."""
-    return [number << _FILE for number in files]
-
-
 def of_space(space: Space) -> Iterator[Extent]:
-    """Yield the extents of a table made with `sources`, in the order of addresses."""
+    """Yield the extents of a table whose sources have the store's numbers of files, in the order of addresses."""
     for start, end, source, first in zip(space.starts, space.ends, space.sources, space.firsts, strict=True):
         states = space.states[first : first + (end - start) // PAGE]
-        yield Extent(start, end, source >> _FILE, source & (1 << _FILE) - 1, states)
+        yield Extent(start, end, *place(source), states)
 
 
 def count(space: Space, live: dict[int, int]) -> None:
-    """Add to `live` how many bytes of each file a table made with `sources` refers to."""
+    """Add to `live` how many bytes of each file such a table refers to."""
     for start, end, source in zip(space.starts, space.ends, space.sources, strict=True):
-        file = source >> _FILE
+        file, _ = place(source)
         live[file] = live.get(file, 0) + end - start
 
 

@@ -24,6 +24,7 @@ from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.pager.journal import MISSING, MOVABLE, Event, Journal, Kind, Phase
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Space, Spaces
+from zeropod.runtime.pager.working_set import BLOCK
 
 RETIRE_WITHIN: Final = 5.0
 """Seconds within which a pager must end when told to; it takes a millisecond."""
@@ -34,12 +35,13 @@ STARTS: Final = 3
 UNKNOWN: Final = 1 << 40
 """Plus the number of the address space: placeholder for the pid of a forked process that is not identified yet."""
 
-AHEAD: Final = 16
-"""The most pages that one fault brings in: 64 KB."""
+AHEAD: Final = BLOCK
+"""The most pages that one fault brings in."""
 NOTED: Final = 1.0
 """Seconds after the first fault of a wake during which faults count for the working set: the first requests."""
-FILL: Final = 1024
-"""The most pages of the working set that are brought in while the container sleeps: 4 MB."""
+FILL: Final = 384
+"""The most pages of the working set that are brought in while the container sleeps: 1.5 MB. The rest follows at the
+wake, while the container runs on these."""
 
 
 @dataclass(slots=True)
@@ -171,7 +173,8 @@ class Holdings:
             self._go_on_with(first)
             return True
         if learn:
-            self.working_set = old.pager.learnt()
+            changed = {old.spaces.all[number].pid: found.ranges for number, found in (written or {}).items()}
+            self.working_set = old.pager.learnt(changed)
         before = old.progress
         heir = None
         try:
@@ -270,7 +273,7 @@ class Holdings:
 
     def _try(self, plan: "_Plan", waits: bool) -> Generation:
         files, journal = self._again(plan.files), Journal.create()
-        spaces = Spaces(plan.image, extents.sources(plan.files), journal)
+        spaces = Spaces(plan.image, plan.files, journal)
         for number, (member, states) in enumerate(zip(plan.members, plan.states, strict=True)):
             spaces.happen([Event(Kind.ADOPT, number, member.pid if member.known else UNKNOWN + number)])
             spaces.all[number].states[: len(states)] = states
