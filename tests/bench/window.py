@@ -1,7 +1,7 @@
 """What a request waits that arrives at any moment of a fall asleep, by the size of the memory and where it goes.
 
 The client lets the container be idle for a random time around `scaledown-duration`, from before the freeze until all
-memory is out, and asks. Before each try everything is touched, and before every other try everything is written to, so
+memory is out, and asks. Before each try a tenth of the memory is written to, and before every tenth try all of it, so
 that there is always something to move. The peer is the same request while the container is awake.
 """
 
@@ -26,10 +26,15 @@ BEFORE = 0.02
 MOVES = {REDIS: 0.1, REDIS_350M: 0.8, REDIS_2G: 3.0}
 """Seconds after the freeze until which they arrive: about as long as a move of all memory takes."""
 
+PARTS = 10
+
 GOALS = (Goal("ours", 2.0), Goal("p99", 10.0))
 
-TOUCH = b"DEBUG DIGEST\r\n"
-WRITE = b"EVAL \"for i=0,tonumber(redis.call('DBSIZE'))-1 do redis.call('SETRANGE','key:'..i,0,ARGV[1]) end\" 0 %d\r\n"
+WRITE = (
+    b"EVAL \"local keys = tonumber(redis.call('DBSIZE')) "
+    b"for i = math.floor(keys * ARGV[2]), math.ceil(keys * ARGV[3]) - 1 "
+    b"do redis.call('SETRANGE', 'key:' .. i, 0, ARGV[1]) end\" 0 %d %f %f\r\n"
+)
 
 
 def window(client: Containerd, scale: Scale) -> list[Figure]:
@@ -48,17 +53,20 @@ def _window(client: Containerd, application: Application, backend: str, tries: i
     waits, awake = [], []
     with running(client, application, OURS, annotations) as container, connection(container, application) as client_end:
         for number in range(tries):
-            _fill(client_end, number)
+            part = None if number % PARTS == 0 else number % PARTS
+            _write(client_end, number, part)
             awake.append(application.ask_on(client_end))
-            time.sleep(SCALEDOWN - BEFORE + random.random() * (MOVES[application] + BEFORE))
+            moves = MOVES[application] if part is None else MOVES[application] / PARTS
+            time.sleep(SCALEDOWN - BEFORE + random.random() * (moves + BEFORE))
             waits.append(application.ask_on(client_end))
     name = f"a request during a fall asleep, {application.name}, {backend}"
     return Figure(name, "ms", waits, awake, "the same request, awake", goals=GOALS)
 
 
-def _fill(client_end: socket.socket, number: int) -> None:
+def _write(client_end: socket.socket, number: int, part: int | None) -> None:
+    first, last = (0.0, 1.0) if part is None else (part / PARTS, (part + 1) / PARTS)
     client_end.settimeout(LOADS)
-    client_end.sendall(WRITE % number if number % 2 else TOUCH)
+    client_end.sendall(WRITE % (number, first, last))
     answer = client_end.recv(4096)
     if answer.startswith(b"-"):
         raise OSError(f"redis did not do it: {answer!r}")
