@@ -14,8 +14,7 @@
 // task happens to run. So such a connection is not counted as activity but recorded in `flows`, and
 // handed to the activator where `inspect` says so, for the activator to find out what it is.
 // Conversely, a busy kernel may defer receiving a prober's packet and do it in any task's context.
-// A connection like that from the node's own addresses is counted as activity, and recorded in
-// `unsure` for the activator to examine later; with NODES it is handed to the activator as well.
+// A connection like that counts as activity; with NODES it is handed to the activator as well.
 //
 // Whatever goes wrong, the lookup goes on as if the program were not there: no connection is ever
 // dropped here.
@@ -31,7 +30,6 @@ struct activity {
 	u64 connections;
 	u64 own_last_ns;  // of connections from within the pod; CLOCK_MONOTONIC
 	u64 own_connections;
-	u64 unsure;       // further connections: those recorded in `unsure`
 };
 
 // IPv6, or IPv4 as ::ffff:a.b.c.d; in network byte order.
@@ -77,19 +75,11 @@ BPF_HASH(tasks, struct task, u8, 32);
 // Connections that may be probes, by arrival time (CLOCK_MONOTONIC, ns). For a connection from within the pod, its
 // origin instead: set by the activator that makes it (0, it counts like one from outside; 1, it is a probe), or by this
 // program (2, it is forwarded).
-#define SOMEBODYS 0
+#define CLIENTS 0
 #define FORWARDED 2
 BPF_TABLE("lru_hash", struct flow, u64, flows, 1024);
 
-struct arrival {
-	u64 ns;  // CLOCK_MONOTONIC
-	struct address local;
-};
-
-// Connections from the node's own addresses that count.
-BPF_TABLE("lru_hash", struct flow, struct arrival, unsure, 256);
-
-static inline struct activity *note(u16 port, int own, u64 connections)
+static inline void note(u16 port, int own)
 {
 	u64 now = bpf_ktime_get_ns();
 	struct activity *seen = last_seen.lookup(&port);
@@ -99,16 +89,15 @@ static inline struct activity *note(u16 port, int own, u64 connections)
 		last_seen.update(&port, &none);
 		seen = last_seen.lookup(&port);
 		if (!seen)
-			return seen;
+			return;
 	}
 	if (own) {
 		seen->own_last_ns = now;
-		lock_xadd(&seen->own_connections, connections);
+		lock_xadd(&seen->own_connections, 1);
 	} else {
 		seen->last_ns = now;
-		lock_xadd(&seen->connections, connections);
+		lock_xadd(&seen->connections, 1);
 	}
-	return seen;
 }
 
 // The name up to a slash, so that per-CPU threads such as ksoftirqd/0 share one name.
@@ -132,31 +121,31 @@ int lookup(struct bpf_sk_lookup *ctx)
 
 	u16 port = ctx->local_port;
 	struct flow flow = { .remote_port = ctx->remote_port, .port = port };
-	struct arrival arrival = {};
+	struct address local = {};
 	int own;
 
 	if (ctx->family == AF_INET6) {
 		u32 first = ctx->remote_ip6[0], second = ctx->remote_ip6[1];
 		u32 third = ctx->remote_ip6[2], last = ctx->remote_ip6[3];
 
-		arrival.local.words[0] = ctx->local_ip6[0];
-		arrival.local.words[1] = ctx->local_ip6[1];
-		arrival.local.words[2] = ctx->local_ip6[2];
-		arrival.local.words[3] = ctx->local_ip6[3];
+		local.words[0] = ctx->local_ip6[0];
+		local.words[1] = ctx->local_ip6[1];
+		local.words[2] = ctx->local_ip6[2];
+		local.words[3] = ctx->local_ip6[3];
 		flow.remote.words[0] = first;
 		flow.remote.words[1] = second;
 		flow.remote.words[2] = third;
 		flow.remote.words[3] = last;
-		own = first == arrival.local.words[0] && second == arrival.local.words[1] &&
-		      third == arrival.local.words[2] && last == arrival.local.words[3];
+		own = first == local.words[0] && second == local.words[1] &&
+		      third == local.words[2] && last == local.words[3];
 	} else {
 		u32 remote = ctx->remote_ip4;
 
 		flow.remote.words[2] = bpf_htonl(0xffff);
 		flow.remote.words[3] = remote;
-		arrival.local.words[2] = bpf_htonl(0xffff);
-		arrival.local.words[3] = ctx->local_ip4;
-		own = remote == arrival.local.words[3] || (remote & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+		local.words[2] = bpf_htonl(0xffff);
+		local.words[3] = ctx->local_ip4;
+		own = remote == local.words[3] || (remote & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
 	}
 
 	u32 *slot = steer.lookup(&port), *inspected = inspect.lookup(&port);
@@ -169,34 +158,23 @@ int lookup(struct bpf_sk_lookup *ctx)
 
 		if (role && *role == FORWARDS) {
 			flows.update(&flow, &forwarded);
-			note(port, 0, 1);
+			note(port, 0);
 		} else if (!word || *word == FORWARDED) {
 			flows.delete(&flow);  // an earlier connection's
-			note(port, 1, 1);
-		} else if (*word == SOMEBODYS) {
-			note(port, 0, 1);
+			note(port, 1);
+		} else if (*word == CLIENTS) {
+			note(port, 0);
 		}
-	} else if (!node_addresses.lookup(&flow.remote)) {
-		flows.delete(&flow);  // an earlier connection's
-		note(port, 0, 1);
-	} else if ((role && *role != FORWARDS) || (inspected && *inspected & NODES)) {
+	} else if (node_addresses.lookup(&flow.remote) &&
+		   ((role && *role != FORWARDS) || (inspected && *inspected & NODES))) {
 		u64 now = bpf_ktime_get_ns();
 
 		flows.update(&flow, &now);
 		if (!slot && inspected && (!(*inspected & NAMED) || (role && *role == PROBES)))
 			slot = inspected;
 	} else {
-		flows.delete(&flow);
-		// Late packets of a closed connection, such as a FIN, run this program too, and so do sock_diag's
-		// queries: do not count the connection again.
-		u64 connections = !unsure.lookup(&flow);
-		struct activity *seen = note(port, 0, 0);
-
-		if (seen) {
-			arrival.ns = seen->last_ns;
-			unsure.update(&flow, &arrival);
-			lock_xadd(&seen->unsure, connections);
-		}
+		flows.delete(&flow);  // an earlier connection's
+		note(port, 0);
 	}
 	if (!slot)
 		return SK_PASS;

@@ -43,13 +43,6 @@ class HeldListeners:
         wanted = [held for held in self._held if not ports or held.getsockname()[1] in ports]
         await race(*(partial(trio.lowlevel.wait_readable, listener) for listener in wanted))
 
-    def accept(self, ports: Collection[int] = ()) -> socket.socket | None:
-        """The first connection to these ports (empty: any) that waits; None if none does. Raises OSError."""
-        for listener in self._held:
-            if (not ports or listener.getsockname()[1] in ports) and HeldListeners([listener]).waiting():
-                return listener.accept()[0]
-        return None
-
     def prepare_hand_over(self) -> None:
         """Lets the restored listeners bind beside these; only once the application's process is gone."""
         for listener in self._held:

@@ -10,7 +10,6 @@ While the container runs, intercepting the kubelet only finds out what probes as
 
 import logging
 import os
-import socket
 from collections.abc import Collection
 
 import trio
@@ -41,7 +40,6 @@ class ProbeInterceptor:
         self._connect_timeout = connect_timeout
         self._proxy_timeout = proxy_timeout
         self._listeners: Listeners | None = None
-        self._connections: trio.Nursery | None = None
         self._ports: frozenset[int] = frozenset()
         self._answers = False
         self._up = trio.Event()
@@ -50,18 +48,15 @@ class ProbeInterceptor:
         self._probes: set[trio.SocketStream] = set()
         """Connections of probers that are the application's business."""
         self._over = trio.Event()
-        self.was_probed = False
-        """Whether there has been a probe."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen until cancelled. Raises OSError before it has started."""
         with Listeners(self._netns, ()) as self._listeners:
             task_status.started()
             try:
-                async with trio.open_nursery() as self._connections:
-                    await self._listeners.accept(self._connections, self._serve)
+                async with trio.open_nursery() as connections:
+                    await self._listeners.accept(connections, self._serve)
             finally:
-                self._connections = None
                 self.disengage()
 
     def engage(self, ports: Collection[int]) -> None:
@@ -104,12 +99,6 @@ class ProbeInterceptor:
         self._up = trio.Event()
         self._client_came, self._probe = trio.Event(), trio.Event()
 
-    def adopt(self, connection: socket.socket) -> None:
-        """Serve a prober's connection that was not intercepted; while run() runs."""
-        assert self._listeners is not None
-        assert self._connections is not None
-        self._connections.start_soon(self._listeners.adopt, connection, self._serve)
-
     async def client(self) -> None:
         """Return when a client has come, which wants the application."""
         await self._client_came.wait()
@@ -140,8 +129,6 @@ class ProbeInterceptor:
             # Something in the pod has connected to our own port. Passing that on would lead back here.
             return
         inspection = await self._inspector.inspect(stream, answers=self._answers)
-        if inspection.disposition is not Disposition.PASS_ON:
-            self.was_probed = True
         if inspection.disposition is Disposition.ANSWERED:
             return
         if inspection.disposition is Disposition.NEEDS_APPLICATION:

@@ -53,12 +53,6 @@ class Listeners:
             for listener in self._listeners:
                 accepting.start_soon(self._accept_all, listener, connections, serve)
 
-    async def adopt(self, connection: socket.socket, serve: Serve) -> None:
-        """Serves a connection that was accepted elsewhere like one of its own."""
-        async with trio.SocketStream(trio.socket.from_stdlib_socket(connection)) as stream:
-            await self._slots.acquire()
-            await self._serve(stream, serve)
-
     async def accept_waiting(self, connections: trio.Nursery, serve: Serve) -> None:
         """Accepts what is in the queues right now."""
         for listener in self._listeners:

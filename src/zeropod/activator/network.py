@@ -16,15 +16,11 @@ import trio
 from zeropod.activator.established import EstablishedConnections
 from zeropod.activator.probe_sources import ProbeSources
 from zeropod.kernel import namespace
-from zeropod.kernel.lookup import Activity, Flow, Lookup, LookupUnavailable
+from zeropod.kernel.lookup import Activity, Lookup, LookupUnavailable
 from zeropod.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 
 _MIGRATE = "net/ipv4/tcp_migrate_req"
 _MPTCP = "net/mptcp/enabled"
-
-_READ = 100_000_000
-"""Nanoseconds that it takes at the most to read the activity of all ports: what came to one of them meanwhile may have
-been left out, and yet be older than what was seen at the next."""
 
 CONNECTED = frozenset(TcpState) - {TcpState.LISTEN, TcpState.CLOSE, TcpState.TIME_WAIT, TcpState.NEW_SYN_RECV}
 
@@ -33,8 +29,7 @@ def combined(seen: Mapping[int, Activity], ports: Collection[int]) -> Activity:
     """What was seen at several ports, as if they were one."""
     wanted = [activity for port, activity in seen.items() if port in ports]
     last = max((activity.last_ns for activity in wanted), default=0)
-    connections = sum(activity.connections for activity in wanted)
-    return Activity(last, connections, sum(activity.undetermined for activity in wanted))
+    return Activity(last, sum(activity.connections for activity in wanted))
 
 
 def _unaccepted(connections: Iterable[TcpSocket], ports: Collection[int]) -> list[TcpSocket]:
@@ -115,31 +110,6 @@ class PodNetwork:
         if (opens := self._passive_opens()) != self._counted.connections:
             self._counted = Activity(time.monotonic_ns(), opens)
         return self._counted
-
-    def only_probes_since(self, ports: Collection[int], before: Activity) -> Activity | None:
-        """Return the activity of these ports now, if everything since `before` are probes after all; else None.
-
-        Those were received late, on a busy node, and are known as probes from now on. To be asked while nothing answers
-        them, as in ProbeSources.arrived_late. Raises OSError.
-        """
-        if not self.lookup or not self.probe_sources:
-            return None
-        now, again = self.activity(ports), frozenset[Flow]()
-        if now.connections == before.connections:
-            # A probe that was known when it began to connect has taken until now, or came twice from the same port.
-            waiting = _unaccepted(self.connections(), ports)
-            again = frozenset(Flow(sock.remote, sock.local[1]) for sock in waiting if not self.probe_sources.made(sock))
-            now = self.activity(ports)  # what waits has been seen by now
-            if now.connections == before.connections and not again:
-                return now
-        if now.sure != before.sure:
-            return None
-        undetermined = self.lookup.undetermined().items()
-        for start in (before.last_ns, before.last_ns - _READ):
-            since = {flow: arrival for flow, arrival in undetermined if arrival.ns > start and flow.port in ports}
-            if len(since) >= now.undetermined - before.undetermined and again <= since.keys():
-                return now if self.probe_sources.arrived_late(since, self._diag) else None
-        return None
 
     def _passive_opens(self) -> int:
         """Connections that were accepted in the namespace so far (RFC 1213's tcpPassiveOpens)."""

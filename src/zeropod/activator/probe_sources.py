@@ -6,12 +6,12 @@ lasts, or carries more than a probe does, is a client's after all; and the proce
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.local_peer import LocalPeers
-from zeropod.kernel.lookup import Arrival, Flow, FlowOrigin, Lookup
-from zeropod.kernel.sock_diag import CLOSED, Address, SockDiag, TcpSocket, TcpState
+from zeropod.kernel.lookup import Flow, FlowOrigin, Lookup
+from zeropod.kernel.sock_diag import Address, TcpSocket
 
 log = logging.getLogger(__name__)
 
@@ -79,25 +79,6 @@ class ProbeSources:
             log.warning("cannot look up the process at %s port %d, taking it for a client: %s", *own, error)
             return False
 
-    def arrived_late(self, undetermined: Mapping[Flow, Arrival], pod: SockDiag) -> bool:
-        """Return whether all of these, from Lookup.undetermined(), are probes after all; if so, mark them as such.
-
-        To be asked while nothing in the `pod` answers: one that was closed without data waits for nothing. Raises
-        OSError.
-        """
-        for flow, arrival in undetermined.items():
-            own, other = (arrival.local, flow.port), flow.remote
-            if self._lookup.flow(flow) == arrival.ns:
-                continue  # it has been before, and may have been answered since
-            if not _waits(pod, own, other) or self.is_probe_source(other, own):
-                continue
-            # A prober may close it while its owner is looked for, and then it has none.
-            if _waits(pod, own, other, left=self.has_closed(other, own)):
-                return False
-        for flow, arrival in undetermined.items():
-            self._lookup.mark_as_probe(flow, arrival)
-        return True
-
     def made(self, sock: TcpSocket) -> bool:
         """Return whether this connection, at its end in the pod, is still to be taken for a prober's."""
         origin = self._lookup.flow(Flow(sock.remote, sock.local[1]))
@@ -109,15 +90,3 @@ class ProbeSources:
     def for_client(self, sock: TcpSocket) -> bool:
         """Return whether this connection from within the pod was made for a client outside."""
         return self._lookup.flow(Flow(sock.remote, sock.local[1])) in (FlowOrigin.CLIENT, FlowOrigin.FORWARDED)
-
-
-def _waits(pod: SockDiag, own: Address, other: Address, *, left: bool = False) -> bool:
-    """Return whether the other end of a connection may be waiting for an answer.
-
-    `left`: it is known to be closed, though that may be on its way still.
-    """
-    end = pod.connection(own, other)
-    if end is None or end.state in CLOSED:  # by the application, during a nap
-        return False
-    # Closed without data: for the kernel the end is a byte of data.
-    return not ((left or end.state is TcpState.CLOSE_WAIT) and (end.bytes_received or 0) <= 1)

@@ -25,10 +25,9 @@ from zeropod.kernel import bpf, task_name
 _PORT = struct.Struct("=H")
 _SLOT = struct.Struct("=I")
 _SOCKET = struct.Struct("=I")
-_ACTIVITY = struct.Struct("=QQQQQ")
+_ACTIVITY = struct.Struct("=QQQQ")
 _FLOW = struct.Struct("=16s2sH")
 _SAID = struct.Struct("=Q")
-_ARRIVAL = struct.Struct("=Q16s")
 _NAME = struct.Struct("=16s")
 _PRESENT, _PROBES, _FORWARDS, _RECEIVES = b"\1", b"\1", b"\2", b"\3"
 _NAMED, _NODES = 1 << 16, 1 << 17
@@ -54,13 +53,6 @@ class Activity:
 
     last_ns: int
     connections: int
-    undetermined: int = 0
-    """How many of them, from the node's own addresses, may be a prober's that the kernel has received too late to tell;
-    see Lookup.undetermined()."""
-
-    @property
-    def sure(self) -> int:
-        return self.connections - self.undetermined
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +61,6 @@ class Flow:
 
     remote: tuple[str, int]
     port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """When a connection came (CLOCK_MONOTONIC, ns), and the address that it came to."""
-
-    ns: int
-    local: str
 
 
 class FlowOrigin(IntEnum):
@@ -136,12 +120,11 @@ class Lookup:
         """
         seen = {}
         for port, activity in self._maps["last_seen"].items():
-            last, sure, own_last, own_connections, undetermined = _ACTIVITY.unpack(activity)
-            connections = sure + undetermined
+            last, connections, own_last, own_connections = _ACTIVITY.unpack(activity)
             if own:
                 last, connections = max(last, own_last), connections + own_connections
             if connections:
-                seen[_PORT.unpack(port)[0]] = Activity(last, connections, undetermined)
+                seen[_PORT.unpack(port)[0]] = Activity(last, connections)
         return seen
 
     def steer(self, port: int, listeners: Iterable[socket.socket]) -> None:
@@ -194,18 +177,6 @@ class Lookup:
         The last 1024 or so; closed flows linger.
         """
         return {_flow(*_FLOW.unpack(flow)): _SAID.unpack(said)[0] for flow, said in self._maps["flows"].items()}
-
-    def undetermined(self) -> dict[Flow, Arrival]:
-        """What came from the node's own addresses and counts: the last 256 or so."""
-        found = {}
-        for flow, arrival in self._maps["unsure"].items():
-            when, local = _ARRIVAL.unpack(arrival)
-            found[_flow(*_FLOW.unpack(flow))] = Arrival(when, _address(local))
-        return found
-
-    def mark_as_probe(self, flow: Flow, arrival: Arrival) -> None:
-        """Take one of undetermined() for a probe from now on."""
-        self._maps["flows"].set(_key(flow), _SAID.pack(arrival.ns))
 
     def flow(self, flow: Flow) -> int | None:
         """Return when one flow that may be a probe arrived, or its FlowOrigin; None if it is not known."""

@@ -37,27 +37,13 @@ class Baseline:
         """Return the new connections to its ports, so far."""
         return self._network.activity(self._ports)
 
-    def has_come(self) -> bool:
-        """Return whether anything has come since then."""
-        return self.seen() != self._before
-
     def has_connected(self) -> bool:
-        """Return whether there is a new connection: not what was left of one that is gone."""
-        return self.seen().connections != self._before.connections
+        """Return whether there is a new connection."""
+        return self.seen() != self._before
 
     def disregard(self, seen: Activity) -> None:
         """What was seen is a part of a handshake, say, or what is left of a connection that is gone."""
         self._before = seen
-
-    def only_probes(self) -> bool:
-        """Return whether since then only probers have connected; if so, these connections do not count any more."""
-        try:
-            now = self._network.only_probes_since(self._ports, self._before)
-        except OSError as error:
-            self._workload.log.warning("cannot tell probes from other connections, they count: %s", error)
-            return False
-        self._before = now or self._before
-        return now is not None
 
     def waits_in_listeners(self, init_process: InitProcess) -> bool:
         """Return whether a connection is not accepted yet."""

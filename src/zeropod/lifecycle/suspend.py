@@ -179,15 +179,11 @@ class SuspendStrategy:
 
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
         if self._cold.is_cold:
-            return (self._connection, self._traffic.data, self._probes.connection, self._probes.probe)
+            return (self._traffic.connection, self._traffic.data, self._probes.connection, self._probes.probe)
         return (self._arrival, self._missed, self._standby_over, self._probes.connection, self._probes.probe)
 
     async def _arrival(self) -> Event:
-        while True:
-            event = _EVENTS[await self._sockets.event(self._workload.settings.ports)]
-            if event is Event.CONNECTION and self._is_late_probe():
-                return Event.PROBE
-            return event
+        return _EVENTS[await self._sockets.event(self._workload.settings.ports)]
 
     async def _missed(self) -> Event:
         """Return when a process that could not be stopped for a move has had something to deal with meanwhile.
@@ -199,19 +195,12 @@ class SuspendStrategy:
             init_process, ports = self._init_process(), self._workload.settings.ports
             self._sockets.renew(init_process.pids())
             if self._baseline.has_connected():
-                return Event.PROBE if self._is_late_probe() else Event.CONNECTION
+                return Event.CONNECTION
             if arrived := self._sockets.ready(ports):
                 return _EVENTS[arrived]
             own = init_process.socket_inodes()
             if used_since(self._network, own, ports or self._network.listening_ports(own), since):
                 return Event.DATA
-
-    def _is_late_probe(self) -> bool:
-        """Return whether what has come are probes that the kernel did not receive when they were sent.
-
-        Only a prober on this node waits for that, and not before there has been a probe.
-        """
-        return self._probes.are_known and self._baseline.only_probes()
 
     async def watch_memory(self) -> NoReturn:
         await self._lose(await self.memory.lost())
@@ -262,7 +251,7 @@ class SuspendStrategy:
 
     def nap(self) -> None:
         if self._nap is None:
-            self._nap = Nap(self._workload, self._network, self._baseline, self._is_late_probe)
+            self._nap = Nap(self._workload, self._network, self._baseline)
         self._probes.intercept_node(on=True)
         self._nap.begins()
         self.thaw()
@@ -293,8 +282,6 @@ class SuspendStrategy:
             self._probes.intercept_node(on=False)
             # What comes later than this is not answered, and found by the watch.
             connected = self._baseline.has_connected()
-            if connected and self._is_late_probe():
-                return Event.PROBE
             require_idle(Snapshot(pending=Reason.CONNECTION_IN_NAP.because() if connected else self._nap.use()))
             unread = self._sockets.pending(self._workload.settings.ports)
             if any(self._unread.get(inode) != amount for inode, amount in unread.amounts.items()):
@@ -342,20 +329,6 @@ class SuspendStrategy:
         self._keep(self._prospect.postpone(seconds, why))
         self.memory.begin(self._init_process())
         return Event.KEPT
-
-    async def _connection(self) -> Event:
-        """Return when there is a new connection to the container, which is COLD."""
-        while True:
-            event = await self._traffic.connection()
-            if not self._is_late_probe():
-                return event
-            try:
-                # One at a time: the next one that waits may have come since, and be no probe's.
-                if connection := self._traffic.accept():
-                    self._probes.adopt(connection)
-            except OSError as error:
-                self._workload.log.warning("cannot answer a probe, waking it: %s", error)
-                return event
 
     async def restore(self) -> None:
         await self._cold.restore()

@@ -3,7 +3,6 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import pytest
 import trio
@@ -128,14 +127,3 @@ def test_prepared_listeners_let_others_bind_beside_them(held: HeldListeners, lis
         restored.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         restored.bind(address)
         restored.listen()
-
-
-def test_what_waits_can_be_accepted_in_the_applications_place(
-    listeners: list[socket.socket], held: HeldListeners
-) -> None:
-    with connect(listeners[0]) as first, connect(listeners[1]) as other, connect(listeners[1]) as last:
-        wanted = {port(listeners[1])}
-        for client, ports in ((other, wanted), (last, wanted), (None, wanted), (first, ()), (None, ())):
-            with held.accept(ports) or nullcontext() as accepted:
-                assert (accepted and accepted.getpeername()) == (client and client.getsockname())
-    assert not held.waiting()

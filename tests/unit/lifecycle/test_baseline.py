@@ -18,30 +18,18 @@ OWN, FOREIGN = 7, 8
 
 
 class Network(FakeNetwork):
-    """Knows listeners and probers, too."""
+    """Knows listeners, too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.listening: list[TcpSocket] = []
-        self.probers_since: Activity | None = None
-        self.refuses: OSError | None = None
 
     def come(self, port: int = PORT) -> None:
         seen = self.lookups.get(port, Activity(0, 0))
         self.lookups[port] = Activity(seen.last_ns + 1, seen.connections + 1)
 
-    def segment(self, port: int = PORT) -> None:
-        """A part of a handshake that comes to nothing: seen, and no connection."""
-        seen = self.lookups.get(port, Activity(0, 0))
-        self.lookups[port] = replace(seen, last_ns=seen.last_ns + 1)
-
     def listeners(self) -> list[TcpSocket]:
         return self.listening
-
-    def only_probes_since(self, _: object, __: object) -> Activity | None:
-        if self.refuses:
-            raise self.refuses
-        return self.probers_since
 
 
 def life() -> Any:
@@ -82,31 +70,23 @@ def listener(port: int, inode: int, waiting: int) -> TcpSocket:
 
 
 def test_what_came_before_the_freeze_does_not_count(frozen: Frozen) -> None:
-    assert not frozen.baseline.has_come()
     assert not frozen.baseline.has_connected()
 
 
 def test_what_comes_later_does(frozen: Frozen) -> None:
     frozen.network.come()
-    assert frozen.baseline.has_come()
     assert frozen.baseline.has_connected()
-
-
-def test_what_is_no_connection_has_come_and_not_connected(frozen: Frozen) -> None:
-    frozen.network.segment()
-    assert frozen.baseline.has_come()
-    assert not frozen.baseline.has_connected()
 
 
 def test_only_its_own_ports_count(frozen: Frozen) -> None:
     frozen.network.come(OTHER)
-    assert not frozen.baseline.has_come()
+    assert not frozen.baseline.has_connected()
 
 
 def test_ports_that_were_chosen_count_in_the_place_of_those_that_it_listens_on(network: Network) -> None:
     frozen = Frozen(Settings(ports=frozenset({OTHER})), network)
     network.come(PORT)
-    assert not frozen.baseline.has_come()
+    assert not frozen.baseline.has_connected()
     network.come(OTHER)
     assert frozen.baseline.has_connected()
 
@@ -118,26 +98,7 @@ def test_what_is_disregarded_does_not_count_any_more_and_what_came_meanwhile_doe
     frozen.baseline.disregard(seen)
     assert frozen.baseline.has_connected()
     frozen.baseline.disregard(frozen.baseline.seen())
-    assert not frozen.baseline.has_come()
-
-
-def test_probers_alone_do_not_count_from_then_on(frozen: Frozen) -> None:
-    frozen.network.come()
-    frozen.network.probers_since = frozen.baseline.seen()
-    assert frozen.baseline.only_probes()
-    assert not frozen.baseline.has_come()
-    frozen.network.come()
-    frozen.network.probers_since = None
-    assert not frozen.baseline.only_probes()
-    assert frozen.baseline.has_connected(), "and what is none goes on counting"
-
-
-def test_where_probers_cannot_be_told_from_others_they_count(frozen: Frozen, caplog: pytest.LogCaptureFixture) -> None:
-    frozen.network.come()
-    frozen.network.refuses = OSError("no such device")
-    assert not frozen.baseline.only_probes()
-    assert frozen.baseline.has_connected()
-    assert "no such device" in caplog.text
+    assert not frozen.baseline.has_connected()
 
 
 @pytest.mark.parametrize(

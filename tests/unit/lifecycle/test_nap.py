@@ -23,7 +23,7 @@ class Slow:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._closes_at = trio.current_time() + seconds
-        self.has_come = lambda: False
+        self.has_connected = lambda: False
         self.waits_in_listeners = lambda _: True
         self.disregarded = 0
 
@@ -38,12 +38,12 @@ class Slow:
         self.disregarded += 1
 
 
-def napping(network: FakeNetwork, baseline: Slow | None = None, *, only_probes: bool = False) -> Nap:
+def napping(network: FakeNetwork, baseline: Slow | None = None) -> Nap:
     init_process = SimpleNamespace(socket_inodes=lambda: frozenset({7}), pids=lambda: (PID,))
     container: Any = SimpleNamespace(settings=Settings(ports=frozenset({PORT})), init_process=init_process)
     given: Any = network
     its: Any = baseline or Slow()
-    return Nap(container, given, its, lambda: only_probes)
+    return Nap(container, given, its)
 
 
 def connection(inode: int, quiet_ms: int) -> TcpSocket:
@@ -64,21 +64,16 @@ async def test_one_that_never_closes_it_is_not_waited_for(autojump_clock: MockCl
 
 
 @pytest.mark.parametrize(
-    ("has_come", "only_probes", "waits", "wanted", "disregarded"),
-    [
-        (False, False, True, False, 0),
-        (True, True, True, False, 0),
-        (True, False, True, True, 0),
-        (True, False, False, False, 1),
-    ],
-    ids=["none", "probers alone", "a client", "a stray segment"],
+    ("has_connected", "waits", "wanted", "disregarded"),
+    [(False, True, False, 0), (True, True, True, 0), (True, False, False, 1)],
+    ids=["none", "a client", "a stray segment"],
 )
 async def test_who_waits_as_it_begins_may_be_gone_when_it_ends(
-    has_come: bool, only_probes: bool, waits: bool, wanted: bool, disregarded: int
+    has_connected: bool, waits: bool, wanted: bool, disregarded: int
 ) -> None:
     baseline = Slow()
-    baseline.has_come, baseline.waits_in_listeners = lambda: has_come, lambda _: waits
-    nap = napping(FakeNetwork(), baseline, only_probes=only_probes)
+    baseline.has_connected, baseline.waits_in_listeners = lambda: has_connected, lambda _: waits
+    nap = napping(FakeNetwork(), baseline)
     nap.begins()
     assert (bool(nap.awaited), baseline.disregarded) == (wanted, disregarded)
 

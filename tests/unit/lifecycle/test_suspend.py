@@ -12,7 +12,7 @@ import pytest
 import trio
 from tests.unit.lifecycle.said import said
 from tests.unit.shim.states import reach
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
 from zeropod.activator.hold.frozen import Arrived, Pending, Unread
 from zeropod.concurrency import GuardedNursery
@@ -58,7 +58,6 @@ class World:
         self.ended_by_itself = trio.Event()
         self.resident = 10 * MEBIBYTE
         self.connections = 0
-        self.only_probes = False
         self.used = ""
         self.awaited = ""
         self.obstacles: list[list[Obstacle]] = [[]]
@@ -149,7 +148,6 @@ def fakes(world: World) -> dict[str, Any]:
 
     class Probes:
         answered = 3
-        are_known = True
 
         def __init__(self, *_: object) -> None:
             pass
@@ -181,9 +179,6 @@ def fakes(world: World) -> dict[str, Any]:
             world.did("hold")
             return world.keeps
 
-        def adopt(self, _: object) -> None:
-            world.did("answer")
-
         async def connection(self) -> Event:
             await world.connected.wait()
             return Event.CONNECTION
@@ -209,11 +204,6 @@ def fakes(world: World) -> dict[str, Any]:
         async def data(self) -> Event:
             await world.arrived.wait()
             return Event.DATA
-
-        def accept(self) -> object:
-            world.did("accept")
-            world.connected = trio.Event()
-            return object()
 
     class Kept:
         def close(self) -> None:
@@ -330,9 +320,6 @@ def fakes(world: World) -> dict[str, Any]:
         def has_connected(self) -> bool:
             world.did("has_connected")
             return world.connections > 0
-
-        def only_probes(self) -> bool:
-            return world.only_probes
 
     class AdmissionSlot:
         def release(self) -> None:
@@ -514,17 +501,14 @@ async def test_what_ran_during_a_move_and_had_nothing_to_do_sleeps_on(
     raise AssertionError
 
 
-@pytest.mark.parametrize(
-    ("only_probers", "event"), [(False, Event.CONNECTION), (True, Event.PROBE)], ids=["a client", "a prober"]
-)
 async def test_a_connection_that_was_accepted_during_a_move_wakes_it(
-    asleep: SuspendStrategy, suspended: Suspended, only_probers: bool, event: Event
+    asleep: SuspendStrategy, suspended: Suspended
 ) -> None:
     """It is in no queue any more, and its client waits for an answer of a process that is frozen again."""
     world = suspended.world
-    world.connections, world.only_probes = 1, only_probers
+    world.connections = 1
     world.ran.set()
-    assert await arrival(asleep) is event
+    assert await arrival(asleep) is Event.CONNECTION
 
 
 async def test_a_connection_that_was_used_during_a_move_wakes_it(asleep: SuspendStrategy, suspended: Suspended) -> None:
@@ -666,14 +650,6 @@ async def test_what_comes_is_told(
     assert suspended.world.frozen, "the thaw is the caller's"
 
 
-async def test_a_connection_of_a_prober_that_the_kernel_was_late_with_is_a_probe(
-    asleep: SuspendStrategy, suspended: Suspended, autojump_clock: MockClock
-) -> None:
-    suspended.world.only_probes = True
-    suspended.world.arrive(Arrived.CONNECTION)
-    assert await arrival(asleep) is Event.PROBE
-
-
 @pytest.mark.parametrize(("what", "event"), [("probed", Event.PROBE), ("connected", Event.CONNECTION)])
 async def test_what_comes_to_the_interceptor_is_told(
     asleep: SuspendStrategy, suspended: Suspended, autojump_clock: MockClock, what: str, event: Event
@@ -769,18 +745,14 @@ async def test_what_uses_it_during_a_nap_is_told_and_nothing_of_it_is_lost(
     assert suspended.is_whole
 
 
-@pytest.mark.parametrize("late", [False, True])
-async def test_another_probe_has_it_nap_on(asleep: SuspendStrategy, suspended: Suspended, late: bool) -> None:
+async def test_another_probe_has_it_nap_on(asleep: SuspendStrategy, suspended: Suspended) -> None:
     world = suspended.world
     asleep.nap()
-    if late:
-        world.connections, world.only_probes = 1, True
-    else:
-        world.keeps = Held.PROBED
+    world.keeps = Held.PROBED
     assert await asleep.refreeze() is Event.PROBE
     asleep.nap()
     assert not world.frozen
-    world.keeps, world.connections = Held.HELD, 0
+    world.keeps = Held.HELD
     assert await asleep.refreeze() is Event.FROZEN
 
 
@@ -992,17 +964,6 @@ async def test_a_container_on_disk_hears_of_what_is_held_for_it(
 ) -> None:
     suspended.world.connected.set()
     assert await arrival(cold) is Event.CONNECTION
-
-
-async def test_a_prober_that_comes_past_the_interceptor_is_answered_and_does_not_wake_it(
-    cold: SuspendStrategy, suspended: Suspended, autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
-    suspended.world.only_probes = True
-    suspended.world.connected.set()
-    # The interceptor itself is not asked here.
-    nursery.start_soon(cold.arrivals()[0])
-    await wait_all_tasks_blocked()
-    assert [call for call in suspended.world.calls if call in ("accept", "answer")] == ["accept", "answer"]
 
 
 @pytest.mark.parametrize("errors", [[], [CriuError("no")], [ValueError("a defect"), CriuError("no")]])

@@ -78,10 +78,6 @@ class Traffic:
         await self._held.connection(self._container.settings.ports)
         return Event.CONNECTION
 
-    def accept(self) -> socket.socket | None:
-        """The first connection that waits for the container, whose own it is not any more. Raises OSError."""
-        return self._held.accept(self._container.settings.ports)
-
     async def data(self) -> Event:
         """Return when a packet has come for one of the connections that sleep with the container.
 

@@ -4,7 +4,6 @@ Owns when the application is asked what probes ask, and when they are intercepte
 not want it, none are: probes are connections like any other then.
 """
 
-import socket
 from enum import Enum, auto
 
 import trio
@@ -75,11 +74,6 @@ class Probes:
     def answered(self) -> int:
         """Probes so far."""
         return self.inspector.answered if self.inspector else 0
-
-    @property
-    def are_known(self) -> bool:
-        """Whether there has been one, as far as that was looked at."""
-        return bool(self._interceptor and self._interceptor.was_probed)
 
     async def _start(self) -> None:
         assert self._interceptor is not None
@@ -152,11 +146,6 @@ class Probes:
         """Return when the container has answered them."""
         if self._interceptor:
             await self._interceptor.idle()
-
-    def adopt(self, connection: socket.socket) -> None:
-        """Answer a prober's connection that was not intercepted."""
-        assert self._interceptor is not None
-        self._interceptor.adopt(connection)
 
     def hold(self) -> Held:
         """Keep probes from the container again, which is about to be frozen; if anything waits, nothing changes."""

@@ -31,20 +31,14 @@ LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 class Nap:
-    """Made before the container is thawed.
+    """Made before the container is thawed."""
 
-    `only_probes`: whether only probes have come, which then are known not to count.
-    """
-
-    def __init__(
-        self, container: Workload, network: PodNetwork, baseline: Baseline, only_probes: Callable[[], bool]
-    ) -> None:
+    def __init__(self, container: Workload, network: PodNetwork, baseline: Baseline) -> None:
         init_process = container.init_process
         assert init_process is not None
         self._init_process = init_process
         self._network = network
         self._baseline = baseline
-        self._only_probes = only_probes
         self.awaited: Explanation | None = None
         """That a connection waits for the container as it begins to run."""
         self._ports = container.settings.ports or network.listening_ports(init_process.socket_inodes())
@@ -52,7 +46,7 @@ class Nap:
 
     def begins(self) -> None:
         """Look at what waits; to be called before each thaw, when probes are intercepted already."""
-        if not self._baseline.has_come() or self._only_probes():
+        if not self._baseline.has_connected():
             return
         seen = self._baseline.seen()
         if self._baseline.waits_in_listeners(self._init_process):
