@@ -45,18 +45,10 @@ def duplicate(pids: Iterable[int], inodes: Collection[int]) -> dict[int, socket.
         for pid in pids:
             if len(found) == len(inodes):
                 break
-            try:
-                process = pidfd.open(pid)
-            except ProcessLookupError:
-                continue
-            try:
+            with contextlib.suppress(ProcessLookupError), pidfd.opened(pid) as process:
                 for fd, inode in sockets_of(pid):
-                    if inode in inodes and inode not in found:
-                        with contextlib.suppress(ProcessLookupError):
-                            if copy := _duplicate(process, fd, inode):
-                                found[inode] = undo.enter_context(copy)
-            finally:
-                os.close(process)
+                    if inode in inodes and inode not in found and (copy := _duplicate(process, fd, inode)):
+                        found[inode] = undo.enter_context(copy)
         undo.pop_all()
     return found
 

@@ -133,12 +133,8 @@ async def _end_children(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
     with trio.CancelScope(shield=True), trio.move_on_after(LET_GO):
         for pid in [pid for pid in pidfd.children("self") if _group_of(pid) == group]:
-            with suppress(OSError):  # it is gone, or reaped elsewhere
-                handle = pidfd.open(pid)
-                try:
-                    await pidfd.wait_exit(handle)
-                finally:
-                    os.close(handle)
+            with suppress(OSError), pidfd.opened(pid) as handle:  # it is gone, or reaped elsewhere
+                await pidfd.wait_exit(handle)
 
 
 def _group_of(pid: int) -> int:

@@ -65,13 +65,12 @@ class Execs:
         async with container.allowed(Request.SESSION if worked_in else Request.EXEC):
             with reported("OCI runtime exec failed"):
                 await self._create(process)
-            handle = pidfd.open(process.pid)
             container.publish(
                 events_pb2.TaskExecStarted(container_id=container.id, exec_id=process.id, pid=process.pid),
             )
             container.pod.nursery.start_soon(process.io.copy)
             # This inhibitor lasts until that of the watching task has begun.
-            await container.pod.nursery.start(self._watch, process, handle)
+            await container.pod.nursery.start(self._watch, process)
         return process.pid
 
     async def _create(self, process: Process) -> None:
@@ -90,13 +89,11 @@ class Execs:
             spec.unlink(missing_ok=True)
             pid_file.unlink(missing_ok=True)
 
-    async def _watch(self, process: Process, handle: int, task_status: trio.TaskStatus[None]) -> None:
-        try:
-            with self._container.life.inhibit(Reason.EXEC.because(process.id)):
-                task_status.started()
-                status = await pidfd.wait_exit(handle)
-        finally:
-            os.close(handle)
+    async def _watch(self, process: Process, task_status: trio.TaskStatus[None]) -> None:
+        inhibited = self._container.life.inhibit(Reason.EXEC.because(process.id))
+        with pidfd.opened(process.pid) as handle, inhibited:
+            task_status.started()
+            status = await pidfd.wait_exit(handle)
         process.ended(status)
         self._container.announce_exit(process.id, status)
 

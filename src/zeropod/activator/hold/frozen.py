@@ -199,28 +199,23 @@ class FrozenSockets:
         return present
 
     def _duplicate_from(self, pid: int, known: set[Key], present: set[Key], fresh: dict[int, Watched]) -> None:
-        with open_files.table(pid) as table:
-            process = pidfd.open(pid)
-            try:
-                for found in watchable.found(pid, table):
-                    if found.key in present or found.inode in self._uncounted:
-                        continue
-                    if found.key in known or found.key in self._ignored:
-                        present.add(found.key)
-                    elif (duplicate := self._copy(process, found)) is not None:
-                        present.add(found.key)
-                        self._sort(found, duplicate, fresh)
-            finally:
-                os.close(process)
+        with open_files.table(pid) as table, pidfd.opened(pid) as process:
+            for found in watchable.found(pid, table):
+                if found.key in present or found.inode in self._uncounted:
+                    continue
+                if found.key in known or found.key in self._ignored:
+                    present.add(found.key)
+                elif (duplicate := self._copy(process, found)) is not None:
+                    present.add(found.key)
+                    self._sort(found, duplicate, fresh)
 
     def _copy(self, process: int, found: Found) -> int | None:
         try:
-            duplicate = _limit.make(self, lambda: pidfd.getfd(process, found.number))
+            return _limit.make(self, lambda: pidfd.getfd(process, found.number))
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ESRCH):
                 return None
             raise
-        return duplicate
 
     def _sort(self, found: Found, duplicate: int, fresh: dict[int, Watched]) -> None:
         try:

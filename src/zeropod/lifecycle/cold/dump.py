@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import trio
 
-from zeropod.kernel.gate import Gate
+from zeropod.kernel.fifo_barrier import FifoBarrier
 from zeropod.lifecycle.strategy import Workload
 from zeropod.runtime.command import Started
 from zeropod.runtime.errors import RuncError
@@ -30,7 +30,7 @@ class Dump:
         self._text = text
         self._started = started
         # Another runtime may not look at the configuration at all: it is not started before everything is held.
-        self._gate = Gate(container.store.config, UNFINISHED) if container.runc.is_runc else None
+        self._barrier = FifoBarrier(container.store.config, UNFINISHED) if container.runc.is_runc else None
         self.is_ready = False
         """Whether CRIU waits for `go`; without anybody who reads it, what is written would be lost."""
         self._scope = trio.CancelScope()
@@ -43,7 +43,7 @@ class Dump:
         container = self._container
         try:
             with self._scope:
-                if self._gate is None:
+                if self._barrier is None:
                     await self._go.wait()
                 await container.runc.checkpoint(
                     container.id, container.store.images, container.store.work, self._options, DUMP, self._started
@@ -55,10 +55,10 @@ class Dump:
 
     async def ready(self) -> None:
         """Returns when CRIU waits for `go`. Raises RuncError when it has not come that far."""
-        if self._gate:
+        if self._barrier:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._until_ended, nursery.cancel_scope)
-                await self._gate.reached()
+                await self._barrier.reached()
                 nursery.cancel_scope.cancel()
             if self._ended.is_set():
                 raise self._failure or RuncError("the dump was over before it had begun")
@@ -70,8 +70,8 @@ class Dump:
 
     async def go(self) -> None:
         """The container is frozen: dumps it, which ends its processes. Raises RuncError, OSError."""
-        if self._gate:
-            self._gate.let_through(FINISHED + self._text)
+        if self._barrier:
+            self._barrier.let_through(FINISHED + self._text)
         else:
             self._container.store.config.write_text(self._text)
         self._go.set()
@@ -84,5 +84,5 @@ class Dump:
         self._scope.cancel()
         with trio.CancelScope(shield=True):
             await self._ended.wait()
-        if self._gate:
-            self._gate.close()
+        if self._barrier:
+            self._barrier.close()

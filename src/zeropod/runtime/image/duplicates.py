@@ -10,8 +10,8 @@ import select
 import socket
 import sys
 import termios
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from zeropod.kernel import pidfd, socket_options, unix_diag
@@ -27,15 +27,6 @@ _TCP_CLOSE = 7
 _UDP_CORK = 1
 _UNANSWERED = (errno.EBADF, errno.ESRCH)
 """Errors of pidfd_getfd(2) for a descriptor or a process that is gone."""
-
-
-@contextmanager
-def _opened(pid: int) -> Iterator[int]:
-    handle = pidfd.open(pid)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _duplicate(handle: int, number: int) -> int | None:
@@ -59,7 +50,7 @@ def _to_poll(process: Process) -> bool:
 
 def _polled(process: Process) -> list[Descriptor]:
     found = []
-    with _opened(process.pid) as handle:
+    with pidfd.opened(process.pid) as handle:
         for each in process.descriptors:
             if each.link.startswith((_PIPE, *_EVENTS)) and (duplicate := _duplicate(handle, each.number)) is not None:
                 try:
@@ -87,7 +78,7 @@ def read_sockets(processes: Sequence[Process], pid: int) -> list[Socket]:
         mine = [each for each in process.descriptors if each.link.startswith(_SOCKET) and each.inode not in found]
         if not mine:
             continue
-        with _opened(process.pid) as handle:
+        with pidfd.opened(process.pid) as handle:
             for each in mine:
                 if each.inode in found or (duplicate := _duplicate(handle, each.number)) is None:
                     continue

@@ -89,8 +89,7 @@ def _reapply_sockets(
     numbers = options.keys() | groups.keys()
     if not numbers:
         return
-    handle = pidfd.open(pid)
-    try:
+    with pidfd.opened(pid) as handle:
         for number in numbers:
             with socket.socket(fileno=pidfd.getfd(handle, number)) as sock:
                 for option, value in options.get(number, ()):
@@ -103,15 +102,12 @@ def _reapply_sockets(
                         socket_options.join(sock, group)
                     except OSError as error:
                         complaints.append(f"process {pid}, descriptor {number}, group {group.address}: {error}")
-    finally:
-        os.close(handle)
 
 
 def _sockets(pid: int, seen: set[str]) -> list[tuple[int, socket.socket]]:
     """Return duplicates of a process's IP sockets, except those seen in another one, with their numbers."""
-    handle = pidfd.open(pid)
     found = []
-    try:
+    with pidfd.opened(pid) as handle:
         for name in os.listdir(f"/proc/{pid}/fd"):
             with suppress(FileNotFoundError):
                 link = os.readlink(f"/proc/{pid}/fd/{name}")
@@ -121,8 +117,6 @@ def _sockets(pid: int, seen: set[str]) -> list[tuple[int, socket.socket]]:
                 sock = _opened(pidfd.getfd(handle, int(name)))
                 if sock is not None:
                     found.append((int(name), sock))
-    finally:
-        os.close(handle)
     return found
 
 

@@ -168,11 +168,8 @@ def _read_in(wanted: Mapping[int, Sequence[int]]) -> None:
         # For a mapping of a file the advice applies to the file: private copies of its pages come in only when touched.
         with suppress(OSError):
             copies = [area for area in mappings.of(pid, sizes=False) if area.private and not area.anonymous]
-            handle = pidfd.open(pid)
-            try:
+            with pidfd.opened(pid) as handle:
                 memory_advice.read_in(handle, [(address, address + present_pages.PAGE) for address in addresses])
-            finally:
-                os.close(handle)
             memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 for area in copies:
@@ -242,8 +239,7 @@ class _Move:
 
     def _page_out(self, pid: int) -> None:
         with ExitStack() as descriptors:
-            handle = pidfd.open(pid)
-            descriptors.callback(os.close, handle)
+            handle = descriptors.enter_context(pidfd.opened(pid))
             pagemap = pagemap_scan.open(pid)
             descriptors.callback(os.close, pagemap)
             areas = [area for area in mappings.of(pid) if _has_something(area)]

@@ -81,12 +81,8 @@ class Injection:
         self._process.check()
         device = userfault.device()
         try:
-            handle = pidfd.open(self.pid)
-            try:
-                with self.calls.borrowed() as call:
-                    return self._make(call, handle, device, features, keep_at)
-            finally:
-                os.close(handle)
+            with pidfd.opened(self.pid) as handle, self.calls.borrowed() as call:
+                return self._make(call, handle, device, features, keep_at)
         finally:
             os.close(device)
 

@@ -52,11 +52,8 @@ def _kept(holdings: Holdings, pid: int) -> int | None:
     try:
         if os.readlink(f"/proc/{pid}/fd/{number}") != "anon_inode:[userfaultfd]":
             return None
-        handle = pidfd.open(pid)
-        try:
+        with pidfd.opened(pid) as handle:
             uffd = pidfd.getfd(handle, number)
-        finally:
-            os.close(handle)
     except OSError:
         return None
     if userfault.alive(uffd):

@@ -14,7 +14,7 @@ from zeropod.kernel import libc
 _IN_OPEN = 0x20
 
 
-class Gate:
+class FifoBarrier:
     """A FIFO in the place of a file, for one reader."""
 
     def __init__(self, path: Path, beginning: str = "") -> None:
