@@ -1,6 +1,6 @@
 """What a prober is told in a container's stead: the bytes of an answer, in the prober's protocol. Sans-IO.
 
-What is said is what the application said when it was asked the same (probe_exchange.py), and only where classify.py is
+What is said is what the application said when it was asked the same (probe_results.py), and only where classify.py is
 sure of the request.
 """
 
@@ -12,7 +12,7 @@ from h2.exceptions import H2Error
 
 from zeropod.activator import http2
 from zeropod.activator.classify import ProbeKind
-from zeropod.activator.probe_exchange import ProbeResult
+from zeropod.activator.probe_results import ProbeResult
 
 _GRPC = (b"content-type", b"application/grpc")
 

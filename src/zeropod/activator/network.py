@@ -16,6 +16,7 @@ import trio
 from zeropod.activator.established import EstablishedConnections
 from zeropod.activator.probe_sources import ProbeSources
 from zeropod.kernel import namespace
+from zeropod.kernel.connection_table import Connection
 from zeropod.kernel.lookup import Activity, Lookup, LookupUnavailable
 from zeropod.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 
@@ -159,3 +160,56 @@ class PodNetwork:
             self.probe_sources.close()
         if self.lookup:
             self.lookup.close()
+
+
+class Baseline:
+    """Which connections to a sleeping container count: those that were not there when it was frozen.
+
+    The `sk_lookup` program counts on while the container sleeps or naps. `chosen`: the ports that its settings name.
+    """
+
+    def __init__(self, network: PodNetwork, chosen: frozenset[int]) -> None:
+        self._network = network
+        self._chosen = chosen
+        self._ports: frozenset[int] = frozenset()
+        self._before = Activity(0, 0)
+        """Connections to these ports from before the freeze, and later ones that do not count."""
+        self._ended: frozenset[Connection] = frozenset()
+        """Connections that the peers had ended before, and of which nothing more can come."""
+
+    def take(self, own: Collection[int], ports: frozenset[int]) -> None:
+        """Remember what there is now, while the container, which listens on `ports`, is frozen; `own`: its inodes."""
+        self._ports = self._chosen or ports
+        self._before = self._network.activity(self._ports)
+        self._ended = frozenset(
+            connection_of(sock)
+            for sock in self._network.connections()
+            if sock.inode in own and sock.state is TcpState.CLOSE_WAIT
+        )
+
+    def seen(self) -> Activity:
+        """Return the new connections to its ports, so far."""
+        return self._network.activity(self._ports)
+
+    def has_connected(self) -> bool:
+        """Return whether there is a new connection."""
+        return self.seen() != self._before
+
+    def disregard(self, seen: Activity) -> None:
+        """What was seen is a part of a handshake, say, or what is left of a connection that is gone."""
+        self._before = seen
+
+    def waits_in_listeners(self, own: Collection[int]) -> bool:
+        """Return whether a connection is not accepted yet."""
+        counted = (listener for listener in self._network.listeners() if listener.local[1] in self._ports)
+        return any(listener.receive_queue for listener in counted if listener.inode in own)
+
+    def ending(self, own: Collection[int]) -> bool:
+        """Return whether a peer has ended a connection since the freeze which the container has not ended itself."""
+        ended = (sock for sock in self._network.connections() if sock.state is TcpState.CLOSE_WAIT)
+        return any(sock.inode in own and connection_of(sock) not in self._ended for sock in ended)
+
+
+def connection_of(sock: TcpSocket) -> Connection:
+    """Return both ends of a connection."""
+    return Connection(sock.local, sock.remote)

@@ -9,6 +9,8 @@ answered here: HTTPS, a request that is too large, one that does not say what se
 """
 
 import logging
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,9 +22,7 @@ import trio
 from zeropod.activator.answer import UNIMPLEMENTED, answer
 from zeropod.activator.classify import SETTINGS, ProbeKind, ProbeRequest, classify, without_acknowledgement
 from zeropod.activator.connect import Announce, OurConnections, asked_for
-from zeropod.activator.peeker import Peeker
-from zeropod.activator.probe_exchange import ProbeResult
-from zeropod.activator.probe_results import ProbeCheck, ProbeResults
+from zeropod.activator.probe_results import ProbeCheck, ProbeResult, ProbeResults
 from zeropod.kernel.lookup import Flow, FlowOrigin, Lookup
 from zeropod.kernel.sock_diag import Address
 
@@ -37,6 +37,12 @@ and for what its owner has closed, and so will end."""
 
 LAST_WORDS = 1.0
 """Seconds for the prober to take its answer and close the connection."""
+
+PEEKS_AT_ONCE = 4
+"""Looks without a pause between them: as many segments as a probe comes in at the most."""
+
+PEEK_PAUSE = 0.01
+"""Seconds between further looks: a client that sends byte by byte costs no more than a look in that time."""
 
 _CHUNK = 1 << 12  # bytes: of what is only thrown away
 
@@ -89,6 +95,49 @@ class Inspection:
 
 _ANSWERED = Inspection(Disposition.ANSWERED)
 _RESET = (ConnectionError, TimeoutError, trio.BrokenResourceError)
+
+
+class Peeker:
+    """What a connection has received, not taken away: the application can still be given all of it."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._socket = stream.socket
+        self._looks = 0
+        self.data = b""
+        self.ended = False
+        """No more will come."""
+
+    async def more(self, most: int) -> None:
+        """Waits until there is more than before, or the end. Raises OSError when the connection was reset."""
+        self._looks += 1
+        if self._looks > PEEKS_AT_ONCE:
+            await trio.sleep(PEEK_PAUSE)
+        self._expect_more()
+        await trio.lowlevel.wait_readable(self._socket.fileno())
+        await self._look(most)
+
+    async def at_last(self, most: int) -> None:
+        """What has come by now, without waiting: a `more` may have run out of time as it came. Raises OSError."""
+        self._expect_more()
+        if self._socket.is_readable():
+            await self._look(most)
+
+    def _expect_more(self) -> None:
+        # Otherwise what was seen already would make it readable.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(self.data) + 1)
+
+    async def _look(self, most: int) -> None:
+        seen, self.data = len(self.data), await self._socket.recv(most, socket.MSG_PEEK)
+        self.ended = len(self.data) <= seen
+
+    def take(self) -> bytes:
+        """Takes away what was seen."""
+        self.done()
+        return os.read(self._socket.fileno(), len(self.data))
+
+    def done(self) -> None:
+        """Makes it an ordinary connection again, of whatever it has received."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 class ProbeInspector:

@@ -1,30 +1,37 @@
-"""What the actions of the state machine's rows do, with one strategy and as long as that is in use.
+"""From event to actions to the next event, for one container, with one strategy and as long as that is in use.
 
-Owns the order within each action, what has woken the container, and the length of a nap. An action that waits returns
-the event that comes of it. `IdleMonitor` knows when, a `SleepStrategy` knows how; whatever is raised here is the
-controller's to contain.
+Owns the loop, the order within each action, what has woken the container, the length of a nap, and the pauses between
+attempts. An action that waits returns the event that comes of it. `IdleMonitor` knows when, a `SleepStrategy` how.
+Whatever is raised here is the controller's to contain.
 """
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import trio
 
 from zeropod.concurrency import race
-from zeropod.lifecycle.back_off import BUSY, BackOff
 from zeropod.lifecycle.dry_run import pretend
-from zeropod.lifecycle.idle.look import look_at_life, require_idle
-from zeropod.lifecycle.idle.monitor import IdleMonitor
+from zeropod.lifecycle.idle.monitor import IdleMonitor, look_at_life, require_idle
 from zeropod.lifecycle.idle.policy import Idle, decide
-from zeropod.lifecycle.machine import Action, Event, State, transition
+from zeropod.lifecycle.machine import Action, Event, Life, State, transition
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.reservation import DiskBudgetExceeded
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, SleepStrategy, Workload
 
 LONGEST_NAP = 10.0
 """Seconds beyond which what a container in STANDBY was let run for is not a probe: then it is awake."""
+
+RECHECK = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+"""Seconds between attempts after failures; the last one for all further ones."""
+
+REBUILD = (1.0, 5.0, 15.0, 60.0, 300.0)
+"""Seconds after an unexpected failure of the sleep machinery until it is set up anew; the last one for further ones."""
+
+BUSY = 1.0
+"""Seconds until the next look at a container that was busy after all."""
 
 CAUSES = {
     Event.CONNECTION: "a connection came",
@@ -35,6 +42,51 @@ CAUSES = {
     Event.FAILED: "its sleep could not be managed any longer",
 }
 """What has woken it, in words for the log."""
+
+
+class BackOff:
+    """How long one container is left alone after an attempt to put it to sleep that came to nothing."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._failures = 0
+        """Attempts that failed in a row."""
+        self._rebuilds = 0
+        """Unexpected failures since it last slept."""
+        self.next_attempt_ns = 0
+        """When it is tried again after a failure, at the earliest, in nanoseconds since 1970; 0 without one."""
+
+    def slept(self) -> None:
+        """Begin anew: an attempt has succeeded."""
+        self._failures = self._rebuilds = 0
+
+    def after_failure(self) -> float:
+        """Count a failed attempt, and return the seconds until the next one."""
+        self._failures += 1
+        return _of(RECHECK, self._failures)
+
+    def after_unexpected_failure(self) -> float:
+        """Count a failure of the machinery, and return the seconds until it is set up anew."""
+        self._rebuilds += 1
+        return _of(REBUILD, self._rebuilds)
+
+    async def pause(self, seconds: float) -> None:
+        """End the attempt, and return when the next one may be made or is asked for."""
+        self._life.end_attempt()
+        with trio.move_on_after(seconds):
+            await self._life.sleep_wanted.wait()
+
+    async def pause_after_failure(self, seconds: float) -> None:
+        """Pause, and tell meanwhile when the next attempt is."""
+        self.next_attempt_ns = time.time_ns() + round(seconds * 1e9)
+        try:
+            await self.pause(seconds)
+        finally:
+            self.next_attempt_ns = 0
+
+
+def _of(pauses: Sequence[float], number: int) -> float:
+    return pauses[min(number, len(pauses)) - 1]
 
 
 class Actions:
@@ -49,7 +101,7 @@ class Actions:
         self._woken_at = 0.0
         self._cause = ""
         """What has woken it, in words, until that is logged."""
-        self.perform: dict[Action, Callable[[], Awaitable[Event | None]]] = {
+        self._perform: dict[Action, Callable[[], Awaitable[Event | None]]] = {
             Action.AWAIT_IDLE: self._await_idle,
             Action.BACK_OFF: self._back_off,
             Action.FREEZE: self._freeze,
@@ -62,7 +114,19 @@ class Actions:
             Action.RESTORE: self._restore,
         }
 
-    def note(self, event: Event) -> None:
+    async def run(self) -> None:
+        """From event to actions to the next event, until something unexpected is raised."""
+        event = await self._await_idle()
+        while True:
+            row = self._workload.life.happen(event)
+            self._note(event)
+            following: Event | None = None
+            for action in row:
+                following = await self._perform[action]()
+            assert following is not None, "the last action of a row returns an event"
+            event = following
+
+    def _note(self, event: Event) -> None:
         """Log and count what has just changed the state."""
         workload, strategy = self._workload, self._strategy
         life, metrics = workload.life, workload.metrics

@@ -1,7 +1,7 @@
 """The sleep of one container, from its start to its end, whatever fails below.
 
-Owns the loop from event to actions to the next event, and the bulkhead: whatever goes wrong in the sleep machinery, in
-any task of it, the container is thawed, stays awake, says why, and is tried again later with a strategy made anew.
+Owns the bulkhead: whatever goes wrong in the sleep machinery, in any task of it, the container is thawed, stays awake,
+says why, and is tried again later with a strategy made anew. What goes right is `actions`.
 """
 
 from functools import partial
@@ -10,10 +10,9 @@ import trio
 
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import GuardedNursery, leaves, race
-from zeropod.lifecycle.actions import Actions
-from zeropod.lifecycle.back_off import BackOff
+from zeropod.lifecycle.actions import Actions, BackOff
 from zeropod.lifecycle.idle.monitor import IdleMonitor
-from zeropod.lifecycle.machine import ASLEEP, Action, Event, State
+from zeropod.lifecycle.machine import ASLEEP, Event, State
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import ContainerLost, SleepStrategy, StrategyFactory, Workload, sigkilled
 
@@ -121,7 +120,7 @@ class Controller:
         strategy = self._strategy = self._factory(self._workload, network, tasks)
         actions = Actions(self._workload, strategy, IdleMonitor(self._workload, network), self._back_off)
         try:
-            await race(partial(self._live, actions), partial(_fail, tasks), strategy.watch_memory)
+            await race(actions.run, partial(_fail, tasks), strategy.watch_memory)
         except Exception as error:
             contained = _meant(error)
             if not isinstance(contained, ContainerLost) and not self._scope.cancel_called:
@@ -138,16 +137,6 @@ class Controller:
             finally:
                 self.metrics.probes_answered += strategy.answered
                 self._strategy = None
-
-    async def _live(self, actions: Actions) -> None:
-        event = await actions.perform[Action.AWAIT_IDLE]()
-        while True:
-            assert event is not None, "the last action of a row returns an event"
-            row = self._workload.life.happen(event)
-            actions.note(event)
-            event = None
-            for action in row:
-                event = await actions.perform[action]()
 
     async def _rescue(self, strategy: SleepStrategy) -> None:
         """After an unexpected failure: have the container run. Raises ContainerLost."""

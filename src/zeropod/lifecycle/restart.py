@@ -18,9 +18,9 @@ from zeropod.activator.network import PodNetwork
 from zeropod.activator.redirect import Redirect
 from zeropod.concurrency import TaskStarter
 from zeropod.kernel.lookup import Activity
-from zeropod.lifecycle.idle.look import look_at_life, look_at_traffic, require_idle
+from zeropod.lifecycle.idle.monitor import look_at_life, look_at_traffic, require_idle
 from zeropod.lifecycle.machine import Event
-from zeropod.lifecycle.probing.probes import Probes
+from zeropod.lifecycle.probes import Probes
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, Workload, sigkilled
 from zeropod.rpc.status import RpcError

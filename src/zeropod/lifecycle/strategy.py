@@ -17,8 +17,7 @@ from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter
 from zeropod.kernel.pidfd import ExitStatus
 from zeropod.lifecycle.init_process import InitProcess
-from zeropod.lifecycle.life import Life
-from zeropod.lifecycle.machine import Event
+from zeropod.lifecycle.machine import Event, Life
 from zeropod.lifecycle.metrics import ContainerMetrics
 from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.settings import Settings
@@ -114,10 +113,6 @@ class Workload(Protocol):
     @property
     def init(self) -> Process:
         """Its init process."""
-
-    @property
-    def idle_threshold(self) -> float:
-        """Seconds without activity that it takes to put it to sleep; 0 if it was asked for."""
 
     def stats_awake(self) -> Metrics:
         """Return its use of resources over all its lives."""

@@ -9,6 +9,7 @@ Owns the order of things between the parts, none of which knows another:
              restore ▶ hand over what waits ▶ the pager fills memory ▶ drop the image
 """
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -17,24 +18,22 @@ from typing import NoReturn
 import trio
 
 from zeropod.activator.hold.frozen import Arrived, FrozenSockets
-from zeropod.activator.network import PodNetwork
+from zeropod.activator.network import Baseline, PodNetwork
 from zeropod.concurrency import TaskStarter, race
+from zeropod.kernel import pending_timeouts
 from zeropod.lifecycle.admission import AdmissionSlot, AdmissionSlots
-from zeropod.lifecycle.baseline import Baseline
 from zeropod.lifecycle.cold.cold_sleep import ColdSleep
 from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_AGAIN
 from zeropod.lifecycle.cold.terminate import terminate
-from zeropod.lifecycle.idle.look import look_at_traffic, require_idle
+from zeropod.lifecycle.idle.monitor import look_at_traffic, require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event
-from zeropod.lifecycle.probing.probes import Held, Probes
+from zeropod.lifecycle.probes import Held, Probes
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.reservation import DiskBudgetExceeded
-from zeropod.lifecycle.standby.duration import until_over
 from zeropod.lifecycle.standby.memory import StandbyMemory
 from zeropod.lifecycle.standby.nap import Nap, used_since
-from zeropod.lifecycle.standby.workers import let_workers_go_first
 from zeropod.lifecycle.strategy import (
     CheckpointFailed,
     ContainerLost,
@@ -51,6 +50,10 @@ from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost, bring_back_
 FREEZE = 2.0
 """Seconds for all tasks to freeze; they take a millisecond unless one hangs in a system call."""
 
+MASTER_WAITS = 1.0
+"""Seconds that a process with children waits after a thaw at least, if nothing comes for it: its workers need pages of
+theirs before they can report to it."""
+
 _EVENTS = {Arrived.CONNECTION: Event.CONNECTION, Arrived.DATA: Event.DATA}
 
 
@@ -58,7 +61,7 @@ class SuspendStrategy:
     def __init__(self, workload: Workload, network: PodNetwork, nursery: TaskStarter) -> None:
         self._workload = workload
         self._network = network
-        self._baseline = Baseline(workload, network)
+        self._baseline = Baseline(network, workload.settings.ports)
         self._probes = Probes(workload, network, nursery)
         self.memory = StandbyMemory(workload, nursery)
         self._cold = ColdSleep(workload, network, nursery, self.memory)
@@ -147,7 +150,7 @@ class SuspendStrategy:
             pids = init_process.pids()
             self._sockets.renew(pids)
             self._look_once_more(ports, before != self._network.activity(ports))
-            self._baseline.take(init_process, ports)
+            self._baseline.take(init_process.socket_inodes(), ports)
             let_workers_go_first(pids, init_process.pid)
         except BaseException as error:
             self.thaw()
@@ -207,7 +210,7 @@ class SuspendStrategy:
 
     async def _standby_over(self) -> Event:
         """Return when the container is to go on to COLD, and may."""
-        self._keep(await until_over(self._workload, self.memory, self._since))
+        self._keep(await self._prospect.until_over(self.memory.moved, self._since))
         if self._prospect.is_postponed:
             self._keep(self._prospect.why_postponed)
             await self._prospect.until_due()
@@ -364,3 +367,13 @@ class SuspendStrategy:
             await race(self.make_whole, init_process.ended_by_itself)
         if patience.cancelled_caught:
             await self._lose(f"not all of it has come back within {seconds:.0f} s of letting go of its sleep")
+
+
+def let_workers_go_first(pids: Sequence[int], init: int) -> None:
+    """Have workers of the frozen processes wake at once after the thaw, and their master a moment later.
+
+    A master that checks its workers' heartbeats would find them late otherwise.
+    """
+    if len(pids) > 1:
+        pending_timeouts.shorten(pids, init, math.inf)
+        pending_timeouts.lengthen(pids, init, MASTER_WAITS)

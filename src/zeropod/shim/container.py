@@ -20,8 +20,7 @@ from zeropod.kernel.pidfd import ExitStatus
 from zeropod.launch.start import group_of
 from zeropod.lifecycle.controller import Controller
 from zeropod.lifecycle.init_process import InitProcess
-from zeropod.lifecycle.life import Life
-from zeropod.lifecycle.machine import Answer, Event, Request, State, decide
+from zeropod.lifecycle.machine import Answer, Event, Life, Request, State, decide
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.settings import Settings
 from zeropod.rpc.messages import events_pb2
@@ -111,11 +110,6 @@ class Container:
     def group(self) -> str:
         """What the containers of this shim have in common: the pod's sandbox, or what ctr calls a group."""
         return group_of(self.id, self.spec.annotations)
-
-    @property
-    def idle_threshold(self) -> float:
-        """Seconds without activity that it takes to put it to sleep; 0 if it was asked to sleep now."""
-        return 0.0 if self.life.sleep_wanted.is_set() else self.settings.scaledown
 
     @property
     def pid_file(self) -> Path:

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from zeropod import paths
 from zeropod.launch.flags import Flags
-from zeropod.lifecycle.idle.look import look_at_life
+from zeropod.lifecycle.idle.monitor import look_at_life
 from zeropod.lifecycle.idle.policy import Awake, decide
 from zeropod.lifecycle.machine import ASLEEP, Request, State
 from zeropod.lifecycle.reasons import Explanation, Reason

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from zeropod.activator.network import PodNetwork
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.lifecycle.idle.activity import quiet_ms
+from zeropod.lifecycle.idle.monitor import quiet_ms
 from zeropod.lifecycle.machine import ASLEEP, State
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import MemoryReport

@@ -25,7 +25,7 @@ from tests.unit.activator.first_bytes import http as get
 
 from zeropod.activator.answer import answer
 from zeropod.activator.classify import ACKNOWLEDGED, PREFACE, PROBES, ProbeKind, classify, without_acknowledgement
-from zeropod.activator.probe_exchange import SERVING, ProbeResult
+from zeropod.activator.probe_results import SERVING, ProbeResult
 
 LIMIT = 1024
 PATIENT = settings(deadline=None)

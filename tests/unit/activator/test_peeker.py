@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from zeropod.activator.peeker import AT_ONCE, PAUSE, Peeker
+from zeropod.activator.probe_inspector import PEEK_PAUSE, PEEKS_AT_ONCE, Peeker
 
 
 async def pair() -> tuple[trio.SocketStream, trio.SocketStream]:
@@ -50,7 +50,7 @@ async def test_whoever_sends_byte_by_byte_is_looked_at_less_often(autojump_clock
     client, accepted = await pair()
     async with client, accepted:
         peeker, started = Peeker(accepted), trio.current_time()
-        for looks in range(1, AT_ONCE + 6):
+        for looks in range(1, PEEKS_AT_ONCE + 6):
             await client.send_all(b"x")
             await peeker.more(100)
-            assert trio.current_time() - started == pytest.approx(PAUSE * max(0, looks - AT_ONCE))
+            assert trio.current_time() - started == pytest.approx(PEEK_PAUSE * max(0, looks - PEEKS_AT_ONCE))

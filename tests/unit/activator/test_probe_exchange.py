@@ -14,7 +14,7 @@ from tests.unit.activator.first_bytes import ANYTHING, CHECK, LIKELY, NO_WINDOW,
 
 from zeropod.activator.answer import UNIMPLEMENTED, answer
 from zeropod.activator.classify import PREFACE, PROBES, SETTINGS, ProbeKind, ProbeRequest, classify
-from zeropod.activator.probe_exchange import MOST, SERVING, ProbeExchange, ProbeResult
+from zeropod.activator.probe_results import LONGEST_ANSWER, SERVING, ProbeExchange, ProbeResult
 
 PATIENT = settings(deadline=None)
 WELL = {
@@ -129,7 +129,7 @@ def test_only_probes_have_an_answer() -> None:
             b"HTTP/1.1 302 F\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n",
             ProbeResult(True, 302, ((b"location", b"/x"),)),
         ),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(MOST), ProbeResult(True, 200)),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(LONGEST_ANSWER), ProbeResult(True, 200)),
         (b"220 smtp.example\r\n", None),
         (b"", None),
     ],

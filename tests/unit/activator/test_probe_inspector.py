@@ -16,10 +16,8 @@ from trio.testing import MockClock
 from zeropod.activator import probe_inspector
 from zeropod.activator.classify import ACKNOWLEDGED, PREFACE, SETTINGS, ProbeKind
 from zeropod.activator.connect import OurConnections
-from zeropod.activator.peeker import Peeker
-from zeropod.activator.probe_exchange import ProbeResult
-from zeropod.activator.probe_inspector import Disposition, Inspection, ProbeInspector
-from zeropod.activator.probe_results import ProbeCheck
+from zeropod.activator.probe_inspector import Disposition, Inspection, Peeker, ProbeInspector
+from zeropod.activator.probe_results import ProbeCheck, ProbeResult
 from zeropod.kernel.lookup import Flow, FlowOrigin
 
 HTTP_PROBE = b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: kube-probe/1.34\r\n\r\n"

@@ -12,8 +12,7 @@ from trio.testing import MockClock, memory_stream_pair
 from zeropod.activator import probe_results
 from zeropod.activator.classify import classify
 from zeropod.activator.connect import Announce, OurConnections, SocketAddress
-from zeropod.activator.probe_exchange import ProbeResult
-from zeropod.activator.probe_results import MOST, PATIENCE, STALE, ProbeCheck, ProbeResults
+from zeropod.activator.probe_results import ANSWER_WITHIN, REMEMBERED, STALE, ProbeCheck, ProbeResult, ProbeResults
 
 TARGET = ("10.0.0.7", 8080)
 
@@ -77,7 +76,7 @@ async def test_no_answer_is_waited_for_for_a_while_and_is_not_well(
     application.says = says
     started = trio.current_time()
     assert await application.results.ask(question("/a")) is None
-    assert trio.current_time() - started == (PATIENCE if says == b"" else 0)
+    assert trio.current_time() - started == (ANSWER_WITHIN if says == b"" else 0)
     assert await application.results.ask_all() == ["GET /a on port 8080: no answer"]
 
 
@@ -100,8 +99,8 @@ async def test_what_fails_for_long_and_is_not_asked_any_more_is_forgotten(
 
 
 async def test_only_so_many_questions_are_remembered(application: Application) -> None:
-    for number in range(MOST + 3):
+    for number in range(REMEMBERED + 3):
         await application.results.ask(question(f"/{number}"))
     application.requests.clear()
     await application.results.ask_all()
-    assert sorted(application.requests) == sorted(f"/{number}" for number in range(3, MOST + 3))
+    assert sorted(application.requests) == sorted(f"/{number}" for number in range(3, REMEMBERED + 3))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from zeropod.kernel.lookup import Activity
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.lifecycle.idle.activity import last_activity, quiet_ms, unanswered
+from zeropod.lifecycle.idle.monitor import last_activity, quiet_ms, unanswered
 
 NOW = 10**15
 MILLISECOND = 10**6

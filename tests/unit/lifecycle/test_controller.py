@@ -22,10 +22,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.lifecycle.actions import LONGEST_NAP
-from zeropod.lifecycle.back_off import REBUILD, RECHECK
+from zeropod.lifecycle.actions import LONGEST_NAP, REBUILD, RECHECK
 from zeropod.lifecycle.controller import RESCUE, Controller
-from zeropod.lifecycle.idle.monitor import LISTENING, LOOK, WORKING
+from zeropod.lifecycle.idle.monitor import LISTENING, LOOK, WORKING, idle_threshold
 from zeropod.lifecycle.machine import Event, Request, State
 from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.reservation import DiskBudgetExceeded
@@ -319,7 +318,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, world: World, network: FakeNetwork) -
     """In virtual time."""
     monkeypatch.setattr("zeropod.shim.pod.PodNetwork", lambda *_, **__: network)
     virtual = SimpleNamespace(monotonic=trio.current_time, monotonic_ns=now, time_ns=lambda: 1, time=lambda: 43200.0)
-    for module in ("actions", "back_off", "idle.look", "idle.monitor", "strategy", "dry_run"):
+    for module in ("actions", "idle.monitor", "strategy", "dry_run"):
         monkeypatch.setattr(f"zeropod.lifecycle.{module}.time", virtual)
     return Sleeping(world, network)
 
@@ -1510,14 +1509,14 @@ async def test_it_may_be_wanted_to_sleep_at_once(sleeping: Sleeping, autojump_cl
     assert await asked(sleeping) == "STANDBY"
     assert sleeping.script.times("freeze") == [5.0]
     assert await asked(sleeping) == "STANDBY", "it sleeps already"
-    assert sleeping.container.idle_threshold == SCALEDOWN
+    assert idle_threshold(sleeping.container) == SCALEDOWN
 
 
 async def test_it_asks_for_no_idle_time_then(sleeping: Sleeping, autojump_clock: MockClock) -> None:
     wanted: list[float] = []
 
     async def note() -> None:
-        wanted.append(sleeping.container.idle_threshold)
+        wanted.append(idle_threshold(sleeping.container))
 
     sleeping.script.phases["freeze"] = [note]
     sleeping.start()
@@ -1554,7 +1553,7 @@ async def test_a_probe_that_fails_is_the_answer_at_once(sleeping: Sleeping, auto
         "could not put web to sleep: it fails a health probe: status 503",
         Code.FAILED_PRECONDITION,
     )
-    assert sleeping.container.idle_threshold == SCALEDOWN, "the next attempt is as any other"
+    assert idle_threshold(sleeping.container) == SCALEDOWN, "the next attempt is as any other"
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=named)

@@ -8,8 +8,7 @@ from tests.unit.lifecycle.said import said
 from tests.unit.shim.states import reach
 from trio.testing import wait_all_tasks_blocked
 
-from zeropod.lifecycle.life import Life
-from zeropod.lifecycle.machine import Event, State
+from zeropod.lifecycle.machine import Event, Life, State
 
 
 class Watcher:

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from zeropod.lifecycle.idle.look import look_at_traffic, require_idle
-from zeropod.lifecycle.life import Life
-from zeropod.lifecycle.machine import Event
+from zeropod.lifecycle.idle.monitor import look_at_traffic, require_idle
+from zeropod.lifecycle.machine import Event, Life
 from zeropod.lifecycle.strategy import NotIdle
 
 

@@ -11,7 +11,6 @@ from tests.unit.shim.fakes import World
 from tests.unit.shim.states import reach, way
 
 from zeropod.lifecycle.actions import Actions
-from zeropod.lifecycle.life import Life
 from zeropod.lifecycle.machine import (
     ANSWERS,
     ASLEEP,
@@ -20,6 +19,7 @@ from zeropod.lifecycle.machine import (
     Answer,
     Event,
     IllegalTransition,
+    Life,
     Request,
     Row,
     State,
@@ -233,7 +233,7 @@ def test_every_action_is_in_the_table_and_is_performed(action: Action) -> None:
 
 async def test_exactly_these_are_performed(world: World) -> None:
     made = Actions(world.container, None, None, None)  # type: ignore[arg-type]
-    assert {action: step.__name__ for action, step in made.perform.items()} == {
+    assert {action: step.__name__ for action, step in made._perform.items()} == {
         action: f"_{action.name.lower()}" for action in Action
     }
 

@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zeropod import paths
 from zeropod.concurrency import GuardedNursery
-from zeropod.lifecycle.life import Life
+from zeropod.lifecycle.machine import Life
 from zeropod.lifecycle.metrics import ContainerMetrics
 from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.standby import memory as standby

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from zeropod.lifecycle.probing.probes import RECOVERY, Probes
+from zeropod.lifecycle.probes import RECOVERY, Probes
 from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.strategy import NotIdle
 

@@ -17,8 +17,7 @@ from zeropod.kernel.lookup import Activity
 from zeropod.kernel.pidfd import ExitStatus
 from zeropod.kernel.sock_diag import TcpSocket
 from zeropod.lifecycle import restart
-from zeropod.lifecycle.life import Life
-from zeropod.lifecycle.machine import Event, State
+from zeropod.lifecycle.machine import Event, Life, State
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.restart import GRACE, LONGEST_LOOK, RestartStrategy
 from zeropod.lifecycle.settings import Settings
@@ -63,7 +62,6 @@ class World:
             init=SimpleNamespace(pid=PID),
             runc=SimpleNamespace(delete=self._delete),
             log=logging.LoggerAdapter(logging.getLogger("restart"), {}),
-            idle_threshold=60.0,
             slept=None,
             stats_awake=self._stats,
             start_afresh=lambda: self.does("start"),

@@ -21,11 +21,10 @@ from zeropod.lifecycle import suspend
 from zeropod.lifecycle.cold import cold_sleep, prospect
 from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_AGAIN
 from zeropod.lifecycle.controller import RESCUE
-from zeropod.lifecycle.idle import look
-from zeropod.lifecycle.life import Life
-from zeropod.lifecycle.machine import Event, State
+from zeropod.lifecycle.idle import monitor
+from zeropod.lifecycle.machine import Event, Life, State
 from zeropod.lifecycle.metrics import ContainerMetrics
-from zeropod.lifecycle.probing.probes import Held
+from zeropod.lifecycle.probes import Held
 from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle
@@ -414,7 +413,6 @@ class Suspended:
             store=store,
             spec=SimpleNamespace(content={}),
             metrics=ContainerMetrics(),
-            idle_threshold=1.0,
             log=logging.LoggerAdapter(logging.getLogger("suspend"), {}),
         )
         self.network: Any = SimpleNamespace(
@@ -453,7 +451,7 @@ def suspended(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Suspend
         for module in (suspend, cold_sleep, prospect):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, fake)
-    monkeypatch.setattr(look, "last_activity", lambda *_: time.monotonic_ns() - round(made.world.quiet * 1e9))
+    monkeypatch.setattr(monitor, "last_activity", lambda *_: time.monotonic_ns() - round(made.world.quiet * 1e9))
     # A thread takes time of which virtual time knows nothing.
     monkeypatch.setattr(trio.to_thread, "run_sync", inline)
     # Of the facts only that they are there is of interest.

@@ -2,8 +2,7 @@
 
 from collections import deque
 
-from zeropod.lifecycle.life import Life
-from zeropod.lifecycle.machine import TRANSITIONS, Event, State
+from zeropod.lifecycle.machine import TRANSITIONS, Event, Life, State
 
 
 def way(start: State, end: State) -> list[Event]:

@@ -19,20 +19,21 @@ the file open, so the set is closed first. A process that this one forks without
 
 import errno
 import os
+import resource
 import select
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import TypeVar
 
 import trio
 
 from zeropod.activator.hold import watchable
-from zeropod.activator.hold.descriptor_limit import DescriptorLimit
 from zeropod.activator.hold.watchable import ASKED, Found, Key, Watched
 from zeropod.kernel import open_files, pidfd
 
-_limit = DescriptorLimit()
+_Made = TypeVar("_Made")
 
 
 class Arrived(Enum):
@@ -284,3 +285,59 @@ def _register(epoll: select.epoll, descriptor: int, events: int) -> None:
                 error.errno, "no more files can be watched on this node (fs.epoll.max_user_watches)"
             ) from error
         raise
+
+
+class DescriptorLimit:
+    """The soft limit of this process on descriptors: it may have 1,024, a container thousands of sockets.
+
+    It is raised to the hard one only while that is needed, and put back with the last that needs it: what the shim
+    starts meanwhile inherits it, and programs exist that walk through all descriptors up to it.
+    """
+
+    def __init__(self) -> None:
+        self._needed_by: set[object] = set()
+        self._before = 0
+
+    def make(self, needed_by: object, make: Callable[[], _Made]) -> _Made:
+        """Return what `make` opens, in a raised limit if need be.
+
+        Raises OSError; EMFILE, in words that name the limit, when the hard limit is reached.
+        """
+        try:
+            return make()
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+        self._raise(needed_by)
+        try:
+            return make()
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}: {self._words()}") from error
+            raise
+
+    def release(self, needed_by: object) -> None:
+        """Put the limit back if this was the last that needed more. Descriptors above it stay open."""
+        if needed_by not in self._needed_by:
+            return
+        self._needed_by.remove(needed_by)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if not self._needed_by and soft == hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(self._before, hard), hard))
+
+    def _raise(self, needed_by: object) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if not self._needed_by:
+            self._before = soft
+        self._needed_by.add(needed_by)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    @staticmethod
+    def _words() -> str:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"zeropod may not open more than {hard} files (RLIMIT_NOFILE, the hard limit)"
+
+
+_limit = DescriptorLimit()
+"""One object for all that may need more."""

@@ -17,7 +17,7 @@ from zeropod.lifecycle.cold.background import BackgroundPriority
 from zeropod.lifecycle.cold.dump import DUMP, Dump
 from zeropod.lifecycle.cold.terminate import terminate
 from zeropod.lifecycle.cold.traffic import Traffic
-from zeropod.lifecycle.idle.look import require_idle
+from zeropod.lifecycle.idle.monitor import require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Reason

@@ -1,11 +1,11 @@
 """Whether a container in STANDBY may go on to COLD: what CRIU would lose of it, and when that is tried again.
 
-Owns what was found at the last examination, what CRIU loses without harm and is set again after a restore, and the time
-before which another dump is of no use.
+Owns how long STANDBY lasts, what was found at the last examination, what CRIU loses without harm and is set again
+after a restore, and the time before which another dump is of no use.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 
 import trio
@@ -37,6 +37,22 @@ class ColdProspect:
         """What CRIU loses, and is set again."""
         self._not_before = -math.inf
         self.why_postponed: Explanation | None = None
+
+    async def until_over(self, moved: Callable[[], Awaitable[None]], since: float) -> Explanation | None:
+        """Return when STANDBY, which began at `since` (trio's time), has lasted long enough; why, if it ends early.
+
+        `moved` returns when no memory is on its way out any more.
+        """
+        settings, init_process = self._workload.settings, self._workload.init_process
+        if not settings.standby:
+            return None
+        await moved()
+        assert init_process is not None
+        resident = init_process.cgroup.resident_bytes()
+        if resident > settings.standby_max_resident:
+            return Reason.TOO_RESIDENT.because(_mebibytes(resident), _mebibytes(settings.standby_max_resident))
+        await trio.sleep_until(since + (settings.standby_duration or math.inf))
+        return None
 
     async def examine(self, init_process: InitProcess, ours: Collection[tuple[int, int]]) -> Explanation | None:
         """Return why the frozen container must not go COLD; `ours` are descriptors that the backend keeps in it."""
@@ -80,3 +96,7 @@ class ColdProspect:
         """Set again what the restore has lost."""
         for complaint in reapplied.reapply(init_process.pids(), self._noted):
             self._workload.log.warning("cannot be set again after its restore: %s", complaint)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"

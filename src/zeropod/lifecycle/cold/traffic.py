@@ -16,7 +16,7 @@ from zeropod.concurrency import TaskStarter
 from zeropod.kernel import sockets
 from zeropod.kernel.connection_table import Connection
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.lifecycle.idle.look import require_idle
+from zeropod.lifecycle.idle.monitor import require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event

@@ -1,19 +1,26 @@
-"""Waits until a container may sleep, by `policy.decide`, and looks no more often than it has to.
+"""What is seen of a container for `policy.decide`, and the wait until it may sleep by that.
 
-Between activity and the end of the scale-down duration it sleeps, too: it looks again when the container could be idle
-at the earliest. What it found last is what `zeropod ps` shows as the reason why a container is not asleep.
+A new connection is seen by the `sk_lookup` program, data on an established one, either way, by the kernel's own
+`tcpi_last_data_recv` and `tcpi_last_data_sent`. The monitor looks no more often than it has to: between activity and
+the end of the scale-down duration it sleeps, too, and looks again when the container could be idle at the earliest.
+What it found last is what `zeropod ps` shows as the reason why a container is not asleep.
 """
 
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import trio
 
 from zeropod.activator.network import PodNetwork
-from zeropod.lifecycle.idle.look import look_at_life, look_at_traffic
+from zeropod.kernel.lookup import Activity
+from zeropod.kernel.sock_diag import TcpSocket
 from zeropod.lifecycle.idle.policy import Awake, Snapshot, decide
-from zeropod.lifecycle.reasons import Reason
-from zeropod.lifecycle.strategy import Workload
+from zeropod.lifecycle.machine import Life, State
+from zeropod.lifecycle.reasons import Explanation, Reason
+from zeropod.lifecycle.strategy import NotIdle, Workload
+
+_MILLISECOND = 1_000_000
 
 LISTENING = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between looks for listening sockets; the last one for all further ones."""
@@ -29,6 +36,53 @@ SHORTEST = 0.1
 
 WORKING = 0.2
 """Of one CPU. A runtime that only keeps itself busy, a JVM say, uses less."""
+
+
+def look_at_life(life: Life, pending: Explanation | None = None) -> Snapshot:
+    """Return what is known without asking the kernel, `pending` included."""
+    return Snapshot(
+        now=time.monotonic_ns(),
+        wall_clock=time.time(),
+        pending=pending,
+        state=life.state,
+        inhibitors=life.inhibitors,
+        # What has woken a container that runs again is still set.
+        is_wanted=life.state is State.CHECKPOINTING and life.wake_wanted.is_set(),
+    )
+
+
+def look_at_traffic(
+    workload: Workload, network: PodNetwork, ports: Collection[int], pending: Explanation | None = None
+) -> Snapshot:
+    """Return also when it was active last, and whether a client waits for an answer.
+
+    The kernel takes some milliseconds to list connections: it is not asked where something is `pending` already.
+    """
+    seen = look_at_life(workload.life, pending)
+    if pending or not ports:
+        # Where a person has asked for the sleep, a person can end it.
+        return replace(seen, listens=bool(ports) or workload.life.sleep_wanted.is_set())
+    now, connections = time.monotonic_ns(), network.counting()
+    last = last_activity(ports, network.activity(ports), connections, now)
+    return replace(
+        seen,
+        now=now,
+        last_activity=last,
+        idle_threshold=idle_threshold(workload),
+        is_unanswered=unanswered(ports, connections),
+    )
+
+
+def idle_threshold(workload: Workload) -> float:
+    """Return the seconds without activity that it takes to put it to sleep; 0 if it was asked for."""
+    return 0.0 if workload.life.sleep_wanted.is_set() else workload.settings.scaledown
+
+
+def require_idle(seen: Snapshot) -> None:
+    """Raise NotIdle if something keeps the container awake."""
+    decision = decide(seen)
+    if isinstance(decision, Awake):
+        raise NotIdle(decision.why)
 
 
 class IdleMonitor:
@@ -79,7 +133,7 @@ class IdleMonitor:
             return seen
         if self._just_woke:
             self._just_woke = False
-            return replace(seen, last_activity=self.awake_since, idle_threshold=self._workload.idle_threshold)
+            return replace(seen, last_activity=self.awake_since, idle_threshold=idle_threshold(self._workload))
         seen = look_at_traffic(self._workload, self._network, self._ports())
         return replace(seen, last_activity=max(self.awake_since, seen.last_activity), rests=rests)
 
@@ -122,3 +176,33 @@ class IdleMonitor:
             await trio.sleep(LOOK / GLANCES)
             busy += bool(self._workload.init_process and self._workload.init_process.cgroup.busy())
         return busy > GLANCES / 2
+
+
+def last_activity(
+    ports: Collection[int],
+    connected: Activity,
+    sockets: Iterable[TcpSocket],
+    now: int,
+) -> int:
+    """Return when something last happened on `ports` in nanoseconds of CLOCK_MONOTONIC; 0 if nothing has."""
+    moved = (now - quiet_ms(sock) * _MILLISECOND for sock in sockets if sock.local[1] in ports)
+    return max([connected.last_ns, *moved])
+
+
+def quiet_ms(sock: TcpSocket) -> int:
+    """Return the milliseconds since data went either way; 0 where the kernel does not say."""
+    return min(sock.last_data_received_ms or 0, sock.last_data_sent_ms or 0)
+
+
+def unanswered(ports: Collection[int], sockets: Iterable[TcpSocket]) -> bool:
+    """Return whether on a connection to one of `ports` the client may have sent last, and be waiting for an answer.
+
+    The kernel's clock here ticks every 4 ms or so: of two ages that are the same, either may be the later.
+    """
+    return any(
+        sock.local[1] in ports
+        and sock.last_data_received_ms is not None
+        and sock.last_data_sent_ms is not None
+        and sock.last_data_received_ms <= sock.last_data_sent_ms
+        for sock in sockets
+    )

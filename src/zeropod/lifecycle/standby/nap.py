@@ -10,11 +10,10 @@ from collections.abc import Callable, Collection
 
 import trio
 
-from zeropod.activator.network import PodNetwork
+from zeropod.activator.network import Baseline, PodNetwork
 from zeropod.kernel import pending_signals, proc_stat
 from zeropod.kernel.sock_diag import TcpSocket
-from zeropod.lifecycle.baseline import Baseline
-from zeropod.lifecycle.idle.activity import quiet_ms
+from zeropod.lifecycle.idle.monitor import quiet_ms
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import Workload
 
@@ -49,7 +48,7 @@ class Nap:
         if not self._baseline.has_connected():
             return
         seen = self._baseline.seen()
-        if self._baseline.waits_in_listeners(self._init_process):
+        if self._baseline.waits_in_listeners(self._init_process.socket_inodes()):
             self.awaited = Reason.CONNECTION_BEFORE_NAP.because()
         else:
             self._baseline.disregard(seen)
@@ -62,7 +61,7 @@ class Nap:
         """
         await self._while(self._is_probed)
         with trio.move_on_after(SETTLE):
-            await self._while(lambda: self._baseline.ending(self._init_process))
+            await self._while(lambda: self._baseline.ending(self._init_process.socket_inodes()))
             await self._while(lambda: any(map(pending_signals.is_due, self._init_process.pids())))
         with trio.move_on_after(WORKS):
             await self._while(lambda: any(map(_runs, self._init_process.pids())))

@@ -30,8 +30,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from zeropod.activator.hold import frozen as frozen_module
-from zeropod.activator.hold.descriptor_limit import DescriptorLimit
-from zeropod.activator.hold.frozen import Arrived, FrozenSockets, Unread
+from zeropod.activator.hold.frozen import Arrived, DescriptorLimit, FrozenSockets, Unread
 from zeropod.kernel import pidfd
 from zeropod.kernel.mount import mount
 

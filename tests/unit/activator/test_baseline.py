@@ -1,20 +1,19 @@
 """Which connections count since the freeze, over a network that only says what a test has put there."""
 
-import logging
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.unit.shim.fakes import FakeNetwork
 
+from zeropod.activator.network import Baseline, connection_of
 from zeropod.kernel.lookup import Activity
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
-from zeropod.lifecycle.baseline import Baseline, connection_of
 from zeropod.lifecycle.settings import Settings
 
 PORT, OTHER = 8080, 9090
 OWN, FOREIGN = 7, 8
+OWNS = frozenset({OWN})
 
 
 class Network(FakeNetwork):
@@ -32,20 +31,14 @@ class Network(FakeNetwork):
         return self.listening
 
 
-def life() -> Any:
-    return SimpleNamespace(socket_inodes=lambda: frozenset({OWN}))
-
-
 class Frozen:
     """A container that has just been frozen, and its baseline."""
 
     def __init__(self, settings: Settings, network: Network) -> None:
         self.network = network
-        self.init_process = life()
-        workload: Any = SimpleNamespace(settings=settings, log=logging.LoggerAdapter(logging.getLogger("baseline"), {}))
         given: Any = network
-        self.baseline = Baseline(workload, given)
-        self.baseline.take(self.init_process, frozenset({PORT}))
+        self.baseline = Baseline(given, settings.ports)
+        self.baseline.take(OWNS, frozenset({PORT}))
 
 
 @pytest.fixture
@@ -109,7 +102,7 @@ def test_what_is_not_accepted_waits_in_a_listener_of_its_own(
     frozen: Frozen, port: int, inode: int, waiting: int, waits: bool
 ) -> None:
     frozen.network.listening = [listener(port, inode, waiting)]
-    assert frozen.baseline.waits_in_listeners(frozen.init_process) is waits
+    assert frozen.baseline.waits_in_listeners(OWNS) is waits
 
 
 @pytest.mark.parametrize(
@@ -124,16 +117,16 @@ def test_a_connection_that_the_peer_has_ended_since_is_the_containers_to_close(
     frozen: Frozen, state: TcpState, inode: int, ending: bool
 ) -> None:
     frozen.network.sockets = [connection(state, inode)]
-    assert frozen.baseline.ending(frozen.init_process) is ending
+    assert frozen.baseline.ending(OWNS) is ending
 
 
 def test_one_that_was_left_half_closed_before_the_freeze_is_not_waited_for(network: Network) -> None:
     left = connection(TcpState.CLOSE_WAIT, port=5)
     network.sockets = [left]
     frozen = Frozen(Settings(), network)
-    assert not frozen.baseline.ending(frozen.init_process)
+    assert not frozen.baseline.ending(OWNS)
     network.sockets = [left, connection(TcpState.CLOSE_WAIT, port=6)]
-    assert frozen.baseline.ending(frozen.init_process)
+    assert frozen.baseline.ending(OWNS)
 
 
 def test_a_connection_is_known_by_both_ends() -> None:

@@ -1,9 +1,12 @@
 """Health probes of one container: answered while it sleeps, where that is possible without it.
 
-Owns when the application is asked what probes ask, and when they are intercepted. Without eBPF, or where the pod does
-not want it, none are: probes are connections like any other then.
+Owns when the application is asked what probes ask, and when they are intercepted: while the container sleeps, and, to
+find out what probes ask, from when it listens until it sleeps for the first time, and again while it fails one. Not for
+ever, since they go through this process meanwhile. Without eBPF, or where the pod does not want it, probes are
+connections like any other.
 """
 
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 
 import trio
@@ -12,13 +15,18 @@ from zeropod.activator.connect import OurConnections
 from zeropod.activator.interceptor import ProbeInterceptor
 from zeropod.activator.network import PodNetwork
 from zeropod.activator.probe_inspector import ProbeInspector
-from zeropod.activator.probe_results import ProbeResults
+from zeropod.activator.probe_results import STALE, ProbeResults
 from zeropod.concurrency import TaskStarter
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event
-from zeropod.lifecycle.probing.discovery import ProbeDiscovery
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import NotIdle, Workload
+
+LONGEST = STALE + 60.0
+"""Seconds for a container that does not sleep: a few periods of a probe."""
+
+SHORTEST_LOOK, LONGEST_LOOK = 0.1, 30.0
+"""Seconds between looks whether a container that was started listens: a tenth of the time that it has taken so far."""
 
 UNDER_WAY = 1.0
 """Seconds that a container which is about to sleep is given to answer the probes that it has received."""
@@ -172,3 +180,38 @@ class Probes:
             raise AssertionError("sleep_forever returned")
         await self._interceptor.probe()
         return Event.PROBE
+
+
+class ProbeDiscovery:
+    def __init__(self, container: Workload, network: PodNetwork, interceptor: ProbeInterceptor) -> None:
+        self._container = container
+        self._network = network
+        self._interceptor = interceptor
+        self._scope = trio.CancelScope()
+
+    def end(self) -> None:
+        """Leave the interceptor as it is from now on."""
+        self._scope.cancel()
+
+    async def run(self, start: Callable[[], Awaitable[None]]) -> None:
+        """Intercept for a while; `start` has the interceptor listen."""
+        with self._scope:
+            try:
+                await start()
+                self._interceptor.intercept_kubelet(await self._ports())
+            except OSError as error:
+                self._container.log.warning("its first probes may wake it: what they ask is not found out: %s", error)
+                return
+            await trio.sleep(LONGEST)
+            self._interceptor.disengage()
+
+    async def _ports(self) -> frozenset[int]:
+        """Return the ports on which the container listens, when it does."""
+        started = trio.current_time()
+        while True:
+            init_process = self._container.init_process
+            ports = self._network.listening_ports(init_process.socket_inodes()) if init_process else frozenset()
+            if ports:
+                return ports
+            taken = trio.current_time() - started
+            await trio.sleep(min(max(SHORTEST_LOOK, taken / 10), LONGEST_LOOK))

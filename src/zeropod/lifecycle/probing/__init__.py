@@ -1,1 +1,0 @@
-"""Health probes of a container that sleeps."""
