@@ -16,7 +16,7 @@ import trio
 from zeropod.kernel import namespace
 from zeropod.kernel.lookup import Flow, FlowOrigin, Lookup
 
-MOST = 32
+CLOSED_REMEMBERED = 32
 """Closed connections that are remembered."""
 
 SocketAddress = tuple[Any, ...]
@@ -65,7 +65,7 @@ class OurConnections:
                     self._closed[flow] = None
                 else:
                     self._lookup.untag_flow(flow)
-                if len(self._closed) > MOST:
+                if len(self._closed) > CLOSED_REMEMBERED:
                     oldest = next(iter(self._closed))
                     del self._closed[oldest]
                     self._lookup.untag_flow(oldest)

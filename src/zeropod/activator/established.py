@@ -38,7 +38,7 @@ class EstablishedConnections:
             await trio.sleep_forever()
             raise AssertionError("sleep_forever returned")
         while True:
-            # Who has its turn receives for all others too.
+            # The task with the lock receives for all others, too.
             async with self._receiving:
                 for held in self._unclaimed:
                     if held.connection in connections:

@@ -123,11 +123,7 @@ class PodNetwork:
 
     def counting(self) -> list[TcpSocket]:
         """Return the connections that count: data on them is activity."""
-        return self.that_count(self.connections())
-
-    def that_count(self, connections: Iterable[TcpSocket]) -> list[TcpSocket]:
-        """Return those of known connections that count: the kernel takes a millisecond or two to list them anew."""
-        return [sock for sock in connections if self._counts(sock)]
+        return [sock for sock in self.connections() if self._counts(sock)]
 
     def _counts(self, sock: TcpSocket) -> bool:
         if not self.probe_sources:

@@ -1,8 +1,8 @@
 """Finds out what a connection is that may be a probe's, and answers it if it is a probe.
 
 The connection was accepted to be looked at, in the place of an application that sleeps. What it says is only peeked at,
-so that the application can still be given all of it. Only a prober's process is waited for longer than `PATIENCE`:
-where the server speaks first, the client waits for us.
+so that the application can still be given all of it. Only a prober's process is waited for longer than
+`CLIENTS_PATIENCE`: where the server speaks first, the client waits for us.
 
 What it says is not enough: only a prober's process is answered. And what a prober sends need not be a probe that can be
 answered here: HTTPS, a request that is too large, one that does not say what sent it.
@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
 
 import trio
 
@@ -23,12 +22,13 @@ from zeropod.activator.answer import UNIMPLEMENTED, answer
 from zeropod.activator.classify import SETTINGS, ProbeKind, ProbeRequest, classify, without_acknowledgement
 from zeropod.activator.connect import Announce, OurConnections, asked_for
 from zeropod.activator.probe_results import ProbeCheck, ProbeResult, ProbeResults
+from zeropod.activator.probe_sources import ProbeSources
 from zeropod.kernel.lookup import Flow, FlowOrigin, Lookup
 from zeropod.kernel.sock_diag import Address
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 0.5
+CLIENTS_PATIENCE = 0.5
 """Seconds in which a client has to say what it wants. The kubelet does so at once, and waits a second for an answer."""
 
 PROBERS_PATIENCE = 10.0
@@ -49,19 +49,6 @@ _CHUNK = 1 << 12  # bytes: of what is only thrown away
 ACKNOWLEDGEMENT = 10.0
 """Seconds for an HTTP/2 client to acknowledge our SETTINGS, which it must."""
 _MUCH = 1 << 16  # bytes that it may send meanwhile
-
-
-class Peers(Protocol):
-    """What is known of the process at the other end of a connection, from the first address to the second.
-
-    Both block, for as long as it takes to look through the node's processes: they are called in another thread.
-    """
-
-    def is_probe_source(self, own: Address, other: Address, /) -> bool:
-        """Return whether it is a prober."""
-
-    def has_closed(self, own: Address, other: Address, /) -> bool:
-        """Return whether it has closed the connection, and waits for no answer."""
 
 
 class Disposition(Enum):
@@ -143,7 +130,9 @@ class Peeker:
 class ProbeInspector:
     """`limit`: bytes beyond which a request is not a probe. `lookup` says which connections may be a prober's."""
 
-    def __init__(self, lookup: Lookup, limit: int, peers: Peers, results: ProbeResults, ours: OurConnections) -> None:
+    def __init__(
+        self, lookup: Lookup, limit: int, peers: ProbeSources, results: ProbeResults, ours: OurConnections
+    ) -> None:
         self._lookup = lookup
         self._limit = limit
         self._peers = peers
@@ -241,7 +230,7 @@ class ProbeInspector:
     ) -> tuple[ProbeRequest | None, bool]:
         """Return what it asks, if it is a probe that says so in time, and whether it was sent our SETTINGS."""
         found, greeted = classify(b"", self._limit), False
-        for patience in (PATIENCE, PROBERS_PATIENCE):
+        for patience in (CLIENTS_PATIENCE, PROBERS_PATIENCE):
             with trio.move_on_after(patience) as scope:
                 while True:
                     if found.kind is ProbeKind.AWAITS_SETTINGS and not greeted:

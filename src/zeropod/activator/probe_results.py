@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 ANSWER_WITHIN = 10.0
 """Seconds for an answer: as long as the longest nap."""
 
-REMEMBERED = 16
+REQUESTS_REMEMBERED = 16
 """Requests that are remembered. A container has three probes at the most, each of them one, or two with a redirect."""
 
 STALE = 240.0
@@ -105,7 +105,7 @@ class ProbeResults:
         result = await self._ask(check)
         self._known.pop(check, None)
         self._known[check] = _Known(result, trio.current_time())
-        while len(self._known) > REMEMBERED:
+        while len(self._known) > REQUESTS_REMEMBERED:
             del self._known[next(iter(self._known))]
         return result
 

@@ -24,15 +24,19 @@ DEFERRED = frozenset({"ksoftirqd"})
 FORWARDERS = frozenset({"containerd"})
 """What connects to a port from within the pod for a client outside: `kubectl port-forward`."""
 
-LONGEST = 10.0
+PROBE_SECONDS = 10.0
 """Seconds beyond which an open connection is a client's."""
 
-MOST = 16 << 10
+PROBE_BYTES = 16 << 10
 """Bytes received beyond which a connection is a client's. The ClientHello of an HTTPS probe alone takes 2,000."""
 
 
 class ProbeSources:
-    """To be made in the node's network namespace. Raises OSError."""
+    """To be made in the node's network namespace. Raises OSError.
+
+    `is_probe_source` and `has_closed` block, for as long as it takes to look through the node's processes: call them in
+    a thread.
+    """
 
     def __init__(self, lookup: Lookup, names: Collection[str]) -> None:
         self._lookup = lookup
@@ -84,7 +88,7 @@ class ProbeSources:
         origin = self._lookup.flow(Flow(sock.remote, sock.local[1]))
         if origin is None or origin in (FlowOrigin.CLIENT, FlowOrigin.FORWARDED):
             return False
-        short = (sock.bytes_received or 0) <= MOST and time.monotonic_ns() - origin <= LONGEST * 1e9
+        short = (sock.bytes_received or 0) <= PROBE_BYTES and time.monotonic_ns() - origin <= PROBE_SECONDS * 1e9
         return origin == FlowOrigin.PROBE or short
 
     def for_client(self, sock: TcpSocket) -> bool:

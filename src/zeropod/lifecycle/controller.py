@@ -29,7 +29,8 @@ class Controller:
         self._network_path = network_path
         self._factory = factory
         self._scope = trio.CancelScope()
-        self._strategy: SleepStrategy | None = None
+        self.strategy: SleepStrategy | None = None
+        """How it sleeps, while that is managed."""
         self.network: PodNetwork | None = None
         """Of its pod, while it runs."""
         self._back_off = BackOff(workload.life)
@@ -41,24 +42,9 @@ class Controller:
         return self._back_off.next_attempt_ns
 
     @property
-    def strategy(self) -> SleepStrategy | None:
-        """How it sleeps, while that is managed."""
-        return self._strategy
-
-    @property
     def probes_answered(self) -> int:
         """While it slept, so far."""
-        return self._strategy.answered if self._strategy else 0
-
-    @property
-    def image_bytes(self) -> int:
-        """What its image takes on disk; 0 if there is none."""
-        return self._strategy.image_bytes if self._strategy else 0
-
-    @property
-    def memory_needed(self) -> int:
-        """Bytes of memory that it takes once all of it is back; 0 where nothing is out."""
-        return self._strategy.memory_needed() if self._strategy else 0
+        return self.strategy.answered if self.strategy else 0
 
     def stop(self) -> None:
         """The container has ended. Returns at once; the rest is let go of in the controller's own task."""
@@ -66,7 +52,7 @@ class Controller:
 
     async def make_whole(self) -> None:
         """Return when all memory of the container, which runs and is inhibited, is in its processes."""
-        strategy, init_process = self._strategy, self._workload.init_process
+        strategy, init_process = self.strategy, self._workload.init_process
         if strategy and init_process:
             try:
                 await race(strategy.make_whole, init_process.ended_by_itself)
@@ -117,7 +103,7 @@ class Controller:
                 self.network = None
 
     async def _use(self, network: PodNetwork, tasks: GuardedNursery) -> None:
-        strategy = self._strategy = self._factory(self._workload, network, tasks)
+        strategy = self.strategy = self._factory(self._workload, network, tasks)
         actions = Actions(self._workload, strategy, IdleMonitor(self._workload, network), self._back_off)
         try:
             await race(actions.run, partial(_fail, tasks), strategy.watch_memory)
@@ -136,7 +122,7 @@ class Controller:
                     )
             finally:
                 self.metrics.probes_answered += strategy.answered
-                self._strategy = None
+                self.strategy = None
 
     async def _rescue(self, strategy: SleepStrategy) -> None:
         """After an unexpected failure: have the container run. Raises ContainerLost."""

@@ -4,7 +4,7 @@ They live here, in the shim: collectors may come and go, and ask as often as the
 """
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from zeropod.rpc.messages import status_pb2
 
@@ -89,17 +89,5 @@ class ContainerMetrics:
             status.last_restore.FromNanoseconds(self.last_restore_ns)
 
 
-_HISTOGRAMS = ("checkpoint_seconds", "standby_wake_seconds", "cold_wake_seconds")
-_COUNTERS = (
-    "standby_sleeps",
-    "cold_sleeps",
-    "dozes",
-    "probes_answered",
-    "checkpoint_errors",
-    "restore_errors",
-    "refused_sleeps",
-    "memory_written_bytes_total",
-    "memory_faults_total",
-    "dry_run_sleeps",
-    "dry_run_wakes",
-)
+_COUNTERS = tuple(each.name for each in fields(ContainerMetrics) if each.type is int and not each.name.endswith("_ns"))
+_HISTOGRAMS = tuple(each.name for each in fields(ContainerMetrics) if each.type is Histogram)

@@ -6,7 +6,7 @@ ever, since they go through this process meanwhile. Without eBPF, or where the p
 connections like any other.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 
 import trio
@@ -22,7 +22,7 @@ from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import NotIdle, Workload
 
-LONGEST = STALE + 60.0
+DISCOVERY = STALE + 60.0
 """Seconds for a container that does not sleep: a few periods of a probe."""
 
 SHORTEST_LOOK, LONGEST_LOOK = 0.1, 30.0
@@ -165,19 +165,19 @@ class Probes:
             self._interceptor.application_sleeps()
         return Held.HELD
 
-    async def connection(self) -> Event:
+    def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
+        """Return what can come to the interceptor, each to be waited for."""
+        return (self._connection, self._probe) if self._interceptor else ()
+
+    async def _connection(self) -> Event:
         """Return when what was intercepted turned out to be a client's connection."""
-        if not self._interceptor:
-            await trio.sleep_forever()
-            raise AssertionError("sleep_forever returned")
+        assert self._interceptor is not None
         await self._interceptor.client()
         return Event.CONNECTION
 
-    async def probe(self) -> Event:
+    async def _probe(self) -> Event:
         """Return when a probe has come that only the application can answer."""
-        if not self._interceptor:
-            await trio.sleep_forever()
-            raise AssertionError("sleep_forever returned")
+        assert self._interceptor is not None
         await self._interceptor.probe()
         return Event.PROBE
 
@@ -202,7 +202,7 @@ class ProbeDiscovery:
             except OSError as error:
                 self._container.log.warning("its first probes may wake it: what they ask is not found out: %s", error)
                 return
-            await trio.sleep(LONGEST)
+            await trio.sleep(DISCOVERY)
             self._interceptor.disengage()
 
     async def _ports(self) -> frozenset[int]:

@@ -140,9 +140,6 @@ class RestartStrategy:
         with suppress(RuncError):
             await container.runc.delete(container.id, force=True)
 
-    def move_out(self) -> None:
-        raise AssertionError("it is never frozen")
-
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
         return (self._connection,)
 
@@ -159,17 +156,15 @@ class RestartStrategy:
 
     # It has no STANDBY to nap in, or to leave for the disk.
 
-    def nap(self) -> None:
+    def move_out(self) -> NoReturn:
         raise AssertionError("it has no STANDBY")
 
-    async def napped(self) -> Explanation | None:
+    nap = move_out
+
+    async def refreeze(self) -> NoReturn:
         raise AssertionError("it has no STANDBY")
 
-    async def refreeze(self) -> Event:
-        raise AssertionError("it has no STANDBY")
-
-    async def dump(self) -> Event:
-        raise AssertionError("it has no STANDBY")
+    napped = dump = refreeze
 
     async def restore(self) -> None:
         workload = self._container

@@ -182,8 +182,8 @@ class SuspendStrategy:
 
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
         if self._cold.is_cold:
-            return (self._traffic.connection, self._traffic.data, self._probes.connection, self._probes.probe)
-        return (self._arrival, self._missed, self._standby_over, self._probes.connection, self._probes.probe)
+            return (self._traffic.connection, self._traffic.data, *self._probes.arrivals())
+        return (self._arrival, self._missed, self._standby_over, *self._probes.arrivals())
 
     async def _arrival(self) -> Event:
         return _EVENTS[await self._sockets.event(self._workload.settings.ports)]
@@ -324,7 +324,7 @@ class SuspendStrategy:
             self._release_slot()
         self._frozen = False
         sockets.close()
-        await self._cold.dumped()
+        await self.memory.ended()
         return Event.DUMPED
 
     def _stay(self, seconds: float, why: NotIdle | CheckpointFailed) -> Event:

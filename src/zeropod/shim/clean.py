@@ -34,7 +34,7 @@ def up(flags: Flags, bundle: Path) -> list[str]:
     pod = paths.pod(flags.namespace, group)
     own = pod / flags.id
     was_listed = own.exists()
-    with _turn(pod):
+    with _cleanup_lock(pod):
         if was_listed and not own.exists():
             return []  # another one has removed the whole pod
         address = start.socket_path(flags, group)
@@ -47,12 +47,12 @@ def up(flags: Flags, bundle: Path) -> list[str]:
 
 
 @contextmanager
-def _turn(pod: Path) -> Iterator[None]:
-    """The only one that cleans up after this pod's shim.
+def _cleanup_lock(pod: Path) -> Iterator[None]:
+    """Inside, no other process cleans up after this pod's shim.
 
-    containerd runs `delete` for all its containers at once, and all of them would do everything side by side. Whoever
-    has its turn is done after `QUICK` for each container at the latest. The lock is that of the directory: it ends with
-    the process that has it, however that ends.
+    containerd runs `delete` for all its containers at once, and all of them would do everything side by side. The one
+    with the lock is done after `QUICK` for each container at the latest. The lock is that of the directory: it ends
+    with the process that has it, however that ends.
     """
     try:
         descriptor = os.open(pod, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -163,7 +163,7 @@ def _empty(bundle: Path) -> None:
     _remove(bundle)
 
 
-def given_up(id: str, bundle: Path) -> list[str]:
+def remove_abandoned_bundle(id: str, bundle: Path) -> list[str]:
     """For a container of which nothing else is left: its bundle, which containerd keeps when `delete` has failed."""
     try:
         if bundle.name == id and bundle.exists():  # as containerd names them

@@ -37,7 +37,7 @@ from zeropod.shim.delete import REMOVED
 from zeropod.shim.errors import FINISHED, kill_error, refused, reported
 from zeropod.shim.execs import Execs
 from zeropod.shim.pod import Pod
-from zeropod.shim.process import Process
+from zeropod.shim.process import Command, Process
 
 log = logging.getLogger(__name__)
 
@@ -141,14 +141,7 @@ class Container:
     async def create(self) -> None:
         """Creates it in runc, up to the point where its program would start. Raises RpcError."""
         with reported("OCI runtime create failed"):
-            await self.init.create(
-                lambda console: self.runc.create(self.id, self.init.io.streams, self.pid_file, console),
-                self.io_owner,
-                self.id,
-                self.runc.namespace,
-            )
-            self.live()
-        self.pod.nursery.start_soon(self.init.io.copy, self._input)
+            await self._begin(lambda console: self.runc.create(self.id, self.init.io.streams, self.pid_file, console))
 
     async def start(self) -> int:
         """Starts the init process and returns its pid. Raises RpcError."""
@@ -173,16 +166,21 @@ class Container:
         work = self.runc.bundle / "criu-work"
         work.mkdir(mode=0o700, exist_ok=True)
         with reported("OCI runtime restore failed"):
-            await self.init.create(
+            await self._begin(
                 lambda console: self.runc.restore(
                     self.id, images, work, self.init.io.streams, self.pid_file, (), RESTORE, console
-                ),
-                self.io_owner,
-                self.id,
-                self.runc.namespace,
+                )
             )
+
+    async def _begin(self, command: Command) -> None:
+        """Have runc create the init process, the first one. Raises StdioError, RuncError."""
+        await self.run_command(self.init, command)
         self.live()
         self.pod.nursery.start_soon(self.init.io.copy, self._input)
+
+    async def run_command(self, process: Process, command: Command) -> None:
+        """Have runc create a process in it, with its streams. Raises StdioError, RuncError."""
+        await process.create(command, self.io_owner, self.id, self.runc.namespace)
 
     async def start_afresh(self) -> None:
         """Starts its program again, with the streams that it had. Raises RpcError."""
@@ -233,7 +231,7 @@ class Container:
     async def finish(self, status: ExitStatus) -> None:
         """It has ended, awake or asleep: ends what belongs to it and announces the exit.
 
-        Whoever asked may stop waiting, but half an end would be none: it goes on to its own, bounded one.
+        A cancellation waits until that is done, which is bounded: half an end would be none.
         """
         with trio.CancelScope(shield=True):
             await self._finish(status)
@@ -308,7 +306,8 @@ class Container:
         changes = limits.parse(resources)
         async with self.allowed(Request.UPDATE) as answer:
             with reported("OCI runtime update failed"):
-                limits.check_memory(changes, self.controller.memory_needed if self.controller else 0)
+                strategy = self.controller.strategy if self.controller else None
+                limits.check_memory(changes, strategy.memory_needed() if strategy else 0)
                 if answer is Answer.PASS:
                     await self.runc.update(self.id, resources)
                 self.spec = self.spec.with_resources(changes)

@@ -50,7 +50,7 @@ def _clean_up(flags: Flags, bundle: str) -> None:
 
         complaints = clean.up(flags, Path(bundle))
         if posix.getppid() != own:
-            complaints += clean.given_up(flags.id, Path(bundle))
+            complaints += clean.remove_abandoned_bundle(flags.id, Path(bundle))
         for complaint in complaints:
             sys.stderr.write(f"containerd-shim-zeropod-v2: {complaint}\n")
         status = 0

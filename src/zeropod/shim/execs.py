@@ -78,11 +78,8 @@ class Execs:
         spec, pid_file = runc.bundle / f"{process.id}-process.json", runc.bundle / f"{process.id}.pid"
         try:
             spec.write_text(json.dumps(process.spec))
-            await process.create(
-                lambda console: runc.execute(container, spec, process.io.streams, pid_file, console),
-                self._container.io_owner,
-                container,
-                runc.namespace,
+            await self._container.run_command(
+                process, lambda console: runc.execute(container, spec, process.io.streams, pid_file, console)
             )
             process.pid = int(pid_file.read_text())
         finally:

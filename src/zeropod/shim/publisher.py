@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from zeropod.rpc.client import Client, open_client
 from zeropod.rpc.messages import events_pb2, forward_pb2
+from zeropod.rpc.payload import pack
 from zeropod.rpc.status import Code, RpcError
 
 log = logging.getLogger(__name__)
@@ -65,9 +66,7 @@ class Publisher:
         request.envelope.timestamp.GetCurrentTime()
         request.envelope.namespace = self._namespace
         request.envelope.topic = TOPICS[type(event)]
-        # containerd's type URLs have no host in front (typeurl.MarshalAny).
-        request.envelope.event.type_url = event.DESCRIPTOR.full_name
-        request.envelope.event.value = event.SerializeToString()
+        request.envelope.event.CopyFrom(pack(event))
         self._queue.append(request)
         self._queued.set()
 

@@ -6,17 +6,16 @@ A translation and nothing more: what a request means in which state is the conta
 import json
 import os
 from pathlib import Path
-from typing import TypeVar
 
 import trio
-from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from zeropod.kernel.pidfd import ExitStatus
 from zeropod.lifecycle.machine import ASLEEP, State
 from zeropod.rpc.messages import process_pb2, runc_options_pb2, task_pb2
+from zeropod.rpc.payload import pack, unpack
 from zeropod.rpc.server import Handler, Services, unary
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime.stdio import ProcessIO, Stdio
@@ -35,8 +34,6 @@ _STATUS = {
     State.STOPPED: process_pb2.STOPPED,
     **dict.fromkeys(ASLEEP, process_pb2.RUNNING),
 }
-
-_Message = TypeVar("_Message", bound=Message)
 
 
 class TaskService:
@@ -171,7 +168,7 @@ class TaskService:
         return Empty()
 
     async def checkpoint(self, request: task_pb2.CheckpointTaskRequest) -> Message:
-        options = _unpack(request.options, runc_options_pb2.CheckpointOptions())
+        options = unpack(request.options, runc_options_pb2.CheckpointOptions) or runc_options_pb2.CheckpointOptions()
         flags = {
             "--leave-running": not options.exit,
             "--tcp-established": options.open_tcp,
@@ -211,11 +208,11 @@ class TaskService:
         for pid in container.pids() or ([container.init.pid] if container.life.state in ASLEEP else []):
             entry = response.processes.add(pid=pid)
             if pid in execs:
-                entry.info.CopyFrom(_any(runc_options_pb2.ProcessDetails(exec_id=execs[pid].id)))
+                entry.info.CopyFrom(pack(runc_options_pb2.ProcessDetails(exec_id=execs[pid].id)))
         return response
 
     async def stats(self, request: task_pb2.StatsRequest) -> Message:
-        return task_pb2.StatsResponse(stats=_any(self._container(request.id).stats()))
+        return task_pb2.StatsResponse(stats=pack(self._container(request.id).stats()))
 
     async def connect(self, request: task_pb2.ConnectRequest) -> Message:
         container = self._pod.containers.get(request.id)
@@ -233,17 +230,3 @@ def _timestamp(status: ExitStatus | None) -> Timestamp:
     if status:
         stamp.FromNanoseconds(status.at_ns)
     return stamp
-
-
-def _any(message: Message) -> Any:
-    # Without a host in front of the type, as containerd writes them.
-    return Any(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
-
-
-def _unpack(any: Any, message: _Message) -> _Message:
-    if any.type_url.rpartition("/")[2] == message.DESCRIPTOR.full_name:
-        try:
-            message.ParseFromString(any.value)
-        except DecodeError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"the options cannot be read: {error}") from error
-    return message

@@ -39,7 +39,7 @@ ON_THE_WAY = (State.CHECKPOINTING, State.RESTORING, State.DOZING)
 def status_listener(flags: Flags) -> Iterator[socket.socket]:
     """Listens at the shim's place in the directory, for root and the manager, as long as the block lasts.
 
-    Whoever sees the socket there can connect to it: it gets its name when it listens, and takes a dead shim's place.
+    A socket that is there can be connected to: it gets its name when it listens, and takes a dead shim's place.
     """
     paths.make_status_sockets()
     path = paths.status_socket(flags.namespace, flags.id)
@@ -166,10 +166,10 @@ def describe(container: Container) -> status_pb2.ContainerStatus:
         may_sleep=controller is not None,
         dry_run=container.settings.dry_run,
         dry_run_asleep=life.pretended is not None,
-        image_bytes=controller.image_bytes if controller else 0,
     )
     status.since.FromNanoseconds(life.since_ns)
     if strategy := controller.strategy if controller else None:
+        status.image_bytes = strategy.image_bytes
         status.why_kept = str(strategy.why_kept or "") if life.state in ASLEEP else ""
         if report := strategy.memory_report():
             _describe_memory(report, status)

@@ -75,7 +75,7 @@ class FakePeers:
         return self.closed
 
 
-def inspector_with(lookup: Any, peers: FakePeers, results: Any) -> ProbeInspector:
+def inspector_with(lookup: Any, peers: Any, results: Any) -> ProbeInspector:
     return ProbeInspector(lookup, LIMIT, peers, results, OurConnections(lookup))
 
 
@@ -109,7 +109,7 @@ async def meeting() -> AsyncIterator[Meeting]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_inspector, "PATIENCE", 0.05)
+    monkeypatch.setattr(probe_inspector, "CLIENTS_PATIENCE", 0.05)
 
 
 async def test_a_probe_that_comes_byte_by_byte_is_answered(meeting: Meeting) -> None:
@@ -203,7 +203,7 @@ async def test_a_prober_that_does_not_get_to_speak_is_waited_for(meeting: Meetin
     meeting.peers.probers = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(meeting.inspect)
-        await trio.sleep(2 * probe_inspector.PATIENCE)
+        await trio.sleep(2 * probe_inspector.CLIENTS_PATIENCE)
         await meeting.client.send_all(HTTP_PROBE)
         assert (await meeting.client.receive_some()).startswith(b"HTTP/1.1 200 OK\r\n")
         await meeting.client.aclose()
@@ -222,7 +222,7 @@ async def test_the_end_of_what_was_closed_may_be_on_its_way(meeting: Meeting) ->
     meeting.peers.closed = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(meeting.inspect)
-        await trio.sleep(2 * probe_inspector.PATIENCE)
+        await trio.sleep(2 * probe_inspector.CLIENTS_PATIENCE)
         await meeting.client.aclose()
     assert meeting.inspector.answered == 1
     assert not meeting.lookup.forgotten
@@ -279,7 +279,7 @@ async def test_settings_are_sent_though_the_time_is_over_as_they_are_asked_for(
 
         async def more(self, most: int) -> None:
             await super().more(most)
-            mock_clock.jump(probe_inspector.PATIENCE)
+            mock_clock.jump(probe_inspector.CLIENTS_PATIENCE)
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     monkeypatch.setattr(probe_inspector, "Peeker", Slow)

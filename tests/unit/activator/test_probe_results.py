@@ -12,7 +12,14 @@ from trio.testing import MockClock, memory_stream_pair
 from zeropod.activator import probe_results
 from zeropod.activator.classify import classify
 from zeropod.activator.connect import Announce, OurConnections, SocketAddress
-from zeropod.activator.probe_results import ANSWER_WITHIN, REMEMBERED, STALE, ProbeCheck, ProbeResult, ProbeResults
+from zeropod.activator.probe_results import (
+    ANSWER_WITHIN,
+    REQUESTS_REMEMBERED,
+    STALE,
+    ProbeCheck,
+    ProbeResult,
+    ProbeResults,
+)
 
 TARGET = ("10.0.0.7", 8080)
 
@@ -99,8 +106,8 @@ async def test_what_fails_for_long_and_is_not_asked_any_more_is_forgotten(
 
 
 async def test_only_so_many_questions_are_remembered(application: Application) -> None:
-    for number in range(REMEMBERED + 3):
+    for number in range(REQUESTS_REMEMBERED + 3):
         await application.results.ask(question(f"/{number}"))
     application.requests.clear()
     await application.results.ask_all()
-    assert sorted(application.requests) == sorted(f"/{number}" for number in range(3, REMEMBERED + 3))
+    assert sorted(application.requests) == sorted(f"/{number}" for number in range(3, REQUESTS_REMEMBERED + 3))

@@ -2,7 +2,8 @@
 
     PYTHONPATH=.:src python3 -m tests.unit.lifecycle.journeys
 
-prints the files that have to be open to follow each, in reading order, for docs/architecture.md; `--calls` all calls.
+prints the files that have to be open to follow each, in reading order, for docs/architecture.md; with `--calls` all
+calls, with `--json` only what a test wants to know. It is a process of its own, since older threads are not seen.
 
 As root. The container is a real process in cgroups and a network namespace of its own, under the real controller; runc
 alone is a fake. Each call of a function of zeropod's is recorded as it begins, with the file that it comes from. A file
@@ -16,6 +17,7 @@ There is a reading order, in which no file has to be opened twice, if all calls 
 """
 
 import argparse
+import json
 import os
 import socket
 import subprocess
@@ -132,7 +134,7 @@ class Recorder:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Inside, all threads are looked at: those that trio keeps for later, too."""
+        """Inside, all threads are looked at that begin there, and this one."""
         threading.setprofile(self._profile)
         sys.setprofile(self._profile)
         try:
@@ -294,9 +296,13 @@ def _journeys(probed: Sequence[Call], used: Sequence[Call]) -> list[Journey]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--calls", action="store_true")
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         found = trio.run(record, Path(directory))
+    if options.json:
+        print(json.dumps([[journey.name, journey.files, sorted(journey.steps)] for journey in found]))
+        return
     for journey in found:
         ran = {call.file for call in journey.calls}
         print(f"\n{journey.name}: {len(journey.files)} files; {len(ran)} with all that is not counted")

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,6 +13,7 @@ import trio
 from tests.unit.lifecycle.said import said
 from tests.unit.shim.fakes import World
 
+from zeropod.activator.hold.frozen import FrozenSockets
 from zeropod.lifecycle.cold.checkpointer import Checkpointer
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle
 from zeropod.runtime.cgroups import CgroupError
@@ -29,7 +31,7 @@ async def test_a_container_whose_processes_have_just_ended_is_not_dumped(world: 
     init_process = world.container.init_process
     assert init_process is not None
     with pytest.raises(NotIdle, match="about to end"):
-        await checkpointer.checkpoint(init_process, trio.sleep_forever, lambda: False)
+        await checkpointer.checkpoint(init_process, FrozenSockets())
     assert "checkpoint" not in world.runc.calls
     assert not init_process.exit_expected
 
@@ -110,8 +112,9 @@ class Attempt:
         self.arrival: Callable[[], Awaitable[object]] = trio.sleep_forever
 
     async def run(self) -> Inventory:
+        sockets: Any = SimpleNamespace(event=lambda _: self.arrival(), ready=lambda _: self.has_arrived)
         with trio.fail_after(10):
-            return await self.checkpointer.checkpoint(self.init_process, self.arrival, lambda: self.has_arrived)
+            return await self.checkpointer.checkpoint(self.init_process, sockets)
 
     @property
     def is_undone(self) -> bool:

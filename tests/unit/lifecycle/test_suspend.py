@@ -178,11 +178,14 @@ def fakes(world: World) -> dict[str, Any]:
             world.did("hold")
             return world.keeps
 
-        async def connection(self) -> Event:
+        def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
+            return (self._connection, self._probe)
+
+        async def _connection(self) -> Event:
             await world.connected.wait()
             return Event.CONNECTION
 
-        async def probe(self) -> Event:
+        async def _probe(self) -> Event:
             await world.probed.wait()
             return Event.PROBE
 

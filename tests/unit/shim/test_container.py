@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -443,19 +444,24 @@ async def test_limits_that_runc_refuses_do_not_get_into_the_bundle(world: World)
     assert limits(world) is None
 
 
-class Needs(Controller):
-    """A controller of a container of which a part is out of memory."""
+class Needs:
+    """Stands in for a strategy."""
 
-    needed = 75 << 20
+    answered = 0
 
-    @property
     def memory_needed(self) -> int:
-        return self.needed
+        return 75 << 20
+
+
+def with_memory_out(world: World) -> None:
+    needs: Any = Needs()
+    world.container.controller = Controller(world.container, "", SuspendStrategy)
+    world.container.controller.strategy = needs
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.STANDBY, State.COLD])
 async def test_a_memory_limit_below_what_it_needs_to_come_back_is_refused(world: World, state: State) -> None:
-    world.container.controller = Needs(world.container, "", SuspendStrategy)
+    with_memory_out(world)
     reach(world.container.life, state)
     with pytest.raises(RpcError) as refusal:
         await world.container.update(b'{"memory": {"limit": 41943040}, "cpu": {"shares": 7}}')
@@ -467,7 +473,7 @@ async def test_a_memory_limit_below_what_it_needs_to_come_back_is_refused(world:
 
 @pytest.mark.parametrize("memory", [{"limit": 75 << 20}, {"limit": -1}, {"limit": 0}, {"reservation": 1}, {}])
 async def test_other_limits_of_one_whose_memory_is_out_are_set(world: World, memory: dict[str, int]) -> None:
-    world.container.controller = Needs(world.container, "", SuspendStrategy)
+    with_memory_out(world)
     reach(world.container.life, State.STANDBY)
     await world.container.update(json.dumps({"memory": memory}).encode())
     assert world.runc.calls == ["update"]

@@ -78,8 +78,7 @@ class Pending:
 class FrozenSockets:
     """Duplicates of what the processes of one container have open; without any, nothing ever arrives."""
 
-    def __init__(self, uncounted: Collection[int] = (), known_unread: Mapping[int, int] | None = None) -> None:
-        self._uncounted = frozenset(uncounted)
+    def __init__(self, known_unread: Mapping[int, int] | None = None) -> None:
         self._known = dict(known_unread or {})
         self._watched: dict[int, Watched] = {}
         """By descriptor."""
@@ -92,20 +91,14 @@ class FrozenSockets:
         """Where data was first seen to have come."""
 
     @classmethod
-    def take(
-        cls,
-        pids: Collection[int],
-        *,
-        uncounted: Collection[int] = (),
-        known_unread: Mapping[int, int] | None = None,
-    ) -> "FrozenSockets":
+    def take(cls, pids: Collection[int], *, known_unread: Mapping[int, int] | None = None) -> "FrozenSockets":
         """Duplicate what these processes have open and watch it from now on.
 
-        `uncounted`: inodes of sockets, pipes and FIFOs of which nothing counts. `known_unread`: what a former attempt
-        found to be there; as long as it is the same, `pending` does not tell of it. Raises OSError where the kernel
-        refuses, or when this process may not have as many descriptors; then nothing stays open.
+        `known_unread`: what a former attempt found to be there; as long as it is the same, `pending` does not tell of
+        it. Raises OSError where the kernel refuses, or when this process may not have as many descriptors; then nothing
+        stays open.
         """
-        frozen = cls(uncounted, known_unread)
+        frozen = cls(known_unread)
         frozen.renew(pids)
         return frozen
 
@@ -166,12 +159,6 @@ class FrozenSockets:
         self._edges()
         self._connected, self._first = set(), None
 
-    @property
-    def cause(self) -> str:
-        """What something has arrived in, in words for a log; empty as long as nothing has."""
-        first = self._first or next((self._watched[descriptor] for descriptor in self._connected), None)
-        return str(first) if first else ""
-
     def close(self) -> None:
         """Let go of everything, which the application still has; when nothing is waiting for an event."""
         if self._epoll:
@@ -202,7 +189,7 @@ class FrozenSockets:
     def _duplicate_from(self, pid: int, known: set[Key], present: set[Key], fresh: dict[int, Watched]) -> None:
         with open_files.table(pid) as table, pidfd.opened(pid) as process:
             for found in watchable.found(pid, table):
-                if found.key in present or found.inode in self._uncounted:
+                if found.key in present:
                     continue
                 if found.key in known or found.key in self._ignored:
                     present.add(found.key)

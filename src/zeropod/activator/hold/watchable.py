@@ -209,7 +209,7 @@ def _anonymous(pid: int, number: int, link: str) -> str | None:
         return "pidfd"
     if link == _FANOTIFY:
         flags = open_files.fdinfo(pid, number).get("fanotify flags", "0").partition(" ")[0]
-        # Who asks for permission lets what is outside wait for the answer.
+        # One that asks for permission lets what is outside wait for the answer.
         return "fanotify" if int(flags, 16) & (_FAN_CLASS_CONTENT | _FAN_CLASS_PRE_CONTENT) else None
     return _ANONYMOUS.get(link)
 

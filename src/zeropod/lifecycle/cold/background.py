@@ -24,7 +24,7 @@ class BackgroundPriority:
         self._nursery = nursery
         self._log = log
         self._is_raised = False
-        self._programs: list[int] = []
+        self._program: int | None = None
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
 
@@ -32,7 +32,7 @@ class BackgroundPriority:
         """Take note of a program that has been started; the one before has ended."""
         if self._is_raised:
             return
-        self._programs = [pid]
+        self._program = pid
         try:
             priority.lower(pid, disk=True)
         except OSError as error:
@@ -55,13 +55,13 @@ class BackgroundPriority:
 
     def _raise(self) -> None:
         self._is_raised = True
-        for pid in self._programs:
-            try:
-                priority.raise_all(pid)
-            except OSError as error:  # without CAP_SYS_NICE
-                self._log.warning(
-                    "cannot raise the priority of a dump that is waited for, it goes on in the background: %s", error
-                )
+        try:
+            if self._program is not None:
+                priority.raise_all(self._program)
+        except OSError as error:  # without CAP_SYS_NICE
+            self._log.warning(
+                "cannot raise the priority of a dump that is waited for, it goes on in the background: %s", error
+            )
 
     async def end(self) -> None:
         """Watch no longer: what is watched may be closed after this."""

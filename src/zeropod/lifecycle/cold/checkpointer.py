@@ -9,9 +9,11 @@ fails.
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import trio
 
+from zeropod.activator.hold.frozen import FrozenSockets
 from zeropod.concurrency import TaskStarter, race
 from zeropod.lifecycle.cold.background import BackgroundPriority
 from zeropod.lifecycle.cold.dump import DUMP, Dump
@@ -22,7 +24,6 @@ from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.reservation import disk_reservation
-from zeropod.lifecycle.stages import Stages
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, Workload
 from zeropod.runtime import criu, ipcns
 from zeropod.runtime.cgroups import CgroupError
@@ -40,33 +41,23 @@ class Checkpointer:
         self._traffic = traffic
         self._kept = kept
 
-    async def checkpoint(
-        self,
-        init_process: InitProcess,
-        arrival: Callable[[], Awaitable[object]],
-        has_arrived: Callable[[], bool],
-    ) -> Inventory:
+    async def checkpoint(self, init_process: InitProcess, sockets: FrozenSockets) -> Inventory:
         """Dump the frozen container, and end its processes. What comes for them is held then.
 
-        `arrival` returns when something has come for it, `has_arrived` says so. Raises NotIdle
-        when something has come or stands against a dump, CheckpointFailed when CRIU has failed: it is frozen as before.
-        Raises ContainerLost when its processes are gone, and no image of them was made.
+        Raises NotIdle when something has come or stands against a dump, CheckpointFailed when CRIU has failed: it is
+        frozen as before. Raises ContainerLost when its processes are gone, and no image of them was made.
         """
         background = BackgroundPriority(self._nursery, self._workload.log)
         try:
             async with disk_reservation(self._workload):
-                return await self._checkpoint(init_process, arrival, has_arrived, background)
+                return await self._checkpoint(init_process, sockets, background)
         finally:
             await background.end()
 
     async def _checkpoint(
-        self,
-        init_process: InitProcess,
-        arrival: Callable[[], Awaitable[object]],
-        has_arrived: Callable[[], bool],
-        background: BackgroundPriority,
+        self, init_process: InitProcess, sockets: FrozenSockets, background: BackgroundPriority
     ) -> Inventory:
-        workload, stages = self._workload, Stages()
+        workload = self._workload
         dump: Dump | None = None
         try:
             workload.store.prepare()
@@ -76,18 +67,15 @@ class Checkpointer:
             self._keep_mounts(init_process)
             dump = Dump(workload, options, workload.criu_options(more=self._kept.for_dump()), background.lower)
             self._nursery.start_soon(dump.run)
-            await self._begun(dump, arrival)
-            stages.end("prepare")
+            await self._begun(dump, partial(sockets.event, workload.settings.ports))
             self._traffic.hold(init_process)
             life = workload.life
             is_wanted = life.wake_wanted.is_set() or life.nap_wanted.is_set()
-            pending = Reason.SOMETHING.because() if has_arrived() else None
+            pending = Reason.SOMETHING.because() if sockets.ready(workload.settings.ports) else None
             require_idle(Snapshot(pending=pending, is_wanted=is_wanted))
             background.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
             init_process.exit_expected = True
-            stages.end("hold")
-            inventory = await self._dump(init_process, dump, stages)
-            stages.end("inventory")
+            return await self._dump(init_process, dump)
         except BaseException as error:  # cancelled, too: whatever is held is let go of
             with trio.CancelScope(shield=True):
                 await self._undo(init_process, dump)
@@ -96,8 +84,6 @@ class Checkpointer:
             if isinstance(error, OSError | CgroupError | CriuError):
                 raise CheckpointFailed(Reason.DUMP_FAILED.because(error)) from error
             raise
-        workload.log.debug("stages of the dump: %s", stages)
-        return inventory
 
     async def _undo(self, init_process: InitProcess, dump: Dump | None) -> None:
         workload = self._workload
@@ -148,7 +134,7 @@ class Checkpointer:
             return []
         return ["--parent-path", "../predump"]
 
-    async def _dump(self, init_process: InitProcess, dump: Dump, stages: Stages) -> Inventory:
+    async def _dump(self, init_process: InitProcess, dump: Dump) -> Inventory:
         workload, store = self._workload, self._workload.store
         stats = workload.stats_awake()
         ipc = workload.spec.namespaces.get("ipc")
@@ -160,7 +146,6 @@ class Checkpointer:
                 raise criu.explain(store.work / "dump.log", error) from error
             workload.log.warning("CRIU did not live to end what it had dumped: %s", error)
             await terminate(workload, init_process)
-        stages.end("dump")
         await init_process.exited.wait()
         workload.slept = stats
         if ipc:

@@ -39,9 +39,6 @@ class Memory(Protocol):
     async def bring_back(self) -> None:
         """Bring everything back in."""
 
-    async def ended(self) -> None:
-        """Take note that the processes are in an image, which leaves out what is in the page store."""
-
     async def rejoin(self, init_process: InitProcess) -> None:
         """Give restored processes, which are stopped, what the image has left out."""
 
@@ -50,7 +47,7 @@ class ColdSleep:
     def __init__(self, workload: Workload, network: PodNetwork, nursery: TaskStarter, memory: Memory) -> None:
         self._workload = workload
         self._memory = memory
-        self.traffic = Traffic(workload, network, nursery)
+        self.traffic = Traffic(workload, network)
         self.prospect = ColdProspect(workload, network)
         self._restorer = Restorer(workload, nursery, self.traffic.silence)
         self._checkpointer = Checkpointer(workload, nursery, self.traffic, self._restorer.kept)
@@ -99,17 +96,8 @@ class ColdSleep:
 
     async def dump(self, init_process: InitProcess, sockets: FrozenSockets) -> None:
         """End the frozen container, whose memory is prepared, into an image. Raises as `Checkpointer.checkpoint`."""
-        ports = self._workload.settings.ports
-        self._inventory = await self._checkpointer.checkpoint(
-            init_process,
-            lambda: sockets.event(ports),
-            lambda: bool(sockets.ready(ports)),
-        )
+        self._inventory = await self._checkpointer.checkpoint(init_process, sockets)
         self.is_cold = True
-
-    async def dumped(self) -> None:
-        """Let go of the memory of the processes, which have ended, but for what the image leaves out."""
-        await self._memory.ended()
 
     # Back
 

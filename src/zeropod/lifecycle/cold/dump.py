@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import trio
 
+from zeropod.concurrency import race
 from zeropod.kernel.fifo_barrier import FifoBarrier
 from zeropod.lifecycle.strategy import Workload
 from zeropod.runtime.command import Started
@@ -32,7 +33,7 @@ class Dump:
         # Another runtime may not look at the configuration at all: it is not started before everything is held.
         self._barrier = FifoBarrier(container.store.config, UNFINISHED) if container.runc.is_runc else None
         self.is_ready = False
-        """Whether CRIU waits for `go`; without anybody who reads it, what is written would be lost."""
+        """Whether CRIU waits for `go`; without a reader, what is written would be lost."""
         self._scope = trio.CancelScope()
         self._go = trio.Event()
         self._ended = trio.Event()
@@ -56,17 +57,10 @@ class Dump:
     async def ready(self) -> None:
         """Returns when CRIU waits for `go`. Raises RuncError when it has not come that far."""
         if self._barrier:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._until_ended, nursery.cancel_scope)
-                await self._barrier.reached()
-                nursery.cancel_scope.cancel()
+            await race(self._ended.wait, self._barrier.reached)
             if self._ended.is_set():
                 raise self._failure or RuncError("the dump was over before it had begun")
         self.is_ready = True
-
-    async def _until_ended(self, scope: trio.CancelScope) -> None:
-        await self._ended.wait()
-        scope.cancel()
 
     async def go(self) -> None:
         """The container is frozen: dumps it, which ends its processes. Raises RuncError, OSError."""

@@ -45,7 +45,7 @@ class Restorer:
         """Ends with the present restore's image."""
         self._working_set: WorkingSet = ()
         self._dump_waits = trio.Event()
-        """Set by who needs the present image gone."""
+        """Set where the present image has to be gone."""
         self._dropped = trio.Event()
         """Set when it is."""
         self._dropped.set()
@@ -73,7 +73,7 @@ class Restorer:
             if before_it_runs:
                 await before_it_runs(restored)
                 _continue(restored)
-            container.configure_criu()  # what is for this restore alone must not get into anybody's next dump
+            container.configure_criu()  # what is for this restore alone must not get into the next dump
         except BaseException as error:
             try:
                 self.kept.has_failed()

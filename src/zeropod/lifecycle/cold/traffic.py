@@ -12,7 +12,6 @@ import trio
 
 from zeropod.activator.held import HeldListeners
 from zeropod.activator.network import PodNetwork
-from zeropod.concurrency import TaskStarter
 from zeropod.kernel import sockets
 from zeropod.kernel.connection_table import Connection
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
@@ -28,10 +27,9 @@ SETTLE = 1.0
 
 
 class Traffic:
-    def __init__(self, container: Workload, network: PodNetwork, nursery: TaskStarter) -> None:
+    def __init__(self, container: Workload, network: PodNetwork) -> None:
         self._container = container
         self._network = network
-        self._nursery = nursery
         self._held = HeldListeners()
         self._locked: frozenset[Connection] = frozenset()
         self._locked_at = 0.0
@@ -40,7 +38,8 @@ class Traffic:
     def hold(self, init_process: InitProcess) -> None:
         """Hold everything from now on; the container is frozen. Raises NotIdle, CheckpointFailed, OSError."""
         own = init_process.socket_inodes()
-        self._hold_listeners(init_process, own)
+        listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}
+        self._held = HeldListeners.take(init_process.pids(), listening)
         require_idle(Snapshot(listens=bool(self._held)))
         if words := self._network.cannot_hand_over:
             raise CheckpointFailed(Reason.CANNOT_HAND_OVER.because(words))
@@ -58,10 +57,6 @@ class Traffic:
         if any(sock.send_queue for sock in mine if sock.state is not TcpState.SYN_SENT):
             return Reason.NOT_YET_TAKEN.because()
         return None
-
-    def _hold_listeners(self, init_process: InitProcess, own: Collection[int]) -> None:
-        listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}
-        self._held = HeldListeners.take(init_process.pids(), listening)
 
     def _lock(self, connections: Iterable[TcpSocket], own: Collection[int]) -> None:
         if self._container.settings.tcp_established:

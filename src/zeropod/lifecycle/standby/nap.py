@@ -74,7 +74,7 @@ class Nap:
             looks += 1
 
     def _is_probed(self) -> bool:
-        """A probe that came to the container itself is still with it; for LONGEST seconds, after which it is none."""
+        """A probe that came to the container itself is still with it; for PROBE_SECONDS, after which it is none."""
         return bool(self._network.from_probe_sources(self._init_process.socket_inodes, self._ports))
 
     def use(self) -> Explanation | None:

@@ -20,7 +20,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import cast
@@ -77,12 +77,10 @@ class Application:
         os.waitpid(process.pid, os.WUNTRACED)
         self.pids.append(process.pid)
 
-    def frozen(
-        self, *, uncounted: Collection[int] = (), known_unread: Mapping[int, int] | None = None
-    ) -> FrozenSockets:
+    def frozen(self, *, known_unread: Mapping[int, int] | None = None) -> FrozenSockets:
         if not self.pids:
             self.start()
-        taken = FrozenSockets.take(self.pids, uncounted=uncounted, known_unread=known_unread)
+        taken = FrozenSockets.take(self.pids, known_unread=known_unread)
         self._owned.callback(taken.close)
         return taken
 
@@ -403,7 +401,6 @@ async def test_what_arrives_wakes(app: Application, make: Callable[[Application]
     expected = Arrived.CONNECTION if make in LISTENERS else Arrived.DATA
     assert await waiting.result() is expected
     assert frozen.ready() is expected
-    assert frozen.cause
 
 
 @pytest.mark.parametrize("make", [*MAKERS, event_counter])
@@ -790,16 +787,6 @@ def test_fanotify_counts_where_its_answer_is_waited_for(app: Application, flags:
     assert len(app.frozen()) == watched
 
 
-def test_what_is_uncounted_is_not_watched(app: Application) -> None:
-    server, client = app.tcp()
-    client.send(b"hello")
-    frozen = app.frozen(uncounted={inode(server)})
-    client.send(b"hello")
-    assert not frozen
-    assert not frozen.pending()
-    assert frozen.ready() is None
-
-
 def test_a_filter_of_the_application_goes_on_filtering(app: Application) -> None:
     server, client = (app.own(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
     server.bind(("127.0.0.1", 0))
@@ -1009,7 +996,6 @@ async def test_without_anything_nothing_ever_arrives(nursery: trio.Nursery) -> N
     assert not frozen
     assert not frozen.ready()
     assert not frozen.pending()
-    assert not frozen.cause
     waiting = Waiting(frozen, nursery)
     await wait_all_tasks_blocked()
     assert waiting.arrived is None
