@@ -17,15 +17,15 @@ from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import Workload
 
 
-async def pretend(container: Workload, watch: IdleMonitor) -> None:
+async def pretend(workload: Workload, watch: IdleMonitor) -> None:
     """From when the container would fall asleep to when it would be awake again."""
-    life, metrics = container.life, container.metrics
+    life, metrics = workload.life, workload.metrics
     life.wake_wanted = trio.Event()
     life.end_attempt()
-    life.pretended = State.STANDBY if container.settings.standby else State.COLD
+    life.pretended = State.STANDBY if workload.settings.standby else State.COLD
     metrics.dry_run_sleeps += 1
     life.explanation = Reason.DRY_RUN.because(f"{datetime.fromtimestamp(time.time(), UTC):%H:%M:%S}")
-    container.log.info("would sleep (%s), were it not for dry-run", life.pretended.name)
+    workload.log.info("would sleep (%s), were it not for dry-run", life.pretended.name)
     try:
         await race(life.wake_wanted.wait, partial(watch.used, time.monotonic_ns()))
     finally:
@@ -34,4 +34,4 @@ async def pretend(container: Workload, watch: IdleMonitor) -> None:
     if life.wake_wanted.is_set():
         watch.awake_since = time.monotonic_ns()
     life.explanation = Reason.DRY_RUN_WOKEN.because()
-    container.log.info("would be woken, were it not for dry-run")
+    workload.log.info("would be woken, were it not for dry-run")

@@ -49,8 +49,8 @@ class Held(Enum):
 
 
 class Probes:
-    def __init__(self, container: Workload, network: PodNetwork, nursery: TaskStarter) -> None:
-        self._container = container
+    def __init__(self, workload: Workload, network: PodNetwork, nursery: TaskStarter) -> None:
+        self._workload = workload
         self._network = network
         self._nursery = nursery
         self.inspector: ProbeInspector | None = None
@@ -61,14 +61,14 @@ class Probes:
         self._results: ProbeResults | None = None
         self._unwell = ""
         self._asked_at = 0.0
-        settings = container.settings
+        settings = workload.settings
         if network.lookup and network.probe_sources and not settings.disable_probe_detection:
             ours = OurConnections(network.lookup)
             self._results = ProbeResults(network.path, ours)
             self.inspector = ProbeInspector(
                 network.lookup, settings.probe_buffer_size, network.probe_sources, self._results, ours
             )
-            self.inspector.on_answer = lambda: container.life.tell()
+            self.inspector.on_answer = lambda: workload.life.tell()
             self._interceptor = ProbeInterceptor(
                 network.path,
                 network.lookup,
@@ -93,7 +93,7 @@ class Probes:
     def _learn(self) -> None:
         self._end_discovery()
         if self._interceptor:
-            self._discovery = ProbeDiscovery(self._container, self._network, self._interceptor)
+            self._discovery = ProbeDiscovery(self._workload, self._network, self._interceptor)
             self._nursery.start_soon(self._discovery.run, self._start)
 
     def _end_discovery(self) -> None:
@@ -141,7 +141,7 @@ class Probes:
         try:
             self._interceptor.intercept_node(on=on)
         except OSError as error:
-            self._container.log.warning(
+            self._workload.log.warning(
                 "cannot intercept connections from the node, some may not be counted during this nap: %s", error
             )
 
@@ -183,8 +183,8 @@ class Probes:
 
 
 class ProbeDiscovery:
-    def __init__(self, container: Workload, network: PodNetwork, interceptor: ProbeInterceptor) -> None:
-        self._container = container
+    def __init__(self, workload: Workload, network: PodNetwork, interceptor: ProbeInterceptor) -> None:
+        self._workload = workload
         self._network = network
         self._interceptor = interceptor
         self._scope = trio.CancelScope()
@@ -200,7 +200,7 @@ class ProbeDiscovery:
                 await start()
                 self._interceptor.intercept_kubelet(await self._ports())
             except OSError as error:
-                self._container.log.warning("its first probes may wake it: what they ask is not found out: %s", error)
+                self._workload.log.warning("its first probes may wake it: what they ask is not found out: %s", error)
                 return
             await trio.sleep(DISCOVERY)
             self._interceptor.disengage()
@@ -209,7 +209,7 @@ class ProbeDiscovery:
         """Return the ports on which the container listens, when it does."""
         started = trio.current_time()
         while True:
-            init_process = self._container.init_process
+            init_process = self._workload.init_process
             ports = self._network.listening_ports(init_process.socket_inodes()) if init_process else frozenset()
             if ports:
                 return ports

@@ -40,14 +40,14 @@ class RestartStrategy:
     frozen_at = 0.0
     image_bytes = 0
 
-    def __init__(self, container: Workload, network: PodNetwork, nursery: TaskStarter) -> None:
-        self._container = container
+    def __init__(self, workload: Workload, network: PodNetwork, nursery: TaskStarter) -> None:
+        self._workload = workload
         self._network = network
         self._nursery = nursery
         self._redirect: Redirect | None = None
         self._ports: frozenset[int] = frozenset()
         self._ended = False
-        self._probes = Probes(container, network, nursery)
+        self._probes = Probes(workload, network, nursery)
 
     @property
     def answered(self) -> int:
@@ -68,7 +68,7 @@ class RestartStrategy:
         """Waits until the started application listens, and sends new connections straight to it from then on."""
         started = trio.current_time()
         while self._redirect and self._ports:
-            init_process = self._container.init_process
+            init_process = self._workload.init_process
             assert init_process is not None
             up = self._ports & self._network.listening_ports(init_process.socket_inodes())
             self._redirect.ready(up)
@@ -84,22 +84,22 @@ class RestartStrategy:
         await self._probes.pass_all()
 
     async def freeze(self) -> Event:
-        container, network, init_process = self._container, self._network, self._container.init_process
+        workload, network, init_process = self._workload, self._network, self._workload.init_process
         assert init_process is not None
         if not network.lookup:
             raise CheckpointFailed(Reason.NO_EBPF.because())
         self._probes.release()
         listening = network.listening_ports(init_process.socket_inodes())
         # A port of its settings that it never opens would be waited for in vain after its start.
-        self._ports = listening & container.settings.ports if container.settings.ports else listening
+        self._ports = listening & workload.settings.ports if workload.settings.ports else listening
         before = network.activity(self._ports)
-        require_idle(replace(look_at_life(container.life), listens=bool(self._ports)))
+        require_idle(replace(look_at_life(workload.life), listens=bool(self._ports)))
         redirect = Redirect(
             network.path,
             self._ports,
             network.lookup,
-            connect_timeout=container.settings.connect_timeout,
-            proxy_timeout=container.settings.proxy_timeout,
+            connect_timeout=workload.settings.connect_timeout,
+            proxy_timeout=workload.settings.proxy_timeout,
             inspector=self._probes.inspector,
         )
         try:
@@ -113,7 +113,7 @@ class RestartStrategy:
             raise
         self._redirect = redirect
         self.frozen_at = time.monotonic()
-        container.slept = container.stats_awake()
+        workload.slept = workload.stats_awake()
         init_process.exit_expected = True
         self._ended = True
         await self._end()
@@ -123,10 +123,10 @@ class RestartStrategy:
         """Raise NotIdle if something has come until the connections were redirected."""
         has_connected = self._network.activity(self._ports) != before
         pending = Reason.CONNECTION.because() if has_connected else None
-        require_idle(look_at_traffic(self._container, self._network, self._ports, pending))
+        require_idle(look_at_traffic(self._workload, self._network, self._ports, pending))
 
     async def _end(self) -> None:
-        container, init_process = self._container, self._container.init_process
+        workload, init_process = self._workload, self._workload.init_process
         assert init_process is not None
         for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, float("inf"))):
             if number == signal.SIGKILL:
@@ -138,7 +138,7 @@ class RestartStrategy:
                 await init_process.exited.wait()
                 break
         with suppress(RuncError):
-            await container.runc.delete(container.id, force=True)
+            await workload.runc.delete(workload.id, force=True)
 
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
         return (self._connection,)
@@ -167,7 +167,7 @@ class RestartStrategy:
     napped = dump = refreeze
 
     async def restore(self) -> None:
-        workload = self._container
+        workload = self._workload
         try:
             await workload.start_afresh()
         except RpcError as error:

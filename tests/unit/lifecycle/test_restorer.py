@@ -23,7 +23,7 @@ def restorer(world: World, nursery: trio.Nursery, tmp_path: Path) -> Restorer:
 
 
 def is_there(restorer: Restorer) -> bool:
-    return restorer._container.store.images.exists()
+    return restorer._workload.store.images.exists()
 
 
 async def test_it_stays_while_others_may_be_waking_up(restorer: Restorer, autojump_clock: MockClock) -> None:
@@ -47,7 +47,7 @@ async def test_an_earlier_look_takes_nothing_of_the_next_image(restorer: Restore
     await trio.sleep(LATER / 2)
     await restorer.complete()  # it was too busy to sleep, and starts over
     await restorer.dropped()
-    restorer._container.store.images.mkdir()
+    restorer._workload.store.images.mkdir()
     await trio.sleep(2 * LATER)
     assert is_there(restorer)
 

@@ -21,9 +21,9 @@ RESTORE = 60.0
 
 
 class Attempt:
-    def __init__(self, container: Workload, wanted: WorkingSet, silence: Silence) -> None:
+    def __init__(self, workload: Workload, wanted: WorkingSet, silence: Silence) -> None:
         """`wanted` is for the pager; `silence` for what has to be undone."""
-        self._container = container
+        self._workload = workload
         self._wanted = wanted
         self._silence = silence
         self._init_process: InitProcess | None = None
@@ -47,16 +47,16 @@ class Attempt:
         return self._init_process
 
     async def _restore(self, options: Sequence[str], listener: socket.socket | None) -> InitProcess:
-        container, store = self._container, self._container.store
+        workload, store = self._workload, self._workload.store
 
         def has_started(_pid: int) -> None:
             # runc takes longer to get to the point where CRIU asks for the pager than the pager takes to be there.
             if listener:
                 with listener:  # which is the pager's alone: where it has died, CRIU shall not wait
-                    self.pager = Pager.at(listener, store.images, self._wanted, say=container.log.warning)
+                    self.pager = Pager.at(listener, store.images, self._wanted, say=workload.log.warning)
                 self._has_pager.set()
 
-        init_process = await container.restore(store.images, store.work, options, RESTORE, has_started)
+        init_process = await workload.restore(store.images, store.work, options, RESTORE, has_started)
         init_process.exit_expected = self._unserved
         return init_process
 
@@ -66,13 +66,13 @@ class Attempt:
         assert self.pager is not None
         await self.pager.died()
         self._unserved = True
-        await kill_until_cancelled(self._container, self._silence)
+        await kill_until_cancelled(self._workload, self._silence)
 
     async def undo(self) -> None:
         """Leaves nothing of it but the image."""
         if self._init_process:
             self._init_process.exit_expected = True
         with trio.CancelScope(shield=True):
-            await cleanup_failed_restore(self._container, self._silence)
+            await cleanup_failed_restore(self._workload, self._silence)
             if self.pager:  # not before: what waits for it would read zeroes
                 await self.pager.kill()

@@ -24,14 +24,14 @@ FINISHED = " skip\n"
 
 
 class Dump:
-    def __init__(self, container: Workload, options: Sequence[str], text: str, started: Started) -> None:
+    def __init__(self, workload: Workload, options: Sequence[str], text: str, started: Started) -> None:
         """`text` is CRIU's configuration. Raises OSError."""
-        self._container = container
+        self._workload = workload
         self._options = options
         self._text = text
         self._started = started
         # Another runtime may not look at the configuration at all: it is not started before everything is held.
-        self._barrier = FifoBarrier(container.store.config, UNFINISHED) if container.runc.is_runc else None
+        self._barrier = FifoBarrier(workload.store.config, UNFINISHED) if workload.runc.is_runc else None
         self.is_ready = False
         """Whether CRIU waits for `go`; without a reader, what is written would be lost."""
         self._scope = trio.CancelScope()
@@ -41,13 +41,13 @@ class Dump:
 
     async def run(self) -> None:
         """In the background, until `stop` or the end."""
-        container = self._container
+        workload = self._workload
         try:
             with self._scope:
                 if self._barrier is None:
                     await self._go.wait()
-                await container.runc.checkpoint(
-                    container.id, container.store.images, container.store.work, self._options, DUMP, self._started
+                await workload.runc.checkpoint(
+                    workload.id, workload.store.images, workload.store.work, self._options, DUMP, self._started
                 )
         except RuncError as error:
             self._failure = error
@@ -67,7 +67,7 @@ class Dump:
         if self._barrier:
             self._barrier.let_through(FINISHED + self._text)
         else:
-            self._container.store.config.write_text(self._text)
+            self._workload.store.config.write_text(self._text)
         self._go.set()
         await self._ended.wait()
         if self._failure:

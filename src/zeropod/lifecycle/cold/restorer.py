@@ -32,8 +32,8 @@ LATER = 1.0
 
 
 class Restorer:
-    def __init__(self, container: Workload, nursery: TaskStarter, silence: Silence) -> None:
-        self._container = container
+    def __init__(self, workload: Workload, nursery: TaskStarter, silence: Silence) -> None:
+        self._workload = workload
         self._silence = silence
         self._nursery = nursery
         self._pager: Pager | None = None
@@ -49,7 +49,7 @@ class Restorer:
         self._dropped = trio.Event()
         """Set when it is."""
         self._dropped.set()
-        self.kept = KeptMounts(paths.tmpfs(container.runc.namespace, container.id))
+        self.kept = KeptMounts(paths.tmpfs(workload.runc.namespace, workload.id))
         """What does not go through the image."""
 
     async def restore(
@@ -59,26 +59,26 @@ class Restorer:
 
         Raises CriuError, and then nothing is left of it but the image; so it is with what `before_it_runs` raises.
         """
-        container, store = self._container, self._container.store
-        attempt, listener = Attempt(container, self._working_set, self._silence), None
+        workload, store = self._workload, self._workload.store
+        attempt, listener = Attempt(workload, self._working_set, self._silence), None
         try:
             store.prepare_restore()
-            container.configure_criu(stopped=before_it_runs is not None, more=self.kept.for_restore())
-            if ipc := container.spec.namespaces.get("ipc"):
+            workload.configure_criu(stopped=before_it_runs is not None, more=self.kept.for_restore())
+            if ipc := workload.spec.namespaces.get("ipc"):
                 ipcns.clear(store.images, ipc)
             if lazy:
                 listener = listen(store.work)
-            options = criu.restore_options(lazy=lazy, tcp_established=container.settings.tcp_established)
+            options = criu.restore_options(lazy=lazy, tcp_established=workload.settings.tcp_established)
             restored = await attempt.run(options, listener)
             if before_it_runs:
                 await before_it_runs(restored)
                 _continue(restored)
-            container.configure_criu()  # what is for this restore alone must not get into the next dump
+            workload.configure_criu()  # what is for this restore alone must not get into the next dump
         except BaseException as error:
             try:
                 self.kept.has_failed()
             except OSError as failure:  # what is left of it must be ended all the same
-                container.log.warning("cannot take back its tmpfs mounts, the next restore does: %s", failure)
+                workload.log.warning("cannot take back its tmpfs mounts, the next restore does: %s", failure)
             await attempt.undo()
             if isinstance(error, RuncError | OSError | CgroupError):
                 raise criu.explain(store.work / "restore.log", error) from error
@@ -96,11 +96,11 @@ class Restorer:
 
     def tidy(self) -> None:
         """Take away what only CRIU needed, in some milliseconds; after a restore, when nothing waits any more."""
-        init_process = self._container.init_process
+        init_process = self._workload.init_process
         try:
             self.kept.has_restored(init_process.pids() if init_process else ())
         except OSError as error:
-            self._container.log.warning("something of its restore is left, until the next or its deletion: %s", error)
+            self._workload.log.warning("something of its restore is left, until the next or its deletion: %s", error)
 
     async def _bring(self, pager: Pager, done: trio.Event) -> None:
         try:
@@ -118,7 +118,7 @@ class Restorer:
         with self._stay:
             await trio.sleep(FORGET)
             with suppress(OSError):
-                self._container.store.forget_pages()
+                self._workload.store.forget_pages()
 
     def drain(self) -> None:
         """The container runs: brings everything."""
@@ -141,7 +141,7 @@ class Restorer:
         with trio.move_on_after(LATER):
             await self._dump_waits.wait()
         # Some hundred milliseconds for gigabytes, in which other containers of the pod may have to be woken.
-        await trio.to_thread.run_sync(self._container.store.drop_images)
+        await trio.to_thread.run_sync(self._workload.store.drop_images)
         self._dropped.set()
 
     async def dropped(self) -> None:

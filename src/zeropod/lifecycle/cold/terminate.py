@@ -27,7 +27,7 @@ DEATH = 10.0
 """Seconds for killed processes to be gone; they take milliseconds, with gigabytes of memory some more."""
 
 
-async def terminate(container: Workload, init_process: InitProcess) -> None:
+async def terminate(workload: Workload, init_process: InitProcess) -> None:
     """Kill the processes; their exit is not reported. Raises ContainerLost when they do not die."""
     init_process.exit_expected = True
     init_process.cgroup.kill()
@@ -36,32 +36,32 @@ async def terminate(container: Workload, init_process: InitProcess) -> None:
     if patience.cancelled_caught:
         raise ContainerLost(f"its processes do not die within {DEATH:g} s of SIGKILL", sigkilled(init_process.pid))
     with suppress(RuncError):
-        await container.runc.delete(container.id, force=True)
+        await workload.runc.delete(workload.id, force=True)
 
 
-async def kill_until_cancelled(container: Workload, silence: Silence) -> NoReturn:
+async def kill_until_cancelled(workload: Workload, silence: Silence) -> NoReturn:
     """Kill whatever appears in the cgroup, until cancelled."""
     while True:
-        if container.init_process:
-            _silence_and_kill(container.init_process.cgroup, silence)
+        if workload.init_process:
+            _silence_and_kill(workload.init_process.cgroup, silence)
         await trio.sleep(AGAIN)
 
 
-async def cleanup_failed_restore(container: Workload, silence: Silence) -> None:
+async def cleanup_failed_restore(workload: Workload, silence: Silence) -> None:
     """Kill what a failed restore has left, and have runc forget the container; log what is left after all."""
-    if container.init_process:
-        cgroup = container.init_process.cgroup
+    if workload.init_process:
+        cgroup = workload.init_process.cgroup
         with trio.move_on_after(DEATH) as patience:
             while _silence_and_kill(cgroup, silence):  # noqa: ASYNC110 - the kernel has no event for it
                 await trio.sleep(AGAIN)
         if patience.cancelled_caught:
-            container.log.error("failed restore: processes %s survive SIGKILL", cgroup.pids())
+            workload.log.error("failed restore: processes %s survive SIGKILL", cgroup.pids())
     try:
         # A runc that was killed leaves the container's root mounted there. It would be emptied with the rest.
-        mount.unmount_below(container.runc.state_of(container.id))
-        await container.runc.delete(container.id, force=True)
+        mount.unmount_below(workload.runc.state_of(workload.id))
+        await workload.runc.delete(workload.id, force=True)
     except (OSError, RuncError) as error:
-        container.log.error("failed restore: runc still knows the container: %s", error)
+        workload.log.error("failed restore: runc still knows the container: %s", error)
 
 
 def _silence_and_kill(cgroup: Cgroup, silence: Silence) -> bool:

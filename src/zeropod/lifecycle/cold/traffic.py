@@ -27,8 +27,8 @@ SETTLE = 1.0
 
 
 class Traffic:
-    def __init__(self, container: Workload, network: PodNetwork) -> None:
-        self._container = container
+    def __init__(self, workload: Workload, network: PodNetwork) -> None:
+        self._workload = workload
         self._network = network
         self._held = HeldListeners()
         self._locked: frozenset[Connection] = frozenset()
@@ -59,7 +59,7 @@ class Traffic:
         return None
 
     def _lock(self, connections: Iterable[TcpSocket], own: Collection[int]) -> None:
-        if self._container.settings.tcp_established:
+        if self._workload.settings.tcp_established:
             mine = (sock for sock in connections if sock.inode in own)
             self._locked = self._network.established.lock(mine)
             self._locked_at = trio.current_time()
@@ -70,7 +70,7 @@ class Traffic:
 
     async def connection(self) -> Event:
         """Return when a connection has come for the container, for which everything is held."""
-        await self._held.connection(self._container.settings.ports)
+        await self._held.connection(self._workload.settings.ports)
         return Event.CONNECTION
 
     async def data(self) -> Event:
@@ -94,14 +94,14 @@ class Traffic:
 
     def silence(self, pids: Collection[int]) -> None:
         """Their connections vanish without a word to the peers when they are killed. To be restored they have to."""
-        if not self._container.settings.tcp_established:
+        if not self._workload.settings.tcp_established:
             return
         try:
             for connection in self._connections_of(pids):
                 with connection, suppress(OSError):  # one that CRIU has not connected yet has nothing to say
                     sockets.enter_repair(connection)
         except OSError as error:
-            self._container.log.warning("its connections may be lost: %s", error)
+            self._workload.log.warning("its connections may be lost: %s", error)
 
     def leave_repair(self, init_process: InitProcess) -> None:
         """A CRIU that was killed leaves connections behind on which the application can not even read."""
@@ -110,7 +110,7 @@ class Traffic:
                 with connection:
                     sockets.leave_repair(connection)
         except OSError as error:
-            self._container.log.warning("its connections may be unusable after the failed checkpoint: %s", error)
+            self._workload.log.warning("its connections may be unusable after the failed checkpoint: %s", error)
 
     def _connections_of(self, pids: Collection[int]) -> Iterable[socket.socket]:
         """Duplicates of their sockets. Raises OSError."""

@@ -32,15 +32,15 @@ LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
 class Nap:
     """Made before the container is thawed."""
 
-    def __init__(self, container: Workload, network: PodNetwork, baseline: Baseline) -> None:
-        init_process = container.init_process
+    def __init__(self, workload: Workload, network: PodNetwork, baseline: Baseline) -> None:
+        init_process = workload.init_process
         assert init_process is not None
         self._init_process = init_process
         self._network = network
         self._baseline = baseline
         self.awaited: Explanation | None = None
         """That a connection waits for the container as it begins to run."""
-        self._ports = container.settings.ports or network.listening_ports(init_process.socket_inodes())
+        self._ports = workload.settings.ports or network.listening_ports(init_process.socket_inodes())
         self._since = trio.current_time()
 
     def begins(self) -> None:
