@@ -7,7 +7,6 @@ connections like any other.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum, auto
 
 import trio
 
@@ -36,16 +35,6 @@ LOOK = 0.005
 
 RECOVERY = 5.0
 """Seconds in which a container that would fail a probe is not asked again."""
-
-
-class Held(Enum):
-    """What came of holding probes back from a container that napped."""
-
-    HELD = auto()
-    PROBED = auto()
-    """Another probe waits for it, or is with it."""
-    WANTED = auto()
-    """A client's connection waits for it."""
 
 
 class Probes:
@@ -155,15 +144,19 @@ class Probes:
         if self._interceptor:
             await self._interceptor.idle()
 
-    def hold(self) -> Held:
-        """Keep probes from the container again, which is about to be frozen; if anything waits, nothing changes."""
+    def hold(self) -> Event | None:
+        """Keep probes from the container again, which is about to be frozen.
+
+        Where another probe or a client's connection waits for it, or is with it, nothing changes: returns PROBE or
+        CONNECTION then.
+        """
         if self._interceptor:
             if self._interceptor.has_client:
-                return Held.WANTED
+                return Event.CONNECTION
             if self._interceptor.has_probe:
-                return Held.PROBED
+                return Event.PROBE
             self._interceptor.application_sleeps()
-        return Held.HELD
+        return None
 
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
         """Return what can come to the interceptor, each to be waited for."""

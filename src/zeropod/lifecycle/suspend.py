@@ -29,7 +29,7 @@ from zeropod.lifecycle.idle.monitor import look_at_traffic, require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event
-from zeropod.lifecycle.probes import Held, Probes
+from zeropod.lifecycle.probes import Probes
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.reservation import DiskBudgetExceeded
 from zeropod.lifecycle.standby.memory import StandbyMemory
@@ -271,9 +271,9 @@ class SuspendStrategy:
         init_process = self._init_process()
         assert self._nap is not None
         match self._probes.hold():
-            case Held.PROBED:
+            case Event.PROBE:
                 return Event.PROBE
-            case Held.WANTED:
+            case Event.CONNECTION:
                 raise NotIdle(Reason.CONNECTION_FROM_NODE.because())
         try:
             await init_process.cgroup.freeze(trio.current_time() + FREEZE)

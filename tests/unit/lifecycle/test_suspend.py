@@ -24,7 +24,6 @@ from zeropod.lifecycle.controller import RESCUE
 from zeropod.lifecycle.idle import monitor
 from zeropod.lifecycle.machine import Event, Life, State
 from zeropod.lifecycle.metrics import ContainerMetrics
-from zeropod.lifecycle.probes import Held
 from zeropod.lifecycle.reasons import Explanation
 from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle
@@ -64,7 +63,7 @@ class World:
         self.ready: Arrived | None = None
         self.amounts: dict[int, int] = {}
         self.quiet = 100.0
-        self.keeps = Held.HELD
+        self.keeps: Event | None = None
         self.arrived = trio.Event()
         self.probed = trio.Event()
         self.connected = trio.Event()
@@ -174,7 +173,7 @@ def fakes(world: World) -> dict[str, Any]:
         async def let_all_through(self) -> None:
             await world.does("let_all_through")
 
-        def hold(self) -> Held:
+        def hold(self) -> Event | None:
             world.did("hold")
             return world.keeps
 
@@ -731,7 +730,7 @@ async def test_what_uses_it_during_a_nap_is_told_and_nothing_of_it_is_lost(
     asleep.nap()
     match what:
         case "wanted":
-            world.keeps = Held.WANTED
+            world.keeps = Event.CONNECTION
         case "connected":
             world.connections = 1
         case "used":
@@ -749,11 +748,11 @@ async def test_what_uses_it_during_a_nap_is_told_and_nothing_of_it_is_lost(
 async def test_another_probe_has_it_nap_on(asleep: SuspendStrategy, suspended: Suspended) -> None:
     world = suspended.world
     asleep.nap()
-    world.keeps = Held.PROBED
+    world.keeps = Event.PROBE
     assert await asleep.refreeze() is Event.PROBE
     asleep.nap()
     assert not world.frozen
-    world.keeps = Held.HELD
+    world.keeps = None
     assert await asleep.refreeze() is Event.FROZEN
 
 

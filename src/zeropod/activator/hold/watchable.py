@@ -65,7 +65,7 @@ ASKED = select.POLLIN | select.POLLPRI | select.POLLRDHUP
 """Data, a lone urgent byte (POLLPRI only), an end. Errors are reported unasked. The same values are EPOLL's."""
 
 
-class Kind(Enum):
+class FileKind(Enum):
     SOCKET = auto()
     STREAM = auto()
     """Bytes: a pipe, a FIFO, a terminal."""
@@ -82,7 +82,7 @@ class Found(NamedTuple):
 
     pid: int
     number: int
-    kind: Kind
+    kind: FileKind
     key: Key
     """Equal for all descriptors of one object, as far as that can be told."""
     inode: int
@@ -123,14 +123,14 @@ class Watched:
 
         Of what does not tell, 1. It is the same as long as nothing has come and nothing was read.
         """
-        ended = bool(events & _ENDED) or bool(self.found.kind is Kind.STREAM and events & select.POLLHUP)
+        ended = bool(events & _ENDED) or bool(self.found.kind is FileKind.STREAM and events & select.POLLHUP)
         return self._lying(events) + ended
 
     def _lying(self, events: int) -> int:
         if not events & (select.POLLIN | select.POLLPRI):
             return 0
         if self.sock is None:
-            amount = open_files.unread(self.descriptor) if self.found.kind is Kind.STREAM else 0
+            amount = open_files.unread(self.descriptor) if self.found.kind is FileKind.STREAM else 0
         elif self.listens:
             amount = sockets.in_accept_queue(self.sock) or 0
         else:
@@ -152,9 +152,9 @@ def found(pid: int, table: Table) -> Iterator[Found]:
     queues: set[tuple[int, int]] | None = None
     for number, link in table:
         if (inode := open_files.inode_in(link, "socket")) is not None:
-            yield Found(pid, number, Kind.SOCKET, inode, inode, link, "socket")
+            yield Found(pid, number, FileKind.SOCKET, inode, inode, link, "socket")
         elif (inode := open_files.inode_in(link, "pipe")) is not None:
-            yield Found(pid, number, Kind.STREAM, ("pipe", inode, table.access(number)), inode, link, "pipe")
+            yield Found(pid, number, FileKind.STREAM, ("pipe", inode, table.access(number)), inode, link, "pipe")
         elif link.startswith("/"):
             if link in _NOT_QUEUES:
                 continue
@@ -165,16 +165,16 @@ def found(pid: int, table: Table) -> Iterator[Found]:
                     queues = _message_queues(pid) if queues is None else queues
                     if identity.device in queues:
                         opened = ("queue", identity.device, identity.inode, table.access(number))
-                        yield Found(pid, number, Kind.OTHER, opened, identity.inode, link, "message queue")
+                        yield Found(pid, number, FileKind.OTHER, opened, identity.inode, link, "message queue")
                 elif special := _special(pid, number, link, identity, table):
                     yield special
         elif what := _anonymous(pid, number, link):
-            yield Found(pid, number, Kind.OTHER, (pid, number, link), 0, link, what)
+            yield Found(pid, number, FileKind.OTHER, (pid, number, link), 0, link, what)
 
 
 def watched(found: Found, duplicate: int) -> Watched | None:
     """Return what is to be watched of a duplicate, which the answer owns then; None when it does not count."""
-    if found.kind is not Kind.SOCKET:
+    if found.kind is not FileKind.SOCKET:
         return Watched(duplicate, found)
     sock = sockets.adopt(duplicate)
     try:
@@ -192,15 +192,15 @@ def watched(found: Found, duplicate: int) -> Watched | None:
 def _special(pid: int, number: int, link: str, identity: Identity, table: Table) -> Found | None:
     if stat.S_ISFIFO(identity.mode):
         opened = ("fifo", identity.device, identity.inode, table.access(number))
-        return Found(pid, number, Kind.STREAM, opened, identity.inode, link, f"FIFO {link}")
+        return Found(pid, number, FileKind.STREAM, opened, identity.inode, link, f"FIFO {link}")
     if stat.S_ISCHR(identity.mode):
         if identity.special in _DEVICES:
-            return Found(pid, number, Kind.OTHER, (pid, number, link), 0, link, _DEVICES[identity.special])
+            return Found(pid, number, FileKind.OTHER, (pid, number, link), 0, link, _DEVICES[identity.special])
         if identity.special == _MULTIPLEXER:
-            return Found(pid, number, Kind.STREAM, (pid, number, link), 0, link, "terminal")
+            return Found(pid, number, FileKind.STREAM, (pid, number, link), 0, link, "terminal")
         if identity.special[0] in _TERMINALS:
             key = ("terminal", identity.device, identity.special)
-            return Found(pid, number, Kind.STREAM, key, identity.inode, link, f"terminal {link}")
+            return Found(pid, number, FileKind.STREAM, key, identity.inode, link, f"terminal {link}")
     return None
 
 
