@@ -44,7 +44,10 @@ class ProbeInterceptor:
         self._answers = False
         self._up = trio.Event()
         self._up.set()
-        self._client_came, self._probe = trio.Event(), trio.Event()
+        self.client_came = trio.Event()
+        """Set when a client has come, which wants the application; until `application_sleeps`."""
+        self.probe_came = trio.Event()
+        """Set when a probe has come that only the application can answer; likewise."""
         self._probes: set[trio.SocketStream] = set()
         """Connections of probers that are the application's business."""
         self._over = trio.Event()
@@ -97,20 +100,7 @@ class ProbeInterceptor:
     def application_sleeps(self) -> None:
         """Hold what is for the application from now on."""
         self._up = trio.Event()
-        self._client_came, self._probe = trio.Event(), trio.Event()
-
-    async def client(self) -> None:
-        """Return when a client has come, which wants the application."""
-        await self._client_came.wait()
-
-    async def probe(self) -> None:
-        """Return when a probe has come that only the application can answer."""
-        await self._probe.wait()
-
-    @property
-    def has_client(self) -> bool:
-        """Whether a client has come."""
-        return self._client_came.is_set()
+        self.client_came, self.probe_came = trio.Event(), trio.Event()
 
     async def idle(self) -> None:
         """Return when no probe waits here for the application, or is with it."""
@@ -133,14 +123,14 @@ class ProbeInterceptor:
             return
         if inspection.disposition is Disposition.NEEDS_APPLICATION:
             self._probes.add(stream)
-            self._probe.set()
+            self.probe_came.set()
         else:
-            self._client_came.set()
+            self.client_came.set()
         try:
             if inspection.pending:
                 await self._up.wait()
                 if not await self._inspector.ask(stream, inspection.pending):
-                    self._client_came.set()  # it needs to run to become well
+                    self.client_came.set()  # it needs to run to become well
                 return
             await forward(
                 stream,

@@ -151,7 +151,7 @@ class Probes:
         CONNECTION then.
         """
         if self._interceptor:
-            if self._interceptor.has_client:
+            if self._interceptor.client_came.is_set():
                 return Event.CONNECTION
             if self._interceptor.has_probe:
                 return Event.PROBE
@@ -165,13 +165,13 @@ class Probes:
     async def _connection(self) -> Event:
         """Return when what was intercepted turned out to be a client's connection."""
         assert self._interceptor is not None
-        await self._interceptor.client()
+        await self._interceptor.client_came.wait()
         return Event.CONNECTION
 
     async def _probe(self) -> Event:
         """Return when a probe has come that only the application can answer."""
         assert self._interceptor is not None
-        await self._interceptor.probe()
+        await self._interceptor.probe_came.wait()
         return Event.PROBE
 
 

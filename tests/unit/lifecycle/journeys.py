@@ -50,7 +50,10 @@ INTERFACES = {"runtime/cgroups/": "runtime/cgroups/base.py", "runtime/memory/": 
 
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("freezer", "cpuacct", "memory", "blkio")
-NODE, POD, PORT = "10.9.77.1", "10.9.77.2", 8080
+SUBNET = f"10.{64 + (os.getpid() >> 8 & 63)}.{os.getpid() & 255}"
+"""Another one for each process: several may run on a machine."""
+
+NODE, POD, PORT = f"{SUBNET}.1", f"{SUBNET}.2", 8080
 PATIENCE = 20.0
 """Seconds for a change of the container's state."""
 
