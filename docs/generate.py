@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the parts of docs/ that are the code's own words: `just docs`; with --check it only says what is outdated.
 
-A part stands between two comments that name it. Everything is read from the sources as text, so that nothing needs to
-be installed; the tables alone are imported, being what the shim itself decides by.
+A part stands between two comments that name it. Everything is read from the sources as text but the tables, which are
+imported, being what the shim itself decides by.
 """
 
 import argparse

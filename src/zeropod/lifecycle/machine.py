@@ -83,7 +83,7 @@ class Event(Enum):
 
 
 class Action(Enum):
-    """What the controller does in a row, in this order; see there what each one is."""
+    """What `actions` does in a row, in this order."""
 
     AWAIT_IDLE = auto()
     """Wait until it may sleep. Returns QUIET."""
