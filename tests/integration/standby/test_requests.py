@@ -56,7 +56,9 @@ def test_exec_runs_in_the_container_and_reports_its_exit_code(stage: Stage, way:
         if way == "cri":
             assert (app.standby().dozes, app.status.restores) == (cycle, 0)
         else:
-            # Without a pod there are no others: what comes from within counts, and makes it stay awake.
+            # Without a pod there are no others: what comes from within counts, and makes it stay awake; which is found
+            # out after the exec has ended.
+            app.awake()
             assert app.status.restores == cycle
 
 
