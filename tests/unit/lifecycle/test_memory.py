@@ -68,6 +68,9 @@ class FakeBackend:
     def cut(self) -> None:
         self.cuts += 1
 
+    def woke(self) -> None:
+        self.node.calls.append("woke")
+
     async def settle(self) -> None:
         await trio.lowlevel.checkpoint()
 

@@ -569,7 +569,7 @@ async def test_whatever_fails_on_the_way_it_runs_and_nothing_is_left(
         await suspended.make().freeze()
     assert suspended.is_whole
     if step in ORDER[ORDER.index("renew") :]:
-        assert suspended.world.since(step)[1:] == ["cut", "thaw", "release", "woke"]
+        assert suspended.world.since(step)[1:] == ["cut", "thaw", "woke", "release"]
 
 
 @pytest.mark.parametrize("step", ["intercept", "freeze"])
@@ -666,7 +666,7 @@ async def test_a_thaw_cuts_the_move_first_and_does_nothing_else(asleep: SuspendS
     assert suspended.world.calls[done:] == ["cut", "thaw"], "it runs"
     asleep.awake()
     assert suspended.is_whole
-    assert suspended.world.calls[done:] == ["cut", "thaw", "release", "woke"]
+    assert suspended.world.calls[done:] == ["cut", "thaw", "woke", "release"]
 
 
 async def test_memory_that_is_lost_ends_the_container(asleep: SuspendStrategy, suspended: Suspended) -> None:
