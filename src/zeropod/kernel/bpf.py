@@ -19,6 +19,7 @@ from typing import Self
 from zeropod.kernel import libc
 
 _LOG_SIZE = 1 << 18
+_PROG_TYPE_SK_LOOKUP, _ATTACH_SK_LOOKUP = 30, 36
 
 
 class _Command(IntEnum):
@@ -38,18 +39,6 @@ class MapType(IntEnum):
     ARRAY = 2
     LRU_HASH = 9
     SOCKMAP = 15
-
-
-class ProgramType(IntEnum):
-    """The kinds of program used here, with the kernel's numbers."""
-
-    SK_LOOKUP = 30
-
-
-class AttachType(IntEnum):
-    """Where a program runs, with the kernel's numbers."""
-
-    SK_LOOKUP = 36
 
 
 class _Descriptor:
@@ -129,12 +118,12 @@ class Map(_Descriptor):
 
 
 class Program(_Descriptor):
-    """A loaded program: `instructions` in the kernel's format with map descriptors filled in.
+    """A loaded sk_lookup program: `instructions` in the kernel's format with map descriptors filled in.
 
     Raises OSError with the verifier's last words when the kernel refuses it.
     """
 
-    def __init__(self, kind: ProgramType, attach: AttachType, instructions: bytes, licence: str, name: str) -> None:
+    def __init__(self, instructions: bytes, licence: str, name: str) -> None:
         code, gpl = bytearray(instructions), bytearray(licence.encode() + b"\0")
 
         def load(log: bytearray | None) -> int:
@@ -143,8 +132,8 @@ class Program(_Descriptor):
                 _Command.PROG_LOAD,
                 struct.pack(
                     "=IIQQIIQII16sII",
-                    *(kind, len(instructions) // 8, _address(code), _address(gpl)),
-                    *(verbosity, size, _address(log), 0, 0, _name(name), 0, attach),
+                    *(_PROG_TYPE_SK_LOOKUP, len(instructions) // 8, _address(code), _address(gpl)),
+                    *(verbosity, size, _address(log), 0, 0, _name(name), 0, _ATTACH_SK_LOOKUP),
                 ),
             )
 
@@ -161,20 +150,19 @@ class Program(_Descriptor):
 
 
 class Link(_Descriptor):
-    """A program attached to what the descriptor `target` stands for (a network namespace).
+    """A program attached to the network namespace that the descriptor `netns` stands for.
 
     Several links on one namespace run one after the other. The attachment ends with close(), and
     when the namespace ends.
     """
 
-    def __init__(self, program: Program, target: int, attach: AttachType) -> None:
-        attributes = struct.pack("=4I32x", program.fd, target, attach, 0)
+    def __init__(self, program: Program, netns: int) -> None:
+        attributes = struct.pack("=4I32x", program.fd, netns, _ATTACH_SK_LOOKUP, 0)
         super().__init__(_bpf(_Command.LINK_CREATE, attributes))
 
 
 def _bpf(command: _Command, attributes: bytes) -> int:
-    name = f"bpf({command.name})"
-    return libc.syscall(name, libc.bpf_number(), int(command), attributes, len(attributes))
+    return libc.syscall("bpf", int(command), attributes, len(attributes), what=f"({command.name})")
 
 
 def _address(data: bytearray | None) -> int:

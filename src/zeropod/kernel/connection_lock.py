@@ -14,7 +14,7 @@ directions are held, these connections alone: new ones and other ports never not
 
 import errno
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import trio
 
@@ -56,12 +56,6 @@ class ConnectionLock:
             self._queue = _bind_queue()
             self._filters = netlink.Netlink(nftables.NETLINK_NETFILTER)
         self._verdicts = _verdicts(self._queue)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def holds(self) -> bool:

@@ -7,14 +7,10 @@ Source of facts: open_tree(2), move_mount(2), setns(2); include/uapi/linux/mount
 """
 
 import os
-import threading
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
-from zeropod.kernel import libc
+from zeropod.kernel import libc, namespace
 
-_OPEN_TREE = 428
-_MOVE_MOUNT = 429
 _AT_FDCWD = -100
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
@@ -22,13 +18,11 @@ _MNT_DETACH = 2
 _CLONE_FS = 0x200
 _CLONE_NEWNS = 0x20000
 
-_Result = TypeVar("_Result")
-
 
 def copy(place: str | os.PathLike[str]) -> int:
     """Return a copy of the mount at `place` in our mount namespace, without submounts. Raises OSError."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
-    return libc.syscall("open_tree", _OPEN_TREE, _AT_FDCWD, os.fspath(place), flags)
+    return libc.syscall("open_tree", _AT_FDCWD, os.fspath(place), flags)
 
 
 def copies_in(pid: int, places: Iterable[str]) -> list[int]:
@@ -50,34 +44,15 @@ def copies_in(pid: int, places: Iterable[str]) -> list[int]:
             raise
         return copied
 
-    return _in_a_thread(make)
+    return namespace.in_a_thread(make)
 
 
 def attach(mount: int, place: str | os.PathLike[str]) -> None:
     """Attach a copy at `place`; it cannot be attached elsewhere afterwards. Raises OSError."""
     empty, flags = b"", _MOVE_MOUNT_F_EMPTY_PATH
-    libc.syscall("move_mount", _MOVE_MOUNT, mount, empty, _AT_FDCWD, os.fspath(place), flags)
+    libc.syscall("move_mount", mount, empty, _AT_FDCWD, os.fspath(place), flags)
 
 
 def detach(place: str | os.PathLike[str]) -> None:
     """Unmount what is mounted at `place`, lazily. Raises OSError."""
     libc.call("umount2", place, _MNT_DETACH)
-
-
-def _in_a_thread(function: Callable[[], _Result]) -> _Result:
-    """Run `function` in a thread that ends right away, so that no return to our own namespace is needed."""
-    result: list[_Result] = []
-    failure: list[OSError] = []
-
-    def run() -> None:
-        try:
-            result.append(function())
-        except OSError as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="mounts")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]

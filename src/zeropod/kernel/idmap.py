@@ -5,32 +5,24 @@ clone(2); the options `uidmap` and `gidmap` are containerd's (core/mount/mount_i
 """
 
 import ctypes
-import mmap
 import os
-import signal
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from zeropod.kernel import detached_mount, libc
+from zeropod.kernel.keeper import Sleeper
 
-# The same number on every architecture.
-_MOUNT_SETATTR = 442
 _AT_EMPTY_PATH = 0x1000
 _MOUNT_ATTR_IDMAP = 0x100000
 _MS_PRIVATE = 0x40000
 _ATTRIBUTES = struct.Struct("=QQQQ")
 """What to set, what to clear, the propagation, the user namespace."""
 
-_CLONE_VM = 0x100
 _CLONE_NEWUSER = 0x10000000
-_STACK = 1 << 16
 _LONGEST = 60
 """Seconds after which the process with the namespace ends by itself."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
 
 
 @contextmanager
@@ -42,24 +34,13 @@ def user_namespace(uids: str, gids: str) -> Iterator[int]:
     refuses it.
     """
     maps = {"uid_map": _lines(uids), "gid_map": _lines(gids)}
-    stack = mmap.mmap(-1, _STACK)
-    held = ctypes.c_char.from_buffer(stack)
-    # The namespace needs a process to exist in: this one sleeps in the C library, without running a line of Python.
-    sleep = ctypes.cast(_libc.sleep, ctypes.c_void_p)
-    flags = _CLONE_VM | _CLONE_NEWUSER | signal.SIGCHLD
-    pid = _libc.clone(sleep, ctypes.addressof(held) + _STACK, flags, _LONGEST)
-    if pid < 0:
-        raise OSError(ctypes.get_errno(), "clone: no user namespace")
+    inside = Sleeper(_CLONE_NEWUSER, _LONGEST)
     try:
         for name, lines in maps.items():
-            Path(f"/proc/{pid}/{name}").write_text(lines)
-        descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            Path(f"/proc/{inside.pid}/{name}").write_text(lines)
+        descriptor = os.open(f"/proc/{inside.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-        del held
+        inside.end()
     try:
         yield descriptor
     finally:
@@ -84,7 +65,7 @@ def bind(source: str, target: Path, namespace: int) -> None:
         attributes = ctypes.create_string_buffer(
             _ATTRIBUTES.pack(_MOUNT_ATTR_IDMAP, 0, _MS_PRIVATE, namespace), _ATTRIBUTES.size
         )
-        libc.syscall("mount_setattr", _MOUNT_SETATTR, tree, "", _AT_EMPTY_PATH, attributes, _ATTRIBUTES.size)
+        libc.syscall("mount_setattr", tree, "", _AT_EMPTY_PATH, attributes, _ATTRIBUTES.size)
         detached_mount.attach(tree, target)
     finally:
         os.close(tree)

@@ -1,10 +1,9 @@
-"""A process that only shares our descriptor table, so that our open files outlive us.
+"""Children that only exist: a namespace or a table of open files lives as long as a process is in it.
 
-A descriptor that the kernel opens for us within a read(2) is lost if we are killed before passing it on. Only a process
-that shares the table holds it from the start. The keeper shares our memory too, so it costs almost none, and sleeps in
-the C library without running a line of Python.
+They share our memory, so they cost almost none, and sleep in the C library without running a line of Python. An
+out-of-memory kill takes them with us.
 
-Source of facts: clone(2). An out-of-memory kill takes both, since they share memory.
+Source of facts: clone(2).
 """
 
 import ctypes
@@ -26,37 +25,51 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
 
 
-class Keeper:
-    """Our child. While it exists its pid is in `memory` at `offset` (32 bits). The kernel writes it before the child
-    runs, so processes that share the memory find it even if we are killed while starting it. It runs on a stack that
-    this object owns, so the object must live as long.
-    """
+class Sleeper:
+    """A child of ours. It runs on a stack that this object owns, so the object must live as long."""
 
-    def __init__(self, seconds: int, memory: mmap.mmap, offset: int) -> None:
-        """Start it; it ends by itself after `seconds`, in case all processes that know it are dead. Raises OSError."""
+    def __init__(self, flags: int, seconds: int, pid: ctypes.c_int32 | None = None) -> None:
+        """Start it with these flags of clone(2); it ends by itself after `seconds`. Raises OSError.
+
+        The kernel writes its process id to `pid` before it runs.
+        """
         self._stack = mmap.mmap(-1, _STACK)
-        self._pid = ctypes.c_int32.from_buffer(memory, offset)
+        self._pid = ctypes.c_int32() if pid is None else pid
         top = ctypes.addressof(ctypes.c_char.from_buffer(self._stack)) + _STACK
-        flags = _CLONE_VM | _CLONE_FILES | _CLONE_PARENT_SETTID | signal.SIGCHLD
+        flags |= _CLONE_VM | _CLONE_PARENT_SETTID | signal.SIGCHLD
         sleep = ctypes.cast(_libc.sleep, ctypes.c_void_p)
         if _libc.clone(sleep, top, flags, seconds, ctypes.addressof(self._pid)) < 0:
-            raise OSError(ctypes.get_errno(), "clone: no process to keep the descriptors")
+            number = ctypes.get_errno()
+            raise OSError(number, f"clone: {os.strerror(number)}")
+
+    @property
+    def pid(self) -> int:
+        return self._pid.value
 
     def end(self) -> None:
         """End it. Call this in the process that has started it."""
         with suppress(ProcessLookupError):
-            os.kill(self._pid.value, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
         with suppress(ChildProcessError):
-            os.waitpid(self._pid.value, 0)
+            os.waitpid(self.pid, 0)
         self._pid.value = 0
+
+
+class Keeper(Sleeper):
+    """Shares our descriptor table, so that our open files outlive us.
+
+    A descriptor that the kernel opens for us within a read(2) is lost if we are killed before passing it on. Only a
+    process that shares the table holds it from the start. While the keeper exists its pid is in `memory` at `offset`
+    (32 bits): processes that share the memory find it even if we are killed while starting it.
+    """
+
+    def __init__(self, seconds: int, memory: mmap.mmap, offset: int) -> None:
+        """Start it; `seconds` is for the case that all processes that know it are dead. Raises OSError."""
+        super().__init__(_CLONE_FILES, seconds, ctypes.c_int32.from_buffer(memory, offset))
 
 
 def end(pid: int, name: str) -> None:
     """End the keeper of a dead process, unless the pid was reused by a process with another name."""
-    with suppress(ProcessLookupError, FileNotFoundError):
-        handle = pidfd.open(pid)
-        try:
-            if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n":
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-        finally:
-            os.close(handle)
+    with suppress(ProcessLookupError, FileNotFoundError), pidfd.opened(pid) as handle:
+        if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n":
+            signal.pidfd_send_signal(handle, signal.SIGKILL)

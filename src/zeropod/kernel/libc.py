@@ -8,14 +8,21 @@ import ctypes
 import errno
 import os
 import platform
-from functools import cache
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# The calls added after 2011 have the same number on every architecture listed here but bpf(2).
-# Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h.
-PIDFD_GETFD = 438
-_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361, "s390x": 351}
+_EVERYWHERE = {"open_tree": 428, "move_mount": 429, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442}
+_GENERIC = {"ioprio_set": 30, "ioprio_get": 31, "kcmp": 272, "bpf": 280, "userfaultfd": 282, "statx": 291}
+_MACHINES = {
+    "x86_64": {"ioprio_set": 251, "ioprio_get": 252, "kcmp": 312, "bpf": 321, "userfaultfd": 323, "statx": 332},
+    "aarch64": _GENERIC,
+    "riscv64": _GENERIC,
+    "loongarch64": _GENERIC,
+    "ppc64le": {"ioprio_set": 273, "ioprio_get": 274, "kcmp": 354, "bpf": 361, "userfaultfd": 364, "statx": 383},
+    "s390x": {"ioprio_set": 282, "ioprio_get": 283, "kcmp": 343, "bpf": 351, "userfaultfd": 355, "statx": 379},
+}
+_NUMBERS = _EVERYWHERE | _MACHINES.get(platform.machine(), {})
+"""Source: arch/*/entry/syscalls/*.tbl, include/uapi/asm-generic/unistd.h."""
 
 Argument = int | str | bytes | os.PathLike[str] | ctypes.Array[ctypes.c_char] | None
 """What a system call takes: numbers, paths, buffers; None is a null pointer."""
@@ -29,18 +36,11 @@ def call(function: str, *arguments: Argument) -> int:
     return _checked(function, getattr(_libc, function), arguments)
 
 
-def syscall(name: str, number: int, *arguments: Argument) -> int:
-    """Make a system call by number; `name` only appears in the error."""
-    return _checked(name, _libc.syscall, (number, *arguments))
-
-
-@cache
-def bpf_number() -> int:
-    """Return the number of bpf(2) here. Raises OSError(ENOSYS) on an architecture that is not listed."""
-    machine = platform.machine()
-    if machine not in _BPF:
-        raise OSError(errno.ENOSYS, f"bpf(2): its number on {machine} is not known to zeropod")
-    return _BPF[machine]
+def syscall(name: str, *arguments: Argument, what: str = "") -> int:
+    """Make a system call; `what` tells more of it in an error. Raises OSError: ENOSYS also on an unlisted machine."""
+    if (number := _NUMBERS.get(name)) is None:
+        raise OSError(errno.ENOSYS, f"{name}(2): its number on {platform.machine()} is not known to zeropod")
+    return _checked(name + what, _libc.syscall, (number, *arguments))
 
 
 def _checked(name: str, function: "ctypes._NamedFuncPointer", arguments: tuple[Argument, ...]) -> int:

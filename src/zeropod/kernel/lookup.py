@@ -38,6 +38,7 @@ _ASKS_FOR_A_NAME = "bpf_get_current_comm"
 """What the verifier complains about on kernels on which such a program may not call it."""
 # Not GPL only; the helpers that it calls ask for a licence the kernel calls compatible.
 _LICENCE = "Dual MIT/GPL"
+_PROGRAM = "zeropod_lookup"
 
 
 class LookupUnavailable(Exception):  # noqa: N818 - a state of the node, not a fault
@@ -101,12 +102,6 @@ class Lookup:
                 except OSError as error:
                     raise LookupUnavailable(f"sk_lookup in {os.fspath(netns)}: {error}") from error
                 return cls(maps, owned.pop_all())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Detaches the program. Established connections are not touched."""
@@ -274,14 +269,13 @@ def _load(target: int, owned: ExitStack) -> dict[str, bpf.Map]:
         operation, registers, offset, _ = _LOAD_64.unpack_from(code, 8 * index)
         registers = registers & 0x0F | _PSEUDO_MAP_FD << 4
         _LOAD_64.pack_into(code, 8 * index, operation, registers, offset, maps[name].fd)
-    kind, where = bpf.ProgramType.SK_LOOKUP, bpf.AttachType.SK_LOOKUP
     try:
-        program = bpf.Program(kind, where, bytes(code), _LICENCE, "zeropod_lookup")
+        program = bpf.Program(bytes(code), _LICENCE, _PROGRAM)
     except OSError as error:
         if _ASKS_FOR_A_NAME not in str(error):
             raise
-        program = bpf.Program(kind, where, task_name.by_reading(bytes(code)), _LICENCE, "zeropod_lookup")
+        program = bpf.Program(task_name.by_reading(bytes(code)), _LICENCE, _PROGRAM)
     # The link holds the program: its own descriptor is not needed any longer.
     with program:
-        owned.enter_context(bpf.Link(program, target, where))
+        owned.enter_context(bpf.Link(program, target))
     return maps

@@ -17,8 +17,6 @@ HUGE_TLB: Final = "ht"
 IO: Final = "io"
 RAW_PAGES: Final = "pf"
 """Pages without a struct page (VM_PFNMAP), as devices and the kernel's own pages have."""
-USERFAULT_MISSING: Final = "um"
-USERFAULT_WRITE: Final = "uw"
 
 _SHARED_MEMORY = ("/dev/zero (deleted)", "/memfd:", "/SYSV", "/dev/shm/", "[anon_shmem:")
 """Prefixes of the names of shared memory mappings; other tmpfs files cannot be told from files on disk by name."""

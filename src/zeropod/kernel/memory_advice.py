@@ -1,6 +1,6 @@
 """process_madvise(2): advice on the memory of another process, to page it out and to read it in.
 
-Owns the call's number, the layout of its vectors and what a partial result means. Nothing is injected into the process;
+Owns the layout of the call's vectors and what a partial result means. Nothing is injected into the process;
 it may run or be frozen. Which memory to page out, and how much at a time, is decided above.
 
 The kernel does not report how much it paged out: it skips pages that several processes map, and all pages where the
@@ -10,18 +10,11 @@ Source of facts: process_madvise(2), madvise(2), mm/madvise.c.
 """
 
 import errno
-import platform
 import struct
 from collections.abc import Sequence
 from typing import Final
 
 from zeropod.kernel import libc
-
-_NUMBER = {"x86_64": 440, "aarch64": 440, "riscv64": 440, "loongarch64": 440, "ppc64le": 440, "s390x": 440}
-"""process_madvise(2). Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h."""
-
-MACHINES: Final = frozenset(_NUMBER)
-"""The architectures whose number is known."""
 
 _WILLNEED: Final = 3
 _PAGEOUT: Final = 21
@@ -55,15 +48,12 @@ def read_in(pidfd: int, ranges: Sequence[tuple[int, int]]) -> int:
 
 
 def _advise(pidfd: int, ranges: Sequence[tuple[int, int]], advice: int) -> int:
-    number = _NUMBER.get(platform.machine())
-    if number is None:
-        raise OSError(errno.ENOSYS, f"process_madvise(2): its number on {platform.machine()} is not known to zeropod")
     looked_at, position = 0, 0
     while position < len(ranges):
         some = ranges[position : position + _AT_ONCE]
         vectors = b"".join(_VECTOR.pack(start, end - start) for start, end in some)
         try:
-            done = libc.syscall("process_madvise", number, pidfd, vectors, len(some), advice, 0)
+            done = libc.syscall("process_madvise", pidfd, vectors, len(some), advice, 0)
         except OSError as error:
             if error.errno not in _PASSED_OVER:
                 raise

@@ -10,10 +10,10 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from zeropod.kernel import libc
 
@@ -27,6 +27,8 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
 
 PathOrFd = str | os.PathLike[str] | int
+
+_Result = TypeVar("_Result")
 
 
 @contextmanager
@@ -71,23 +73,39 @@ def create_pinned(path: str | os.PathLike[str]) -> None:
     Raises OSError, and leaves nothing behind then.
     """
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
-    failure: list[OSError] = []
 
     def make() -> None:
+        libc.call("unshare", CLONE_NEWNET)
+        loopback_up()
+        libc.call("mount", "/proc/thread-self/ns/net", path, "none", _MS_BIND, None)
+
+    try:
+        in_a_thread(make)
+    except OSError as error:
+        os.unlink(path)
+        raise OSError(error.errno, f"cannot create network namespace {path}: {error.strerror}") from error
+
+
+def in_a_thread(function: Callable[[], _Result]) -> _Result:
+    """Run `function`, which enters a namespace, in a thread that ends right away: it needs no way back.
+
+    Raises the OSError of `function`.
+    """
+    result: list[_Result] = []
+    failure: list[OSError] = []
+
+    def run() -> None:
         try:
-            libc.call("unshare", CLONE_NEWNET)
-            loopback_up()
-            libc.call("mount", "/proc/thread-self/ns/net", path, "none", _MS_BIND, None)
+            result.append(function())
         except OSError as error:
             failure.append(error)
 
-    # unshare(2) moves one thread: in a thread that ends right away no return is needed.
-    thread = threading.Thread(target=make, name="netns")
+    thread = threading.Thread(target=run, name="namespace")
     thread.start()
     thread.join()
     if failure:
-        os.unlink(path)
-        raise OSError(failure[0].errno, f"cannot create network namespace {path}: {failure[0].strerror}")
+        raise failure[0]
+    return result[0]
 
 
 def unpin(path: str | os.PathLike[str]) -> None:
@@ -115,18 +133,8 @@ def set_sysctl(namespace: PathOrFd, name: str, value: str) -> None:
     Raises FileNotFoundError when this kernel has no such sysctl.
     """
     with entered(namespace):
-        _sysctl(name).write_text(value)
-
-
-def get_sysctl(namespace: PathOrFd, name: str) -> str:
-    """Read a sysctl of a network namespace, without the newline."""
-    with entered(namespace):
-        return _sysctl(name).read_text().strip()
-
-
-def _sysctl(name: str) -> Path:
-    # /proc/sys/net shows the network namespace of the reading thread, not that of the mount of /proc.
-    return Path("/proc/sys") / name
+        # /proc/sys/net shows the network namespace of the reading thread, not that of the mount of /proc.
+        (Path("/proc/sys") / name).write_text(value)
 
 
 def _end(message: str) -> NoReturn:

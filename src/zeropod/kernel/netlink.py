@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x2, 0x4, 0x10
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x4, 0x10
 NLM_F_DUMP = 0x300
 NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
 NLMSG_ERROR, NLMSG_DONE = 2, 3
@@ -76,9 +76,9 @@ class Netlink:
                     found.append((message.kind, message.body))
         raise OSError(f"netlink dump {kind}: more than {_MOST} messages")
 
-    def request(self, kind: int, body: bytes, flags: int = 0) -> None:
+    def request(self, kind: int, body: bytes) -> None:
         """Send one request and wait for its acknowledgement. Raises OSError if the kernel refuses it."""
-        self.transact([(kind, flags | NLM_F_ACK, body)])
+        self.transact([(kind, NLM_F_ACK, body)])
 
     def ask(self, kind: int, body: bytes) -> tuple[int, bytes]:
         """Request one entry and return it as (kind, body). Raises OSError with the kernel's error."""

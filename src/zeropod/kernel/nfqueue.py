@@ -22,6 +22,7 @@ _PACKET, _VERDICT, _CONFIG = (_SUBSYSTEM | kind for kind in range(3))
 _COPY_PACKET = 2
 _GSO = 4
 _MOST_PACKETS = 4096
+_COPIED = 128  # bytes of each packet: its headers
 _RECEIVE_BUFFER = 8 << 20  # bytes; a queued packet's notice takes about 1 KiB of it
 _SO_RCVBUFFORCE = 33
 _SOL_NETLINK, _NETLINK_NO_ENOBUFS = 270, 5
@@ -85,7 +86,7 @@ class Queue:
     are dropped, and so are those without a verdict at close().
     """
 
-    def __init__(self, number: int, copied: int = 128) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
         self._family = struct.pack(">BBH", socket.AF_UNSPEC, 0, number)
         self._netlink = netlink.Netlink(NETLINK_NETFILTER)
@@ -96,7 +97,7 @@ class Queue:
             connection.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
             self._configure(netlink.attribute(1, struct.pack(">BxH", 1, 0)))
             self._configure(
-                netlink.attribute(2, struct.pack(">IB", copied, _COPY_PACKET))
+                netlink.attribute(2, struct.pack(">IB", _COPIED, _COPY_PACKET))
                 + netlink.attribute(3, struct.pack(">I", _MOST_PACKETS))
                 # Without this flag the kernel segments large packets before queueing them.
                 + netlink.attribute(4, struct.pack(">I", _GSO))

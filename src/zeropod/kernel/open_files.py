@@ -14,7 +14,6 @@ import array
 import ctypes
 import fcntl
 import os
-import platform
 import stat
 import struct
 import termios
@@ -25,8 +24,6 @@ from dataclasses import dataclass
 from zeropod.kernel import libc
 from zeropod.kernel.mountinfo import Mount
 
-# Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h and others of the kind.
-_STATX = {"x86_64": 332, "aarch64": 291, "riscv64": 291, "loongarch64": 291, "ppc64le": 383, "s390x": 379}
 _AT_NO_AUTOMOUNT, _AT_STATX_DONT_SYNC = 0x800, 0x4000
 _STATX_TYPE, _STATX_INO = 0x1, 0x100
 _STATX_SIZE = 256
@@ -124,20 +121,12 @@ def unread(descriptor: int) -> int:
 
 
 def _identity(directory: int, name: str) -> Identity:
-    number = _STATX.get(platform.machine())
-    if number is None:
-        found = os.stat(name, dir_fd=directory)
-        return Identity(found.st_mode, found.st_ino, _numbers(found.st_dev), _numbers(found.st_rdev))
     answer = ctypes.create_string_buffer(_STATX_SIZE)
     flags, wanted = _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC, _STATX_TYPE | _STATX_INO
-    libc.syscall("statx", number, directory, name, flags, wanted, answer)
+    libc.syscall("statx", directory, name, flags, wanted, answer)
     mode, inode = _MODE_AND_INODE.unpack_from(answer)
     special_major, special_minor, major, minor = _DEVICES.unpack_from(answer)
     return Identity(mode, inode, (major, minor), (special_major, special_minor))
-
-
-def _numbers(device: int) -> tuple[int, int]:
-    return os.major(device), os.minor(device)
 
 
 def devices(mounts: Iterable[Mount], file_system: str) -> set[tuple[int, int]]:

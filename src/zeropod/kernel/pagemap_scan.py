@@ -13,8 +13,6 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-WRITE_PROTECTABLE: Final = 1 << 0
-"""In a range registered for write protection by WP_ASYNC."""
 WRITTEN: Final = 1 << 1
 """Not write-protected by userfaultfd: written to since it was protected, or never protected."""
 FILE: Final = 1 << 2

@@ -60,7 +60,7 @@ def getfd(pidfd: int, fd: int) -> int:
     Raises OSError: EBADF when the process has no such descriptor, ESRCH when it is gone, EPERM
     without the right to ptrace it.
     """
-    return libc.syscall("pidfd_getfd", libc.PIDFD_GETFD, pidfd, fd, 0)
+    return libc.syscall("pidfd_getfd", pidfd, fd, 0)
 
 
 async def wait_exit(pidfd: int) -> ExitStatus:

@@ -1,28 +1,22 @@
 """Background or normal priority for a program, for CPU and disk.
 
-Owns setpriority(2) and ioprio_set(2) for a program with its threads and its descendants. Programs that they start later
+Owns the priority of a program with its threads and its descendants. Programs that they start later
 inherit the priority. It takes effect among the processes of one cgroup and does not affect other cgroups.
 
-Source of facts: ioprio_set(2), include/uapi/linux/ioprio.h, the system call tables as in `libc`.
+Source of facts: ioprio_set(2).
 """
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from zeropod.kernel import libc
+from zeropod.kernel import task_attributes
 
 BACKGROUND: Final = 5
 """Nice value of background work: a third of a normal process's share. With 10, a tenth, a container stands still for
 seconds on a node whose CPUs are all busy."""
-
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
-_WHO_PROCESS = 1
-_CLASS_SHIFT = 13
-_NONE, _IDLE = 0, 3
 
 
 def lower(pid: int, *, disk: bool) -> None:
@@ -31,7 +25,7 @@ def lower(pid: int, *, disk: bool) -> None:
         for thread in _threads(pid):
             os.setpriority(os.PRIO_PROCESS, thread, BACKGROUND)
             if disk:
-                _set_disk(thread, _IDLE)
+                task_attributes.set_io_priority(thread, task_attributes.IDLE)
 
 
 def raise_all(pid: int) -> None:
@@ -40,12 +34,7 @@ def raise_all(pid: int) -> None:
         for thread in _threads(process):
             with suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PROCESS, thread, 0)
-                _set_disk(thread, _NONE)
-
-
-def _set_disk(thread: int, kind: int) -> None:
-    if number := _IOPRIO_SET.get(platform.machine()):
-        libc.syscall("ioprio_set", number, _WHO_PROCESS, thread, kind << _CLASS_SHIFT)
+                task_attributes.set_io_priority(thread, task_attributes.BY_NICE)
 
 
 def _family(pid: int, group: int) -> Iterator[int]:

@@ -58,7 +58,7 @@ EVERY_SIGNAL: Final = (1 << 64) - 1
 _SIGNAL_SET: Final = 8
 """Bytes of the kernel's signal set."""
 
-_ALL_BITS: Final = (1 << 64) - 1
+_ALL_BITS: Final = EVERY_SIGNAL
 _NO_CALL: Final = _ALL_BITS
 """The number of the system call in a tracee's registers while it is not in one."""
 
@@ -76,8 +76,8 @@ class Architecture:
     result: str
     counter: str
     """The program counter."""
-    number: tuple[str, ...]
-    """The registers that hold the number of the call when the instruction is executed."""
+    number: str
+    """The register that holds the number of the call when the instruction is executed."""
     current: str | None
     """The register that tells which call a stopped thread is in; None: NT_ARM_SYSTEM_CALL does."""
     instruction: bytes
@@ -96,7 +96,7 @@ _X86_64: Final = Architecture(
     arguments=("rdi", "rsi", "rdx", "r10", "r8", "r9"),
     result="rax",
     counter="rip",
-    number=("rax",),
+    number="rax",
     current="orig_rax",
     instruction=b"\x0f\x05",
     calls={
@@ -125,7 +125,7 @@ _AARCH64: Final = Architecture(
     arguments=("x0", "x1", "x2", "x3", "x4", "x5"),
     result="x0",
     counter="pc",
-    number=("x8",),
+    number="x8",
     current=None,
     instruction=b"\x01\x00\x00\xd4",
     calls={
@@ -272,13 +272,9 @@ def set_registers(tid: int, values: Registers) -> None:
 def prepare_call(tid: int, own: Registers, at: int, name: str, arguments: tuple[int, ...]) -> None:
     """Have a stopped tracee make a system call when it is next resumed, by the instruction at address `at`."""
     table = architecture()
-    changed = dict(own)
-    changed[table.counter] = at
-    for register in table.number:
-        changed[register] = table.calls[name]
+    changed = own | {table.counter: at, table.number: table.calls[name]}
     for register, value in zip(table.arguments, arguments, strict=False):
         changed[register] = value & _ALL_BITS
-    set_in_no_call(tid, changed)
     set_in_no_call(tid, changed)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address
-from typing import Self
 
 from zeropod.kernel import namespace, netlink
 
@@ -90,12 +89,6 @@ class SockDiag:
     def __init__(self, netns: namespace.PathOrFd) -> None:
         with namespace.entered(netns):
             self._netlink = netlink.Netlink(_NETLINK_SOCK_DIAG)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._netlink.close()

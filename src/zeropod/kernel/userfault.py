@@ -11,7 +11,6 @@ import errno
 import fcntl
 import mmap
 import os
-import platform
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,8 +46,6 @@ EVENTS: Final = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6
 """UFFD_FEATURE_EVENT_{FORK,REMAP,REMOVE,UNMAP}."""
 PAGEFAULT_FLAG_WP: Final = 1 << 0
 """UFFD_FEATURE_PAGEFAULT_FLAG_WP: write protection can be registered for at all."""
-MISSING_SHMEM: Final = 1 << 5
-"""UFFD_FEATURE_MISSING_SHMEM: missing pages of shared memory, too."""
 WP_UNPOPULATED: Final = 1 << 13
 """UFFD_FEATURE_WP_UNPOPULATED: pages that do not exist yet can be write-protected, too (Linux 6.4)."""
 WP_ASYNC: Final = 1 << 15
@@ -65,9 +62,6 @@ _DONTWAKE: Final = 1 << 1
 
 DEVICE: Final = "/dev/userfaultfd"
 """Its ioctl makes a userfaultfd of the calling process, whatever capabilities that has."""
-
-_NUMBER = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "loongarch64": 282, "ppc64le": 364, "s390x": 355}
-"""userfaultfd(2). Source: arch/*/entry/syscalls/*.tbl, include/uapi/asm-generic/unistd.h."""
 
 _LOWEST: Final = 1 << 16
 """The kernel's usual vm.mmap_min_addr: nothing is mapped below."""
@@ -175,10 +169,7 @@ def open() -> int:  # noqa: A001 - read as userfault.open()
 
     Raises OSError: EPERM without CAP_SYS_PTRACE, ENOSYS or EINVAL where the kernel lacks it.
     """
-    number = _NUMBER.get(platform.machine())
-    if number is None:
-        raise OSError(errno.ENOSYS, f"userfaultfd(2): its number on {platform.machine()} is not known to zeropod")
-    uffd = libc.syscall("userfaultfd", number, os.O_CLOEXEC | os.O_NONBLOCK)
+    uffd = libc.syscall("userfaultfd", os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         handshake(uffd, EVENTS)
     except OSError:

@@ -99,16 +99,6 @@ def read(images: Path) -> Image:
     return Image({pid: _runs(images, pid, files) for pid in pids}, tuple(files))
 
 
-def eager_bytes(images: Path) -> int:
-    """Return the bytes that a lazy restore makes resident at once: present non-lazy pages, and shared memory."""
-    return PAGE * sum(
-        entry.pages
-        for path in images.glob("pagemap-*.img")
-        for entry in _parse(path)[1]
-        if entry.flags & (PRESENT | PARENT) and not entry.flags & LAZY
-    )
-
-
 def _runs(images: Path, pid: int, files: list[Path]) -> Runs:
     pages, entries = _parse(images / f"pagemap-{pid}.img")
     parent: Runs | None = None

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
             undo.callback(namespace.unpin, path)
         pod.link()
         try:
-            pod.lookup = undo.enter_context(Lookup.attach(pod.netns))
+            pod.lookup = undo.enter_context(closing(Lookup.attach(pod.netns)))
         except LookupUnavailable as reason:
             pytest.skip(str(reason))
         yield pod
@@ -496,7 +496,7 @@ async def test_a_mistake_of_ours_ends_one_connection_and_nothing_else(
 
 async def test_our_own_port_leads_nowhere(pod: Pod) -> None:
     async with pod.redirected() as redirect:
-        with SockDiag(pod.netns) as sockets:
+        with closing(SockDiag(pod.netns)) as sockets:
             listeners = sockets.tcp({TcpState.LISTEN})
         ports = {listener.local[1] for listener in listeners if listener.family == socket.AF_INET}
         assert len(ports) == 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import trio
@@ -22,7 +23,7 @@ RETRANSMISSION = 0.2  # seconds: the least the kernel waits before it sends a se
 
 @pytest.fixture
 def lock(network: Network) -> Iterator[ConnectionLock]:
-    with ConnectionLock(network.path, "zeropod-test") as lock:
+    with closing(ConnectionLock(network.path, "zeropod-test")) as lock:
         yield lock
 
 
@@ -185,7 +186,7 @@ def test_a_kernel_without_nfqueue_drops_and_the_data_comes_again(
 ) -> None:
     monkeypatch.setattr(connection_lock, "_bind_queue", lambda: None)
     pair = network.pair()
-    with ConnectionLock(network.path, "zeropod-test") as lock:
+    with closing(ConnectionLock(network.path, "zeropod-test")) as lock:
         lock.lock([connection(pair)])
         assert not lock.holds
         pair.client.sendall(b"question")
@@ -197,8 +198,8 @@ def test_a_kernel_without_nfqueue_drops_and_the_data_comes_again(
 def test_a_table_of_that_name_is_an_error_and_stays(network: Network) -> None:
     pair = network.pair()
     with (
-        ConnectionLock(network.path, "zeropod-test") as one,
-        ConnectionLock(network.path, "zeropod-test") as other,
+        closing(ConnectionLock(network.path, "zeropod-test")) as one,
+        closing(ConnectionLock(network.path, "zeropod-test")) as other,
     ):
         one.lock([connection(pair)])
         with pytest.raises(PermissionError):
@@ -209,7 +210,10 @@ def test_a_table_of_that_name_is_an_error_and_stays(network: Network) -> None:
 
 def test_two_locks_in_one_namespace_have_queues_of_their_own(network: Network) -> None:
     one_pair, other_pair = network.pair(), network.pair()
-    with ConnectionLock(network.path, "zeropod-1") as one, ConnectionLock(network.path, "zeropod-2") as other:
+    with (
+        closing(ConnectionLock(network.path, "zeropod-1")) as one,
+        closing(ConnectionLock(network.path, "zeropod-2")) as other,
+    ):
         one.lock([connection(one_pair)])
         other.lock([connection(other_pair)])
         other_pair.client.sendall(b"other")

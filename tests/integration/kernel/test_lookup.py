@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,12 +29,10 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """Newer kernels let the program ask for a task's name; older ones do not, and here none does for once."""
     load, asks = bpf.Program.__init__, struct.pack("<BBhi", 0x85, 0, 0, 16)
 
-    def refuse(
-        program: bpf.Program, kind: bpf.ProgramType, attach: bpf.AttachType, code: bytes, licence: str, name: str
-    ) -> None:
+    def refuse(program: bpf.Program, code: bytes, licence: str, name: str) -> None:
         if asks in code:
             raise OSError(22, "Invalid argument; verifier: unknown func bpf_get_current_comm#16")
-        load(program, kind, attach, code, licence, name)
+        load(program, code, licence, name)
 
     if request.param == "reads names":
         monkeypatch.setattr(bpf.Program, "__init__", refuse)
@@ -42,7 +40,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_new_connection_is_counted_and_stamped(network: Network, family: socket.AddressFamily) -> None:
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         listener = network.listen(PORT, family)
         assert lookup.activity() == {}
         before = time.monotonic_ns()
@@ -58,12 +56,12 @@ def test_each_new_connection_is_counted_and_stamped(network: Network, family: so
 
 
 def test_attempts_at_ports_where_nobody_listens_are_refused_as_ever(network: Network) -> None:
-    with Lookup.attach(network.path), pytest.raises(ConnectionRefusedError):
+    with closing(Lookup.attach(network.path)), pytest.raises(ConnectionRefusedError):
         network.connect(PORT)
 
 
 def test_a_port_scan_does_not_stop_the_noting(network: Network) -> None:
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         for port in range(1000, 2000):
             with pytest.raises(ConnectionRefusedError):
                 network.connect(port)
@@ -76,7 +74,7 @@ def test_steered_connections_reach_the_activator_as_if_it_were_the_application(
     network: Network, family: socket.AddressFamily
 ) -> None:
     activator = network.listen(family=family)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.steer(PORT, [activator])
         pair = network.join_at(activator, PORT)
         assert pair.server.getsockname()[1] == PORT
@@ -87,7 +85,7 @@ def test_steering_goes_before_the_application_until_it_ends(network: Network) ->
     application, activator = network.listen(PORT), network.listen()
     for listener in (application, activator):
         listener.settimeout(0)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         for _ in range(3):
             lookup.steer(PORT, [activator])
             network.connect(PORT)
@@ -102,7 +100,7 @@ def test_both_families_are_steered_to_a_listener_each_or_to_one_for_both(network
     both = network.own(
         network.run(lambda: socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True))
     )
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.steer(PORT, [six, four])
         lookup.steer(PORT + 1, [both])
         for family, listener in ((socket.AF_INET, four), (socket.AF_INET6, six)):
@@ -112,14 +110,14 @@ def test_both_families_are_steered_to_a_listener_each_or_to_one_for_both(network
 
 def test_a_family_without_an_activator_still_reaches_the_application(network: Network) -> None:
     application, activator = network.listen(PORT, socket.AF_INET6), network.listen(family=socket.AF_INET)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.steer(PORT, [activator])
         network.join(application)
 
 
 def test_an_activator_that_closed_its_listener_drops_nobody(network: Network) -> None:
     application, activator = network.listen(PORT), network.listen()
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.steer(PORT, [activator])
         activator.close()
         network.join(application)
@@ -129,7 +127,7 @@ def test_an_activator_that_closed_its_listener_drops_nobody(network: Network) ->
 
 def test_slots_are_used_again(network: Network) -> None:
     activator = network.listen()
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         for port in range(1000, 1400):
             lookup.steer(port, [activator])
             lookup.unsteer(port)
@@ -139,7 +137,7 @@ def test_slots_are_used_again(network: Network) -> None:
 
 def test_udp_is_none_of_its_business(network: Network) -> None:
     one, other = (network.own(network.run(lambda: socket.socket(type=socket.SOCK_DGRAM))) for _ in range(2))
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         one.bind(("127.0.0.1", PORT))
         other.sendto(b"hello", ("127.0.0.1", PORT))
         assert one.recv(5) == b"hello"
@@ -147,7 +145,7 @@ def test_udp_is_none_of_its_business(network: Network) -> None:
 
 
 def test_two_programs_in_one_namespace_both_count(network: Network) -> None:
-    with Lookup.attach(network.path) as one, Lookup.attach(network.path) as other:
+    with closing(Lookup.attach(network.path)) as one, closing(Lookup.attach(network.path)) as other:
         network.pair(port=PORT)
         assert one.activity()[PORT].connections == other.activity()[PORT].connections == 1
 
@@ -201,7 +199,7 @@ def test_something_else_than_a_namespace_cannot_be_attached_to() -> None:
 def test_a_program_the_verifier_refuses_is_reported_with_its_words() -> None:
     exit_without_result = bytes.fromhex("9500000000000000")
     with pytest.raises(OSError, match=r"verifier: .*R0 !read_ok"):
-        bpf.Program(bpf.ProgramType.SK_LOOKUP, bpf.AttachType.SK_LOOKUP, exit_without_result, "GPL", "refused")
+        bpf.Program(exit_without_result, "GPL", "refused")
 
 
 def test_a_map_keeps_forgets_and_lists() -> None:
@@ -271,7 +269,7 @@ def listen_everywhere(network: Network, address: str, port: int = 0) -> socket.s
 def test_a_probers_connection_is_written_down_and_does_not_count(network: Network, link: tuple[str, str]) -> None:
     node, pod = link
     listener = listen_everywhere(network, pod, PORT)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.set_tasks(["k3s", "kubelet"])
         lookup.set_node_addresses([node])
         before = time.monotonic_ns()
@@ -289,7 +287,7 @@ def test_what_merely_comes_from_the_node_counts(
 ) -> None:
     node, pod = link
     listener = listen_everywhere(network, pod, PORT)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.set_tasks(["kubelet"])
         lookup.set_node_addresses([node] if known else [])
         name_of(name)
@@ -311,7 +309,7 @@ def application_and_activator(network: Network, pod: str) -> tuple[socket.socket
 def test_only_what_may_be_a_probers_is_inspected(network: Network, link: tuple[str, str]) -> None:
     node, pod = link
     application, activator = application_and_activator(network, pod)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.set_tasks(["kubelet"])
         lookup.set_node_addresses([node])
         lookup.inspect(PORT, [activator])
@@ -333,7 +331,7 @@ def test_what_a_thread_of_the_kernel_has_received_may_be_a_probers_but_is_none_b
 ) -> None:
     node, pod = link
     application, activator = application_and_activator(network, pod)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.set_tasks(["kubelet"], ["ksoftirqd"])
         lookup.set_node_addresses([node])
         for named, name, listener in (
@@ -354,7 +352,7 @@ def test_all_that_the_node_sends_is_inspected_while_that_is_wanted(
 ) -> None:
     node, pod = link
     application, activator = application_and_activator(network, pod)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.set_tasks(["kubelet"])
         lookup.set_node_addresses([node])
         lookup.inspect(PORT, [activator])
@@ -378,7 +376,7 @@ def test_what_no_prober_has_sent_counts(network: Network, link: tuple[str, str],
     node, pod = link
     application = listen_everywhere(network, pod, PORT)
     application.settimeout(5)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.set_tasks(["kubelet"], ["ksoftirqd"])
         lookup.set_node_addresses([node])
         for name, counted in (("postgres", 1), ("kubelet", 1), ("postgres", 2)):
@@ -390,7 +388,7 @@ def test_what_no_prober_has_sent_counts(network: Network, link: tuple[str, str],
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_connections_from_within_the_pod_are_told_apart(network: Network, family: socket.AddressFamily) -> None:
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         network.pair(family, PORT)
         assert lookup.activity(own=False) == {}
         assert lookup.activity()[PORT].connections == 1
@@ -401,7 +399,7 @@ def test_the_activator_says_what_its_own_connections_are(
     network: Network, said: FlowOrigin, counted: dict[int, int]
 ) -> None:
     network.listen(PORT)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         client = network.own(network.run(socket.socket))
         client.bind(("127.0.0.1", 0))
         flow = Flow(client.getsockname(), PORT)
@@ -414,7 +412,7 @@ def test_the_activator_says_what_its_own_connections_are(
 
 def test_what_is_left_of_a_probe_of_ours_does_not_count(network: Network) -> None:
     listener = network.listen(PORT)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         client = network.own(network.run(socket.socket))
         client.bind(("127.0.0.1", 0))
         with OurConnections(lookup).announced(FlowOrigin.PROBE, PORT)(client.getsockname()):
@@ -429,7 +427,7 @@ def test_what_is_left_of_a_probe_of_ours_does_not_count(network: Network) -> Non
 
 
 def test_the_nodes_addresses_are_replaced(network: Network) -> None:
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         for addresses in (["10.0.0.1", "fd00::1"], ["10.0.0.1", "10.0.0.2"]):
             lookup.set_node_addresses(addresses)
         with pytest.raises(OSError, match=r"MAP_UPDATE_ELEM"):
@@ -438,7 +436,7 @@ def test_the_nodes_addresses_are_replaced(network: Network) -> None:
 
 def test_what_is_forwarded_into_the_pod_counts_as_from_outside(network: Network, as_kubelet: None) -> None:
     listener = network.listen(PORT)
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.set_tasks([], forwarders=["containerd"])
         name_of("containerd")
         pair = network.join(listener)
@@ -458,6 +456,6 @@ def test_what_is_forwarded_into_the_pod_counts_as_from_outside(network: Network,
 
 
 def test_an_address_with_a_scope_is_the_one_without(network: Network) -> None:
-    with Lookup.attach(network.path) as lookup:
+    with closing(Lookup.attach(network.path)) as lookup:
         lookup.tag_flow(Flow(("fe80::1%eth0", 40000), PORT), FlowOrigin.CLIENT)
         assert lookup.flows() == {Flow(("fe80::1", 40000), PORT): FlowOrigin.CLIENT}

@@ -65,15 +65,17 @@ def test_loopback_works_in_a_new_namespace(network: Network) -> None:
 
 def test_sysctls_are_those_of_the_namespace(network: Network) -> None:
     name = "net/ipv4/tcp_migrate_req"
-    before = namespace.get_sysctl("/proc/self/ns/net", name)
+    place = Path("/proc/sys", name)
+    before = place.read_text()
     namespace.set_sysctl(network.path, name, "1")
-    assert namespace.get_sysctl(network.path, name) == "1"
-    assert namespace.get_sysctl("/proc/self/ns/net", name) == before
+    with namespace.entered(network.path):
+        assert place.read_text() == "1\n"
+    assert place.read_text() == before
 
 
 def test_a_sysctl_that_is_not_there_is_named(network: Network) -> None:
     with pytest.raises(FileNotFoundError, match="net/nothing"):
-        namespace.get_sysctl(network.path, "net/nothing")
+        namespace.set_sysctl(network.path, "net/nothing", "1")
 
 
 def test_a_path_in_use_is_an_error_and_stays_as_it_was(network: Network) -> None:

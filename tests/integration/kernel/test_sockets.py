@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from tests.integration.kernel.conftest import Network
@@ -36,7 +36,7 @@ def inode(sock: socket.socket) -> int:
 
 def connections(network: Network) -> list[tuple[tuple[str, int], tuple[str, int]]]:
     """Both ends of each connection in the namespace, in any state but listening."""
-    with SockDiag(network.path) as diag:
+    with closing(SockDiag(network.path)) as diag:
         return [(sock.local, sock.remote) for sock in diag.tcp(frozenset(TcpState) - {TcpState.LISTEN})]
 
 

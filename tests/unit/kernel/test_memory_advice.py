@@ -1,6 +1,5 @@
 """process_madvise(2) on a child: a file's pages leave its memory, whether or not the node has swap."""
 
-import errno
 import mmap
 import os
 import subprocess
@@ -85,10 +84,3 @@ def test_a_process_that_is_gone_is_an_error(reader: subprocess.Popen[str], handl
 
 def test_nothing_is_done_for_nothing() -> None:
     assert memory_advice.page_out(-1, []) == 0
-
-
-def test_an_unknown_architecture_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "vax")
-    with pytest.raises(OSError, match=r"process_madvise\(2\): its number on vax is not known") as raised:
-        memory_advice.page_out(-1, [])
-    assert raised.value.errno == errno.ENOSYS

@@ -63,17 +63,6 @@ def test_an_identity_is_what_stat_says(owned: ExitStack, tmp_path: Path) -> None
         assert identity.special == (os.major(found.st_rdev), os.minor(found.st_rdev))
 
 
-def test_an_unknown_architecture_asks_by_stat(owned: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    descriptor = opened(owned, "/dev/null", os.O_RDONLY)
-    with open_files.table(os.getpid()) as table:
-        known = table.identity(descriptor)
-        monkeypatch.setattr(open_files, "_STATX", {})
-        assert known
-        other = table.identity(descriptor)
-        assert other
-        assert (other.inode, other.device, other.special) == (known.inode, known.device, known.special)
-
-
 def test_the_access_of_a_descriptor_is_told(owned: ExitStack, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with open_files.table(os.getpid()) as table:

@@ -30,7 +30,7 @@ FULL = replace(BOTH, swaps=(replace(FILE, used=900 * MEBIBYTE),))
         ("auto", FULL, 60, Kind.SWAP, "124 MiB of swap are free"),
         ("auto", FULL, 61, Kind.STORE, "only 124 MiB of swap are free, 61 MiB and 64 MiB to spare are needed"),
         ("auto", replace(BOTH, accounting=False), 100, Kind.STORE, "cgroups do not account swap"),
-        ("auto", replace(BOTH, machine="vax"), 100, Kind.RESIDENT, "not in swap: not known how to on vax"),
+        ("auto", replace(NO_SWAP, machine="vax"), 100, Kind.RESIDENT, "not in store: not known how to on vax"),
         ("auto", replace(BOTH, machine="s390x"), 100, Kind.SWAP, "swap are free"),
         ("auto", NEITHER, 100, Kind.RESIDENT, "not in swap: the node has no swap; not in store: /dev/userfaultfd is"),
         ("swap", BOTH, 1, Kind.SWAP, "swap are free"),
@@ -44,10 +44,6 @@ def test_the_choice(wanted: str, node: NodeFacts, present: int, kind: Kind, why:
     chosen, said = choice.choose(wanted, node, present * MEBIBYTE)
     assert chosen is kind
     assert why in said
-
-
-def test_the_size_from_which_on_moving_pays_is_a_parameter() -> None:
-    assert choice.choose("auto", BOTH, MEBIBYTE, small=0)[0] is Kind.SWAP
 
 
 def test_another_word_is_an_error_that_names_the_known_ones() -> None:

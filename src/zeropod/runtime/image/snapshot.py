@@ -95,11 +95,6 @@ class Process:
         return self.status.get("State", "")[:1]
 
     @property
-    def levels(self) -> int:
-        """The number of pid namespaces in which it is visible, the reader's included."""
-        return len(self.status.get("NSpid", "0").split())
-
-    @property
     def parent(self) -> int:
         return int(self.status.get("PPid", "0"))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from zeropod.kernel import memory_advice, mountinfo
+from zeropod.kernel import mountinfo
 from zeropod.runtime.cgroups import placement
 
 from .backend import Kind
@@ -67,9 +67,7 @@ class NodeFacts:
         return sum(device.free for device in self.swaps)
 
 
-def choose(
-    wanted: str, node: NodeFacts, present: int, *, small: int = SMALL, for_a_dump: bool = False
-) -> tuple[Kind, str]:
+def choose(wanted: str, node: NodeFacts, present: int, *, for_a_dump: bool = False) -> tuple[Kind, str]:
     """Return the backend for a container with `present` bytes of memory, and the reason as text.
 
     `wanted` is `auto` or a kind. A kind that the node does not support is replaced by the next in the order swap,
@@ -82,7 +80,7 @@ def choose(
     if for_a_dump:
         kinds.remove(Kind.SWAP)
         wanted = AUTO if wanted == Kind.SWAP else wanted
-    if wanted == AUTO and present <= small:
+    if wanted == AUTO and present <= SMALL:
         return Kind.RESIDENT, f"{_size(present)} are too little to move"
     passed_over: list[str] = []
     for kind in kinds if wanted == AUTO else kinds[kinds.index(Kind(wanted)) :]:
@@ -109,8 +107,6 @@ def _against_swap(node: NodeFacts, present: int) -> str | None:
         return "the node has no swap"
     if not node.accounting:
         return "cgroups do not account swap (kernel parameter swapaccount, or no memory controller)"
-    if node.machine not in memory_advice.MACHINES:
-        return f"not known how to on {node.machine}"
     if node.free_swap < present + SPARE:
         return f"only {_size(node.free_swap)} of swap are free, {_size(present)} and {_size(SPARE)} to spare are needed"
     return None

@@ -1,5 +1,6 @@
 """What the shim of a pod occupies, and what the kernel keeps for the pod's network."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Footprint:
     @classmethod
     def of(cls, app: App) -> "Footprint":
         shim = Path(f"/proc/{shim_of(app)}")
-        with SockDiag(app.network) as diag:
+        with closing(SockDiag(app.network)) as diag:
             sockets = len(diag.tcp(frozenset(TcpState) - {TcpState.TIME_WAIT}))
         opened = Open(len(list((shim / "fd").iterdir())), len(list((shim / "task").iterdir())), sockets)
         rollup = (line.split() for line in (shim / "smaps_rollup").read_text().splitlines()[1:])
