@@ -20,7 +20,7 @@ UNPACKING = 300.0
 
 
 def install(root: Root, found: Facts, install_root: str, source: Source, say: Say, *, links: bool, dry: bool) -> None:
-    """Raises InstallError, after the node has been made again as it was."""
+    """Raises InstallError or OSError, after the node has been made again as it was."""
     planned = plan(root, found, install_root, source, links=links)
     for note in planned.notes:
         say(f"note: {note}")
@@ -33,24 +33,15 @@ def install(root: Root, found: Facts, install_root: str, source: Source, say: Sa
     if not planned.changes and not restarts:
         say(f"zeropod {__version__} is installed, and containerd knows it: nothing to do")
         return
-    transaction = Transaction(root, install_root)
-    restarted = False
-    try:
-        with transaction.making(planned.changes):
-            _check(root, install_root, planned, source)
-            if restarts and found.service.command is not None:
-                say(f"restarting {found.service.name}")
-                restarted = True
-                service.restart(root, found.service)
-            if restarts and (found.service.command is not None or found.service.by_itself):
-                _verify(root, found)
-    except BaseException as error:
-        say("it failed; everything is as it was before")
-        if restarted:
-            _restart_again(root, found, say)
-        if isinstance(error, OSError):
-            raise InstallError(f"{error.filename or install_root}: {error.strerror}") from error
-        raise
+    service.carry_out(
+        root,
+        found.service,
+        Transaction(root, install_root).making(planned.changes),
+        say,
+        restarts=restarts,
+        check=lambda: _check(root, install_root, planned, source),
+        verify=lambda: _verify(root, found),
+    )
     _conclude(root, found, install_root, planned, restarts, say)
 
 
@@ -72,15 +63,6 @@ def _verify(root: Root, found: Facts) -> None:
         raise InstallError(f"{wrong}, and no {handler.NAME}: see containerd's log")
 
 
-def _restart_again(root: Root, found: Facts, say: Say) -> None:
-    """So that containerd has its old configuration, too."""
-    try:
-        service.restart(root, found.service)
-        say(f"restarted {found.service.name} with its old configuration")
-    except InstallError as error:
-        say(f"{found.service.name} has to be restarted by hand: {error}")
-
-
 def _conclude(root: Root, found: Facts, install_root: str, planned: Plan, restarts: bool, say: Say) -> None:
     say(f"zeropod {__version__} is in {install_root}: {len(planned.changes)} files changed")
     # Else the first pod waits for it. A failure undoes nothing: zeropod runs without.
@@ -93,10 +75,10 @@ def _conclude(root: Root, found: Facts, install_root: str, planned: Plan, restar
         say(f"note: zeropod could not unpack itself, and will start slowly: {failure}")
     if not restarts:
         say("containerd's configuration has not changed: nothing was restarted")
-    elif found.service.command is not None or found.service.by_itself:
+    elif found.service.is_automatic:
         say(f"containerd knows the handler {handler.NAME}")
     else:
-        say(f"NOT IN EFFECT YET: {found.service.advice}, then run this again to verify")
+        say(f"NOT IN EFFECT YET: restart {found.service.name}, then run this again to verify")
 
 
 def _announcement(found: Facts, restarts: bool) -> str:
@@ -105,5 +87,5 @@ def _announcement(found: Facts, restarts: bool) -> str:
     if found.service.by_itself:
         return f"{found.service.name} would restart containerd by itself"
     if found.service.command is None:
-        return f"you would have to {found.service.advice}"
+        return f"you would have to restart {found.service.name}"
     return f"would restart {found.service.name}"

@@ -17,6 +17,9 @@ from zeropod.installer.errors import InstallError
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 """Where the node's programs are, as containerd's own PATH under systemd has it."""
 
+QUICK = 30.0
+"""Seconds for a program that only answers."""
+
 MOST_LINKS = 40
 """Symbolic links on the way to a file, as in the kernel."""
 
@@ -117,10 +120,10 @@ class Root:
         os.chroot(self.top)
         os.chdir("/")
 
-    def succeeds(self, command: Sequence[str], timeout: float = 30.0) -> str | None:
+    def succeeds(self, command: Sequence[str]) -> str | None:
         """What a program of the node prints; None if it is not there or fails."""
         try:
-            done = self.run(command, timeout)
+            done = self.run(command, QUICK)
         except InstallError:
             return None
         return None if done.returncode else done.stdout

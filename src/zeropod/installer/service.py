@@ -1,7 +1,8 @@
 """Restarts what runs containerd: a unit of systemd, a service of OpenRC, or by a command that the user names."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from zeropod.installer.distributions import Distribution, Kind
@@ -22,9 +23,9 @@ class Service:
     """Whether what runs containerd restarts it when its configuration changes."""
 
     @property
-    def advice(self) -> str:
-        """What a person has to do where we cannot."""
-        return f"restart {self.name}"
+    def is_automatic(self) -> bool:
+        """Whether containerd gets a new configuration without a person's help."""
+        return self.command is not None or self.by_itself
 
 
 def find(root: Root, distribution: Distribution, command: str | None) -> Service:
@@ -48,7 +49,45 @@ def find(root: Root, distribution: Distribution, command: str | None) -> Service
 def restart(root: Root, service: Service) -> None:
     """Raises InstallError with what the command has said."""
     assert service.command is not None
-    command: Sequence[str] = service.command
-    done = root.run(command, SECONDS)
+    done = root.run(service.command, SECONDS)
     if done.returncode:
-        raise InstallError(f"{' '.join(command)} failed with {done.returncode}: {done.stdout.strip()[-2000:]}")
+        raise InstallError(f"{' '.join(service.command)} failed with {done.returncode}: {done.stdout.strip()[-2000:]}")
+
+
+def carry_out(
+    root: Root,
+    service: Service,
+    making: AbstractContextManager[None],
+    say: Callable[[str], None],
+    *,
+    restarts: bool,
+    check: Callable[[], None],
+    verify: Callable[[], None],
+) -> None:
+    """Make the changes, `check` them, restart containerd if it `restarts` for them, and `verify` that it has them.
+
+    Raises what has failed, after everything is as it was before, containerd's configuration included.
+    """
+    restarted = False
+    try:
+        with making:
+            check()
+            if restarts and service.command is not None:
+                say(f"restarting {service.name}")
+                restarted = True
+                restart(root, service)
+            if restarts and service.is_automatic:
+                verify()
+    except BaseException:
+        say("it failed; everything is as it was before")
+        if restarted:
+            _restart_again(root, service, say)
+        raise
+
+
+def _restart_again(root: Root, service: Service, say: Callable[[str], None]) -> None:
+    try:
+        restart(root, service)
+        say(f"restarted {service.name} with its old configuration")
+    except InstallError as error:
+        say(f"{service.name} has to be restarted by hand: {error}")

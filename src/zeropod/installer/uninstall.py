@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 def uninstall(
     root: Root, known: Record, install_root: str, restarter: Service, say: Say, *, force: bool, dry: bool
 ) -> None:
-    """Raises InstallError where pods still use the runtime, or after everything has been put back."""
+    """Raises InstallError where pods still use the runtime; it or OSError after everything has been put back."""
     in_use = _users(root, say, force=force, dry=dry)
     wanted, metadata = _restored(root, known, install_root, say)
     differences = changes.compare(root.look, wanted)
@@ -33,29 +33,24 @@ def uninstall(
         print(changes.show(differences, install_root), end="")
         say(f"{install_root} and {', '.join(STATE)} would be removed")
         return
-    restarted = False
-    try:
-        with Transaction(root, install_root).making(differences, metadata):
-            if configures and restarter.command is not None:
-                say(f"restarting {restarter.name}")
-                restarted = True
-                service.restart(root, restarter)
-            if configures and (restarter.command is not None or restarter.by_itself):
-                wrong = containerd.wait(root.outside(known.socket), handler.NAME, VERIFYING, present=False)
-                if wrong:
-                    raise InstallError(f"{wrong}, and should not know {handler.NAME} any more")
-    except BaseException as error:
-        say("it failed; everything is as it was before")
-        if restarted:
-            with contextlib.suppress(InstallError):
-                service.restart(root, restarter)
-        if isinstance(error, OSError):
-            raise InstallError(f"{error.filename or install_root}: {error.strerror}") from error
-        raise
+    service.carry_out(
+        root,
+        restarter,
+        Transaction(root, install_root).making(differences, metadata),
+        say,
+        restarts=configures,
+        check=lambda: None,
+        verify=lambda: _verify(root, known),
+    )
     _remove(root, known, install_root, say, keep_state=in_use)
-    if configures and restarter.command is None and not restarter.by_itself:
-        say(f"NOT IN EFFECT YET: {restarter.advice}")
+    if configures and not restarter.is_automatic:
+        say(f"NOT IN EFFECT YET: restart {restarter.name}")
     say("zeropod is uninstalled")
+
+
+def _verify(root: Root, known: Record) -> None:
+    if wrong := containerd.wait(root.outside(known.socket), handler.NAME, VERIFYING, present=False):
+        raise InstallError(f"{wrong}, and should not know {handler.NAME} any more")
 
 
 def _users(root: Root, say: Say, *, force: bool, dry: bool) -> bool:
