@@ -96,7 +96,7 @@ def _find(pids: Sequence[int], init: int, *, masters: bool) -> Iterator[Pending]
         with suppress(OSError):
             for task in os.listdir(f"/proc/{pid}/task"):
                 with suppress(OSError):
-                    if found := _blocked(_read(f"/proc/{pid}/task/{task}/syscall"), calls):
+                    if found := _blocked(proc_stat.content(f"/proc/{pid}/task/{task}/syscall"), calls):
                         yield Pending(pid, *found)
 
 
@@ -158,11 +158,3 @@ def _parent(pid: int) -> int:
     with suppress(OSError):
         return proc_stat.read(pid).parent
     return 0
-
-
-def _read(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, 4096)
-    finally:
-        os.close(descriptor)

@@ -49,13 +49,17 @@ def read(pid: int | str, tid: int | None = None) -> Stat:
     Raises OSError: FileNotFoundError or ProcessLookupError when it is gone.
     """
     path = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
+    return parse(content(path).decode(errors="replace"))
+
+
+def content(path: str) -> bytes:
+    """Return a file of /proc with up to 4 KiB. Raises OSError."""
     # Not a buffered file: inspecting a sleeping container takes many of these reads.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        text = os.read(descriptor, 4096)
+        return os.read(descriptor, 4096)
     finally:
         os.close(descriptor)
-    return parse(text.decode(errors="replace"))
 
 
 def parse(text: str) -> Stat:

@@ -23,7 +23,7 @@ _MESSAGE = struct.Struct("=BBxx2s2s16s16s16xIIII")  # struct inet_diag_msg
 _REQUEST = struct.Struct("=xxxB48xI4x")  # struct inet_diag_req: extensions, states
 _ONE = struct.Struct("=BBBxI2s2s16s16sIQ")  # struct inet_diag_req_v2
 _ALL_STATES, _ANY_COOKIE = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
-_LAST_DATA_SENT, _LAST_DATA_RECEIVED, _BYTES_RECEIVED = 44, 52, 128  # offsets in struct tcp_info
+_INFO = struct.Struct("=44xI4xI72xQ")  # of struct tcp_info: last data sent, last data received, bytes received
 _ATTEMPTS = 3
 
 Address = tuple[str, int]
@@ -57,8 +57,7 @@ UNACKNOWLEDGED = frozenset({TcpState.FIN_WAIT1, TcpState.CLOSING, TcpState.LAST_
 
 @dataclass(frozen=True, slots=True)
 class TcpSocket:
-    """One TCP socket. The fields from `last_data_received_ms` on are None where they do not apply: for
-    a listener, in TIME_WAIT, and on a kernel too old to send them.
+    """One TCP socket. The fields from `last_data_received_ms` on are None for a listener and in TIME_WAIT.
 
     Addresses are (address, port); IPv4 on an IPv6 socket is shown as IPv4. A listener's
     `receive_queue` is the length of its accept queue and its `send_queue` the limit of that;
@@ -134,8 +133,9 @@ def parse(body: bytes) -> TcpSocket:
         raise ValueError(f"inet_diag message of {len(body)} bytes, {_MESSAGE.size} expected")
     family, state, sport, dport, src, dst, rqueue, wqueue, uid, inode = _MESSAGE.unpack_from(body)
     info = dict(netlink.attributes(body[_MESSAGE.size :])).get(_INET_DIAG_INFO, b"")
-    if state == TcpState.LISTEN:
-        info = b""  # all zeroes, which would look like data received just now
+    # A listener's is all zeroes, which would look like data received just now.
+    has_data = state != TcpState.LISTEN and len(info) >= _INFO.size
+    sent, received, count = _INFO.unpack_from(info) if has_data else (None, None, None)
     return TcpSocket(
         family,
         TcpState(state),
@@ -145,9 +145,9 @@ def parse(body: bytes) -> TcpSocket:
         uid,
         rqueue,
         wqueue,
-        _u32(info, _LAST_DATA_RECEIVED),
-        _u32(info, _LAST_DATA_SENT),
-        _u64(info, _BYTES_RECEIVED),
+        received,
+        sent,
+        count,
     )
 
 
@@ -158,12 +158,3 @@ def _address(family: int, raw: bytes) -> str:
         raise ValueError(f"inet_diag message of address family {family}")
     mapped = IPv6Address(raw).ipv4_mapped
     return str(mapped) if mapped else socket.inet_ntop(socket.AF_INET6, raw)
-
-
-def _u32(info: bytes, offset: int) -> int | None:
-    # Kernels add fields at the end of tcp_info: an older one sends less.
-    return struct.unpack_from("=I", info, offset)[0] if len(info) >= offset + 4 else None
-
-
-def _u64(info: bytes, offset: int) -> int | None:
-    return struct.unpack_from("=Q", info, offset)[0] if len(info) >= offset + 8 else None

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from zeropod.kernel import libc, namespace
 
@@ -186,6 +187,15 @@ def _values(sock: socket.socket, options: Iterable[Option]) -> dict[Option, byte
 def set_option(sock: socket.socket, option: Option, value: bytes) -> None:
     """Set an option to a value that `changed` returned. Raises OSError."""
     sock.setsockopt(option.level, option.number, value)
+
+
+def groups_of(pid: int) -> list[Group]:
+    """Return the multicast groups in the network namespace of a process. Raises OSError."""
+    texts = {"igmp": "", "igmp6": ""}
+    for name in texts:
+        with suppress(FileNotFoundError):  # no IPv6
+            texts[name] = Path(f"/proc/{pid}/net/{name}").read_text()
+    return groups(**texts)
 
 
 def groups(igmp: str, igmp6: str) -> list[Group]:

@@ -126,8 +126,8 @@ def hand_over_ready(sock: socket.socket) -> None:
 
 def enter_repair(sock: socket.socket) -> None:
     """Put a connection into repair mode: its last close sends neither FIN nor reset to the other end (tcp_close).
-    For a connection in a checkpoint whose process is to be killed. The last close may be that of this duplicate. Data
 
+    For a connection in a checkpoint whose process is to be killed. The last close may be that of this duplicate. Data
     that was sent but not acknowledged is not sent again. Raises OSError: EPERM for a listener, and without
     CAP_NET_ADMIN.
     """

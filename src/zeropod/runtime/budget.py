@@ -15,6 +15,7 @@ from pathlib import Path
 
 from zeropod import paths
 from zeropod.runtime.node_config import NodeConfig
+from zeropod.runtime.quantity import shown
 
 PATIENCE = 2.0
 """Seconds after which a lock held by another shim is ignored: checking takes milliseconds."""
@@ -42,14 +43,14 @@ def refusal(need: int, usage: Usage, config: NodeConfig, what: str) -> str:
     most, least = config.max_checkpoint_bytes, config.min_free_bytes
     if most and usage.images + need > most:
         return (
-            f"{what} would take about {_size(need)}, existing images take {_size(usage.images)}, "
-            f"and max-checkpoint-bytes is {_size(most)}"
+            f"{what} would take about {shown(need)}, existing images take {shown(usage.images)}, "
+            f"and max-checkpoint-bytes is {shown(most)}"
         )
     left = usage.free - usage.outstanding - need
     if left < least:
         return (
-            f"{what} would take about {_size(need)} and leave {_size(max(left, 0))} free on the disk, "
-            f"and min-free-bytes is {_size(least)}"
+            f"{what} would take about {shown(need)} and leave {shown(max(left, 0))} free on the disk, "
+            f"and min-free-bytes is {shown(least)}"
         )
     return ""
 
@@ -155,12 +156,3 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _size(count: float) -> str:
-    """Return a number of bytes as text with a unit."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

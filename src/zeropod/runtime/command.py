@@ -61,7 +61,6 @@ def spawn(
     stderr: FileDescriptor | None = None,
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,
-    pass_fds: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a program; streams that are not given are /dev/null. Blocks for vfork and exec, about a millisecond.
 
@@ -74,7 +73,6 @@ def spawn(
         stderr=subprocess.DEVNULL if stderr is None else stderr,
         cwd=cwd,
         env=env,
-        pass_fds=pass_fds,
         process_group=0,
     )
 

@@ -8,6 +8,7 @@ namespace and are removed from the image: semaphores, message queues, and shared
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,19 +43,23 @@ def attached(pids: Iterable[int], namespace: str) -> frozenset[int]:
 
     Raises CriuError if other processes have attached one of them, too: it cannot go COLD with only some of its users.
     """
-    with entered(namespace, CLONE_NEWIPC):
-        everybodys = attachments(Path("/proc/sysvipc/shm").read_text())
-    if not any(everybodys.values()):
-        return frozenset()
-    ours: dict[int, int] = {}
+    ours: list[int] = []
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError):
-            for segment in mapped(Path(f"/proc/{pid}/maps").read_text()):
-                ours[segment] = ours.get(segment, 0) + 1
-    for segment, count in ours.items():
-        if everybodys.get(segment, 0) > count:
-            raise CriuError(f"another container of the pod has also attached its shared memory (shmid {segment})")
+            ours += mapped(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"))
+    if others := shared(ours, namespace):
+        raise CriuError(f"another container of the pod has also attached its shared memory (shmid {others[0]})")
     return frozenset(ours)
+
+
+def shared(ours: Iterable[int], namespace: str) -> list[int]:
+    """Return those of these segments that are attached more often in the namespace than they are given."""
+    counts = Counter(ours)
+    if not counts:
+        return []
+    with entered(namespace, CLONE_NEWIPC):
+        everybodys = attachments(Path("/proc/sysvipc/shm").read_text())
+    return [segment for segment, count in counts.items() if everybodys.get(segment, 0) > count]
 
 
 def attachments(table: str) -> dict[int, int]:
@@ -66,7 +71,7 @@ def attachments(table: str) -> dict[int, int]:
 def mapped(maps: str) -> list[int]:
     """Return the ids of the segments in a process's /proc/PID/maps, once for each mapping."""
     lines = (line.split(maxsplit=5) for line in maps.splitlines() if _MAPPED in line)
-    return [int(fields[4]) for fields in lines if fields[5].startswith(_MAPPED)]
+    return [int(each[4]) for each in lines if len(each) == 6 and each[5].startswith(_MAPPED) and each[4].isdecimal()]
 
 
 def sort_out(images: Path, namespace: str, mine: Collection[int]) -> None:

@@ -1,4 +1,4 @@
-"""Numbers of bytes as Kubernetes writes them."""
+"""Numbers of bytes as Kubernetes writes them, and as messages show them."""
 
 import math
 import re
@@ -27,3 +27,12 @@ def quantity(text: str) -> int:
     if result > _MOST:
         raise ValueError("a number of bytes such as 64Mi, 100M or 0, below 8Ei")
     return result
+
+
+def shown(count: float) -> str:
+    """Return a number of bytes with a unit."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

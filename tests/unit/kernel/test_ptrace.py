@@ -64,7 +64,7 @@ def test_both_architectures_are_described_alike() -> None:
             *table.arguments,
             table.result,
             table.counter,
-            *table.number,
+            table.number,
             *(item[0] for item in table.eintr.values() if item),
         }
         assert used <= set(table.registers)

@@ -68,12 +68,6 @@ def test_tcp_info_says_when_data_last_came_and_went() -> None:
     assert found.bytes_received == 1 << 33
 
 
-def test_a_shorter_tcp_info_of_an_older_kernel_lacks_only_what_it_lacks() -> None:
-    body = message(socket.AF_INET, b"\x7f\0\0\1", b"\x7f\0\0\1", info=tcp_info(7, 1234, 9)[:104])
-    found = sock_diag.parse(body)
-    assert (found.last_data_received_ms, found.bytes_received) == (1234, None)
-
-
 def test_ipv4_on_an_ipv6_socket_is_shown_as_ipv4() -> None:
     mapped = bytes(10) + b"\xff\xff" + b"\x0a\0\0\1"
     found = sock_diag.parse(message(socket.AF_INET6, mapped, mapped))

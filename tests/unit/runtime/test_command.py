@@ -177,15 +177,6 @@ async def test_no_descriptor_is_left_open() -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-async def test_only_named_descriptors_are_passed_on() -> None:
-    reading, writing = os.pipe()
-    process = spawn(sh(f"echo passed >/proc/self/fd/{writing}"), pass_fds=[writing])
-    os.close(writing)
-    assert await wait(process) == 0
-    assert os.read(reading, 100) == b"passed\n"
-    os.close(reading)
-
-
 def test_nothing_is_running_between_the_tests() -> None:
     assert set() == command.RUNNING
 

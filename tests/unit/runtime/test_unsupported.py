@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from zeropod.kernel import kcmp, socket_options, task_attributes, unix_diag
 from zeropod.kernel.mountinfo import Mount
 from zeropod.kernel.socket_options import Group
+from zeropod.runtime import ipcns
 from zeropod.runtime.image import parsers as parse
 from zeropod.runtime.image import reading, reapplied, unsupported
 from zeropod.runtime.image.obstacle import Kind, Obstacle, merged
@@ -114,7 +115,7 @@ def test_maps_give_each_file_once_and_segments_as_often_as_they_are_mapped() -> 
         "/SYSV00005a45 (deleted)",
         "anon_inode:[io_uring]",
     ]
-    assert parse.segments(text) == [5, 5]
+    assert ipcns.mapped(text) == [5, 5]
 
 
 def test_fdinfo_of_inotify_and_epoll_is_read() -> None:
@@ -137,7 +138,7 @@ def test_what_the_kubelet_replaces_is_known_by_its_path() -> None:
 
 @given(st.text())
 def test_no_text_breaks_a_parser(text: str) -> None:
-    for parser in (parse.locks, parse.mapped, parse.segments, parse.watches, parse.polled, parse.status):
+    for parser in (parse.locks, parse.mapped, ipcns.mapped, parse.watches, parse.polled, parse.status):
         parser(text)
     parse.cpus(text)
     parse.value(text, "pos")
@@ -147,7 +148,7 @@ def test_no_text_breaks_a_parser(text: str) -> None:
 @given(st.lists(st.from_regex(r"(inotify|tfd:|lock:)?[ \tA-Za-z0-9:/.()-]{0,60}", fullmatch=True)))
 def test_no_line_breaks_a_parser(lines: list[str]) -> None:
     text = "\n".join(lines)
-    for parser in (parse.locks, parse.mapped, parse.segments, parse.watches, parse.polled):
+    for parser in (parse.locks, parse.mapped, ipcns.mapped, parse.watches, parse.polled):
         parser(text)
     with_files(Descriptor(4, "anon_inode:inotify", info=text), Descriptor(5, "/f", mode=REGULAR, info=text))
 
@@ -607,7 +608,8 @@ def test_a_lock_that_another_process_waits_for(tmp_path: Path) -> None:
         assert found(pid) == {}
         with subprocess.Popen([sys.executable, "-c", waiter, str(tmp_path / "l")]) as waiting:
             try:
-                until(lambda: "->" in Path("/proc/locks").read_text())
+                waits = f"-> FLOCK  ADVISORY  WRITE {waiting.pid} "
+                until(lambda: waits in Path("/proc/locks").read_text())
                 assert set(found(pid)) == {"lock-waited"}
             finally:
                 waiting.kill()

@@ -84,10 +84,10 @@ class Cgroup(ABC):
 
     async def freeze(self, deadline: float) -> None:
         """Freeze every task in it and its sub-cgroups; return when the kernel reports all of them frozen.
-        `deadline` is an absolute trio time (`trio.current_time() + seconds`). On any failure, cancellation
 
-        included, the cgroup is thawed. Raises FreezeTimeout, naming the tasks that did not freeze, or
-        CgroupError if the node has no freezer, the cgroup is gone, or this very process is in it.
+        `deadline` is an absolute trio time. On any failure, cancellation included, the cgroup is thawed. Raises
+        FreezeTimeout, naming the tasks that did not freeze, or CgroupError if the node has no freezer, the cgroup is
+        gone, or this very process is in it.
         """
         if os.getpid() in self.pids():
             # Nothing could thaw us again.

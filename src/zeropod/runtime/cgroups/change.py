@@ -9,7 +9,6 @@ import os
 import select
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 import trio
 
@@ -36,9 +35,7 @@ class Changes:
     def __enter__(self) -> "Changes":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._opened.close()
 
     def read(self, name: str) -> str | None:

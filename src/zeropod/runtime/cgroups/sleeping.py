@@ -120,12 +120,8 @@ def accumulate(base: _Metrics, current: _Metrics) -> _Metrics:
     return total
 
 
-def asleep(last: _Metrics) -> _Metrics:
-    """Return `last` with every gauge at zero, for a container without processes; counters and limits stay."""
-    return _without_gauges(last)
-
-
-def _without_gauges(message: _Part) -> _Part:
+def asleep(message: _Part) -> _Part:
+    """Return statistics with every gauge at zero, for a container without processes; counters and limits stay."""
     rest = deepcopy(message)
     for field, value in message.ListFields():
         kind = kind_of(field)
@@ -133,9 +129,9 @@ def _without_gauges(message: _Part) -> _Part:
             rest.ClearField(field.name)
         elif kind is None and field.is_repeated:
             rest.ClearField(field.name)
-            getattr(rest, field.name).extend(_without_gauges(entry) for entry in value)
+            getattr(rest, field.name).extend(asleep(entry) for entry in value)
         elif kind is None:
-            getattr(rest, field.name).CopyFrom(_without_gauges(value))
+            getattr(rest, field.name).CopyFrom(asleep(value))
     return rest
 
 
@@ -163,7 +159,7 @@ def _add_entries(total: MutableSequence[_Part], base: Iterable[_Part]) -> None:
     for entry in base:
         same = known.get(_identity(entry))
         if same is None:
-            total.append(_without_gauges(entry))
+            total.append(asleep(entry))
         else:
             _add(same, entry)
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from zeropod.runtime.image.parsers import Mapped
+from zeropod.runtime.image.parsers import Mapped, value
 from zeropod.runtime.image.snapshot import DELETED, Descriptor
 
 MOST_DESCRIPTORS = 50_000
@@ -60,7 +60,7 @@ class Table:
         found = self._examined(Descriptor(number, link), path)
         if link.startswith(_INFORMATIVE) or stat.S_ISCHR(found.mode) or (link.startswith("/") and found.mode):
             info = text(f"{self._base}/fdinfo/{number}")
-            found = replace(found, info=info, flags=_flags(info))
+            found = replace(found, info=info, flags=int(value(info, "flags") or "0", 8))
         return found
 
     def held(self, mapped: Sequence[Mapped]) -> list[Descriptor]:
@@ -116,10 +116,3 @@ class Table:
         except OSError:
             return seen.st_nlink == 0
         return (there.st_dev, there.st_ino) == (seen.st_dev, seen.st_ino)
-
-
-def _flags(info: str) -> int:
-    for line in info.splitlines():
-        if line.startswith("flags:"):
-            return int(line.split()[1], 8)
-    return 0

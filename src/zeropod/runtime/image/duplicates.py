@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from zeropod.kernel import pidfd, socket_options, unix_diag
 from zeropod.kernel.socket_options import Defaults, Group
-from zeropod.runtime.image.descriptors import text
 from zeropod.runtime.image.snapshot import Descriptor, Process, Socket, UnixEnd
 
 _SOCKET = "socket:["
@@ -72,7 +71,7 @@ def _poll(descriptor: int) -> int:
 def read_sockets(processes: Sequence[Process], pid: int) -> list[Socket]:
     """Return the sockets of these processes, each once. Raises OSError."""
     netns = f"/proc/{pid}/ns/net"
-    defaults, candidates = Defaults(netns), _groups(pid)
+    defaults, candidates = Defaults(netns), socket_options.groups_of(pid)
     found: dict[int, Socket] = {}
     for process in processes:
         mine = [each for each in process.descriptors if each.link.startswith(_SOCKET) and each.inode not in found]
@@ -85,16 +84,6 @@ def read_sockets(processes: Sequence[Process], pid: int) -> list[Socket]:
                 holder = f"{process}, descriptor {each.number}"
                 found[each.inode] = _examined(duplicate, each.inode, holder, defaults, candidates)
     return list(found.values())
-
-
-def _groups(pid: int) -> list[Group]:
-    texts = []
-    for name in ("igmp", "igmp6"):
-        try:
-            texts.append(text(f"/proc/{pid}/net/{name}"))
-        except FileNotFoundError:  # no IPv6
-            texts.append("")
-    return socket_options.groups(*texts)
 
 
 def _examined(duplicate: int, inode: int, holder: str, defaults: Defaults, candidates: Sequence[Group]) -> Socket:

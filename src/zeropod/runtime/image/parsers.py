@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from zeropod.runtime.image.snapshot import REFRESHED, Lock
 
 _NAMED = ("/", "anon_inode:")
-_SEGMENT = "/SYSV"
-"""The name prefix of mapped System V shared memory; its inode is its id."""
 _REFRESHED_PATH = re.compile(r"/\.\.\d{4}_\d\d_\d\d_")
 
 
@@ -48,21 +46,10 @@ def mapped(text: str) -> list[Mapped]:
     found: dict[tuple[str, int, str], Mapped] = {}
     for line in text.splitlines():
         fields = line.split(maxsplit=5)
-        if (
-            len(fields) == 6
-            and fields[4] != "0"
-            and fields[4].isdecimal()
-            and fields[5].startswith(("/", "anon_inode:"))
-        ):
+        if len(fields) == 6 and fields[4] != "0" and fields[4].isdecimal() and fields[5].startswith(_NAMED):
             place, _, _, device, inode, path = fields
             found.setdefault((device, int(inode), path), Mapped(place, path, device, int(inode)))
     return list(found.values())
-
-
-def segments(text: str) -> list[int]:
-    """Return the ids of the System V shared memory in a /proc/PID/maps, once for each mapping."""
-    fields = (line.split(maxsplit=5) for line in text.splitlines() if _SEGMENT in line)
-    return [int(each[4]) for each in fields if len(each) == 6 and each[5].startswith(_SEGMENT) and each[4].isdecimal()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from zeropod.kernel import kcmp, mountinfo, proc_stat, task_attributes
 from zeropod.kernel.kcmp import Resource
 from zeropod.kernel.mountinfo import Mount
-from zeropod.kernel.namespace import CLONE_NEWIPC, entered
+from zeropod.runtime import ipcns
 from zeropod.runtime.cgroups.placement import UNIFIED, directories
 from zeropod.runtime.image import parsers, surroundings
 from zeropod.runtime.image.descriptors import MOST_DESCRIPTORS, Table, text
@@ -76,7 +76,7 @@ class _Reader:
             namespaces,
             table.descriptors(left),
             table.held(parsers.mapped(maps)),
-            parsers.segments(maps),
+            ipcns.mapped(maps),
             self._threads(pid, namespaces),
             started,
             text(f"{base}/wchan"),
@@ -113,6 +113,7 @@ def read(pids: Collection[int], facts: Facts) -> Snapshot:
     sockets: list[Socket] = []
     sockets = part("sockets", lambda: read_sockets(processes, first.pid), sockets)
     around = surroundings.look(frozenset(pids))
+    segments = [segment for process in processes for segment in process.segments]
     in_namespace = [each for each in around if each.pid_namespace == first.namespaces.get("pid")]
     return Snapshot(
         facts,
@@ -124,7 +125,7 @@ def read(pids: Collection[int], facts: Facts) -> Snapshot:
         part("Unix sockets", lambda: read_unix(processes, first.pid, sockets), []),
         [Stranger(each.pid, each.name) for each in in_namespace if facts.pid_namespace == ""],
         part("cpuset", lambda: _allowed_cpus(first.pid), frozenset(os.sched_getaffinity(0))),
-        part("shared memory", lambda: _shared_segments(processes, first.pid), []),
+        part("shared memory", lambda: ipcns.shared(segments, f"/proc/{first.pid}/ns/ipc"), []),
         part("message queues", lambda: surroundings.queues(mounts, first.pid), []),
         part("keys", lambda: _keys(facts.id), []),
         part("timer slack", lambda: task_attributes.read(os.getpid()).timer_slack, 50_000),
@@ -166,20 +167,6 @@ def _allowed_cpus(pid: int) -> frozenset[int]:
                 if allowed := parsers.cpus((found[controller] / name).read_text()):
                     return allowed
     return ours
-
-
-def _shared_segments(processes: Sequence[Process], pid: int) -> list[int]:
-    """Return the System V shared memory that both these processes and others have attached."""
-    ours: dict[int, int] = {}
-    for process in processes:
-        for segment in process.segments:
-            ours[segment] = ours.get(segment, 0) + 1
-    if not ours:
-        return []
-    with entered(f"/proc/{pid}/ns/ipc", CLONE_NEWIPC):
-        lines = [line.split() for line in text("/proc/sysvipc/shm").splitlines()[1:]]
-    attached = {int(fields[1]): int(fields[6]) for fields in lines}
-    return [segment for segment, count in ours.items() if attached.get(segment, 0) > count]
 
 
 def _keys(id: str) -> list[str]:

@@ -38,7 +38,7 @@ def note(pids: Collection[int]) -> Noted:
     if not pids:
         return Noted()
     defaults = Defaults(f"/proc/{min(pids)}/ns/net")
-    candidates = _groups(min(pids))
+    candidates = socket_options.groups_of(min(pids))
     usual = text("/proc/self/coredump_filter")
     threads: dict[int, dict[int, Attributes]] = {}
     filters: dict[int, str] = {}
@@ -130,14 +130,6 @@ def _opened(duplicate: int) -> socket.socket | None:
         return sock
     sock.close()
     return None
-
-
-def _groups(pid: int) -> list[Group]:
-    texts = {"igmp": "", "igmp6": ""}
-    for name in texts:
-        with suppress(FileNotFoundError):  # no IPv6
-            texts[name] = text(f"/proc/{pid}/net/{name}")
-    return socket_options.groups(**texts)
 
 
 def _own(pid: int, tid: int) -> int:

@@ -2,7 +2,6 @@
 
 Knows neither containerd nor the state machine. Rules for every backend:
 1. The processes are frozen in their cgroup while memory moves out. This is background work: it can be cut at any
-
    moment, and the step in progress is finished or undone within a few milliseconds.
 2. Whatever goes wrong, a page is either present, or an access blocks until it is brought back. It never reads as zero.
 3. A backend never thaws and never freezes: the caller does.

@@ -13,6 +13,7 @@ from typing import Final
 
 from zeropod.kernel import mountinfo
 from zeropod.runtime.cgroups import placement
+from zeropod.runtime.quantity import shown
 
 from .backend import Kind
 
@@ -81,7 +82,7 @@ def choose(wanted: str, node: NodeFacts, present: int, *, for_a_dump: bool = Fal
         kinds.remove(Kind.SWAP)
         wanted = AUTO if wanted == Kind.SWAP else wanted
     if wanted == AUTO and present <= SMALL:
-        return Kind.RESIDENT, f"{_size(present)} are too little to move"
+        return Kind.RESIDENT, f"{shown(present)} are too little to move"
     passed_over: list[str] = []
     for kind in kinds if wanted == AUTO else kinds[kinds.index(Kind(wanted)) :]:
         against = obstacle(kind, node, present)
@@ -108,7 +109,7 @@ def _against_swap(node: NodeFacts, present: int) -> str | None:
     if not node.accounting:
         return "cgroups do not account swap (kernel parameter swapaccount, or no memory controller)"
     if node.free_swap < present + SPARE:
-        return f"only {_size(node.free_swap)} of swap are free, {_size(present)} and {_size(SPARE)} to spare are needed"
+        return f"only {shown(node.free_swap)} of swap are free, {shown(present)} and {shown(SPARE)} to spare are needed"
     return None
 
 
@@ -122,7 +123,7 @@ def _against_store(node: NodeFacts) -> str | None:
 
 def _in_favour(kind: Kind, node: NodeFacts, wanted: str) -> str:
     if kind is Kind.SWAP:
-        return f"{_size(node.free_swap)} of swap are free ({', '.join(map(_describe, node.swaps))})"
+        return f"{shown(node.free_swap)} of swap are free ({', '.join(map(_describe, node.swaps))})"
     if kind is Kind.STORE:
         return "page store by userfaultfd"
     return "memory stays" if wanted != Kind.RESIDENT else "memory stays, as the annotation says"
@@ -199,8 +200,4 @@ def _text(path: Path) -> str:
 
 def _describe(device: SwapDevice) -> str:
     kind = "zram" if device.in_memory else device.kind
-    return f"{device.name}: {kind}, {_size(device.free)} of {_size(device.size)}"
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size >> 20} MiB"
+    return f"{device.name}: {kind}, {shown(device.free)} of {shown(device.size)}"

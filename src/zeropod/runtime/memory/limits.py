@@ -2,7 +2,6 @@
 
 Owns the record of the former values. It is written before the first file is changed, so that after the death of a shim
 the next one, or the clean-up, can restore all of them: `restore_limits`. A file that no longer holds the value written
-
 here is left alone: the container's resources were updated meanwhile, which takes precedence.
 """
 
