@@ -33,15 +33,13 @@ def install(root: Root, found: Facts, install_root: str, source: Source, say: Sa
     if not planned.changes and not restarts:
         say(f"zeropod {__version__} is installed, and containerd knows it: nothing to do")
         return
-    service.carry_out(
-        root,
-        found.service,
-        Transaction(root, install_root).making(planned.changes),
-        say,
-        restarts=restarts,
-        check=lambda: _check(root, install_root, planned, source),
-        verify=lambda: _verify(root, found),
-    )
+    making = Transaction(root, install_root).making(planned.changes)
+    with service.restarting(root, found.service, say) as restart, making:
+        _check(root, install_root, planned, source)
+        if restarts:
+            restart()
+            if found.service.is_automatic:
+                _verify(root, found)
     _conclude(root, found, install_root, planned, restarts, say)
 
 

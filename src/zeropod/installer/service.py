@@ -1,8 +1,8 @@
 """Restarts what runs containerd: a unit of systemd, a service of OpenRC, or by a command that the user names."""
 
 import shlex
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from zeropod.installer.distributions import Distribution, Kind
@@ -54,40 +54,29 @@ def restart(root: Root, service: Service) -> None:
         raise InstallError(f"{' '.join(service.command)} failed with {done.returncode}: {done.stdout.strip()[-2000:]}")
 
 
-def carry_out(
-    root: Root,
-    service: Service,
-    making: AbstractContextManager[None],
-    say: Callable[[str], None],
-    *,
-    restarts: bool,
-    check: Callable[[], None],
-    verify: Callable[[], None],
-) -> None:
-    """Make the changes, `check` them, restart containerd if it `restarts` for them, and `verify` that it has them.
+@contextmanager
+def restarting(root: Root, service: Service, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Yield what restarts containerd, where that can be done; if the block fails after that, do it once more.
 
-    Raises what has failed, after everything is as it was before, containerd's configuration included.
+    The block has put containerd's old configuration back by then.
     """
     restarted = False
+
+    def now() -> None:
+        nonlocal restarted
+        if service.command is not None:
+            say(f"restarting {service.name}")
+            restarted = True
+            restart(root, service)
+
     try:
-        with making:
-            check()
-            if restarts and service.command is not None:
-                say(f"restarting {service.name}")
-                restarted = True
-                restart(root, service)
-            if restarts and service.is_automatic:
-                verify()
+        yield now
     except BaseException:
         say("it failed; everything is as it was before")
         if restarted:
-            _restart_again(root, service, say)
+            try:
+                restart(root, service)
+                say(f"restarted {service.name} with its old configuration")
+            except InstallError as error:
+                say(f"{service.name} has to be restarted by hand: {error}")
         raise
-
-
-def _restart_again(root: Root, service: Service, say: Callable[[str], None]) -> None:
-    try:
-        restart(root, service)
-        say(f"restarted {service.name} with its old configuration")
-    except InstallError as error:
-        say(f"{service.name} has to be restarted by hand: {error}")

@@ -33,15 +33,12 @@ def uninstall(
         print(changes.show(differences, install_root), end="")
         say(f"{install_root} and {', '.join(STATE)} would be removed")
         return
-    service.carry_out(
-        root,
-        restarter,
-        Transaction(root, install_root).making(differences, metadata),
-        say,
-        restarts=configures,
-        check=lambda: None,
-        verify=lambda: _verify(root, known),
-    )
+    making = Transaction(root, install_root).making(differences, metadata)
+    with service.restarting(root, restarter, say) as restart, making:
+        if configures:
+            restart()
+            if restarter.is_automatic:
+                _verify(root, known)
     _remove(root, known, install_root, say, keep_state=in_use)
     if configures and not restarter.is_automatic:
         say(f"NOT IN EFFECT YET: restart {restarter.name}")

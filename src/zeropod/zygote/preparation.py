@@ -3,6 +3,9 @@
 A page of memory, 4 KiB, is a fork's own from the first byte that it writes there. Each step is worth some hundred
 kilobytes of every shim, and nothing else: one that fails, under a new version of Python say, is told in containerd's
 log, and the others are taken all the same.
+
+Measured among 20 shims after a sleep (PSS): 5.4 MiB with all steps, 6.7 without `code_layout`, 6.2 with gaps left open,
+7.5 without either.
 """
 
 import gc
