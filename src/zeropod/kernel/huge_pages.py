@@ -11,11 +11,9 @@ process, prctl(2)'s PR_SET_THP_DISABLE, would be inherited by containers.)
 Source of facts: madvise(2), MADV_NOHUGEPAGE; collapse_huge_page() in mm/khugepaged.c.
 """
 
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
-from zeropod.kernel import libc
+from zeropod.kernel import libc, mappings
 
 _MADV_NOHUGEPAGE = 15
 
@@ -23,14 +21,6 @@ _MADV_NOHUGEPAGE = 15
 def refuse() -> None:
     """Exempt all private mappings that this process can write to. Does not cover what it maps later."""
     with suppress(OSError):  # a kernel without huge pages, say
-        for start, end in _own():
-            libc.call("madvise", start, end - start, _MADV_NOHUGEPAGE)
-
-
-def _own() -> Iterator[tuple[int, int]]:
-    """Yield start and end of each private writable mapping of this process. Raises OSError."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        addresses, mode, *_ = line.split()
-        if mode.startswith("rw") and mode.endswith("p"):
-            start, end = (int(address, 16) for address in addresses.split("-"))
-            yield start, end
+        for area in list(mappings.of("self", sizes=False)):
+            if area.private and area.permissions.startswith("rw"):
+                libc.call("madvise", area.start, area.end - area.start, _MADV_NOHUGEPAGE)

@@ -99,8 +99,8 @@ def _area(head: re.Match[str], flags: frozenset[str], sizes: Mapping[str, int]) 
     )
 
 
-def of(pid: int, *, sizes: bool = True) -> Iterator[Area]:
-    """Yield a process's mappings from smaps, or, without flags and sizes but sooner, from maps.
+def of(pid: int | str, *, sizes: bool = True) -> Iterator[Area]:
+    """Yield the mappings of a process (`self` for ours) from smaps, or, without flags and sizes but sooner, from maps.
 
     The file is read in pieces: what the process maps meanwhile may be missing or seen twice. Raises OSError:
     FileNotFoundError or ProcessLookupError if the process does not exist.

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from zeropod.kernel import libc
+from zeropod.kernel import libc, proc_stat
 from zeropod.kernel.mountinfo import Mount
 
 _AT_NO_AUTOMOUNT, _AT_STATX_DONT_SYNC = 0x800, 0x4000
@@ -101,10 +101,9 @@ def fdinfo(pid: int, descriptor: int) -> dict[str, str]:
     """Return the lines `name: value` of /proc/PID/fdinfo; of several of one name the last. Empty once closed."""
     try:
         with open(f"/proc/{pid}/fdinfo/{descriptor}") as file:
-            lines = file.read().splitlines()
+            return proc_stat.fields(file.read())
     except GONE:
         return {}
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def unread(descriptor: int) -> int:

@@ -8,6 +8,8 @@ Source of facts: proc_pid_status(5), signal(7).
 import os
 from pathlib import Path
 
+from zeropod.kernel import proc_stat
+
 
 def is_due(pid: int) -> bool:
     """Return whether a signal is pending that a thread of the process will handle as soon as it runs.
@@ -22,6 +24,6 @@ def is_due(pid: int) -> bool:
 
 
 def _is_due(status: str) -> bool:
-    fields = dict(line.partition(":")[::2] for line in status.splitlines())
+    fields = proc_stat.fields(status)
     own, shared, blocked, ignored = (int(fields[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn"))
     return bool((own | shared) & ~blocked & ~ignored)

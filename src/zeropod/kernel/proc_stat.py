@@ -1,6 +1,6 @@
-"""A process or a thread as /proc/PID/stat describes it.
+"""A process or a thread as /proc/PID/stat describes it, and files of lines `name: value` such as its status.
 
-Owns the only parser of that file. Fields are numbered from 1, as in proc_pid_stat(5).
+Owns the only parser of /proc/PID/stat. Fields are numbered from 1, as in proc_pid_stat(5).
 """
 
 import os
@@ -60,6 +60,11 @@ def content(path: str) -> bytes:
         return os.read(descriptor, 4096)
     finally:
         os.close(descriptor)
+
+
+def fields(text: str) -> dict[str, str]:
+    """Return the lines `name: value` of a file such as /proc/PID/status; of several of one name the last."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
 
 def parse(text: str) -> Stat:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zeropod.kernel import libc, namespace
+from zeropod.kernel.sock_diag import TcpState
 
 _SOCKET, _IP, _TCP, _UDP, _IPV6 = socket.SOL_SOCKET, 0, 6, 17, 41
 _LONGEST = 16
-_TCP_INFO, _CLOSE, _LISTEN = 11, 7, 10
+_TCP_INFO = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def applicable(family: int, kind: int, state: int) -> Sequence[Option]:
     else:
         options += _V6 + _V4_ON_V6 + (_V6_DATAGRAM if datagram else ())
     if kind == socket.SOCK_STREAM:
-        options += _CONNECTION + (_LISTENER + _NOT_CONNECTIONS if state == _LISTEN else ())
+        options += _CONNECTION + (_LISTENER + _NOT_CONNECTIONS if state == TcpState.LISTEN else ())
     else:
         options += _NOT_CONNECTIONS
     if kind == socket.SOCK_DGRAM:
@@ -161,7 +162,7 @@ class Defaults:
     def changed(self, sock: socket.socket, state: int = 0) -> list[tuple[Option, bytes]]:
         """Return the options of a socket that differ from a new one's, with their values. Raises OSError."""
         family, kind, protocol = sock.family, sock.type, sock.proto
-        key = (family, kind, protocol, state == _LISTEN)
+        key = (family, kind, protocol, state == TcpState.LISTEN)
         if key not in self._values:
             with namespace.entered(self._netns):
                 new = socket.socket(family, kind, protocol)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from zeropod.kernel import libc
+from zeropod.kernel import libc, mappings
+from zeropod.kernel.mappings import Area
 from zeropod.kernel.namespace import CLONE_NEWIPC, entered
 from zeropod.rpc.messages.ipcns_pb2 import IpcShm
 from zeropod.runtime.errors import CriuError
@@ -27,7 +28,7 @@ MAGIC = 8
 _SIZE = struct.Struct("<I")
 _IPC_RMID = 0
 _MAPPED = "/SYSV"
-"""The name prefix of a mapped segment in /proc/PID/maps; its inode there is its id."""
+"""The prefix of a mapped segment's name; its inode is its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def attached(pids: Iterable[int], namespace: str) -> frozenset[int]:
     ours: list[int] = []
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError):
-            ours += mapped(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"))
+            ours += mapped(mappings.of(pid, sizes=False))
     if others := shared(ours, namespace):
         raise CriuError(f"another container of the pod has also attached its shared memory (shmid {others[0]})")
     return frozenset(ours)
@@ -68,10 +69,9 @@ def attachments(table: str) -> dict[int, int]:
     return {int(fields[1]): int(fields[6]) for fields in lines}
 
 
-def mapped(maps: str) -> list[int]:
-    """Return the ids of the segments in a process's /proc/PID/maps, once for each mapping."""
-    lines = (line.split(maxsplit=5) for line in maps.splitlines() if _MAPPED in line)
-    return [int(each[4]) for each in lines if len(each) == 6 and each[5].startswith(_MAPPED) and each[4].isdecimal()]
+def mapped(areas: Iterable[Area]) -> list[int]:
+    """Return the ids of the segments among a process's mappings, once for each mapping."""
+    return [area.inode for area in areas if area.name.startswith(_MAPPED)]
 
 
 def sort_out(images: Path, namespace: str, mine: Collection[int]) -> None:

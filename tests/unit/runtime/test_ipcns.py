@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zeropod.kernel import mappings
 from zeropod.rpc.messages.ipcns_pb2 import IpcDesc, IpcShm
 from zeropod.runtime import ipcns
 from zeropod.runtime.errors import CriuError
@@ -33,7 +34,7 @@ def image(*ids: int, in_pagemaps: bool = True) -> bytes:
 
 def test_what_is_attached_is_read_from_the_kernels_tables() -> None:
     assert ipcns.attachments(TABLE) == {0: 6, 5: 0}
-    assert ipcns.mapped(MAPS) == [0, 32769]
+    assert ipcns.mapped(mappings.parse(MAPS.splitlines(keepends=True))) == [0, 32769]
     assert ipcns.attachments("  key shmid\n") == {}
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropod.kernel import kcmp, socket_options, task_attributes, unix_diag
+from zeropod.kernel import kcmp, mappings, proc_stat, socket_options, task_attributes, unix_diag
 from zeropod.kernel.mountinfo import Mount
 from zeropod.kernel.socket_options import Group
 from zeropod.runtime import ipcns
@@ -110,12 +110,13 @@ def test_maps_give_each_file_once_and_segments_as_often_as_they_are_mapped() -> 
         "7f51ed3fb000-7f51ed3fc000 rw-s 00000000 00:0f 9 anon_inode:[io_uring]\n"
         "7ffd1000-7ffd2000 rw-p 00000000 00:00 0 [stack]\n"
     )
-    assert [each.path for each in parse.mapped(text)] == [
+    areas = list(mappings.parse(text.splitlines(keepends=True)))
+    assert [each.name for each in parse.files(areas)] == [
         "/usr/lib/libc.so.6",
         "/SYSV00005a45 (deleted)",
         "anon_inode:[io_uring]",
     ]
-    assert ipcns.mapped(text) == [5, 5]
+    assert ipcns.mapped(areas) == [5, 5]
 
 
 def test_fdinfo_of_inotify_and_epoll_is_read() -> None:
@@ -138,7 +139,7 @@ def test_what_the_kubelet_replaces_is_known_by_its_path() -> None:
 
 @given(st.text())
 def test_no_text_breaks_a_parser(text: str) -> None:
-    for parser in (parse.locks, parse.mapped, ipcns.mapped, parse.watches, parse.polled, parse.status):
+    for parser in (parse.locks, parse.watches, parse.polled, proc_stat.fields):
         parser(text)
     parse.cpus(text)
     parse.value(text, "pos")
@@ -148,7 +149,7 @@ def test_no_text_breaks_a_parser(text: str) -> None:
 @given(st.lists(st.from_regex(r"(inotify|tfd:|lock:)?[ \tA-Za-z0-9:/.()-]{0,60}", fullmatch=True)))
 def test_no_line_breaks_a_parser(lines: list[str]) -> None:
     text = "\n".join(lines)
-    for parser in (parse.locks, parse.mapped, ipcns.mapped, parse.watches, parse.polled):
+    for parser in (parse.locks, parse.watches, parse.polled):
         parser(text)
     with_files(Descriptor(4, "anon_inode:inotify", info=text), Descriptor(5, "/f", mode=REGULAR, info=text))
 

@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from zeropod.runtime.image.parsers import Mapped, value
+from zeropod.kernel.mappings import Area
+from zeropod.runtime.image.parsers import value
 from zeropod.runtime.image.snapshot import DELETED, Descriptor
 
 MOST_DESCRIPTORS = 50_000
@@ -63,22 +64,21 @@ class Table:
             found = replace(found, info=info, flags=int(value(info, "flags") or "0", 8))
         return found
 
-    def held(self, mapped: Sequence[Mapped]) -> list[Descriptor]:
+    def held(self, mapped: Sequence[Area]) -> list[Descriptor]:
         """Return its working and root directory and its mapped files. Raises OSError."""
         found = []
         for what in ("cwd", "root"):
             path = f"{self._base}/{what}"
             found.append(self._examined(Descriptor(-1, os.readlink(path), what), path))
         for each in mapped:
-            if each.path.startswith(_MEMORY):
+            if each.name.startswith(_MEMORY):
                 continue
-            nothing = Descriptor(-1, each.path, "mapped")
-            if not each.path.startswith("/"):
+            nothing = Descriptor(-1, each.name, "mapped")
+            if not each.name.startswith("/"):
                 found.append(nothing)
                 continue
-            start, _, end = each.range.partition("-")
             with suppress(FileNotFoundError):
-                found.append(self._examined(nothing, f"{self._base}/map_files/{int(start, 16):x}-{int(end, 16):x}"))
+                found.append(self._examined(nothing, f"{self._base}/map_files/{each.start:x}-{each.end:x}"))
         return found
 
     def _examined(self, descriptor: Descriptor, path: str) -> Descriptor:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from zeropod.kernel import pidfd, socket_options, unix_diag
+from zeropod.kernel.sock_diag import TcpState
 from zeropod.kernel.socket_options import Defaults, Group
 from zeropod.runtime.image.snapshot import Descriptor, Process, Socket, UnixEnd
 
@@ -22,7 +23,6 @@ _SOCKET = "socket:["
 _EVENTS = ("anon_inode:inotify", "anon_inode:[fanotify]")
 _PIPE = "pipe:["
 _INET = (socket.AF_INET, socket.AF_INET6)
-_TCP_CLOSE = 7
 _UDP_CORK = 1
 _UNANSWERED = (errno.EBADF, errno.ESRCH)
 """Errors of pidfd_getfd(2) for a descriptor or a process that is gone."""
@@ -112,7 +112,7 @@ def _asked(sock: socket.socket, inode: int, holder: str, defaults: Defaults, can
         if protocol != socket.IPPROTO_TCP:
             return plain
         state = socket_options.tcp_state(sock)
-        failed = state == _TCP_CLOSE and bool(_poll(sock.fileno()) & select.POLLERR)
+        failed = state == TcpState.CLOSE and bool(_poll(sock.fileno()) & select.POLLERR)
         options = tuple(option.name for option, _ in defaults.changed(sock, state))
         return Socket(inode, holder, family, kind, protocol, _local(sock) if options else "", False, failed, 0, options)
     return replace(

@@ -5,17 +5,14 @@ proc_locks(5).
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from zeropod.kernel.mappings import Area
 from zeropod.runtime.image.snapshot import REFRESHED, Lock
 
 _NAMED = ("/", "anon_inode:")
 _REFRESHED_PATH = re.compile(r"/\.\.\d{4}_\d\d_\d\d_")
-
-
-def status(text: str) -> dict[str, str]:
-    """Return the fields of /proc/PID/status by name."""
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines()) if value}
 
 
 def locks(text: str) -> list[Lock]:
@@ -31,24 +28,12 @@ def locks(text: str) -> list[Lock]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """A file in /proc/PID/maps."""
-
-    range: str
-    path: str
-    device: str
-    inode: int
-
-
-def mapped(text: str) -> list[Mapped]:
-    """Return each file in a /proc/PID/maps once; a file is a mapping with a name and an inode."""
-    found: dict[tuple[str, int, str], Mapped] = {}
-    for line in text.splitlines():
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[4] != "0" and fields[4].isdecimal() and fields[5].startswith(_NAMED):
-            place, _, _, device, inode, path = fields
-            found.setdefault((device, int(inode), path), Mapped(place, path, device, int(inode)))
+def files(areas: Iterable[Area]) -> list[Area]:
+    """Return the first mapping of each file: of what has a name and an inode."""
+    found: dict[tuple[str, int, str], Area] = {}
+    for area in areas:
+        if area.inode and area.name.startswith(_NAMED):
+            found.setdefault((area.device, area.inode, area.name), area)
     return list(found.values())
 
 

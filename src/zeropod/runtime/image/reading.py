@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from zeropod.kernel import kcmp, mountinfo, proc_stat, task_attributes
+from zeropod.kernel import kcmp, mappings, mountinfo, proc_stat, task_attributes
 from zeropod.kernel.kcmp import Resource
 from zeropod.kernel.mountinfo import Mount
 from zeropod.runtime import ipcns
@@ -58,14 +58,14 @@ class _Reader:
 
     def _process(self, pid: int, left: int) -> Process:
         base = f"/proc/{pid}"
-        status = parsers.status(text(f"{base}/status"))
+        status = proc_stat.fields(text(f"{base}/status"))
         started = self._boot + proc_stat.read(pid).start / self._tick
         name = status.get("Name", "?")
         if status.get("State", "").startswith("Z"):
             return Process(pid, name, status, started=started)
         namespaces = links(base, _NAMESPACES)
         table = Table(pid, self._facts.ours)
-        maps = text(f"{base}/maps")
+        areas = list(mappings.of(pid, sizes=False))
         parent = int(status.get("PPid", "0"))
         shares = bool(parent) and _shared(pid, parent, Resource.ADDRESS_SPACE)
         return Process(
@@ -75,8 +75,8 @@ class _Reader:
             int(text(f"{base}/personality"), 16),
             namespaces,
             table.descriptors(left),
-            table.held(parsers.mapped(maps)),
-            ipcns.mapped(maps),
+            table.held(parsers.files(areas)),
+            ipcns.mapped(areas),
             self._threads(pid, namespaces),
             started,
             text(f"{base}/wchan"),

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from zeropod.kernel import pidfd, socket_options, task_attributes
+from zeropod.kernel import pidfd, proc_stat, socket_options, task_attributes
 from zeropod.kernel.socket_options import Defaults, Group, Option
 from zeropod.kernel.task_attributes import Attributes
 from zeropod.runtime.image.descriptors import text
@@ -134,5 +134,4 @@ def _opened(duplicate: int) -> socket.socket | None:
 
 def _own(pid: int, tid: int) -> int:
     """Return a thread's id in its own pid namespace."""
-    lines = text(f"/proc/{pid}/task/{tid}/status").splitlines()
-    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
+    return int(proc_stat.fields(text(f"/proc/{pid}/task/{tid}/status"))["NSpid"].split()[-1])
