@@ -15,8 +15,6 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A symbolic link."""
-
     target: str
 
 

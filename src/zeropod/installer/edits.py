@@ -39,7 +39,6 @@ def parse(text: str, path: str) -> dict[str, Any]:
 
 
 def imports(values: dict[str, Any]) -> list[str]:
-    """The patterns of the files that are imported."""
     found = values.get("imports", [])
     return [pattern for pattern in found if isinstance(pattern, str)] if isinstance(found, list) else []
 

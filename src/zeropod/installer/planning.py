@@ -16,8 +16,6 @@ from zeropod.installer.transaction import missing, stat_of
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where what is installed comes from."""
-
     archive: str
     """zeropod.pyz, as it runs now."""
     bundle: str | None

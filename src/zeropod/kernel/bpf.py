@@ -71,7 +71,6 @@ class Map(_Descriptor):
         super().__init__(_bpf(_Command.MAP_CREATE, attributes))
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of a key, None if it is not in the map."""
         key_buffer = self._key(key)
         value = bytearray(self.value_size)
         try:

@@ -39,7 +39,6 @@ class FifoBarrier:
             raise
 
     async def reached(self) -> None:
-        """Return when a reader has opened the FIFO."""
         assert self._opened is not None
         await trio.lowlevel.wait_readable(self._opened)
 

@@ -58,7 +58,6 @@ class DirectoryWatch:
         os.close(self._descriptor)
 
     async def events(self) -> list[Event]:
-        """Wait for the next events and return them."""
         while True:
             await trio.lowlevel.wait_readable(self._descriptor)
             try:

@@ -148,7 +148,6 @@ class Lookup:
             self._maps["inspect"].set(_PORT.pack(port), _SLOT.pack(slot | (_NODES if on else 0)))
 
     def uninspect(self, port: int) -> None:
-        """Undoes inspect()."""
         self._unpoint("inspect", port)
 
     def set_tasks(

@@ -16,8 +16,6 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of mountinfo."""
-
     id: int
     device: str
     """major:minor."""

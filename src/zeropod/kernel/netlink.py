@@ -28,8 +28,6 @@ _MOST = 1 << 16  # messages in one dump
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message as it stands in the stream."""
-
     kind: int
     flags: int
     sequence: int

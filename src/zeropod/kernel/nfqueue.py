@@ -29,8 +29,6 @@ _SOL_NETLINK, _NETLINK_NO_ENOBUFS = 270, 5
 
 
 class Verdict(IntEnum):
-    """What the kernel does with a held packet."""
-
     DROP = 0
     ACCEPT = 1
 

@@ -56,8 +56,6 @@ class Meta(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One message of a transaction."""
-
     kind: int
     flags: int
     attributes: bytes
@@ -142,7 +140,6 @@ def xtables_queue(number: int) -> bytes:
 
 
 def drop() -> bytes:
-    """Drop the packet."""
     verdict = netlink.attribute(2 | _NESTED, _u32(1, 0))
     return _expression("immediate", _u32(1, 0) + netlink.attribute(2 | _NESTED, verdict))
 

@@ -12,8 +12,6 @@ _FIRST = 3
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """One reading of the file."""
-
     name: str
     fields: tuple[str, ...]
     """The third and all later fields."""
@@ -29,7 +27,6 @@ class Stat:
 
     @property
     def parent(self) -> int:
-        """Process id of the parent."""
         return self.number(4)
 
     @property

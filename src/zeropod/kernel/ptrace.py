@@ -182,8 +182,6 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Rseq:
-    """The restartable-sequences area of a thread."""
-
     address: int
     size: int
     signature: int

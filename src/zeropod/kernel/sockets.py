@@ -107,7 +107,6 @@ def has_multicast_groups(netlink: socket.SocketType) -> bool:
 
 
 def is_listening(sock: socket.SocketType) -> bool:
-    """Return whether listen(2) was called on this socket."""
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 

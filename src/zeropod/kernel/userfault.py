@@ -87,7 +87,6 @@ class Message:
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """Yield the messages of one read(2)."""
     for event, first, second, third in _message.iter_unpack(data):
         # The new descriptor is 32 bits wide, and what follows it is not defined.
         yield Message(event, first & 0xFFFFFFFF if event == FORK else first, second, third)

@@ -33,9 +33,6 @@ SOCKETS = "/run/containerd/s"
 SOCKET_FD = 3
 """The descriptor at which `serve` finds its listening socket."""
 
-BACKLOG = 4096
-"""Connections that wait while the shim comes up; the kernel takes the smaller of this and net.core.somaxconn."""
-
 GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 """Annotations whose value is shared by the containers of one shim, the first one that is there."""
 
@@ -173,11 +170,7 @@ def _bind(listener: socket, path: str) -> bool:
     _make(SOCKETS, 0o711)
     for attempt in range(2):
         try:
-            previous = posix.umask(0o177)  # never open to others, not for an instant
-            try:
-                listener.bind(path)
-            finally:
-                posix.umask(previous)
+            zygote_client.bind(listener, path)
             break
         except OSError as error:
             if error.errno != errno.EADDRINUSE or attempt:
@@ -185,7 +178,6 @@ def _bind(listener: socket, path: str) -> bool:
             if answers(path):
                 return False
             posix.unlink(path)  # a shim that was killed left it
-    listener.listen(BACKLOG)
     return True
 
 

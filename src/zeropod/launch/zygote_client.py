@@ -31,7 +31,7 @@ DIRECTORY = "/run/zeropod/zygotes"
 """Holds a socket for each zygote, and the lock under which one begins or ends. Open to root alone."""
 
 BACKLOG = 4096
-"""Connections that wait while it comes up; the kernel takes the smaller of this and net.core.somaxconn."""
+"""Connections that wait while a process comes up; the kernel takes the smaller of this and net.core.somaxconn."""
 
 ANSWER = 30.0
 """Seconds to wait for the answer; the first one takes as long as the zygote needs to import and to prepare itself."""
@@ -186,12 +186,7 @@ def _begin(path: str, begin: "Callable[[int], object]") -> socket:
         if connection := connect(path):
             return connection
         _remove(path)  # one that was killed has left it
-        previous = posix.umask(0o177)
-        try:
-            listener.bind(path)
-        finally:
-            posix.umask(previous)
-        listener.listen(BACKLOG)
+        bind(listener, path)
         try:
             begin(listener.fileno())
         except BaseException:
@@ -204,6 +199,16 @@ def _begin(path: str, begin: "Callable[[int], object]") -> socket:
     if connection is None:
         raise ZygoteError("it has ended as soon as it was started")
     return connection
+
+
+def bind(listener: socket, path: str) -> None:
+    """Bind and listen; the socket is never open to others, not for an instant. Raises OSError."""
+    previous = posix.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        posix.umask(previous)
+    listener.listen(BACKLOG)
 
 
 def _remove(path: str) -> None:

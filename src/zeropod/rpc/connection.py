@@ -93,7 +93,6 @@ class ServerConnection:
         return encode(Frame(stream, FrameType.DATA, payload))
 
     def end(self, stream: int) -> bytes:
-        """Return the frame that ends a stream of messages."""
         self._running.discard(stream)
         return encode(Frame(stream, FrameType.DATA, b"", Flag.REMOTE_CLOSED | Flag.NO_DATA))
 

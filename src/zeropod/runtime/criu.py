@@ -36,7 +36,6 @@ def checkpoint_options(*, tcp_established: bool) -> list[str]:
 
 
 def restore_options(*, lazy: bool, tcp_established: bool) -> list[str]:
-    """Return flags for `runc restore`."""
     return [*(["--lazy-pages"] if lazy else []), *_options(tcp_established=tcp_established)]
 
 

@@ -182,7 +182,6 @@ class Runc:
 
 
 def _last_error(log: Path) -> str:
-    """Return the last error in a log; empty if there is none."""
     errors = [entry["msg"] for entry in _entries(log) if entry.get("level") in ("error", "fatal", "panic")]
     return errors[-1] if errors else ""
 

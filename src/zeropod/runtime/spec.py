@@ -51,7 +51,6 @@ class Spec:
 
     @property
     def bind_mounts(self) -> frozenset[str]:
-        """The destinations of the container's bind mounts."""
         mounts = self.content.get("mounts") or ()
         return frozenset(mount["destination"] for mount in mounts if _is_bind(mount))
 
@@ -69,7 +68,6 @@ class Spec:
         return self.namespaces.get("pid", "shared") != ""
 
     def with_network(self, path: str) -> "Spec":
-        """Return the spec with the network namespace at `path`."""
         namespaces = [entry for entry in self._linux["namespaces"] if entry["type"] != "network"]
         return self._with_linux(namespaces=[*namespaces, {"type": "network", "path": path}])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from .files import is_absent
+from .files import unless_absent
 
 #: Longer than any file that reports changes: cgroup.events and memory.events have a few short lines.
 _ENOUGH = 4096
@@ -40,12 +40,9 @@ class Changes:
 
     def read(self, name: str) -> str | None:
         """Return the file's text, or None once the cgroup is removed. Only later changes end a `wait`."""
-        try:
+        with unless_absent():
             return os.pread(self._descriptors[name], _ENOUGH, 0).decode()
-        except OSError as error:
-            if is_absent(error):
-                return None
-            raise
+        return None
 
     async def wait(self) -> None:
         """Return when a file has changed since it was last read; removing the cgroup is not a change."""

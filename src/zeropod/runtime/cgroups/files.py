@@ -8,6 +8,7 @@ where the kernel does not account what it would hold (PSI switched off, threaded
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .parse import number
@@ -22,12 +23,19 @@ def is_absent(error: OSError) -> bool:
 
 def read(path: Path) -> str | None:
     """Return the text of a cgroup file, or None if it does not exist (any more)."""
-    try:
+    with unless_absent():
         return path.read_text()
+    return None
+
+
+@contextmanager
+def unless_absent() -> Iterator[None]:
+    """Ignore that a file, or its whole cgroup, does not exist (any more)."""
+    try:
+        yield
     except OSError as error:
-        if is_absent(error):
-            return None
-        raise
+        if not is_absent(error):
+            raise
 
 
 def write(path: Path, value: str) -> None:

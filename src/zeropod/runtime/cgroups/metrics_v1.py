@@ -130,7 +130,6 @@ def _devices(text: str | None, names: Mapping[tuple[int, int], str]) -> list[Val
 
 
 def _hugetlb(directory: Path) -> list[Values]:
-    """Return one entry for each huge page size."""
     return [
         {
             "pagesize": size,

@@ -19,8 +19,6 @@ _SPLIT = ("workingset_refault", "workingset_activate")
 
 
 def metrics(directory: Path) -> cgroups_v2_pb2.Metrics:
-    """Return a snapshot of the cgroup in `directory`."""
-
     def text(name: str) -> str | None:
         return read(directory / name)
 
@@ -80,7 +78,6 @@ def pressure(text: str | None) -> Values:
 
 
 def _hugetlb(directory: Path) -> list[Values]:
-    """Return one entry for each huge page size."""
     return [
         {
             "pagesize": size,

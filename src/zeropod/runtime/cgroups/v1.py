@@ -16,7 +16,7 @@ from zeropod.kernel import interruptible
 from zeropod.rpc.messages import cgroups_v1_pb2
 
 from .base import Cgroup, SwapState
-from .files import huge_pages, is_absent, read, write
+from .files import huge_pages, is_absent, read, unless_absent, write
 from .metrics_v1 import metrics
 from .parse import flat_keyed, number
 
@@ -70,11 +70,8 @@ class CgroupV1(Cgroup):
                 write(state, "FROZEN")
 
     def thaw(self) -> None:
-        try:
+        with unless_absent():
             write(self._file("freezer", "freezer.state"), "THAWED")
-        except OSError as error:
-            if not is_absent(error):
-                raise
 
     def kill(self) -> bool:
         pids = self.pids()
@@ -86,25 +83,23 @@ class CgroupV1(Cgroup):
         return bool(pids)
 
     def frozen(self) -> bool:
-        directory = self._directories.get("freezer")
-        return directory is not None and (read(directory / "freezer.state") or "").strip() == "FROZEN"
+        return (self._text("freezer", "freezer.state") or "").strip() == "FROZEN"
 
     def stats(self) -> cgroups_v1_pb2.Metrics:
         return metrics(self._directories)
 
-    def _memory(self, name: str) -> str | None:
-        directory = self._directories.get("memory")
+    def _text(self, controller: str, name: str) -> str | None:
+        directory = self._directories.get(controller)
         return None if directory is None else read(directory / name)
 
     def cpu_seconds(self) -> float:
-        directory = self._directories.get("cpuacct")
-        return 0.0 if directory is None else number(read(directory / "cpuacct.usage")) / 1e9
+        return number(self._text("cpuacct", "cpuacct.usage")) / 1e9
 
     def memory_current(self) -> int:
-        return number(self._memory("memory.usage_in_bytes"))
+        return number(self._text("memory", "memory.usage_in_bytes"))
 
     def resident_bytes(self) -> int:
-        stat = flat_keyed(self._memory("memory.stat"))
+        stat = flat_keyed(self._text("memory", "memory.stat"))
         pages = max(stat.get("total_rss", 0) + stat.get("total_shmem", 0), stat.get("total_unevictable", 0))
         directory = self._directories.get("hugetlb")
         return pages + (sum(huge_pages(directory, "usage_in_bytes").values()) if directory else 0)
@@ -113,7 +108,7 @@ class CgroupV1(Cgroup):
         """Do nothing: v1 has only memory.force_empty, which reclaims everything and makes the kernel warn."""
 
     def swap_state(self) -> SwapState:
-        stat = flat_keyed(self._memory("memory.stat"))
+        stat = flat_keyed(self._text("memory", "memory.stat"))
         present = stat.get("total_rss", 0) + stat.get("total_shmem", 0) - stat.get("total_unevictable", 0)
         return SwapState(
             # v1 counts a page here only once it has left memory.
@@ -129,21 +124,17 @@ class CgroupV1(Cgroup):
         return None
 
     def swap_settings(self) -> dict[Path, str]:
-        directory = self._directories.get("memory")
-        stands = self._memory("memory.swappiness")
-        if directory is None or stands is None or stands.strip() == _MOST_SWAPPINESS:
+        stands = self._text("memory", "memory.swappiness")
+        if stands is None or stands.strip() == _MOST_SWAPPINESS:
             return {}
-        return {directory / "memory.swappiness": _MOST_SWAPPINESS}
+        return {self._file("memory", "memory.swappiness"): _MOST_SWAPPINESS}
 
     def reclaim_to_swap(self, size: int, over: Callable[[], bool]) -> None:  # noqa: ARG002 - v1 takes no size
-        try:
+        with unless_absent():
             interruptible.write(self._file("memory", "memory.force_empty"), "0", over)
-        except OSError as error:
-            if not is_absent(error):
-                raise
 
     def oom_kills(self) -> int:
-        return flat_keyed(self._memory("memory.oom_control")).get("oom_kill", 0)
+        return flat_keyed(self._text("memory", "memory.oom_control")).get("oom_kill", 0)
 
     async def watch_oom(self, notify: Callable[[], None]) -> None:
         """See the base class. The kernel propagates a parent's OOM to children; that counts too, as in containerd."""

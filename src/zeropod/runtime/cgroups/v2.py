@@ -14,7 +14,7 @@ from zeropod.rpc.messages import cgroups_v2_pb2
 
 from .base import Cgroup, SwapState
 from .change import Changes
-from .files import huge_pages, is_absent, read, write
+from .files import huge_pages, is_absent, read, unless_absent, write
 from .metrics_v2 import metrics
 from .parse import flat_keyed, number
 from .placement import UNIFIED
@@ -40,21 +40,15 @@ class CgroupV2(Cgroup):
                 await changes.wait()
 
     def thaw(self) -> None:
-        try:
+        with unless_absent():
             write(self.directory / "cgroup.freeze", "0")
-        except OSError as error:
-            if not is_absent(error):
-                raise
 
     def kill(self) -> bool:
         """See the base class. cgroup.kill is atomic: no process escapes by forking, and no pid can be reused."""
         populated = bool(self.pids())
         if populated:
-            try:
+            with unless_absent():
                 write(self.directory / "cgroup.kill", "1")
-            except OSError as error:
-                if not is_absent(error):
-                    raise
         return populated
 
     def frozen(self) -> bool:

@@ -31,8 +31,6 @@ def text(path: str) -> str:
 
 
 class Table:
-    """One process's."""
-
     def __init__(self, pid: int, ours: Collection[tuple[int, int]]) -> None:
         self._pid = pid
         self._base = f"/proc/{pid}"

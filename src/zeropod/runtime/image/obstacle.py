@@ -24,11 +24,7 @@ class Kind(Enum):
     UNREADABLE = "unreadable", "cannot be examined", "see the log of the shim; it is tried again at the next sleep"
 
     # Processes
-    STOPPED = (
-        "stopped",
-        "a process is stopped (SIGSTOP)",
-        "continue or end it: CRIU would wait for it for ever",
-    )
+    STOPPED = "stopped", "a process is stopped (SIGSTOP)", "continue or end it: CRIU would wait for it for ever"
     TRACED = "traced", "a process is traced", "detach the debugger"
     DEAD_LEADER = "dead-leader", "the main thread of a process has ended and other threads run on", _ASK
     SHARED_MEMORY_MAP = "shared-mm", "two processes share one address space (vfork)", "none; it is over within moments"
@@ -37,17 +33,9 @@ class Kind(Enum):
         "a process that is not the container's is in its pid namespace",
         "end the debugging container or the nsenter session: it would be killed with the container",
     )
-    OPEN_EXEC = (
-        "exec",
-        "a process does not descend from the container's first one",
-        "end it: it would not come back",
-    )
+    OPEN_EXEC = "exec", "a process does not descend from the container's first one", "end it: it would not come back"
     FOREIGN_MEMBER = "foreign-member", "a process outside the container's pid namespace is in its cgroup", "move it out"
-    HOST_PID = (
-        "host-pid",
-        "it runs in the node's pid namespace",
-        "hostPID: false; its pids may be taken meanwhile",
-    )
+    HOST_PID = "host-pid", "it runs in the node's pid namespace", "hostPID: false; its pids may be taken meanwhile"
     USER_NAMESPACE = (
         "user-namespace",
         "it has a user namespace",
@@ -100,16 +88,8 @@ class Kind(Enum):
         "a file of a configMap, Secret or other volume that the kubelet replaces is in use",
         "close it after reading it; were it replaced meanwhile, the restore would fail",
     )
-    GROWING_FILE = (
-        "growing-file",
-        "a file is open that others write to",
-        "none: the restore fails at another size",
-    )
-    DEVICE = (
-        "device",
-        "a device is open",
-        "none: its state is in the kernel, or in hardware",
-    )
+    GROWING_FILE = "growing-file", "a file is open that others write to", "none: the restore fails at another size"
+    DEVICE = "device", "a device is open", "none: its state is in the kernel, or in hardware"
     TERMINAL_OUTSIDE = "terminal", "its terminal is outside of the container", "tty: false"
     NAMESPACE_FILE = "namespace-file", "a namespace is open that the container is not in", _ASK
     MESSAGE_QUEUE = "mqueue", "there are POSIX message queues", _ASK
@@ -130,11 +110,7 @@ class Kind(Enum):
         "poll it instead: what changes while it is COLD would not be reported",
     )
     LOCK_SHARED = "lock-shared", "a lock is held on a file that others may lock", "none: for a moment two would have it"
-    LOCK_WAITED = (
-        "lock-waited",
-        "another process waits for its lock, or holds it too",
-        "none, as above",
-    )
+    LOCK_WAITED = "lock-waited", "another process waits for its lock, or holds it too", "none, as above"
 
     # Sockets
     UNIX_PEER = "unix-peer", "a Unix socket is connected to one outside of the container", "close it while idle"
@@ -144,25 +120,13 @@ class Kind(Enum):
         "a socket of a kind that CRIU does not know is open",
         "MPTCP in Go: GODEBUG=multipathtcp=0",
     )
-    NETLINK_PENDING = (
-        "netlink-pending",
-        "a netlink socket has messages",
-        "none; it passes when they are read",
-    )
+    NETLINK_PENDING = "netlink-pending", "a netlink socket has messages", "none; it passes when they are read"
     CORKED = "corked", "a UDP socket holds back data", "none; it passes when they are sent"
     DATAGRAMS = "datagrams", "datagrams wait to be read", "none; it passes when they are read"
-    RESET = (
-        "reset",
-        "a connection was reset and that was not read yet",
-        "none; it passes when it is read",
-    )
+    RESET = "reset", "a connection was reset and that was not read yet", "none; it passes when it is read"
     MULTICAST = "multicast", "a socket is in a multicast group", "none: the membership would be lost"
     SOCKET_OPTION = "socket-option", "a socket has options that would be lost", "none"
-    TUN = (
-        "tun",
-        "a tun or tap interface is open",
-        "none: it is the pod's network namespace's",
-    )
+    TUN = "tun", "a tun or tap interface is open", "none: it is the pod's network namespace's"
 
     # Mounts
     MOUNT_INSIDE = "mount", "something was mounted after the container was created, or below a volume", "unmount it"
@@ -179,7 +143,6 @@ class Kind(Enum):
         self.remedy = remedy
 
     def found(self, where: str) -> Obstacle:
-        """Return the obstacle, found `where`."""
         return Obstacle(self.code, f"{self.what}: {where}" if where else self.what, self.remedy)
 
 

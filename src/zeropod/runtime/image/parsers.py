@@ -47,7 +47,6 @@ class Watch:
 
 
 def watches(info: str) -> list[Watch]:
-    """Return what an inotify descriptor watches, by its fdinfo."""
     found = []
     for line in info.splitlines():
         if line.startswith("inotify "):

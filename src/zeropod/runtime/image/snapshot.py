@@ -141,8 +141,6 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A line of /proc/locks."""
-
     pid: int
     device: str
     inode: int
@@ -214,7 +212,6 @@ class Facts:
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "Facts":
-        """Return the facts in a config.json."""
         linux, process = spec.get("linux") or {}, spec.get("process") or {}
         namespaces = {entry["type"]: entry.get("path", "") for entry in linux.get("namespaces") or ()}
         seccomp = linux.get("seccomp") or {}
@@ -240,8 +237,6 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a container at one moment."""
-
     facts: Facts = field(default_factory=Facts)
     processes: Sequence[Process] = ()
     mounts: Sequence[Mount] = ()
@@ -283,5 +278,4 @@ class Snapshot:
 
 
 def is_within(path: str, place: str) -> bool:
-    """Return whether a path is `place` or below it."""
     return path == place or path.startswith(place.rstrip("/") + "/")

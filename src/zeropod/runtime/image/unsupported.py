@@ -29,5 +29,4 @@ def find(pids: Collection[int], facts: Facts) -> list[Obstacle]:
 
 
 def judge(snapshot: Snapshot) -> list[Obstacle]:
-    """Return the obstacles to a checkpoint in a snapshot."""
     return merged([obstacle for check in CHECKS for obstacle in check(snapshot)])

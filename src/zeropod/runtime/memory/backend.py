@@ -83,7 +83,6 @@ class Backend(ABC):
 
     @property
     def usage(self) -> Usage:
-        """What it has done for this container."""
         return Usage()
 
     @property

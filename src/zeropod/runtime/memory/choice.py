@@ -47,7 +47,6 @@ class SwapDevice:
 
     @property
     def free(self) -> int:
-        """Free bytes."""
         return max(0, self.size - self.used)
 
 
@@ -64,7 +63,6 @@ class NodeFacts:
 
     @property
     def free_swap(self) -> int:
-        """Bytes free on all devices."""
         return sum(device.free for device in self.swaps)
 
 

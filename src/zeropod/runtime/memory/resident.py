@@ -7,8 +7,6 @@ from .backend import Backend, Kind
 
 
 class ResidentBackend(Backend):
-    """The backend that moves nothing."""
-
     @property
     def kind(self) -> Kind:
         return Kind.RESIDENT
