@@ -111,7 +111,7 @@ class Lookup:
         """What was seen, by local port, since attach(); `own`: with connections from within the pod.
 
         Ports without a listener are there too. The last 256 are kept: under a port scan a port
-        may disappear and start to count anew. What a prober may have made is in flows() alone.
+        may disappear and start to count anew. What a prober may have made is known to flow() alone.
         """
         seen = {}
         for port, activity in self._maps["last_seen"].items():
@@ -164,13 +164,6 @@ class Lookup:
     def set_node_addresses(self, addresses: Collection[str]) -> None:
         """Where probers connect from. Raises OSError, and knows a part of them, when they are more than 512."""
         self._replace("node_addresses", {_packed(address): _PRESENT for address in addresses})
-
-    def flows(self) -> dict[Flow, int]:
-        """Return flows that may be probes, by arrival time (CLOCK_MONOTONIC, ns) or FlowOrigin.
-
-        The last 1024 or so; closed flows linger.
-        """
-        return {_flow(*_FLOW.unpack(flow)): _SAID.unpack(said)[0] for flow, said in self._maps["flows"].items()}
 
     def flow(self, flow: Flow) -> int | None:
         """Return when one flow that may be a probe arrived, or its FlowOrigin; None if it is not known."""

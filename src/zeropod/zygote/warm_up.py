@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
-from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
@@ -27,6 +26,7 @@ from zeropod.launch import logfile
 from zeropod.lifecycle.settings import PREFIX
 from zeropod.rpc.client import Client, run_client
 from zeropod.rpc.messages import forward_pb2, runc_options_pb2, status_pb2, task_pb2
+from zeropod.rpc.payload import pack
 from zeropod.rpc.server import serve, serve_connection, unary
 from zeropod.runtime.cgroups.placement import directories
 from zeropod.shim import clean
@@ -169,13 +169,12 @@ async def _live(bundle: Path, id: str) -> None:
 async def _ask(client: Client, bundle: Path, id: str) -> None:
     """Send what containerd asks in a container's life, and two requests of zeropod's own, to sleep and to wake."""
     options = runc_options_pb2.Options(binary_name=str(bundle / "runc"), root=str(bundle / "state"))
-    packed = Any(type_url=options.DESCRIPTOR.full_name, value=options.SerializeToString())
 
     async def call(method: str, request: Message, response: type[Message] = Empty, service: str = NAMES[1]) -> None:
         await client.call(service, method, request, response)
 
     await call("Connect", task_pb2.ConnectRequest(id=id), task_pb2.ConnectResponse)
-    create = task_pb2.CreateTaskRequest(id=id, bundle=str(bundle), options=packed)
+    create = task_pb2.CreateTaskRequest(id=id, bundle=str(bundle), options=pack(options))
     await call("Create", create, task_pb2.CreateTaskResponse)
     async with trio.open_nursery() as waits:
         waits.start_soon(call, "Wait", task_pb2.WaitRequest(id=id), task_pb2.WaitResponse)

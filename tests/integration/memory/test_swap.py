@@ -85,7 +85,8 @@ class Subject:
         await self.cgroup.freeze(trio.current_time() + 5)
 
     def usage(self) -> int:
-        return self.cgroup.memory_current()
+        memory = self.cgroup.stats().memory
+        return memory.usage if isinstance(memory.usage, int) else memory.usage.usage
 
     def major_faults(self) -> int:
         """How many pages had to be read from a disk so far."""

@@ -62,7 +62,7 @@ def test_what_takes_several_lines_is_indented() -> None:
 @pytest.mark.parametrize("backend", [None, "swap: yes"])
 def test_a_node_without_a_place_for_memory_lacks_one(backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = NodeFacts("x86_64")
-    device = SwapDevice("/dev/zram0", "partition", 4 << 30, 0, 1)
+    device = SwapDevice("/dev/zram0", "partition", 4 << 30, 0)
     monkeypatch.setattr(choice, "facts", lambda: replace(bare, swaps=(device,), accounting=True) if backend else bare)
     if backend:
         assert backend in looks.standby_memory()

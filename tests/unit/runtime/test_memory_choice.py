@@ -11,8 +11,8 @@ from zeropod.runtime.memory.backend import Kind
 from zeropod.runtime.memory.choice import NodeFacts, SwapDevice
 
 MEBIBYTE = 1 << 20
-FILE = SwapDevice("/swap.img", "file", 1024 * MEBIBYTE, 0, -2)
-ZRAM = SwapDevice("/dev/zram0", "partition", 1024 * MEBIBYTE, 0, 100)
+FILE = SwapDevice("/swap.img", "file", 1024 * MEBIBYTE, 0)
+ZRAM = SwapDevice("/dev/zram0", "partition", 1024 * MEBIBYTE, 0)
 BOTH = NodeFacts(machine="x86_64", swaps=(FILE,), accounting=True, userfaultfd=True)
 NO_SWAP = replace(BOTH, swaps=())
 NO_STORE = replace(BOTH, userfaultfd=False)
@@ -95,7 +95,7 @@ nonsense
 
 def test_swaps_are_read() -> None:
     zram, file = choice.parse_swaps(SWAPS)
-    assert zram == SwapDevice("/dev/zram0", "partition", 1048572 << 10, 1 << 20, 100)
+    assert zram == SwapDevice("/dev/zram0", "partition", 1048572 << 10, 1 << 20)
     assert zram.in_memory
     assert file.name == "/var/my swap (deleted)"
     assert not file.in_memory

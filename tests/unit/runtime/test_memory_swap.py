@@ -162,7 +162,7 @@ total_unevictable 4096
 def test_v1_counts_what_lies_below_it_and_leaves_out_what_is_locked(tmp_path: Path) -> None:
     lay(tmp_path, {"memory.stat": V1_STAT, "memory.usage_in_bytes": "99\n", "memory.swappiness": "60\n"})
     cgroup = CgroupV1({"memory": tmp_path})
-    assert cgroup.swap_state() == SwapState(out=32768, cached=16384, writing=65536, present=8192, charged=99)
+    assert cgroup.swap_state() == SwapState(out=32768, cached=16384, writing=65536, present=8192)
     assert cgroup.swap_room() is None
     assert cgroup.swap_settings() == {tmp_path / "memory.swappiness": "200"}
     (tmp_path / "memory.swappiness").write_text("200\n")
@@ -179,7 +179,7 @@ def test_v2_counts_what_is_in_swap_alone(tmp_path: Path) -> None:
     stat = "anon 4096\nshmem 8192\nswapcached 16384\nfile_writeback 65536\nunevictable 0\n"
     files = {"memory.stat": stat, "memory.swap.current": "20480\n", "memory.current": "7\n", "memory.swap.max": "0\n"}
     cgroup = CgroupV2({"": lay(tmp_path, files)})
-    assert cgroup.swap_state() == SwapState(out=4096, cached=16384, writing=65536, present=12288, charged=7)
+    assert cgroup.swap_state() == SwapState(out=4096, cached=16384, writing=65536, present=12288)
     assert cgroup.swap_settings() == {tmp_path / "memory.swap.max": "max"}
     (tmp_path / "memory.swap.max").write_text("max\n")
     assert cgroup.swap_settings() == {}

@@ -40,8 +40,6 @@ class SwapState:
     """Under writeback to a disk now, including pages of files."""
     present: int = 0
     """Anonymous and shared memory in page tables or tmpfs, without locked memory; may overlap with `cached`."""
-    charged: int = 0
-    """All memory charged to the cgroup, page cache included."""
 
     @property
     def may_go(self) -> int:
@@ -151,10 +149,6 @@ class Cgroup(ABC):
         return any(task.state in "RD" for task in tasks_of(self.pids()))
 
     @abstractmethod
-    def memory_current(self) -> int:
-        """Return the bytes charged to it, page cache included; 0 if it is gone."""
-
-    @abstractmethod
     def resident_bytes(self) -> int:
         """Return the bytes that it keeps in memory even if it never runs again; 0 if it is gone.
 
@@ -162,14 +156,6 @@ class Cgroup(ABC):
         pages; not the page cache, such as the programs' own files, which can be read again. Locked files count only as
         far as they exceed the unlocked rest: the kernel has one number for all locked memory. Up to 64 pages per CPU
         may be missing (MEMCG_CHARGE_BATCH).
-        """
-
-    @abstractmethod
-    def reclaim(self, size: int) -> None:
-        """Ask the kernel to reclaim up to `size` bytes: page cache and, on a node with swap, other pages.
-
-        Reclaiming less is not an error; does nothing on v1, which has no interface for it.
-        Blocks, up to some seconds while the kernel swaps: call it in a thread. Raises OSError.
         """
 
     @abstractmethod

@@ -95,17 +95,11 @@ class CgroupV1(Cgroup):
     def cpu_seconds(self) -> float:
         return number(self._text("cpuacct", "cpuacct.usage")) / 1e9
 
-    def memory_current(self) -> int:
-        return number(self._text("memory", "memory.usage_in_bytes"))
-
     def resident_bytes(self) -> int:
         stat = flat_keyed(self._text("memory", "memory.stat"))
         pages = max(stat.get("total_rss", 0) + stat.get("total_shmem", 0), stat.get("total_unevictable", 0))
         directory = self._directories.get("hugetlb")
         return pages + (sum(huge_pages(directory, "usage_in_bytes").values()) if directory else 0)
-
-    def reclaim(self, size: int) -> None:
-        """Do nothing: v1 has only memory.force_empty, which reclaims everything and makes the kernel warn."""
 
     def swap_state(self) -> SwapState:
         stat = flat_keyed(self._text("memory", "memory.stat"))
@@ -116,7 +110,6 @@ class CgroupV1(Cgroup):
             cached=stat.get("total_swapcached", 0),
             writing=stat.get("total_writeback", 0),
             present=max(0, present),
-            charged=self.memory_current(),
         )
 
     def swap_room(self) -> int | None:

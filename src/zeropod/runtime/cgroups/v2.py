@@ -60,21 +60,10 @@ class CgroupV2(Cgroup):
     def cpu_seconds(self) -> float:
         return flat_keyed(read(self.directory / "cpu.stat")).get("usage_usec", 0) / 1e6
 
-    def memory_current(self) -> int:
-        return number(read(self.directory / "memory.current"))
-
     def resident_bytes(self) -> int:
         stat = flat_keyed(read(self.directory / "memory.stat"))
         pages = max(stat.get("anon", 0) + stat.get("shmem", 0), stat.get("unevictable", 0))
         return pages + sum(huge_pages(self.directory, "current").values())
-
-    def reclaim(self, size: int) -> None:
-        try:
-            write(self.directory / "memory.reclaim", str(size))
-        except OSError as error:
-            # EAGAIN: the kernel reclaimed less than that.
-            if error.errno != errno.EAGAIN and not is_absent(error):
-                raise
 
     def swap_state(self) -> SwapState:
         stat = flat_keyed(read(self.directory / "memory.stat"))
@@ -87,7 +76,6 @@ class CgroupV2(Cgroup):
             # Includes the swap cache, despite the name.
             writing=stat.get("file_writeback", 0),
             present=max(0, present),
-            charged=self.memory_current(),
         )
 
     def swap_room(self) -> int | None:

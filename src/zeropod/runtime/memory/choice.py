@@ -38,7 +38,6 @@ class SwapDevice:
     """`partition` for any block device, or `file`."""
     size: int
     used: int
-    priority: int
 
     @property
     def in_memory(self) -> bool:
@@ -163,12 +162,8 @@ def parse_swaps(text: str) -> tuple[SwapDevice, ...]:
     for line in text.splitlines()[1:]:
         words = line.split()
         # A deleted file is `/swap\040(deleted)`: one word.
-        if len(words) == 5 and words[2].isdecimal() and words[3].isdecimal() and words[4].lstrip("-").isdecimal():
-            found.append(
-                SwapDevice(
-                    mountinfo.unescaped(words[0]), words[1], int(words[2]) << 10, int(words[3]) << 10, int(words[4])
-                )
-            )
+        if len(words) == 5 and words[2].isdecimal() and words[3].isdecimal():
+            found.append(SwapDevice(mountinfo.unescaped(words[0]), words[1], int(words[2]) << 10, int(words[3]) << 10))
     return tuple(found)
 
 
