@@ -30,11 +30,7 @@ def copies_in(pid: int, places: Iterable[str]) -> list[int]:
 
     def make() -> list[int]:
         libc.call("unshare", _CLONE_FS)  # setns(2) refuses a thread that shares its root and working directory
-        there = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            libc.call("setns", there, _CLONE_NEWNS)
-        finally:
-            os.close(there)
+        namespace.enter(f"/proc/{pid}/ns/mnt", _CLONE_NEWNS)
         copied: list[int] = []
         try:
             copied.extend(map(copy, places))

@@ -87,13 +87,12 @@ def _mount_mapped(kind: str, source: str, target: Path, options: Sequence[str], 
         return
     # An overlay is mapped through its lower layers; the upper one already belongs to these users. It keeps its layers
     # after the mounts that mapped them are gone.
-    lower = next(option for option in options if option.startswith("lowerdir=")).removeprefix("lowerdir=").split(":")
+    lower, rest = _layers(options)
     common = os.path.commonpath(lower)
     with tempfile.TemporaryDirectory(prefix="mapped-", dir=target.parent) as mapped:
         idmap.bind(common, Path(mapped), users)
         try:
             layers = ":".join(os.path.normpath(f"{mapped}/{os.path.relpath(layer, common)}") for layer in lower)
-            rest = [option for option in options if not option.startswith("lowerdir=")]
             mount(kind, source, target, [*rest, f"lowerdir={layers}"])
         finally:
             libc.call("umount2", mapped, _MNT_DETACH | _UMOUNT_NOFOLLOW)
@@ -101,10 +100,9 @@ def _mount_mapped(kind: str, source: str, target: Path, options: Sequence[str], 
 
 def _mount_long_overlay(source: str, target: Path, flags: int, data: list[str]) -> None:
     # mount(2) takes one page of options; many layers need more. Relative to their common directory they fit.
-    lower = next(option for option in data if option.startswith("lowerdir=")).removeprefix("lowerdir=").split(":")
+    lower, rest = _layers(data)
     common = os.path.commonpath(lower)
     short = ["lowerdir=" + ":".join(os.path.relpath(layer, common) for layer in lower)]
-    rest = [option for option in data if not option.startswith("lowerdir=")]
     home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.chdir(common)
@@ -112,6 +110,12 @@ def _mount_long_overlay(source: str, target: Path, flags: int, data: list[str]) 
     finally:
         os.fchdir(home)
         os.close(home)
+
+
+def _layers(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return an overlay's lower layers, and the other options."""
+    lower = next(option for option in options if option.startswith("lowerdir="))
+    return lower.removeprefix("lowerdir=").split(":"), [option for option in options if option != lower]
 
 
 def unmount_below(directory: Path) -> None:

@@ -42,14 +42,7 @@ def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
     """
     home = os.open(f"/proc/thread-self/ns/{_NAMES[flags]}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if isinstance(namespace, int):
-            libc.call("setns", namespace, flags)
-        else:
-            there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                libc.call("setns", there, flags)
-            finally:
-                os.close(there)
+        enter(namespace, flags)
         try:
             yield
         finally:
@@ -59,6 +52,18 @@ def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
                 _end(f"zeropod: cannot return from {_NAMES[flags]} namespace {namespace}: {error}")
     finally:
         os.close(home)
+
+
+def enter(namespace: PathOrFd, flags: int) -> None:
+    """Move the calling thread into a namespace for good. Raises OSError."""
+    if isinstance(namespace, int):
+        libc.call("setns", namespace, flags)
+        return
+    there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc.call("setns", there, flags)
+    finally:
+        os.close(there)
 
 
 def same(one: PathOrFd, other: PathOrFd) -> bool:

@@ -326,28 +326,25 @@ def set_signal_mask(tid: int, mask: int) -> None:
 
 def rseq(tid: int) -> Rseq | None:
     """Return a stopped tracee's rseq area; None if it has none, or the kernel has no rseq(2)."""
-    buffer = ctypes.create_string_buffer(24)
-    try:
-        libc.call("ptrace", _GET_RSEQ_CONFIGURATION, tid, len(buffer), buffer)
-    except OSError as error:
-        if error.errno in (errno.EIO, errno.EINVAL):
-            return None
-        raise
-    address, size, signature = struct.unpack_from("=QII", buffer.raw)
+    address, size, signature = struct.unpack_from("=QII", _configuration(tid, _GET_RSEQ_CONFIGURATION, 24))
     return Rseq(address, size, signature) if address else None
 
 
 def dispatches_syscalls(tid: int) -> bool:
     """Return whether a stopped tracee handles its system calls itself (PR_SET_SYSCALL_USER_DISPATCH)."""
-    buffer = ctypes.create_string_buffer(32)
+    # Kernels before 6.4 cannot tell; aarch64 does not have it.
+    return any(_configuration(tid, _GET_SYSCALL_USER_DISPATCH_CONFIG, 32)[:8])
+
+
+def _configuration(tid: int, request: int, size: int) -> bytes:
+    """Return so many bytes from the kernel; zeroes if it has no such configuration. Raises OSError."""
+    buffer = ctypes.create_string_buffer(size)
     try:
-        libc.call("ptrace", _GET_SYSCALL_USER_DISPATCH_CONFIG, tid, len(buffer), buffer)
+        libc.call("ptrace", request, tid, size, buffer)
     except OSError as error:
-        # Kernels before 6.4 cannot tell; aarch64 does not have it.
-        if error.errno in (errno.EIO, errno.EINVAL):
-            return False
-        raise
-    return any(buffer.raw[:8])
+        if error.errno not in (errno.EIO, errno.EINVAL):
+            raise
+    return buffer.raw
 
 
 def _regset(tid: int, kind: int, size: int) -> bytes:

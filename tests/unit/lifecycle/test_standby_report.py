@@ -10,8 +10,8 @@ from tests.unit.shim.fakes import World
 from zeropod.lifecycle.standby.memory import StandbyMemory
 from zeropod.runtime.memory import backends, choice
 from zeropod.runtime.memory.backend import Kind, MemoryFailed, Usage
+from zeropod.runtime.memory.backends import ResidentBackend
 from zeropod.runtime.memory.choice import NodeFacts
-from zeropod.runtime.memory.resident import ResidentBackend
 
 
 class Backend(ResidentBackend):

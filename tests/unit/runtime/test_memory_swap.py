@@ -9,7 +9,7 @@ import trio
 
 from zeropod.runtime.cgroups import CgroupV1, CgroupV2, SwapState
 from zeropod.runtime.memory.backend import Backend, Kind, MemoryFailed
-from zeropod.runtime.memory.resident import ResidentBackend
+from zeropod.runtime.memory.backends import ResidentBackend
 from zeropod.runtime.memory.swap import SwapBackend
 
 MEBIBYTE = 1 << 20

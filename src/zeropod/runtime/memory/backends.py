@@ -1,4 +1,4 @@
-"""Makes the backend that was chosen for a container."""
+"""Makes the backend that was chosen for a container; owns the one that moves nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,16 @@ from zeropod.concurrency import TaskStarter
 from zeropod.runtime.cgroups import Cgroup
 from zeropod.runtime.memory.backend import Backend, Kind
 from zeropod.runtime.memory.limits import LIMITS
-from zeropod.runtime.memory.resident import ResidentBackend
 from zeropod.runtime.memory.store import StoreBackend
 from zeropod.runtime.memory.swap import SwapBackend
+
+
+class ResidentBackend(Backend):
+    """For a container that is small, or whose node has no place for its memory: it is only frozen."""
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.RESIDENT
 
 
 def make(
