@@ -1,7 +1,6 @@
 """Holds the packets of chosen established connections while their process is away.
 
-Owns one nf_tables table in the pod's network namespace and the queue behind it. When to lock, and
-which connections, is decided above.
+Owns one nf_tables table in the pod's network namespace and the queue behind it.
 
 Between the freeze and the end of the restore the connections' sockets do not exist: a packet for
 one would be answered with a reset, and one sent by it late would confuse the peer. So both

@@ -1,7 +1,7 @@
 """One handle on the C library, for the system calls that Python 3.11 does not wrap.
 
-Owns the numbers of those calls per architecture and the translation of a failure into the
-OSError subclass of its errno. Knows nothing about what any call means.
+Owns the numbers of those calls per architecture and the translation of a failure into the OSError subclass of its
+errno.
 """
 
 import ctypes

@@ -1,9 +1,8 @@
 """The sk_lookup program of a pod: who connected when, who may be a prober, and where new connections go.
 
-Owns loading lookup.bpf (compiled from bpf/lookup.c) into one network namespace and the meaning of
-its maps. Nothing is pinned: program, maps and link end with this process, and connections then
-reach their listeners as if nothing had been there. When to steer, and what is to be made of a
-prober's connection, is decided above.
+Owns loading lookup.bpf (compiled from bpf/lookup.c) into one network namespace and the meaning of its maps. Nothing is
+pinned: program, maps and link end with this process, and connections then reach their listeners as if nothing had been
+there.
 """
 
 import itertools

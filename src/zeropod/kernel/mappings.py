@@ -1,7 +1,6 @@
 """The mappings of a process, as /proc/PID/maps and /proc/PID/smaps list them.
 
-Owns the only parser of both files, and the letters of their flags. Which mapping may be paged out, registered or copied
-is decided above.
+Owns the only parser of both files, and the letters of their flags.
 
 Source of facts: proc_pid_maps(5), proc_pid_smaps(5), show_smap_vma_flags() in fs/proc/task_mmu.c.
 """

@@ -1,7 +1,7 @@
 """process_madvise(2): advice on the memory of another process, to page it out and to read it in.
 
-Owns the layout of the call's vectors and what a partial result means. Nothing is injected into the process;
-it may run or be frozen. Which memory to page out, and how much at a time, is decided above.
+Owns the layout of the call's vectors and what a partial result means. Nothing is injected into the process; it may run
+or be frozen.
 
 The kernel does not report how much it paged out: it skips pages that several processes map, and all pages where the
 cgroup may not swap or no swap is free, without an error.

@@ -1,7 +1,6 @@
 """Namespaces: entering one and returning; creating a network namespace that outlives its creator.
 
-Owns setns(2), unshare(2), the bind mount that pins a namespace, the loopback interface and the
-sysctls in it. Which namespace belongs to which pod is known above.
+Owns setns(2), unshare(2), the bind mount that pins a namespace, the loopback interface and the sysctls in it.
 """
 
 import errno

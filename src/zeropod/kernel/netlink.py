@@ -1,7 +1,6 @@
 """Netlink messages: their framing, requests with an answer, dumps. Shared by sock_diag and netfilter.
 
-Owns one socket with a bounded wait and the checks that hold for every netlink family. Knows no
-message's content.
+Owns one socket with a bounded wait and the checks that hold for every netlink family.
 
 Source of facts: netlink(7), include/uapi/linux/netlink.h.
 """

@@ -1,7 +1,6 @@
 """Packets that netfilter holds in a queue until they get a verdict (NFQUEUE).
 
-Owns one queue of one network namespace: binding it, reading what arrives, giving verdicts. Which
-packets get there is decided by rules elsewhere; so is what to do with them.
+Owns one queue of one network namespace: binding it, reading what arrives, giving verdicts.
 
 Source of facts: include/uapi/linux/netfilter/nfnetlink_queue.h, net/netfilter/nfnetlink_queue.c.
 """

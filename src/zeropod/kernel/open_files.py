@@ -1,6 +1,6 @@
 """Open files of other processes: which there are, what each one is, how many unread bytes it has.
 
-Owns the reading of /proc/PID/fd and the queries that work on any file. Which files matter is decided above.
+Owns the reading of /proc/PID/fd and the queries that work on any file.
 
 Nothing here may wait for a file system. A stat(2) of a file on FUSE or NFS asks its server, which may be down, or be
 one of the very processes that are frozen; a poll(2) of a FUSE file asks it too, and the close(2) of a duplicate

@@ -1,6 +1,6 @@
 """PAGEMAP_SCAN: which pages of a process are present, written or swapped, without reading eight bytes for each page.
 
-Owns the ioctl on /proc/PID/pagemap (Linux 6.7) and its layout. What to do with the pages is decided above.
+Owns the ioctl on /proc/PID/pagemap (Linux 6.7) and its layout.
 
 Source of facts: Documentation/admin-guide/mm/pagemap.rst, include/uapi/linux/fs.h.
 """

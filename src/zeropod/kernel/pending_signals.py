@@ -1,6 +1,6 @@
 """Signals that were sent to a process and that it has not handled yet.
 
-Owns the fields of /proc/PID/task/TID/status about signals, and how they add up. What to do about them is decided above.
+Owns the fields of /proc/PID/task/TID/status about signals, and how they add up.
 
 Source of facts: proc_pid_status(5), signal(7).
 """

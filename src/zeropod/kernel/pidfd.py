@@ -1,7 +1,6 @@
 """Processes by pidfd: a handle that cannot come to mean another process when a pid is reused.
 
-Owns waiting for and reaping children, and taking a duplicate of a file descriptor out of another
-process. Which processes to watch, and what an exit means, is decided above.
+Owns waiting for and reaping children, and taking a duplicate of a file descriptor out of another process.
 
 Source of facts: pidfd_open(2), pidfd_getfd(2), waitid(2), prctl(2); exit codes as containerd's
 reaper reports them (a process killed by a signal has code 128 + signal).

@@ -1,6 +1,6 @@
 """The memory of another process, read from outside: process_vm_readv(2).
 
-Owns the call and the layout of its vectors. What to read, and when the process stands still, is decided above.
+Owns the call and the layout of its vectors.
 
 Source of facts: process_vm_readv(2), mm/process_vm_access.c.
 """

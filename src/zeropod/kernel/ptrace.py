@@ -2,7 +2,7 @@
 
 Owns the requests, the layouts of their arguments, how a stop is reported, and what differs between architectures: the
 order of the registers, the instruction that enters the kernel, the numbers of the calls that are made in other
-processes. Which thread to stop, and what to do in it, is decided above.
+processes.
 
 Every call but `seize` must be made by the OS thread that has seized; when that thread ends, for whatever reason, the
 kernel detaches from all its tracees, stopped or not.

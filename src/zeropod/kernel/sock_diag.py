@@ -1,7 +1,6 @@
 """The TCP sockets of a network namespace, as the kernel's sock_diag reports them.
 
-Owns one netlink socket inside the namespace, the request, and the parsing of the answer. What
-counts as activity is decided above.
+Owns one netlink socket inside the namespace, the request, and the parsing of the answer.
 
 Source of facts: include/uapi/linux/{netlink,inet_diag,tcp}.h, sock_diag(7).
 """

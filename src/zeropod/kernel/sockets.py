@@ -1,7 +1,7 @@
 """Sockets of other processes: finding them, duplicating them, making a listener ready to hand over.
 
-A duplicate is the same kernel socket: it stays bound and listening when its process dies, and
-polling it says when something arrives. What is held, and for how long, is decided above.
+A duplicate is the same kernel socket: it stays bound and listening when its process dies, and polling it says when
+something arrives.
 """
 
 import contextlib

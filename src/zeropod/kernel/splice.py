@@ -1,7 +1,6 @@
 """Copies bytes between descriptors without passing them through Python.
 
-Owns the copy loop between a container's pipe and containerd's fifo. Opening, naming and closing
-the descriptors is left to the layer above.
+Owns the copy loop between a container's pipe and containerd's fifo.
 
 splice(2) between two pipes moves references to pages. Where an end is a terminal, or a file opened
 with O_APPEND, the kernel may refuse (EINVAL): then the bytes are read and written.

@@ -1,7 +1,6 @@
 """The Unix sockets of a network namespace with their peers, as the kernel's sock_diag reports them.
 
-/proc/net/unix has neither the peer of a socket nor a listener's pending connections. Which sockets matter is decided
-above.
+/proc/net/unix has neither the peer of a socket nor a listener's pending connections.
 
 Source of facts: include/uapi/linux/unix_diag.h, net/unix/diag.c.
 """

@@ -2,7 +2,7 @@
 
 Owns the numbers of the ioctls, the layout of their arguments and of messages. The calls are made once for each page
 fault while an application waits, so they are plain, thread-safe functions, and a copy returns an errno instead of
-raising. Which page holds what is decided above.
+raising.
 
 Source of facts: include/uapi/linux/userfaultfd.h, fs/userfaultfd.c, mm/userfaultfd.c; userfaultfd(2).
 """

@@ -12,13 +12,12 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from zeropod.kernel import pidfd, proc_stat, socket_options, task_attributes
+from zeropod.kernel import pidfd, proc_stat, socket_options, sockets, task_attributes
 from zeropod.kernel.socket_options import Defaults, Group, Option
 from zeropod.kernel.task_attributes import Attributes
 from zeropod.runtime.image.descriptors import text
 
 _INET = (socket.AF_INET, socket.AF_INET6)
-_SOCKET = "socket:["
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ def note(pids: Collection[int]) -> Noted:
     filters: dict[int, str] = {}
     options: dict[int, dict[int, list[tuple[Option, bytes]]]] = {}
     groups: dict[int, dict[int, list[Group]]] = {}
-    seen: set[str] = set()
+    seen: set[int] = set()
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError):
             own = _own(pid, pid)
@@ -104,19 +103,14 @@ def _reapply_sockets(
                         complaints.append(f"process {pid}, descriptor {number}, group {group.address}: {error}")
 
 
-def _sockets(pid: int, seen: set[str]) -> list[tuple[int, socket.socket]]:
+def _sockets(pid: int, seen: set[int]) -> list[tuple[int, socket.socket]]:
     """Return duplicates of a process's IP sockets, except those seen in another one, with their numbers."""
     found = []
     with pidfd.opened(pid) as handle:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(FileNotFoundError):
-                link = os.readlink(f"/proc/{pid}/fd/{name}")
-                if not link.startswith(_SOCKET) or link in seen:
-                    continue
-                seen.add(link)
-                sock = _opened(pidfd.getfd(handle, int(name)))
-                if sock is not None:
-                    found.append((int(name), sock))
+        for number, inode in sockets.sockets_of(pid):
+            if inode not in seen and (sock := _opened(pidfd.getfd(handle, number))) is not None:
+                found.append((number, sock))
+            seen.add(inode)
     return found
 
 
