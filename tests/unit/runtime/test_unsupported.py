@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropod.kernel import kcmp, mappings, proc_stat, socket_options, task_attributes, unix_diag
+from zeropod.kernel import kcmp, mappings, proc_stat, sock_diag, socket_options, task_attributes
 from zeropod.kernel.mountinfo import Mount
 from zeropod.kernel.socket_options import Group
 from zeropod.runtime import ipcns
@@ -157,7 +157,7 @@ def test_no_line_breaks_a_parser(lines: list[str]) -> None:
 @given(st.binary(max_size=80))
 def test_a_message_of_unix_diag_is_parsed_or_refused(body: bytes) -> None:
     try:
-        unix_diag.parse(body)
+        sock_diag.parse_unix(body)
     except ValueError:
         return
     assert body[0] == socket.AF_UNIX

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from zeropod.kernel import pidfd, socket_options, unix_diag
+from zeropod.kernel import pidfd, sock_diag, socket_options
 from zeropod.kernel.sock_diag import TcpState
 from zeropod.kernel.socket_options import Defaults, Group
 from zeropod.runtime.image.snapshot import Descriptor, Process, Socket, UnixEnd
@@ -149,7 +149,7 @@ def read_unix(processes: Sequence[Process], pid: int, sockets: Sequence[Socket])
     ours = {each.inode for process in processes for each in process.descriptors if each.link.startswith(_SOCKET)}
     if not ours:
         return []
-    everything = {each.inode: each for each in unix_diag.sockets(f"/proc/{pid}/ns/net")}
+    everything = {each.inode: each for each in sock_diag.unix(f"/proc/{pid}/ns/net")}
     waiting = {client for inode in ours & everything.keys() for client in everything[inode].pending}
     found = []
     for inode in (each.inode for each in sockets if each.family == socket.AF_UNIX):
