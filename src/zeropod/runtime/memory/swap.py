@@ -23,13 +23,13 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from zeropod.kernel import interruptible, mappings, memory_advice, pagemap_scan, pidfd, present_pages
+from zeropod.kernel import interruptible, mappings, memory_advice, pidfd, present_pages
 from zeropod.runtime.cgroups import Cgroup
 
 from .backend import Backend, Kind, MemoryFailed, Usage
@@ -170,13 +170,10 @@ def _read_in(wanted: Mapping[int, Sequence[int]]) -> None:
             copies = [area for area in mappings.of(pid, sizes=False) if area.private and not area.anonymous]
             with pidfd.opened(pid) as handle:
                 memory_advice.read_in(handle, [(address, address + present_pages.PAGE) for address in addresses])
-            memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-            try:
+            with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
                 for area in copies:
                     for address in addresses[bisect_left(addresses, area.start) : bisect_left(addresses, area.end)]:
-                        os.pread(memory, 1, address)
-            finally:
-                os.close(memory)
+                        os.pread(memory.fileno(), 1, address)
 
 
 def _has_something(area: mappings.Area) -> bool:
@@ -238,13 +235,10 @@ class _Move:
             )
 
     def _page_out(self, pid: int) -> None:
-        with ExitStack() as descriptors:
-            handle = descriptors.enter_context(pidfd.opened(pid))
-            pagemap = pagemap_scan.open(pid)
-            descriptors.callback(os.close, pagemap)
+        with pidfd.opened(pid) as handle, open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
             areas = [area for area in mappings.of(pid) if _has_something(area)]
-            self._touched[pid].learn(_pages(self._present(pagemap, areas)))
-            for piece in self._present(pagemap, areas):
+            self._touched[pid].learn(_pages(self._present(pagemap.fileno(), areas)))
+            for piece in self._present(pagemap.fileno(), areas):
                 memory_advice.page_out(handle, piece)
 
     def _present(self, pagemap: int, areas: Sequence[mappings.Area]) -> Iterator[present_pages.Ranges]:
