@@ -1,16 +1,14 @@
 """Unpacks zeropod.pyz on its first use, so that every later start finds its modules compiled.
 
-Straight from the archive, Python compiles every module at every start: 400 ms for trio and protobuf instead
-of 140 ms. So the first use unpacks the archive into a directory named by its contents' hash and compiles it
-there. From then on the archive's first lines, a shell script, start Python in that directory without even
-opening the archive.
+Straight from the archive, Python compiles every module at every start: 400 ms for trio and protobuf instead of 140 ms.
+So the first use unpacks the archive into a directory named by its contents' hash and compiles it there. From then on
+the archive's first lines, a shell script, start Python in that directory without even opening the archive.
 
-What is in the directory runs as root, therefore: no other user may be able to write to it or to any directory
-above it, or it is not used; it appears by one rename, complete and on disk, or not at all; two first uses at
-once do the work once. Where it cannot be made (no root, no space, a read-only disk), everything still runs
-straight from the archive. Old builds' directories are left alone, since running shims import from them:
-uninstalling removes them. Another version of Python uses the same directory and adds its compiled files as
-it imports, as it does everywhere.
+What is in the directory runs as root, therefore: no other user may be able to write to it or to any directory above it,
+or it is not used; it appears by one rename, complete and on disk, or not at all; two first uses at once do the work
+once. Where it cannot be made (no root, no space, a read-only disk), everything still runs straight from the archive.
+Old builds' directories are left alone, since running shims import from them: uninstalling removes them. Another version
+of Python uses the same directory and adds its compiled files as it imports, as it does everywhere.
 """
 
 import compileall
@@ -65,8 +63,7 @@ def main(arguments: list[str]) -> int:
 def continue_unpacked(archive: str) -> None:
     """Goes on with the same arguments in the unpacked directory; returns only where that is impossible.
 
-    Says nothing then: containerd takes a shim's stderr for a part of its answer. `zeropod unpack` tells the
-    reason.
+    Says nothing then: containerd takes a shim's stderr for a part of its answer. `zeropod unpack` tells the reason.
     """
     if build_info.TREE is None:
         return
@@ -80,8 +77,7 @@ def continue_unpacked(archive: str) -> None:
 def unpack(archive: str, tree: str) -> None:
     """Makes `tree` hold the contents of `archive`, compiled for this Python, unless it is there already.
 
-    Raises UnpackError where others could write to it or when another process takes too long over it; OSError
-    otherwise.
+    Raises UnpackError where others could write to it or when another process takes too long over it; OSError otherwise.
     """
     if not os.path.isdir(tree):
         library = os.path.dirname(tree)

@@ -1,9 +1,8 @@
 """bpf(2) by hand: maps, programs and links, without libbpf.
 
-Owns the layouts of union bpf_attr that are used here and the life of the descriptors: what a Map,
-a Program or a Link stands for ends in the kernel when its last descriptor is closed. bcc cannot
-load programs of type sk_lookup (it passes no expected_attach_type), and nothing but the standard
-library may be needed at run time.
+Owns the layouts of union bpf_attr that are used here and the life of the descriptors: what a Map, a Program or a Link
+stands for ends in the kernel when its last descriptor is closed. bcc cannot load programs of type sk_lookup (it passes
+no expected_attach_type), and nothing but the standard library may be needed at run time.
 
 Source of facts: include/uapi/linux/bpf.h.
 """

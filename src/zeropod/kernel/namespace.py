@@ -34,10 +34,9 @@ _Result = TypeVar("_Result")
 def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
     """Run the body with the calling thread inside `namespace`, and always return from it.
 
-    The body must not await: every other trio task would run in the wrong namespace meanwhile. A
-    socket made inside belongs to that namespace for good, so open it here and use it outside.
-    Raises OSError when the namespace cannot be entered. If the way back fails the process ends at
-    once: anything it did next would affect the wrong network.
+    The body must not await: every other trio task would run in the wrong namespace meanwhile. A socket made inside
+    belongs to that namespace for good, so open it here and use it outside. Raises OSError when the namespace cannot be
+    entered. If the way back fails the process ends at once: anything it did next would affect the wrong network.
     """
     home = os.open(f"/proc/thread-self/ns/{_NAMES[flags]}", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -4,8 +4,7 @@ Owns their encoding and the transaction that carries them. Not the nft program: 
 to 10 ms, it must be installed, and its tables stay when we die. A table made through a socket of
 ours is owned by that socket and removed with it, however this process ends.
 
-Source of facts: include/uapi/linux/netfilter/{nfnetlink,nf_tables,nf_tables_compat}.h,
-net/netfilter/nfnetlink.c.
+Source of facts: include/uapi/linux/netfilter/{nfnetlink,nf_tables,nf_tables_compat}.h, net/netfilter/nfnetlink.c.
 """
 
 import struct

@@ -102,10 +102,9 @@ children, hence one such set."""
 def reap_orphans(known: Collection[int]) -> list[int]:
     """Reap adopted children that no task waits for; return their pids.
 
-    Call it every few seconds: a child is reaped at the second call that finds it dead. That spares a
-    process just started with subprocess or trio, whose pid is not in `known` yet and whose waiter is
-    about to take its status: if this took it first, subprocess would report a failed program as
-    successful.
+    Call it every few seconds: a child is reaped at the second call that finds it dead. That spares a process just
+    started with subprocess or trio, whose pid is not in `known` yet and whose waiter is about to take its status: if
+    this took it first, subprocess would report a failed program as successful.
     """
     dead = {(pid, start) for pid, start in dead_children("self") if pid not in known}
     reaped = []

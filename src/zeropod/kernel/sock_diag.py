@@ -71,10 +71,9 @@ UNACKNOWLEDGED = frozenset({TcpState.FIN_WAIT1, TcpState.CLOSING, TcpState.LAST_
 class TcpSocket:
     """One TCP socket. The fields from `last_data_received_ms` on are None for a listener and in TIME_WAIT.
 
-    Addresses are (address, port); IPv4 on an IPv6 socket is shown as IPv4. A listener's
-    `receive_queue` is the length of its accept queue and its `send_queue` the limit of that;
-    otherwise both are bytes. Milliseconds count from now backwards; the kernel starts them at the
-    connection's birth.
+    Addresses are (address, port); IPv4 on an IPv6 socket is shown as IPv4. A listener's `receive_queue` is the length
+    of its accept queue and its `send_queue` the limit of that; otherwise both are bytes. Milliseconds count from now
+    backwards; the kernel starts them at the connection's birth.
     """
 
     family: int
@@ -93,8 +92,7 @@ class TcpSocket:
 class SockDiag:
     """A sock_diag socket inside one network namespace, for any number of queries.
 
-    Not thread-safe. Raises OSError when the namespace cannot be entered or the kernel has no
-    INET_DIAG.
+    Not thread-safe. Raises OSError when the namespace cannot be entered or the kernel has no INET_DIAG.
     """
 
     def __init__(self, netns: namespace.PathOrFd) -> None:

@@ -23,8 +23,7 @@ from zeropod.rpc.payload import decode
 from zeropod.rpc.status import Code, RpcError
 
 MAX_CALLS = 1024
-"""Calls that may run at once on one connection. containerd keeps one Wait open for each process, so this is
-far off."""
+"""Calls that may run at once on one connection. containerd keeps one Wait open for each process, so this is far off."""
 
 MAX_STATUS_MESSAGE = 64 << 10
 """Characters kept of a status message: the text of an error must not be what makes a response too long."""

@@ -66,8 +66,7 @@ def unary(
 ) -> Handler:
     """Return a handler of `function`, which takes a message of `request_type` and returns the response message.
 
-    Set `cancel_on_disconnect` for a method that waits and changes nothing, and is pointless without its
-    caller.
+    Set `cancel_on_disconnect` for a method that waits and changes nothing, and is pointless without its caller.
     """
 
     async def run(payload: bytes) -> bytes:

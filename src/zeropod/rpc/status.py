@@ -34,8 +34,7 @@ class Code(IntEnum):
 
 
 class RpcError(Exception):
-    """An RPC that failed: raised by a handler to choose what its caller sees, and by the client for what it
-    got."""
+    """An RPC that failed: raised by a handler to choose what its caller sees, and by the client for what it got."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(code, message)

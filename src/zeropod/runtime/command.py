@@ -1,9 +1,8 @@
 """Runs one program to its end, without threads and without taking the exit status of other children.
 
-trio's own ``run_process`` forks in a worker thread and reaps elsewhere. A shim is a child subreaper:
-containers, runc and criu are all its children, and each must be reaped by exactly the task that waits for it.
-So each child is waited for through its pidfd, and its pid is in `RUNNING` while it lives, which the reaper of
-orphans skips.
+trio's own ``run_process`` forks in a worker thread and reaps elsewhere. A shim is a child subreaper: containers, runc
+and criu are all its children, and each must be reaped by exactly the task that waits for it. So each child is waited
+for through its pidfd, and its pid is in `RUNNING` while it lives, which the reaper of orphans skips.
 """
 
 import os

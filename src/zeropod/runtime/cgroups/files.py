@@ -39,8 +39,7 @@ def unless_absent() -> Iterator[None]:
 
 
 def write(path: Path, value: str) -> None:
-    """Write a control file in one write(2), as the kernel wants it. Raises OSError, FileNotFoundError if it
-    is gone.
+    """Write a control file in one write(2), as the kernel wants it. Raises OSError, FileNotFoundError if it is gone.
 
     Never creates the file: in a cgroup that would fail with a misleading EACCES instead of ENOENT.
     """

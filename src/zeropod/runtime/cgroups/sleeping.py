@@ -1,9 +1,8 @@
 """Statistics across sleeps: counters never go backwards, gauges show present use.
 
-A restored container is in a new cgroup whose counters begin at zero, while the readers of its metrics (the
-kubelet, `kubectl top`) take differences of counters and would see negative CPU time. So the last statistics
-before the sleep are kept and added to those of the new cgroup. A table assigns every field of the messages to
-one of four kinds.
+A restored container is in a new cgroup whose counters begin at zero, while the readers of its metrics (the kubelet,
+`kubectl top`) take differences of counters and would see negative CPU time. So the last statistics before the sleep are
+kept and added to those of the new cgroup. A table assigns every field of the messages to one of four kinds.
 """
 
 from collections.abc import Iterable, MutableSequence

@@ -1,7 +1,6 @@
 """Parsers of the texts of /proc that a snapshot is made of.
 
-Lines of an unknown form are skipped: no text makes a parser fail. Formats: proc(5), proc_pid_fdinfo(5),
-proc_locks(5).
+Lines of an unknown form are skipped: no text makes a parser fail. Formats: proc(5), proc_pid_fdinfo(5), proc_locks(5).
 """
 
 import re
