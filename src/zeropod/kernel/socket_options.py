@@ -147,7 +147,7 @@ def applicable(family: int, kind: int, state: int) -> Sequence[Option]:
     return options
 
 
-def tcp_state(sock: socket.socket) -> int:
+def tcp_state(sock: socket.SocketType) -> int:
     """Return the state of a TCP socket as tcp_info has it. Raises OSError."""
     return sock.getsockopt(_TCP, _TCP_INFO, 1)[0]
 
@@ -159,7 +159,7 @@ class Defaults:
         self._netns = netns
         self._values: dict[tuple[int, int, int, bool], Mapping[Option, bytes]] = {}
 
-    def changed(self, sock: socket.socket, state: int = 0) -> list[tuple[Option, bytes]]:
+    def changed(self, sock: socket.SocketType, state: int = 0) -> list[tuple[Option, bytes]]:
         """Return the options of a socket that differ from a new one's, with their values. Raises OSError."""
         family, kind, protocol = sock.family, sock.type, sock.proto
         key = (family, kind, protocol, state == TcpState.LISTEN)
@@ -177,7 +177,7 @@ class Defaults:
         return found
 
 
-def _values(sock: socket.socket, options: Iterable[Option]) -> dict[Option, bytes]:
+def _values(sock: socket.SocketType, options: Iterable[Option]) -> dict[Option, bytes]:
     found = {}
     for option in options:
         with suppress(OSError):  # this kernel, or this kind of socket, does not have it
@@ -221,7 +221,7 @@ def _is_everywhere(address: str) -> bool:
     return address in ("224.0.0.1", "ff01::1", "ff02::1") or address.startswith("ff02::1:ff")
 
 
-def memberships(sock: socket.socket, candidates: Iterable[Group]) -> list[Group]:
+def memberships(sock: socket.SocketType, candidates: Iterable[Group]) -> list[Group]:
     """Return the candidate groups that the socket has joined."""
     found = []
     for group in candidates:
@@ -239,7 +239,7 @@ def join(sock: socket.socket, group: Group) -> None:
     sock.setsockopt(level, _MCAST_JOIN_GROUP, struct.pack("@I4x128s", group.interface, group.packed()))
 
 
-def _get_filter(sock: socket.socket, level: int, value: bytes) -> None:
+def _get_filter(sock: socket.SocketType, level: int, value: bytes) -> None:
     # getsockopt(2) reads the group from the result buffer, whose initial content Python's wrapper cannot set.
     buffer = ctypes.create_string_buffer(value, len(value))
     length = ctypes.create_string_buffer(struct.pack("@I", len(value)), 4)

@@ -24,10 +24,7 @@ _MEMORY = ("/memfd:", "/SYSV", "/dev/zero (deleted)", "/[aio]")
 def text(path: str) -> str:
     """Return the text of a file of /proc. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
-        parts = []
-        while part := file.read(1 << 16):
-            parts.append(part)
-    return b"".join(parts).decode(errors="surrogateescape")
+        return file.readall().decode(errors="surrogateescape")
 
 
 class Table:

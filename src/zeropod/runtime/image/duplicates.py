@@ -11,10 +11,10 @@ import socket
 import sys
 import termios
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
-from zeropod.kernel import pidfd, sock_diag, socket_options
+from zeropod.kernel import pidfd, sock_diag, socket_options, sockets
 from zeropod.kernel.sock_diag import TcpState
 from zeropod.kernel.socket_options import Defaults, Group
 from zeropod.runtime.image.snapshot import Descriptor, Process, Socket, UnixEnd
@@ -82,26 +82,13 @@ def read_sockets(processes: Sequence[Process], pid: int) -> list[Socket]:
                 if each.inode in found or (duplicate := _duplicate(handle, each.number)) is None:
                     continue
                 holder = f"{process}, descriptor {each.number}"
-                found[each.inode] = _examined(duplicate, each.inode, holder, defaults, candidates)
+                with closing(sockets.adopt(duplicate)) as sock:
+                    found[each.inode] = _asked(sock, each.inode, holder, defaults, candidates)
     return list(found.values())
 
 
-def _examined(duplicate: int, inode: int, holder: str, defaults: Defaults, candidates: Sequence[Group]) -> Socket:
-    """Return the facts about a socket from its duplicate, and close that."""
-    try:
-        sock = socket.socket(fileno=duplicate)
-    except OSError:  # a family that has no addresses
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=duplicate) as sock:
-            family, kind, protocol = (
-                sock.getsockopt(socket.SOL_SOCKET, each)
-                for each in (socket.SO_DOMAIN, socket.SO_TYPE, socket.SO_PROTOCOL)
-            )
-            return Socket(inode, holder, family, kind, protocol)
-    with sock:
-        return _asked(sock, inode, holder, defaults, candidates)
-
-
-def _asked(sock: socket.socket, inode: int, holder: str, defaults: Defaults, candidates: Sequence[Group]) -> Socket:
+def _asked(sock: socket.SocketType, inode: int, holder: str, defaults: Defaults, candidates: Sequence[Group]) -> Socket:
+    """Return the facts about a socket from a duplicate."""
     family, kind, protocol = int(sock.family), int(sock.type), sock.proto
     plain = Socket(inode, holder, family, kind, protocol)
     if family == socket.AF_NETLINK:
@@ -125,7 +112,7 @@ def _asked(sock: socket.socket, inode: int, holder: str, defaults: Defaults, can
     )
 
 
-def _unsent(sock: socket.socket) -> int:
+def _unsent(sock: socket.SocketType) -> int:
     with suppress(OSError):  # ICMP and raw sockets do not have the option
         if sock.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
             return 1
@@ -133,14 +120,14 @@ def _unsent(sock: socket.socket) -> int:
     return 0
 
 
-def _local(sock: socket.socket) -> str:
+def _local(sock: socket.SocketType) -> str:
     with suppress(OSError):
         address, port = sock.getsockname()[:2]
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     return ""
 
 
-def read_unix(processes: Sequence[Process], pid: int, sockets: Sequence[Socket]) -> list[UnixEnd]:
+def read_unix(processes: Sequence[Process], pid: int, known: Sequence[Socket]) -> list[UnixEnd]:
     """Return the details of the Unix sockets among these sockets of these processes. Raises OSError.
 
     A socket that accept(2) returned is in the network namespace of its client: one that is not found here is connected
@@ -152,7 +139,7 @@ def read_unix(processes: Sequence[Process], pid: int, sockets: Sequence[Socket])
     everything = {each.inode: each for each in sock_diag.unix(f"/proc/{pid}/ns/net")}
     waiting = {client for inode in ours & everything.keys() for client in everything[inode].pending}
     found = []
-    for inode in (each.inode for each in sockets if each.family == socket.AF_UNIX):
+    for inode in (each.inode for each in known if each.family == socket.AF_UNIX):
         if inode not in everything:
             found.append(UnixEnd(inode, "", peer_is_foreign=True))
             continue

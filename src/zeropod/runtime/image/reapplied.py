@@ -9,7 +9,7 @@ identified by the id that they see themselves, sockets by process and descriptor
 import os
 import socket
 from collections.abc import Collection, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from zeropod.kernel import pidfd, proc_stat, socket_options, sockets, task_attributes
@@ -52,7 +52,7 @@ def note(pids: Collection[int]) -> Noted:
             if (core := text(f"/proc/{pid}/coredump_filter")) not in ("", usual):
                 filters[own] = core
             for number, sock in _sockets(pid, seen):
-                with sock:
+                with closing(sock):
                     state = socket_options.tcp_state(sock) if sock.type == socket.SOCK_STREAM else 0
                     if changed := defaults.changed(sock, state):
                         options.setdefault(own, {})[number] = changed
@@ -103,7 +103,7 @@ def _reapply_sockets(
                         complaints.append(f"process {pid}, descriptor {number}, group {group.address}: {error}")
 
 
-def _sockets(pid: int, seen: set[int]) -> list[tuple[int, socket.socket]]:
+def _sockets(pid: int, seen: set[int]) -> list[tuple[int, socket.SocketType]]:
     """Return duplicates of a process's IP sockets, except those seen in another one, with their numbers."""
     found = []
     with pidfd.opened(pid) as handle:
@@ -114,12 +114,8 @@ def _sockets(pid: int, seen: set[int]) -> list[tuple[int, socket.socket]]:
     return found
 
 
-def _opened(duplicate: int) -> socket.socket | None:
-    try:
-        sock = socket.socket(fileno=duplicate)
-    except OSError:  # a family that has no addresses
-        os.close(duplicate)
-        return None
+def _opened(duplicate: int) -> socket.SocketType | None:
+    sock = sockets.adopt(duplicate)
     if sock.family in _INET and (sock.type != socket.SOCK_STREAM or sock.proto == socket.IPPROTO_TCP):
         return sock
     sock.close()
