@@ -54,14 +54,9 @@ def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
 
 def enter(namespace: PathOrFd, flags: int) -> None:
     """Move the calling thread into a namespace for good. Raises OSError."""
-    if isinstance(namespace, int):
-        libc.call("setns", namespace, flags)
-        return
-    there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        libc.call("setns", there, flags)
-    finally:
-        os.close(there)
+    # closefd: one that is given stays open.
+    with open(namespace, "rb", buffering=0, closefd=not isinstance(namespace, int)) as there:
+        libc.call("setns", there.fileno(), flags)
 
 
 def same(one: PathOrFd, other: PathOrFd) -> bool:

@@ -115,14 +115,10 @@ def _change(pending: Pending, change: Callable[[int, int], tuple[int, int] | Non
     if not _is_present(pending):
         return False
     with suppress(OSError, struct.error):  # of a mapping that ends within the structure
-        memory = os.open(f"/proc/{pending.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            old = os.pread(memory, _TIME.size, pending.address)
-            seconds, rest = _TIME.unpack(old)
+        with open(f"/proc/{pending.pid}/mem", "r+b", buffering=0) as memory:
+            seconds, rest = _TIME.unpack(os.pread(memory.fileno(), _TIME.size, pending.address))
             if new := change(seconds, rest):
-                return os.pwrite(memory, _TIME.pack(*new), pending.address) == _TIME.size
-        finally:
-            os.close(memory)
+                return os.pwrite(memory.fileno(), _TIME.pack(*new), pending.address) == _TIME.size
     return False
 
 
@@ -145,11 +141,8 @@ def lengthened(seconds: int, rest: int, parts: int, at_least: float) -> tuple[in
 def _is_present(pending: Pending) -> bool:
     first, last = pending.address // mmap.PAGESIZE, (pending.address + _TIME.size - 1) // mmap.PAGESIZE
     with suppress(OSError):
-        pagemap = os.open(f"/proc/{pending.pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            entries = os.pread(pagemap, (last - first + 1) * _ENTRY.size, first * _ENTRY.size)
-        finally:
-            os.close(pagemap)
+        with open(f"/proc/{pending.pid}/pagemap", "rb", buffering=0) as pagemap:
+            entries = os.pread(pagemap.fileno(), (last - first + 1) * _ENTRY.size, first * _ENTRY.size)
         return bool(entries) and all(entry & _PRESENT for (entry,) in _ENTRY.iter_unpack(entries))
     return False
 

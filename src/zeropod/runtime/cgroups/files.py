@@ -43,11 +43,8 @@ def write(path: Path, value: str) -> None:
 
     Never creates the file: in a cgroup that would fail with a misleading EACCES instead of ENOENT.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, value.encode())
-    finally:
-        os.close(descriptor)
+    with open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb", buffering=0) as file:
+        file.write(value.encode())
 
 
 def huge_pages(directory: Path, usage: str) -> dict[str, int]:

@@ -88,8 +88,5 @@ def _write_record(record: Path, entries: Sequence[tuple[str, str, str]]) -> None
 
 def _put(file: Path, value: str) -> None:
     """Write in one write(2) and without O_CREAT, which in a cgroup would fail with a misleading EACCES."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, value.encode())
-    finally:
-        os.close(descriptor)
+    with open(os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC), "wb", buffering=0) as control:
+        control.write(value.encode())
