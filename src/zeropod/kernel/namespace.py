@@ -38,18 +38,15 @@ def entered(namespace: PathOrFd, flags: int = CLONE_NEWNET) -> Iterator[None]:
     belongs to that namespace for good, so open it here and use it outside. Raises OSError when the namespace cannot be
     entered. If the way back fails the process ends at once: anything it did next would affect the wrong network.
     """
-    home = os.open(f"/proc/thread-self/ns/{_NAMES[flags]}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with open(f"/proc/thread-self/ns/{_NAMES[flags]}", "rb", buffering=0) as home:
         enter(namespace, flags)
         try:
             yield
         finally:
             try:
-                libc.call("setns", home, flags)
+                libc.call("setns", home.fileno(), flags)
             except OSError as error:
                 _end(f"zeropod: cannot return from {_NAMES[flags]} namespace {namespace}: {error}")
-    finally:
-        os.close(home)
 
 
 def enter(namespace: PathOrFd, flags: int) -> None:
