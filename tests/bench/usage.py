@@ -86,7 +86,7 @@ def cached(id: str) -> int:
 def _cached_pages(file: Path) -> int:
     everything, answer = ctypes.create_string_buffer(16), ctypes.create_string_buffer(40)
     with file.open("rb") as opened:
-        libc.syscall("cachestat", _CACHESTAT, opened.fileno(), everything, answer, 0)
+        libc.call("syscall", _CACHESTAT, opened.fileno(), everything, answer, 0)
     return int(struct.unpack_from("=Q", answer.raw)[0])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from zeropod.kernel import libc
 
 HUGE = 2 << 20
-PROCESS_MADVISE, COLLAPSE = 440, 25
+COLLAPSE = 25
 
 Mapping = tuple[int, int]
 """Its first address and its end."""
@@ -47,7 +47,7 @@ def made(pid: int, where: Sequence[Mapping]) -> list[int]:
 def _made(pidfd: int, address: int) -> bool:
     part = struct.pack("@PN", address, HUGE)
     try:
-        return libc.syscall("process_madvise", PROCESS_MADVISE, pidfd, part, 1, COLLAPSE, 0) == HUGE
+        return libc.syscall("process_madvise", pidfd, part, 1, COLLAPSE, 0) == HUGE
     except OSError:
         return False
 

@@ -1,6 +1,5 @@
 """What falling asleep does besides: admission slot, priority, what an image leaves out, how short the way back is."""
 
-import os
 import re
 import signal
 import socket
@@ -69,7 +68,7 @@ def test_what_was_dumped_in_the_background_runs_in_the_foreground(stage: Stage) 
 def shares(pid: int) -> tuple[str, int]:
     """A process's nice value, and its class and priority at the disk."""
     nice = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16]
-    return nice, libc.syscall("ioprio_get", {"x86_64": 252}[os.uname().machine], 1, pid)
+    return nice, libc.syscall("ioprio_get", 1, pid)
 
 
 def test_memory_moves_out_in_turn_and_standby_does_not_wait_for_that(stage: Stage) -> None:
