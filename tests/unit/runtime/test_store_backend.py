@@ -411,12 +411,43 @@ async def test_without_another_pager_the_descriptors_stay_so_that_missing_pages_
     held: Holdings, pagers: Pagers
 ) -> None:
     """The container was thawed meanwhile, so the pager that was made beforehand is of no use, and there is no other."""
-    new, pagers.room = member(), 1
+    pager_of(held).taken = {0: os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)}
+    before, new, pagers.room = held.generation, member(), 1
     with pytest.raises(MemoryLost, match=r"no pager can be started: .*Cannot allocate memory"):
         held.replace([new], as_of=pager_of(held).journal.event_count - 1)
+    assert (held.generation, pagers.made[0].calls) == (before, ["abandon"])
+    assert not is_open(new.uffd), "nothing of it is out yet"
+    [guard] = pager_of(held).taken.values()
+    assert is_open(guard)
+    os.close(guard)
+
+
+@pytest.mark.parametrize("step", ["doubt", "catch_up", "happen", "unrecorded", "begin"])
+@pytest.mark.parametrize("error", [ValueError("a defect"), OSError(5, "Input/output error")])
+async def test_an_error_after_the_last_pager_has_ended_is_a_loss_and_leaves_no_pager_that_waits(
+    held: Holdings, pagers: Pagers, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    """Nothing would serve page faults, and the container would be thawed as after any other defect."""
+    assert held.generation
+    spaces: Any = held.generation.spaces
+    pager, before, new, retired = pager_of(held), held.generation, member(), threading.Event()
+
+    def retire(_: float) -> bool:
+        retired.set()
+        return True
+
+    pager.retire = retire
+
+    def fail(*_: object) -> None:
+        if retired.is_set():
+            raise error
+
+    places = {"doubt": pager, "unrecorded": pager.journal, "begin": FakePager}
+    monkeypatch.setattr(places.get(step, spaces), step, fail)
+    with pytest.raises(MemoryLost, match=str(error.args[-1])):
+        held.replace([new])
+    assert held.generation == before
     assert pagers.made[0].calls == ["abandon"]
-    assert is_open(new.uffd)
-    held.close()
     assert not is_open(new.uffd)
 
 

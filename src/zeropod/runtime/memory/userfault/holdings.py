@@ -130,8 +130,6 @@ class Holdings:
         self.working_set: WorkingSet = ()
         self.kept: dict[int, int] = {}
         """The descriptor number of the userfaultfd's duplicate in each process, by pid."""
-        self.stranded: list[int] = []
-        """Userfaultfds for which no pager could be started: faults on them block."""
         self._started = started
         self._say = say
 
@@ -191,20 +189,29 @@ class Holdings:
             if isinstance(error, OSError):
                 raise MemoryFailed(f"no pager can be started: {error}") from error
             raise
-        if reason := old.pager.doubt():
-            heir.pager.abandon()
+        waiting: Generation | None = heir
+        try:
+            if reason := old.pager.doubt():
+                raise MemoryLost(f"the pager died, and {reason}")
+            old.spaces.catch_up()
+            old.spaces.happen(old.pager.journal.unrecorded())
+            right = as_of is None or as_of == old.pager.journal.event_count
+            if before != old.progress or not right:
+                # The processes were thawed meanwhile. Page faults block until the next pager runs.
+                waiting = None
+                heir.pager.abandon()
+                plan = self._plan([*self._indexed(old, written or {} if right else {}), *newcomers])
+                waiting = heir = self._start(plan, waits=True)
+            heir.pager.begin()
+        except BaseException as error:  # the old pager has ended: whatever it is, nothing serves page faults any more
+            if waiting:
+                waiting.pager.abandon()
             for member in new:
                 member.close()
-            raise MemoryLost(f"the pager died, and {reason}")
-        old.spaces.catch_up()
-        old.spaces.happen(old.pager.journal.unrecorded())
-        right = as_of is None or as_of == old.pager.journal.event_count
-        if before != old.progress or not right:
-            # The processes were thawed meanwhile. Page faults block until the next pager runs.
-            heir.pager.abandon()
-            plan = self._plan([*self._indexed(old, written or {} if right else {}), *newcomers])
-            heir = self._started_or_lost(plan, waits=True)
-        heir.pager.begin()
+            if isinstance(error, MemoryLost):
+                raise
+            # The old pager keeps its guards, so missing pages stay missing.
+            raise MemoryLost(f"no pager can be started: {error}") from error
         kept = {member.uffd for member in heir.members}
         for uffd in old.pager.take_guards().values():
             if uffd not in kept:
@@ -222,8 +229,13 @@ class Holdings:
         self._started(generation.pager)
 
     def resume(self, indexed: Sequence[tuple[Member, list[Extent]]]) -> None:
-        """Start a generation for processes that came back with this index. Raises MemoryLost."""
-        self._go_on_with(self._started_or_lost(self._plan(indexed)))
+        """Start a generation for processes that came back with this index. Raises MemoryLost; the caller then keeps the
+        members' userfaultfds."""
+        try:
+            generation = self._start(self._plan(indexed))
+        except OSError as error:
+            raise MemoryLost(f"no pager can be started: {error}") from error
+        self._go_on_with(generation)
 
     def _indexed(self, old: Generation, written: Mapping[int, Written]) -> list[tuple[Member, list[Extent]]]:
         """Return the members whose memory still exists, with the extents of their pages in the next generation."""
@@ -256,13 +268,6 @@ class Holdings:
             states_of.append(states)
         image = Image(runs_of, tuple(self.store.files[number].path for number in numbers))
         return _Plan([member for member, _ in indexed], numbers, image, states_of)
-
-    def _started_or_lost(self, plan: "_Plan", *, waits: bool = False) -> Generation:
-        try:
-            return self._start(plan, waits=waits)
-        except OSError as error:
-            self.stranded = [member.uffd for member in plan.members]
-            raise MemoryLost(f"no pager can be started: {error}") from error
 
     def _start(self, plan: "_Plan", *, waits: bool = False) -> Generation:
         for _ in range(STARTS - 1):
@@ -333,10 +338,6 @@ class Holdings:
     def close(self) -> None:
         """Release everything. Call it when the processes have ended and the pager has been killed."""
         self.generation = None
-        for uffd in self.stranded:
-            with suppress(OSError):
-                os.close(uffd)
-        self.stranded = []
         self.store.close()
 
 
