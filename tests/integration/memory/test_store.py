@@ -21,6 +21,7 @@ import trio
 from tests.integration.patience import patient
 from tests.integration.programs import compiled
 
+from zeropod.kernel.userfault import PAGE
 from zeropod.runtime import cgroups
 from zeropod.runtime.memory.backend import MemoryFailed
 from zeropod.runtime.memory.store import StoreBackend
@@ -141,6 +142,13 @@ class Subject:
         assert generation
         return generation.pager.pid
 
+    @property
+    def pieces(self) -> int:
+        """In how many its pages lie in the store."""
+        generation = self.backend._holdings.generation
+        assert generation
+        return len(generation.spaces.all[0].starts)
+
     async def close(self) -> None:
         await self._answers.aclose()
 
@@ -226,6 +234,22 @@ async def test_what_is_unchanged_is_not_written_again(store: Store) -> None:
             await one.sleep()
             assert one.backend.usage.written < first / 50
             assert one.resident < 8 * MEBIBYTE
+
+
+async def test_scattered_writes_cost_as_much_as_they_change(store: Store) -> None:
+    async with store(350) as one:
+        await one.sleep()
+        first = one.backend.usage.written
+        assert first > 350 * MEBIBYTE
+        for pages in (10_000, 100, 5_000, 0):
+            one.wake()
+            assert await one.ask(f"w {pages}") == "done"
+            await one.sleep()
+            assert one.backend.usage.written <= pages * PAGE + first / 50
+            assert one.pieces > 10_000
+            assert one.resident < 8 * MEBIBYTE
+        one.wake()
+        assert await one.ask("d") == "right"
 
 
 async def test_what_is_not_touched_stays_out_while_it_is_awake(store: Store) -> None:

@@ -18,7 +18,7 @@ from zeropod.runtime.memory.backend import Kind, MemoryFailed, MemoryLost, Usage
 from zeropod.runtime.memory.store import LOOK, StoreBackend
 from zeropod.runtime.memory.userfault import cold, holdings
 from zeropod.runtime.memory.userfault.eviction import Eviction
-from zeropod.runtime.memory.userfault.extents import Extent
+from zeropod.runtime.memory.userfault.extents import Extent, Index
 from zeropod.runtime.memory.userfault.freezer import FROZEN_WITHIN, Cut, Freezer
 from zeropod.runtime.memory.userfault.holdings import STARTS, Holdings, Member
 from zeropod.runtime.memory.userfault.store import PageStore
@@ -479,9 +479,8 @@ class Changed:
         self.move = one_move(held)
         self.member = member()
         self.member.number = 0
-        monkeypatch.setattr(Eviction, "_in_order", lambda *_: True)
         monkeypatch.setattr(Eviction, "_protect", lambda *_: [(0, PAGE)])
-        monkeypatch.setattr(Eviction, "_copied", lambda *_: [])
+        monkeypatch.setattr(Eviction, "_copied", lambda *_: Index())
 
     def store(self) -> None:
         try:

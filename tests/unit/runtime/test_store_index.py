@@ -1,7 +1,7 @@
 """The page store's files, and what a move changes about where pages are."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.memory.userfault import extents
-from zeropod.runtime.memory.userfault.extents import Extent, replaced, to_runs, usable, without
+from zeropod.runtime.memory.userfault.extents import Extent, Index, replaced, without
 from zeropod.runtime.memory.userfault.ranges import Range, joined
 from zeropod.runtime.memory.userfault.store import (
     FILES,
@@ -34,7 +34,7 @@ def extents_of(model: Model) -> list[Extent]:
     ]
 
 
-def model_of(found: list[Extent]) -> Model:
+def model_of(found: Iterable[Extent]) -> Model:
     return {
         page: (extent.file, extent.offset // PAGE + page - extent.start // PAGE, extent.states[number])
         for extent in found
@@ -53,25 +53,25 @@ models = st.dictionaries(
 sets = st.sets(st.integers(0, LAST))
 
 
-def together(model: Model) -> list[Extent]:
+def together(model: Model) -> Index:
     """Through the form that a pager is started with: runs as long as possible."""
     with table(model) as space:
-        return list(extents.of_space(space))
+        return Index.of_space(space)
 
 
 @contextmanager
 def table(model: Model) -> Iterator[Space]:
-    runs, states = to_runs(extents_of(model))
-    numbers = sorted(set(runs.files))
+    index = Index(extents_of(model))
+    numbers = sorted(index.files)
     journal = Journal.create()
     try:
         image = Image(
-            {7: extents.renumbered(runs, {number: place for place, number in enumerate(numbers)})},
+            {7: extents.renumbered(index.runs, {number: place for place, number in enumerate(numbers)})},
             tuple(Path(str(number)) for number in numbers),
         )
         spaces = Spaces(image, numbers, journal)
         spaces.happen([Event(Kind.ADOPT, 0, 7)])
-        spaces.all[0].states[: len(states)] = states
+        spaces.all[0].states[: len(index.states)] = index.states
         yield spaces.all[0]
     finally:
         journal.close()
@@ -89,8 +89,9 @@ def test_a_move_replaces_what_it_has_written_and_nothing_else(old: Model, gone: 
 def test_what_can_be_used_is_what_is_not_outdated(model: Model, gone: set[int]) -> None:
     found = together(model)
     assert model_of(found) == model
-    assert usable(found) == ranges_of({page for page, (_, _, state) in model.items() if state != OUTDATED})
-    assert extents.missing(found) == ranges_of({page for page, (_, _, state) in model.items() if state == MISSING})
+    assert found.ranges == ranges_of(set(model))
+    assert found.usable == ranges_of({page for page, (_, _, state) in model.items() if state != OUTDATED})
+    assert found.missing == ranges_of({page for page, (_, _, state) in model.items() if state == MISSING})
     assert model_of(list(without(found, ranges_of(gone)))) == {
         page: place for page, place in model.items() if page not in gone
     }

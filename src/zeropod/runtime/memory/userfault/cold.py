@@ -21,8 +21,8 @@ from zeropod.kernel import userfault
 from zeropod.kernel.process_memory import Buffer
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
-from zeropod.runtime.memory.userfault import extents, mappings
-from zeropod.runtime.memory.userfault.extents import Extent
+from zeropod.runtime.memory.userfault import mappings
+from zeropod.runtime.memory.userfault.extents import Index
 from zeropod.runtime.memory.userfault.freezer import Freezer
 from zeropod.runtime.memory.userfault.holding import Hold
 from zeropod.runtime.memory.userfault.holdings import Holdings, Member
@@ -31,8 +31,8 @@ from zeropod.runtime.memory.userfault.opening import KEPT_AT, features
 from zeropod.runtime.memory.userfault.ranges import Range, subtract
 from zeropod.runtime.memory.userfault.stopped import Unsuitable, own_thread
 
-Carried = Mapping[int, Sequence[Extent]]
-"""Each process's extents in the store, by its pid in its own PID namespace."""
+Carried = Mapping[int, Index]
+"""Where each process's pages are in the store, by its pid in its own PID namespace."""
 
 
 class InStore:
@@ -86,7 +86,7 @@ def leave(holdings: Holdings, freezer: Freezer, pids: Sequence[int]) -> Carried 
             if number is not None and injection.holds(number):
                 injection.close_descriptor(number)
     freezer.wait_frozen()
-    return {_inner_pid(pid): holdings.extents(member) for pid, member in members.items()}
+    return {_inner_pid(pid): holdings.index(member) for pid, member in members.items()}
 
 
 def rejoin(holdings: Holdings, carried: Carried, pids: Sequence[int]) -> None:
@@ -97,11 +97,11 @@ def rejoin(holdings: Holdings, carried: Carried, pids: Sequence[int]) -> None:
     processes = {_inner_pid(pid): pid for pid in pids}
     if missing := carried.keys() - processes.keys():
         raise MemoryLost(f"processes {', '.join(map(str, sorted(missing)))} were not restored")
-    indexed: list[tuple[Member, list[Extent]]] = []
+    indexed: list[tuple[Member, Index]] = []
     try:
         for inner, found in carried.items():
             member = _member(processes[inner], holdings)
-            indexed.append((member, list(found)))
+            indexed.append((member, found))
             _register(member, found, tracking=holdings.tracking)
         holdings.resume(indexed)
     except BaseException:
@@ -124,13 +124,13 @@ def _member(pid: int, holdings: Holdings) -> Member:
     return Member(pid, uffd, tracked=holdings.tracking)
 
 
-def _register(member: Member, found: Sequence[Extent], *, tracking: bool) -> None:
+def _register(member: Member, found: Index, *, tracking: bool) -> None:
     modes = userfault.MISSING | (userfault.WRITES if tracking else 0)
     registered: list[Range] = []
     for start, end in mappings.movable(mappings.read_smaps(member.pid)):
         userfault.register(member.uffd, start, end - start, modes)
         registered.append((start, end))
-    if left := subtract(extents.missing(found), registered):
+    if left := subtract(found.missing, registered):
         raise MemoryLost(f"process {member.pid} has no mapping at {left[0][0]:#x}, where it had one")
 
 

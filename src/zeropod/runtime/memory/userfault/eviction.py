@@ -22,7 +22,7 @@ Runs in a thread of its own. Other code may thaw the container at any moment; th
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -31,7 +31,7 @@ from zeropod.kernel.process_memory import RANGES, Buffer
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
 from zeropod.runtime.memory.userfault import extents, mappings
-from zeropod.runtime.memory.userfault.extents import Extent
+from zeropod.runtime.memory.userfault.extents import Extent, Index
 from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
 from zeropod.runtime.memory.userfault.holding import Hold
 from zeropod.runtime.memory.userfault.holdings import Holdings, Member, Written
@@ -58,8 +58,6 @@ STORED_AT_ONCE: Final = 1 << 20
 """Bytes stored between two checks for a cut."""
 DROPPED_AT_ONCE: Final = 4 << 20
 """Bytes dropped between two checks for a cut: about a millisecond."""
-FRAGMENTS: Final = 4096
-"""The most pieces that a process's pages may have in the store: each costs 20 µs of every move."""
 CALLS_AT_ONCE: Final = 24
 """Calls in the process between two checks for a cut: 20 to 40 µs each."""
 CONFIRM_WITHIN: Final = 5.0
@@ -190,16 +188,15 @@ class Eviction:
     def _store(self, members: Sequence[Member]) -> dict[int, Written]:
         """Write the pages that the store lacks or has outdated. Raises Cut, MemoryFailed."""
         stored: dict[int, Written] = {}
-        wanted: dict[int, tuple[Member, list[Range], list[Extent]]] = {}
-        sparse = self._sparse()
+        wanted: dict[int, tuple[Member, list[Range], Index]] = {}
+        renewed = self._sparse()
         for member in members:
             self._freezer.check()
-            renewed = sparse if self._in_order(member) else set(self._holdings.store.files)
             with suppress(FileNotFoundError, ProcessLookupError):
                 changed = self._protect(member, renewed)
                 copied = self._copied(member, changed, renewed)
                 wanted[member.number] = member, changed, copied
-        need = sum(total(changed) + sum(e.end - e.start for e in copied) for _, changed, copied in wanted.values())
+        need = sum(total(changed) + total(copied.ranges) for _, changed, copied in wanted.values())
         if not need:
             return stored
         if refusal := self._reserve(need):
@@ -213,8 +210,9 @@ class Eviction:
             raise MemoryFailed(f"the page store cannot be written: {error}") from error
         try:
             for number, (member, changed, copied) in wanted.items():
-                ranges = joined(sorted([*changed, *((extent.start, extent.end) for extent in copied)]))
-                stored[number] = Written(ranges, [*self._save(member, changed, file), *self._copy(copied, file)])
+                ranges = joined(sorted([*changed, *copied.ranges]))
+                saved = self._save(member, changed, file)
+                stored[number] = Written(ranges, extents.replaced(saved, (), self._copy(copied, file)))
             self._holdings.store.add(file)
         except OSError as error:
             file.abandon()
@@ -224,11 +222,6 @@ class Eviction:
             raise
         self.written = file.size
         return stored
-
-    def _in_order(self, member: Member) -> bool:
-        """Return whether its pages lie in few enough pieces; otherwise all of them are written again."""
-        generation = self._holdings.generation
-        return generation is None or len(generation.space(member).starts) <= FRAGMENTS
 
     def _sparse(self) -> set[int]:
         """Return the files to write again, because most of their content is out of date."""
@@ -243,14 +236,15 @@ class Eviction:
         written = pages.protect(member.ranges)
         present = pages.look(member.ranges).present
         self._freezer.check()
-        known = holdings.extents(member)
+        current = holdings.index(member)
+        if renewed:
+            current = Index(extent for extent in current if extent.file not in renewed)
         self._freezer.check()
         unchanged: list[Range] = []
         space = holdings.generation.space(member)
         if tracked:
-            current = [extent for extent in known if extent.file not in renewed]
-            unchanged = subtract(intersect(present, extents.usable(current)), written)
-            for start, end in intersect(unchanged, extents.missing(current)):
+            unchanged = subtract(intersect(present, current.usable), written)
+            for start, end in intersect(unchanged, current.missing):
                 space.mark(start, end, IN)
         changed = subtract(present, unchanged)
         for start, end in changed:
@@ -261,17 +255,17 @@ class Eviction:
         member.tracked = holdings.tracking
         return changed
 
-    def _copied(self, member: Member, changed: Sequence[Range], renewed: set[int]) -> list[Extent]:
+    def _copied(self, member: Member, changed: Sequence[Range], renewed: set[int]) -> Index:
         """Return the pages to copy from older files, because they are not in memory."""
         if not renewed:
-            return []
-        old = [extent for extent in self._holdings.extents(member) if extent.file in renewed]
-        return list(extents.without(old, changed))
+            return Index()
+        old = (extent for extent in self._holdings.index(member) if extent.file in renewed)
+        return Index(extents.without(old, changed))
 
-    def _save(self, member: Member, changed: Sequence[Range], file: NewFile) -> list[Extent]:
-        """Write these pages to the file; return their extents."""
+    def _save(self, member: Member, changed: Sequence[Range], file: NewFile) -> Index:
+        """Write these pages to the file; return where they are."""
         assert self._buffer
-        found: list[Extent] = []
+        found = Index()
         for group in batches(changed, STORED_AT_ONCE, RANGES):
             while group:
                 self._freezer.check()
@@ -291,9 +285,9 @@ class Eviction:
                 group = subtract(group, [(group[0][0], group[0][0] + PAGE)]) if group else []
         return found
 
-    def _copy(self, copied: Sequence[Extent], file: NewFile) -> list[Extent]:
-        """Copy pages that are out from older files to the file; return their extents."""
-        found: list[Extent] = []
+    def _copy(self, copied: Iterable[Extent], file: NewFile) -> Index:
+        """Copy pages that are out from older files to the file; return where they are."""
+        found = Index()
         for extent in copied:
             source = self._holdings.store.files[extent.file].descriptor
             for start in range(extent.start, extent.end, STORED_AT_ONCE):
@@ -344,18 +338,18 @@ class Eviction:
         """Yield pages whose content in the store is current, in groups that one call drops."""
         found = self._map(member.pid).look(member.ranges)
         self._freezer.check()
-        index = self._holdings.extents(member)
+        index = self._holdings.index(member)
         self._freezer.check()
-        usable = intersect(found.present, extents.usable(index))
+        usable = intersect(found.present, index.usable)
         wanted = subtract(subtract(usable, found.stay), spared)
         if not self._holdings.tracking:
             wanted = self._as_stored(member, index, wanted)
         # Pages of zeroes may be dropped with their neighbours, unless the index has other content for them.
-        zero = intersect(found.zero, joined((extent.start, extent.end) for extent in index))
+        zero = intersect(found.zero, index.ranges)
         kept = joined(sorted([*subtract(found.present, wanted), *found.stay, *spared, *zero]))
         return pieces(wanted, kept, member.ranges, DROPPED_AT_ONCE)
 
-    def _as_stored(self, member: Member, index: Sequence[Extent], wanted: Sequence[Range]) -> list[Range]:
+    def _as_stored(self, member: Member, index: Index, wanted: Sequence[Range]) -> list[Range]:
         """Return those of these pages that equal their stored content, by comparison."""
         if self._buffer is None:
             return []

@@ -15,7 +15,7 @@ from typing import Final
 from zeropod.kernel import pagemap_scan, userfault
 from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
 from zeropod.runtime.memory.userfault import extents
-from zeropod.runtime.memory.userfault.extents import Extent
+from zeropod.runtime.memory.userfault.extents import Index
 from zeropod.runtime.memory.userfault.ranges import Range
 from zeropod.runtime.memory.userfault.store import PageStore
 from zeropod.runtime.pagemap import Image
@@ -102,7 +102,7 @@ class Written:
 
     ranges: list[Range] = field(default_factory=list)
     """The pages whose older copies are outdated."""
-    extents: list[Extent] = field(default_factory=list)
+    index: Index = field(default_factory=Index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class _Plan:
     files: list[int]
     """The store's numbers of the files referred to."""
     image: Image
-    states: list[bytes]
+    states: list[bytearray]
     """Of each member's pages."""
 
 
@@ -137,11 +137,11 @@ class Holdings:
     def members(self) -> list[Member]:
         return self.generation.members if self.generation else []
 
-    def extents(self, member: Member) -> list[Extent]:
+    def index(self, member: Member) -> Index:
         """Return where its pages are in the store. The processes must be frozen."""
         assert self.generation
         self.generation.spaces.catch_up()
-        return list(extents.of_space(self.generation.space(member)))
+        return Index.of_space(self.generation.space(member))
 
     def replace(
         self,
@@ -160,7 +160,7 @@ class Holdings:
         MemoryFailed, MemoryLost.
         """
         old, right = self.generation, True
-        newcomers: list[tuple[Member, list[Extent]]] = [(member, []) for member in new]
+        newcomers = [(member, Index()) for member in new]
         if old is None:
             try:
                 first = self._start(self._plan(newcomers))
@@ -228,7 +228,7 @@ class Holdings:
         self.generation = generation
         self._started(generation.pager)
 
-    def resume(self, indexed: Sequence[tuple[Member, list[Extent]]]) -> None:
+    def resume(self, indexed: Sequence[tuple[Member, Index]]) -> None:
         """Start a generation for processes that came back with this index. Raises MemoryLost; the caller then keeps the
         members' userfaultfds."""
         try:
@@ -237,8 +237,8 @@ class Holdings:
             raise MemoryLost(f"no pager can be started: {error}") from error
         self._go_on_with(generation)
 
-    def _indexed(self, old: Generation, written: Mapping[int, Written]) -> list[tuple[Member, list[Extent]]]:
-        """Return the members whose memory still exists, with the extents of their pages in the next generation."""
+    def _indexed(self, old: Generation, written: Mapping[int, Written]) -> list[tuple[Member, Index]]:
+        """Return the members whose memory still exists, with the index of their pages in the next generation."""
         old.spaces.catch_up()
         members = {member.number: member for member in old.members}
         tracked = all(member.tracked for member in old.members)
@@ -251,23 +251,21 @@ class Holdings:
                 continue
             member = members.get(number) or Member(UNKNOWN + number, uffd, tracked=tracked)
             member.uffd = uffd
-            found = list(extents.of_space(space))
+            found = Index.of_space(space)
             if (ours := written.get(number)) is not None:
-                found = extents.replaced(found, ours.ranges, ours.extents)
+                found = extents.replaced(found, ours.ranges, ours.index)
             result.append((member, found))
         return result
 
-    def _plan(self, indexed: Sequence[tuple[Member, list[Extent]]]) -> "_Plan":
-        numbers = sorted({extent.file for _, found in indexed for extent in found})
+    def _plan(self, indexed: Sequence[tuple[Member, Index]]) -> "_Plan":
+        numbers = sorted({number for _, found in indexed for number in found.files})
         places = {number: place for place, number in enumerate(numbers)}
-        runs_of, states_of = {}, []
+        runs_of = {}
         for number, (member, found) in enumerate(indexed):
             pid = member.pid if member.known else UNKNOWN + number
-            runs, states = extents.to_runs(found)
-            runs_of[pid] = extents.renumbered(runs, places)
-            states_of.append(states)
+            runs_of[pid] = extents.renumbered(found.runs, places)
         image = Image(runs_of, tuple(self.store.files[number].path for number in numbers))
-        return _Plan([member for member, _ in indexed], numbers, image, states_of)
+        return _Plan([member for member, _ in indexed], numbers, image, [found.states for _, found in indexed])
 
     def _start(self, plan: "_Plan", *, waits: bool = False) -> Generation:
         for _ in range(STARTS - 1):
