@@ -5,7 +5,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.integration.pager.conftest import ADDRESS, Restore, Restored, Subject
 from tests.integration.pager.image import PAGE
 from tests.integration.patience import patient
 
-from zeropod.runtime.pager import child
+from zeropod.runtime.pager import child, seed
 from zeropod.runtime.pager.journal import Standing
 from zeropod.runtime.pager.pager import USELESS
 from zeropod.runtime.pager.serve import Server
@@ -139,6 +139,18 @@ async def test_one_that_serves_a_page_is_replaced_as_often_as_it_is_killed(resto
         assert await one.process.check(0, LARGE) == "right"
 
 
+def without_a_seed() -> None:
+    """Have the next pager come from a new one, which is as this process is then."""
+    while seed._orders:
+        seed._orders.pop().close()
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_is_left() -> Iterator[None]:
+    yield
+    without_a_seed()
+
+
 def at_its_start(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -157,6 +169,7 @@ async def test_pagers_that_all_die_of_the_first_thing_they_do_are_the_end_at_som
     async with restore(LARGE) as one:
         assert await one.process.check(0, 1) == "right"
         monkeypatch.setattr(where, method, dies)  # in all that are forked from now on
+        without_a_seed()
         began = trio.current_time()
         os.kill(one.pager.pid, signal.SIGKILL)
         await one.process.say("check", ADDRESS + 100 * PAGE, 1, ADDRESS + 100 * PAGE)
@@ -171,6 +184,7 @@ async def test_a_pager_that_is_let_go_of_between_two_has_no_successor(
 ) -> None:
     async with restore(LARGE) as one:
         monkeypatch.setattr(child, "_take_over", at_its_start)
+        without_a_seed()
         os.kill(one.pager.pid, signal.SIGKILL)
         await until(lambda: len(one.said) > USELESS // 2)
         one.process.kill()

@@ -42,7 +42,7 @@ from zeropod.runtime.memory.userfault.store import PageStore
 from zeropod.runtime.pager import Pager, PagerLost
 
 MINIMUM: Final = 16 << 20
-"""Bytes of anonymous memory below which a container is not moved: a pager takes some 5 MB itself."""
+"""Bytes of anonymous memory below which a container is not moved: a pager takes some 2 MB itself."""
 LOOK: Final = 10.0
 """Seconds between two checks that the files are unchanged."""
 SWITCH: Final = 0.00005

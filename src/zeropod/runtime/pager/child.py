@@ -1,4 +1,4 @@
-"""The pager's process, forked from the shim, so that it shares the interpreter's memory and starts in a millisecond.
+"""The pager's process, a fork (`seed`), so that it shares the interpreter's memory and starts in a millisecond.
 
 Owns what a forked copy of a trio program must undo first: signal handlers, inherited descriptors (a copy would keep an
 application's closed connection open), and the event loop, to which it never returns.
@@ -10,9 +10,9 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn, Self
 
 from zeropod.kernel import pidfd, userfault
 from zeropod.runtime.pagemap import Image
@@ -45,29 +45,42 @@ class Inheritance:
     """Userfaultfds by number of the address space, for a successor or for memory that was not restored."""
     service: Service
 
+    @property
+    def descriptors(self) -> list[int]:
+        """Return the descriptors, without the listener's."""
+        return [self.journal, *self.files, *self.guards.values()]
 
-def fork(inheritance: Inheritance, control: socket.socket) -> int:
-    """Start the pager at the other end of `control` and return its pid. Raises OSError."""
+    def renumbered(self, places: Mapping[int, int]) -> Self:
+        """Return the same with other numbers for its descriptors."""
+        return replace(
+            self,
+            journal=places[self.journal],
+            files=tuple(places[file] for file in self.files),
+            guards={number: places[guard] for number, guard in self.guards.items()},
+        )
+
+
+def forked(run: Callable[[], None]) -> None:
+    """Fork the shim: the child does `run`, and ends. Raises OSError."""
     # A signal between the fork and the reset of the handlers would run the shim's handler in the child.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        pid = os.fork()
-        if pid == 0:
-            _child(inheritance, control)
+        if os.fork() == 0:
+            try:
+                gc.disable()
+                run()
+            finally:
+                os._exit(0)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    return pid
 
 
-def _child(inheritance: Inheritance, control: socket.socket) -> NoReturn:
+def become(inheritance: Inheritance, control: socket.socket) -> NoReturn:
+    """Be the pager at this end of `control`."""
     status = 1
     try:
-        gc.disable()
-        gc.freeze()
         listener = [] if inheritance.listener is None else [inheritance.listener.fileno()]
-        _forget_the_shim(
-            {control.fileno(), inheritance.journal, *inheritance.files, *inheritance.guards.values(), *listener}
-        )
+        forget_the_shim({control.fileno(), *inheritance.descriptors, *listener}, NAME)
         _serve(inheritance, control)
         status = 0
     except BaseException:  # noqa: BLE001 - nothing may return into the shim's event loop
@@ -76,7 +89,8 @@ def _child(inheritance: Inheritance, control: socket.socket) -> NoReturn:
         os._exit(status)
 
 
-def _forget_the_shim(own: set[int]) -> None:
+def forget_the_shim(own: set[int], name: str) -> None:
+    """Undo what a fork has of the shim, except for descriptors of its own."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
@@ -91,7 +105,7 @@ def _forget_the_shim(own: set[int]) -> None:
         low = descriptor + 1
     os.closerange(low, _DESCRIPTORS)
     os.setsid()
-    pidfd.set_name(NAME)
+    pidfd.set_name(name)
 
 
 def _serve(inheritance: Inheritance, control: socket.socket) -> None:
@@ -103,6 +117,7 @@ def _serve(inheritance: Inheritance, control: socket.socket) -> None:
         if inheritance.listener is not None:
             handover.receive(server, inheritance.listener)
         else:
+            inheritance.image.processes.clear()  # it is in the tables
             server.keep()
             while journal.phase is Phase.WAITING:
                 if wire.command(control) == wire.GONE:

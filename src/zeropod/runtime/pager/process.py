@@ -1,20 +1,20 @@
 """One pager process from the shim's side: its pid, the socket to it, and its end.
 
-Owns the fork and the descriptors that it leaves open here. `pager` interprets its messages and handles its death.
+Owns the descriptors that it leaves open here. It is the seed's child, so its end is known by its pidfd alone. `pager`
+interprets its messages and handles its death.
 """
 
 import os
 import select
 import signal
 import socket
+import threading
 from contextlib import suppress
 from typing import Final
 
 import trio
 
-from zeropod.kernel import pidfd
-from zeropod.runtime import command
-from zeropod.runtime.pager import child, wire
+from zeropod.runtime.pager import seed, wire
 from zeropod.runtime.pager.child import Inheritance
 
 _SO_SNDBUFFORCE: Final = 32
@@ -34,20 +34,19 @@ class PagerProcess:
         theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM)
         control.setblocking(False)
         try:
-            self.pid = child.fork(inheritance, theirs)
+            self.pid, self._handle = seed.fork(inheritance, theirs)
         except OSError:
             control.close()
             raise
         finally:
             theirs.close()
-        command.RUNNING.add(self.pid)
         self._control = control
-        self._handle = pidfd.open(self.pid)
         self._events = select.epoll()
         """Readable when it has sent a message or died: its end of `control` may stay open after its death."""
         for descriptor in (control.fileno(), self._handle):
             self._events.register(descriptor, select.EPOLLIN)
         self._reaping = trio.Lock()
+        self._closing = threading.Lock()
 
     def send(self, what: bytes) -> None:
         """Send it a message; does nothing if it is dead, which `receive` reports."""
@@ -67,36 +66,35 @@ class PagerProcess:
 
     def kill(self) -> None:
         """Send SIGKILL."""
-        if not self.reaped:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        with self._closing, suppress(ProcessLookupError):
+            if not self.reaped:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     async def reap(self) -> None:
-        """Wait until it has ended, and reap it."""
+        """Wait until it has ended, after which no more is known of it."""
         async with self._reaping:
             if not self.reaped:
-                with pidfd.opened(self.pid) as handle:
-                    await pidfd.wait_exit(handle)
+                await trio.lowlevel.wait_readable(self._handle)
                 self._is_reaped()
 
     def end_now(self) -> None:
         """From another thread, while no task waits for it: kill it, wait for its end, and hang up."""
         self.kill()
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+        self._has_ended(None)
         self._is_reaped()
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Close the descriptors that are open here."""
+        """Close the socket. What is left then is for `reap`."""
         self._control.close()
-        if not self._events.closed:
-            self._events.close()
-            os.close(self._handle)
+        self._events.close()
 
-    def _has_ended(self) -> bool:
-        return os.waitid(os.P_PIDFD, self._handle, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    def _has_ended(self, timeout: int | None = 0) -> bool:
+        poll = select.poll()
+        poll.register(self._handle, select.POLLIN)
+        return bool(poll.poll(timeout))
 
     def _is_reaped(self) -> None:
-        self.dead = self.reaped = True
-        command.RUNNING.discard(self.pid)
+        with self._closing:
+            self.dead = self.reaped = True
+            os.close(self._handle)
