@@ -241,7 +241,7 @@ async def test_scattered_writes_cost_as_much_as_they_change(store: Store) -> Non
         await one.sleep()
         first = one.backend.usage.written
         assert first > 350 * MEBIBYTE
-        for pages in (10_000, 100, 5_000, 0):
+        for pages in (10_000, 100, 60_000, 100, 5_000, 0):
             one.wake()
             assert await one.ask(f"w {pages}") == "done"
             await one.sleep()

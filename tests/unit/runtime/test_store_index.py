@@ -15,6 +15,7 @@ from zeropod.runtime.memory.userfault.ranges import Range, joined
 from zeropod.runtime.memory.userfault.store import (
     FILES,
     GARBAGE,
+    LARGE,
     PageStore,
 )
 from zeropod.runtime.pagemap import Image
@@ -135,6 +136,27 @@ def test_a_file_that_is_mostly_out_of_date_is_written_anew(tmp_path: Path) -> No
         store.add(file)
     assert store.outdated({1: GARBAGE + PAGE, 2: PAGE}) == {2}
     assert store.outdated({1: GARBAGE + PAGE}) == set()
+    store.close()
+
+
+def test_much_is_not_written_anew_before_the_disk_needs_it(tmp_path: Path) -> None:
+    store = PageStore(tmp_path)
+    size = 60 * GARBAGE
+    third, few = size // 3, size // 60
+
+    def add() -> None:
+        file = store.begin()
+        os.truncate(file.path, size)
+        store.add(file)
+
+    add()
+    add()
+    assert store.outdated({1: third, 2: size - third}) == set()
+    assert store.outdated({1: few, 2: size - few}) == {1}
+    add()
+    add()
+    assert store.bytes > LARGE * size
+    assert store.outdated({1: third, 2: few, 3: few, 4: size - third - 2 * few}) == {1, 2, 3}
     store.close()
 
 

@@ -5,7 +5,7 @@ exists only in the memory of the shim and its pager: containerd ends the process
 the shim until then. The remains of a store are deleted with the container's directory.
 A file is written once, sequentially, by one move, and never again: so its size and change time identify its content for
 as long as it is used, and a move that is cut leaves only a file to delete. Outdated pages remain in files; when they
-are most of a file, the current rest is written to a new one.
+are most of a file, the current rest is written to a new one: little at a time, unless the disk needs it.
 
 Source of facts: sync_file_range(2); stat(2) for st_ctim.
 """
@@ -25,6 +25,10 @@ FILES: Final = 12
 """The most files; beyond that, a move rewrites the smallest ones."""
 GARBAGE: Final = 8 << 20
 """Bytes of a file that may be outdated, whatever its size."""
+LITTLE: Final = 1 / 50
+"""Part of what is current that a move may rewrite for the sake of the disk."""
+LARGE: Final = 2
+"""How many times as large as what is current the files may be; beyond that, a move rewrites as much as it takes."""
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
@@ -101,11 +105,14 @@ class PageStore:
 
     def outdated(self, live: Mapping[int, int]) -> set[int]:
         """Return the files to rewrite with the next move, given how many bytes of each are current."""
-        chosen = {
-            number
-            for number, file in self.files.items()
-            if 0 < live.get(number, 0) < file.fingerprint.size - GARBAGE and live[number] * 2 < file.fingerprint.size
-        }
+        current = sum(live.values())
+        room = current * LITTLE if self.bytes <= current * LARGE else current
+        chosen = set()
+        for size, number in sorted((live.get(number, 0), number) for number in self.files):
+            whole = self.files[number].fingerprint.size
+            if 0 < size < whole - GARBAGE and size * 2 < whole and size <= room:
+                chosen.add(number)
+                room -= size
         rest = sorted((live.get(number, 0), number) for number in self.files if number not in chosen)
         return chosen | {number for _, number in rest[: max(0, len(rest) - FILES + 1)] if live.get(number, 0)}
 
