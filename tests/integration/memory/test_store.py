@@ -21,11 +21,13 @@ import trio
 from tests.integration.patience import patient
 from tests.integration.programs import compiled
 
+from zeropod.kernel import proc_stat
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime import cgroups
 from zeropod.runtime.memory.backend import MemoryFailed
 from zeropod.runtime.memory.store import StoreBackend
 from zeropod.runtime.memory.userfault import mappings
+from zeropod.runtime.pager import seed
 
 CGROUPS = Path("/sys/fs/cgroup")
 V2 = (CGROUPS / "cgroup.controllers").exists()
@@ -151,6 +153,12 @@ class Subject:
 
     async def close(self) -> None:
         await self._answers.aclose()
+
+
+def forker_of(pager: int) -> int:
+    """The pid of the process that a pager was forked from; 0 if that has ended. Raises FileNotFoundError."""
+    parent = proc_stat.read(pager).parent
+    return parent if Path(f"/proc/{parent}/comm").read_text() == f"{seed.NAME}\n" else 0
 
 
 def start(command: list[str]) -> "subprocess.Popen[bytes]":
@@ -299,9 +307,9 @@ async def test_a_request_waits_little_whenever_it_comes(store: Store, record_pro
     assert late < 250
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_killed_at_any_moment_the_pager_is_replaced_and_memory_is_right(store: Store, seed: int) -> None:
-    chance = random.Random(seed)
+@pytest.mark.parametrize("number", range(3))
+async def test_killed_at_any_moment_the_pager_is_replaced_and_memory_is_right(store: Store, number: int) -> None:
+    chance = random.Random(number)
     async with store(64) as one:
         await one.sleep()
 
@@ -323,6 +331,36 @@ async def test_killed_at_any_moment_the_pager_is_replaced_and_memory_is_right(st
         one.wake()
         assert await one.ask("d") == "right"
         assert len(store.said) > CYCLES / 2
+
+
+async def test_killed_together_with_what_it_was_forked_from_the_pager_is_replaced(store: Store) -> None:
+    chance = random.Random(1)
+    async with store(64) as one:
+        await one.sleep()
+        forkers = set[int]()
+
+        async def kill() -> None:
+            await trio.sleep(chance.uniform(0, 0.08))
+            with suppress(AssertionError, ProcessLookupError, FileNotFoundError):
+                pager = one.pager
+                if forker := forker_of(pager):
+                    forkers.add(forker)
+                    os.kill(forker, signal.SIGKILL)
+                os.kill(pager, signal.SIGKILL)
+
+        for _ in range(CYCLES):
+            one.wake()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kill)
+                for command in chance.choices(("p 50", "w 200", "z 20", "d", "n 100"), k=3):
+                    assert await one.ask(command) in ("right", "done")
+            await one.freeze()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kill)
+                await one.backend.move_out(one.cgroup.pids())
+        one.wake()
+        assert await one.ask("d") == "right"
+        assert len(forkers) > CYCLES / 2
 
 
 async def test_children_have_what_their_parent_had(store: Store) -> None:
