@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 import trio
@@ -17,6 +17,9 @@ from prometheus_client.registry import Collector
 
 from zeropod import paths
 from zeropod.manager.node import Node
+from zeropod.manager.page.document import Source
+from zeropod.manager.page.history import History
+from zeropod.manager.page.shims import follow
 from zeropod.manager.web import PATHS, Address, address, application, bind, configuration
 
 log = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"zeropod manager: {error}\n")
         return 2
     try:
-        trio.run(run, addresses, kubernetes, zeropods)
+        trio.run(run, addresses, kubernetes, zeropods, options.node_name, options.page_host)
     except* OSError as errors:
         failure = _first(errors)
     if failure:
@@ -55,20 +58,26 @@ async def run(
     addresses: list[Address],
     kubernetes: Callable[[Node], Prepared] | None = None,
     zeropods: Callable[[Node], Awaitable[None]] | None = None,
+    name: str = "",
+    page_hosts: Collection[str] = (),
 ) -> None:
     """Run until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
     node, config = Node(), configuration(bind(addresses))
+    page = Source(History(), "node", name)
     collectors: list[Collector] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_signal, nursery.cancel_scope)
         nursery.start_soon(node.run)
+        nursery.start_soon(follow, node, page.history)
         if kubernetes:
             collector, reconcile = kubernetes(node)
             collectors.append(collector)
             nursery.start_soon(reconcile)
         if zeropods:
             nursery.start_soon(zeropods, node)
-        bound = await nursery.start(partial(serve, application(node, collectors), config, mode="asgi"))
+        bound = await nursery.start(
+            partial(serve, application(node, page, collectors, page_hosts), config, mode="asgi")
+        )
         log.info("serves %s on %s, pid %d", PATHS, ", ".join(bound), os.getpid())
 
 
@@ -138,6 +147,14 @@ def parser() -> argparse.ArgumentParser:
         type=_address,
         metavar="ADDRESS:PORT",
         help=f"where to serve {PATHS}; may be given more than once (default: 0.0.0.0:8080)",
+    )
+    made.add_argument(
+        "--page-host",
+        action="append",
+        default=[],
+        type=str.lower,
+        metavar="NAME",
+        help="a name by which the page may be called, beside addresses and localhost; may be given more than once",
     )
     made.add_argument(
         "--zeropods",

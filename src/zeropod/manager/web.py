@@ -1,7 +1,7 @@
-"""The manager's HTTP endpoints: metrics for Prometheus, liveness and readiness for the kubelet."""
+"""The manager's HTTP endpoints: metrics for Prometheus, liveness and readiness for the kubelet, a page for people."""
 
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from hypercorn.config import Config
@@ -11,10 +11,12 @@ from prometheus_client.registry import Collector
 
 from zeropod.manager.metrics import registry
 from zeropod.manager.node import Node
+from zeropod.manager.page import site
+from zeropod.manager.page.document import Source
 
 Application = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
 
-PATHS = "/metrics, /healthz and /readyz"
+PATHS = "/metrics, /healthz, /readyz, and a page at /"
 
 
 Address = tuple[str, int]
@@ -60,7 +62,8 @@ def configuration(sockets: Sequence[socket.socket]) -> Config:
     return config
 
 
-def application(node: Node, more: Iterable[Collector] = ()) -> Application:
+def application(node: Node, page: Source, more: Iterable[Collector] = (), names: Collection[str] = ()) -> Application:
+    """Return what answers; `names` are those of the page beside the addresses of this machine."""
     metrics = make_asgi_app(registry(node, more))
 
     async def serve(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -70,6 +73,8 @@ def application(node: Node, more: Iterable[Collector] = ()) -> Application:
             return
         elif scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
             await metrics(scope, receive, send)
+        elif site.serves(scope["path"].removeprefix("/")):
+            await site.serve(page, scope["path"].removeprefix("/"), scope, send, names)
         else:
             status, text = answer(scope["method"], scope["path"], node)
             await _say(send, status, text)
@@ -78,7 +83,7 @@ def application(node: Node, more: Iterable[Collector] = ()) -> Application:
 
 
 def answer(method: str, path: str, node: Node) -> tuple[int, str]:
-    """Return status and text for every request but that for metrics."""
+    """Return status and text for every request but those for metrics and the page."""
     if path not in ("/metrics", "/healthz", "/readyz"):
         return 404, f"nothing here; there are {PATHS}\n"
     if method not in ("GET", "HEAD"):

@@ -11,6 +11,8 @@ from hypercorn.trio import serve
 from tests.unit.manager.fakes import FakeShim, listen
 
 from zeropod.manager.node import Node
+from zeropod.manager.page.document import Source
+from zeropod.manager.page.history import History
 from zeropod.manager.web import address, answer, application, bind, configuration
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
@@ -47,7 +49,9 @@ async def server(place: Path) -> AsyncIterator[Server]:
     node = Node()
     async with trio.open_nursery() as serving:
         config = configuration(bind([("127.0.0.1", 0)]))
-        bound = await serving.start(partial(serve, application(node), config, mode="asgi"))
+        bound = await serving.start(
+            partial(serve, application(node, Source(History(), "node", "")), config, mode="asgi")
+        )
         yield Server(node, int(bound[0].rpartition(":")[2]))
         serving.cancel_scope.cancel()
 
@@ -85,7 +89,7 @@ async def test_openmetrics_is_spoken_to_who_asks_for_it(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/", 404), ("POST", "/healthz", 405), ("PUT", "/metrics", 405)]
+    ("method", "path", "status"), [("GET", "/nothing", 404), ("POST", "/healthz", 405), ("PUT", "/metrics", 405)]
 )
 async def test_what_is_not_there_is_said(server: Server, method: str, path: str, status: int) -> None:
     found, _, text = await server.ask(path, method)
