@@ -68,7 +68,7 @@ def application(node: Node, page: Source, more: Iterable[Collector] = (), names:
 
     async def serve(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await lifespan(receive, send)
         elif scope["type"] != "http":
             return
         elif scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
@@ -77,7 +77,7 @@ def application(node: Node, page: Source, more: Iterable[Collector] = (), names:
             await site.serve(page, scope["path"].removeprefix("/"), scope, send, names)
         else:
             status, text = answer(scope["method"], scope["path"], node)
-            await _say(send, status, text)
+            await say(send, status, text)
 
     return serve
 
@@ -93,7 +93,8 @@ def answer(method: str, path: str, node: Node) -> tuple[int, str]:
     return 200, "ok\n"
 
 
-async def _say(send: ASGISendCallable, status: int, text: str) -> None:
+async def say(send: ASGISendCallable, status: int, text: str) -> None:
+    """Answer with a text."""
     body = text.encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     start: Any = {"type": "http.response.start", "status": status, "headers": headers}
@@ -102,7 +103,8 @@ async def _say(send: ASGISendCallable, status: int, text: str) -> None:
     await send(rest)
 
 
-async def _lifespan(receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+async def lifespan(receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Agree to the server's start and its end."""
     while True:
         message = await receive()
         done: Any = {"type": f"{message['type']}.complete"}

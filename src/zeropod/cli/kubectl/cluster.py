@@ -24,6 +24,8 @@ class Cluster:
     prefix: str
     server: str
     """Host and port, for messages."""
+    name: str = ""
+    """What kubeconfig calls it, if anything."""
 
     def path(self, namespace: str, name: str = "") -> str:
         return self.prefix + path_of(GROUP_VERSION, PLURAL, namespace, name)

@@ -19,6 +19,7 @@ from zeropod.manager.kube.errors import ApiError
 
 NO_FILES = ":4"
 FILES = ":0"
+NAMESPACE = ("-n", "--namespace")
 PATIENCE = 2.0
 """Seconds that a person waits for TAB."""
 
@@ -52,7 +53,7 @@ def suggestions(words: Sequence[str], last: str) -> list[str]:
         return _fitting(["json", "wide"] if words[0] == "ps" else ["json"], last)
     if before == "--sort-by":
         return _fitting(["memory", "sleeps", "wakes"], last)
-    if before in ("--kubeconfig", "--timeout"):
+    if before in ("--kubeconfig", "--timeout", "--port") or (words[0] == "dashboard" and before not in NAMESPACE):
         return []
     found, access = target(os.environ, value(words, "--kubeconfig"), value(words, "--context"))
     namespace = value(words, "-n", "--namespace") or found.namespace
@@ -61,7 +62,7 @@ def suggestions(words: Sequence[str], last: str) -> list[str]:
         with trio.fail_after(PATIENCE):
             async with open_client(access) as client:
                 cluster = Cluster(client, found.prefix, access.host)
-                if before in ("-n", "--namespace"):
+                if before in NAMESPACE:
                     return sorted(await cluster.namespaces())
                 resources, _ = await cluster.all_in(namespace)
                 if before not in ("-c", "--container"):

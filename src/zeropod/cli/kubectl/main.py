@@ -10,9 +10,9 @@ from typing import NoReturn
 import trio
 
 from zeropod import __version__
-from zeropod.cli.kubectl import ps, request, top, why
+from zeropod.cli.kubectl import dashboard, ps, request, top, why
 from zeropod.cli.kubectl.cluster import Cluster, CommandError, named, words_of
-from zeropod.cli.kubectl.kubeconfig import ConfigError
+from zeropod.cli.kubectl.kubeconfig import ConfigError, Target
 from zeropod.cli.kubectl.login import target
 from zeropod.cli.kubectl.ps import Nothing
 from zeropod.concurrency import leaves
@@ -30,6 +30,7 @@ COMMANDS = {
     "sleep": ("put a pod's containers to sleep now", request.run),
     "wake": ("wake a pod's containers", request.run),
     "top": ("show pods by the memory that they have given back", top.run),
+    "dashboard": ("serve a page that shows who sleeps, on a time line", dashboard.run),
 }
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
     found, access = target(os.environ, options.kubeconfig, options.context)
     namespace = "" if everywhere else options.namespace or found.namespace
     try:
-        return trio.run(_ask, access, found.prefix, options, namespace, names)
+        return trio.run(_ask, access, found, options, namespace, names)
     except BaseExceptionGroup as group:
         # Of several at once the others followed from the first.
         error = next(leaves(group))
@@ -89,9 +90,10 @@ def _run(options: argparse.Namespace) -> int:
         return 1
 
 
-async def _ask(access: Access, prefix: str, options: argparse.Namespace, namespace: str, names: Sequence[str]) -> int:
+async def _ask(access: Access, found: Target, options: argparse.Namespace, namespace: str, names: Sequence[str]) -> int:
     async with open_client(access) as client:
-        return await COMMANDS[options.command][1](Cluster(client, prefix, access.host), options, namespace, names)
+        cluster = Cluster(client, found.prefix, access.host, found.context)
+        return await COMMANDS[options.command][1](cluster, options, namespace, names)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -102,9 +104,12 @@ def make_parser() -> argparse.ArgumentParser:
     for name, (summary, _) in COMMANDS.items():
         made = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         _add_common(made)
-        if name in ("ps", "top"):
-            made.add_argument("pods", nargs="*", metavar="POD", help="only these; all without one")
+        if name in ("ps", "top", "dashboard"):
             made.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
+        if name == "dashboard":
+            made.add_argument("--port", type=_port, default=0, help="of this machine, instead of a free one")
+        elif name in ("ps", "top"):
+            made.add_argument("pods", nargs="*", metavar="POD", help="only these; all without one")
             made.add_argument("--no-headers", action="store_true", help="print no headings")
         else:
             made.add_argument("pods", nargs="+", metavar="POD", help="a pod's name, or pod/NAME")
@@ -139,6 +144,12 @@ def _format(allowed: Sequence[str]) -> Callable[[str], str]:
         return text
 
     return check
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f'invalid argument "{text}": a port is expected')
+    return int(text)
 
 
 def _duration(text: str) -> float:

@@ -1,0 +1,130 @@
+"""`kubectl zeropod dashboard`: a page that shows who sleeps in a cluster, served on this machine.
+
+It follows the custom resources with the rights of the kubeconfig, and needs nothing in the cluster but them. Others who
+are logged in on this machine do not have those rights, but reach its ports: the address has a secret in it.
+"""
+
+import argparse
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from zeropod.cli.kubectl.cluster import Cluster, CommandError, Object
+from zeropod.manager.kube.follow import Follower
+from zeropod.manager.page.history import Container, History
+
+if TYPE_CHECKING:
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+
+    from zeropod.manager.page.document import Source
+    from zeropod.manager.web import Application
+
+ADDRESS = "127.0.0.1"
+GATHER = 0.25
+"""Seconds in which changes are gathered."""
+INTERVAL = 2.0
+"""Seconds between two looks at whether the API server is heard of."""
+
+Containers = list[Container]
+
+
+async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, _: Sequence[str]) -> int:
+    # Takes longer to import than the other commands take to run.
+    from hypercorn.trio import serve
+
+    from zeropod.manager.page.document import Source
+    from zeropod.manager.web import bind, configuration
+
+    # What is wrong with the cluster or the rights is told here, and not on a page.
+    await cluster.all_in(namespace)
+    history, secret = History(), secrets.token_urlsafe(24)
+    source = Source(history, "cluster", " · ".join(filter(None, (cluster.name or cluster.server, namespace))))
+    follower = Follower(cluster.client, cluster.path(namespace), containers_of)
+    try:
+        sockets = bind([(ADDRESS, options.port)])
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}") from None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.run)
+        while not follower.ready:
+            with trio.move_on_after(INTERVAL):
+                await follower.changed()
+        nursery.start_soon(follow, follower, history)
+        served = partial(serve, application(source, secret), configuration(sockets), mode="asgi")
+        (url,) = await nursery.start(served)
+        print(f"Serving {url}/{secret}/ until Ctrl-C.", flush=True)
+    return 0
+
+
+async def follow(follower: Follower[Containers], history: History) -> None:
+    """Note every change that is heard of, until cancelled."""
+    while True:
+        found = {(*key, each.name): each for key, containers in follower.items.items() for each in containers}
+        for name, seen in found.items():
+            history.note("/".join(name), seen)
+        history.keep(set(map("/".join, found)))
+        history.problem = f"The API server is not heard of: {follower.problem}" if follower.problem else ""
+        with trio.move_on_after(INTERVAL):
+            await follower.changed()
+        await trio.sleep(GATHER)
+
+
+def application(source: "Source", secret: str) -> "Application":
+    """Return what answers requests below the secret, and no others."""
+    from zeropod.manager.page import site
+    from zeropod.manager.web import lifespan, say
+
+    async def answer(scope: "Scope", receive: "ASGIReceiveCallable", send: "ASGISendCallable") -> None:
+        if scope["type"] == "lifespan":
+            await lifespan(receive, send)
+        elif scope["type"] == "http":
+            given, slash, name = scope["path"].removeprefix("/").partition("/")
+            # Compared in the same time, whatever of it is right.
+            is_right = secrets.compare_digest(given.encode(), secret.encode())
+            if is_right and slash and site.serves(name):
+                await site.serve(source, name, scope, send, ())
+            else:
+                await say(send, 404, "nothing here: use the address that `kubectl zeropod dashboard` has printed\n")
+
+    return answer
+
+
+def containers_of(resource: Object) -> Containers:
+    """Return the containers of a pod's resource."""
+    metadata, status = resource["metadata"], resource.get("status") or {}
+    problem = [("annotation", str(status["problem"]), "")] if status.get("problem") else []
+    return [
+        _container(each, str(metadata["namespace"]), str(metadata["name"]), str(status.get("nodeName", "")), problem)
+        for each in status.get("containers") or ()
+    ]
+
+
+def _container(said: Object, namespace: str, pod: str, node: str, more: list[tuple[str, str, str]]) -> Container:
+    memory = said.get("memory") or {}
+    reasons = [(each["kind"], each["text"], each.get("remedy", "")) for each in said.get("reasons") or ()]
+    return Container(
+        namespace=namespace,
+        pod=pod,
+        name=str(said["name"]),
+        node=node,
+        state=str(said["state"]),
+        since=_seconds(said["since"]),
+        sleeps=int(said["sleeps"]),
+        wakes=int(said["wakes"]),
+        woke_at=_seconds(said.get("lastWake")),
+        woke_ms=float(said.get("lastWakeMilliseconds") or 0),
+        backend=str(memory.get("backend", "")),
+        out=int(memory.get("givenBackBytes", 0)),
+        left=int(memory.get("leftBytes", 0)),
+        may_sleep=bool(said.get("maySleep", True)),
+        why=str(said.get("why", "")),
+        reasons=(*reasons, *more),
+    )
+
+
+def _seconds(timestamp: str | None) -> float:
+    return datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
