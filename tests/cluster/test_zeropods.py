@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -238,6 +240,30 @@ def test_the_plugin_watches(place: Place, awake: Pod) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_the_dashboard(place: Place, awake: Pod) -> None:
+    process = subprocess.Popen(["kubectl", "zeropod", "dashboard", "-n", place.name], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.fullmatch(r"Serving (http://127\.0\.0\.1:\d+/[\w-]+/) until Ctrl-C\.\n", process.stdout.readline())
+        assert found
+
+        def told() -> Object:
+            with urllib.request.urlopen(found[1] + "data.json", timeout=patient(20)) as answer:
+                said: Object = json.load(answer)
+            return said
+
+        (before,) = told()["containers"]
+        assert (before["pod"], before["name"], before["state"]) == ("web", "main", "RUNNING")
+        assert before["node"]
+        good(place, "sleep", "web")
+        until(lambda: told()["containers"][0]["state"] == "STANDBY", "the dashboard shows it asleep", 20)
+        good(place, "wake", "web")
+        until(lambda: told()["containers"][0]["wokeMs"] > 0, "the dashboard shows the wake", 20)
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(patient(20)) == 130
 
 
 def test_what_the_plugin_cannot_do(place: Place) -> None:

@@ -5,15 +5,17 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration import node
-from tests.integration.manager.helpers.daemons import manager, prometheus
+from tests.integration.manager.helpers.daemons import get, manager, prometheus
 from tests.integration.patience import patient
 from tests.integration.sleep.helpers import shims
 from tests.integration.sleep.helpers.stage import NGINX, REDIS, Stage, answers
 
 from zeropod import paths
+from zeropod.manager.page.history import STATES
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -59,6 +61,34 @@ def test_a_container_is_put_to_sleep_and_woken_by_hand_and_counted(stage: Stage,
     with manager(tmp_path) as another:
         counts = {key: value for key, value in awake.items() if not key.startswith(("zeropod_image", "zeropod_memory"))}
         assert counts.items() <= another.series("nginx").items(), "a manager that is started anew has lost nothing"
+
+
+def test_the_page_has_what_has_happened(stage: Stage, tmp_path: Path) -> None:
+    app = stage.add(stage.pod("1h"), NGINX)
+    with manager(tmp_path, "--node-name", "here") as daemon:
+        base = f"http://127.0.0.1:{daemon.port}/"
+        assert get(base).startswith("<!doctype html>")
+        zeropod("sleep", app.id)
+        zeropod("wake", app.id)
+
+        def page() -> dict[str, Any]:
+            told: dict[str, Any] = json.loads(get(base + "data.json"))
+            return told
+
+        def rows() -> list[tuple[str, bool]]:
+            """States of the container, each with whether a wake led there."""
+            (told,) = (each for each in page()["containers"] if each["pod"])
+            assert app.id not in json.dumps(told)
+            return [(STATES[state], ms > 0 and wakes == 1) for _, state, ms, wakes, _ in told["rows"]]
+
+        wanted = [("RUNNING", False), ("STANDBY", False), ("RUNNING", True)]
+        node.until(lambda: rows()[-3:] == wanted, "the page has the sleep and the wake")
+        assert (page()["name"], page()["problem"]) == ("here", "")
+        other = stage.task(REDIS, "1h")
+        node.until(lambda: len(page()["containers"]) == 2, "the page has the other container, too")
+        os.kill(_shim_of(other.id), signal.SIGKILL)
+        node.until(lambda: len(page()["containers"]) == 1, "the container of a dead shim is gone from the page")
+        assert page()["problem"].startswith("One shim of this node does not answer")
 
 
 def test_prometheus_scrapes_while_shims_come_go_and_die(stage: Stage, tmp_path: Path) -> None:
