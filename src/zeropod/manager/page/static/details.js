@@ -50,7 +50,7 @@ export class Details {
     const list = document.createElement("dl");
     const facts = [
       ["State", `${stateWord(lane.state)} for ${span(now - lane.since)}`],
-      ["Memory given back", lane.backend ? `${bytes(lane.out)} (${lane.backend}), ${bytes(lane.left)} left` : "none so far"],
+      ["Memory given back", lane.out || lane.left ? `${bytes(lane.out)} (${lane.backend}), ${bytes(lane.left)} left` : "none"],
       ["Sleeps and wakes", `${lane.sleeps.toLocaleString()} and ${lane.wakes.toLocaleString()}`],
       ["Last wake", lane.wokeAt ? `${exactTime(lane.wokeAt)}, in ${milliseconds(lane.wokeMs)}` : "none so far"],
     ];
@@ -89,7 +89,12 @@ export class Details {
       }
       list.append(item);
     }
-    return [heading, list];
+    if (this.model.kind !== "node") return [heading, list];
+    const more = document.createElement("p"), command = document.createElement("code");
+    more.className = "note";
+    command.textContent = `zeropod why ${[lane.namespace, lane.pod, lane.name].filter(Boolean).join("/")}`;
+    more.append("In full, on the node: ", command);
+    return [heading, list, more];
   }
 
   history(lane) {
