@@ -48,8 +48,9 @@ class Container:
     since: float
     sleeps: int = 0
     wakes: int = 0
+    slept_at: float = 0.0
+    """When it fell asleep last, where that is known; 0 before the first time, like the next two."""
     woke_at: float = 0.0
-    """When it was woken last; 0 before the first time, like the next."""
     woke_ms: float = 0.0
     backend: str = ""
     """Where its memory is, or was."""
@@ -110,6 +111,11 @@ class Lane:
         else:
             self._rows[-_WIDTH + _SEQUENCE], self._rows[-_WIDTH + _OUT] = self.revision, out
 
+    def is_awake_before(self, at: float) -> bool:
+        """Whether it is awake in its last row, which begins before that time."""
+        last = self._last()
+        return last is not None and int(last[_STATE]) == _RUNNING and last[_AT] < at
+
     def forget(self, before: float, most: int) -> None:
         """Drop the oldest rows: more than so many, or of a state that has ended before that time."""
         count = len(self._rows) // _WIDTH
@@ -169,7 +175,9 @@ def _record(lane: Lane, before: Container | None, seen: Container, now: float) -
     state = _index(seen.state)
     wakes = seen.wakes - before.wakes if before else int(seen.woke_at > 0)
     if wakes > 0:
-        # It may be asleep again already.
+        # It may have slept and woken since it was looked at, and may be asleep again already.
+        if lane.is_awake_before(seen.slept_at) and seen.slept_at < seen.woke_at:
+            lane.enter(seen.slept_at, _STANDBY, (0.0, 0), seen.out)
         lane.enter(seen.woke_at, _RUNNING, (seen.woke_ms, wakes), seen.out if state == _RUNNING else 0)
         if state != _RUNNING:
             lane.enter(seen.since, state, (0.0, 0), seen.out)

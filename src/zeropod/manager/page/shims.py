@@ -56,6 +56,7 @@ def container(status: ContainerStatus) -> Container:
         since=status.since.ToNanoseconds() / 1e9,
         sleeps=status.standby_sleeps or status.cold_sleeps,
         wakes=status.restores,
+        slept_at=status.last_checkpoint.ToNanoseconds() / 1e9,
         woke_at=status.last_restore.ToNanoseconds() / 1e9,
         woke_ms=status.last_restore_ms,
         backend="image" if in_image else status.memory_backend,

@@ -48,6 +48,15 @@ def test_a_container_that_woke_and_sleeps_again_before_it_is_looked_at_has_woken
     ]  # fmt: skip
 
 
+def test_a_container_that_slept_and_woke_before_it_is_looked_at_has_slept() -> None:
+    woken = replace(AWAKE, since=NOW - 20, sleeps=1, wakes=1, slept_at=NOW - 30, woke_at=NOW - 20, woke_ms=2.5)
+    expected = [(100, "RUNNING", 0, 0, 0), (30, "STANDBY", 0, 0, 0), (20, "RUNNING", 2.5, 1, 0)]
+    assert rows(of(AWAKE, woken)) == expected
+    assert rows(of(AWAKE, woken, replace(woken, why="in use"))) == expected
+    # Woken from COLD, by a shim that does not tell when it fell asleep.
+    assert rows(of(AWAKE, replace(woken, slept_at=0.0))) == [expected[0], expected[2]]
+
+
 def test_what_is_met_awake_or_asleep_is_known_since_its_last_wake() -> None:
     assert rows(of(WOKEN)) == [(20, "RUNNING", 1.5, 1, 0)]
     asleep = replace(WOKEN, state="STANDBY", since=NOW - 5)
