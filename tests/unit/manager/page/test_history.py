@@ -53,7 +53,7 @@ def test_a_container_that_slept_and_woke_before_it_is_looked_at_has_slept() -> N
     expected = [(100, "RUNNING", 0, 0, 0), (30, "STANDBY", 0, 0, 0), (20, "RUNNING", 2.5, 1, 0)]
     assert rows(of(AWAKE, woken)) == expected
     assert rows(of(AWAKE, woken, replace(woken, why="in use"))) == expected
-    # Woken from COLD, by a shim that does not tell when it fell asleep.
+    # A custom resource does not tell when it fell asleep.
     assert rows(of(AWAKE, replace(woken, slept_at=0.0))) == [expected[0], expected[2]]
 
 

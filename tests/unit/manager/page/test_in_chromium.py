@@ -187,6 +187,17 @@ async def test_filters_leave_what_they_say(browser: Chromium) -> None:
         assert int(await browser.value(text("#wakes-figure"))) > wakes
 
 
+async def test_a_tab_that_comes_and_goes_asks_once_a_second(browser: Chromium) -> None:
+    async with shown(browser, history(5, Clock())):
+        await browser.value(
+            "(() => { const ask = window.fetch; window.asked = 0; window.fetch = async (...all) => { window.asked += 1;"
+            " await new Promise((done) => setTimeout(done, 100));"
+            " if (window.asked < 6) document.dispatchEvent(new Event('visibilitychange')); return ask(...all); }; })()"
+        )
+        await trio.sleep(4)
+        assert 2 <= await browser.value("window.asked") <= 5
+
+
 async def test_without_a_server_it_says_so_and_finds_the_next_one(browser: Chromium) -> None:
     source = Source(history(5, Clock()), "node", "worker-1")
     await browser.size(1360, 800)
@@ -199,6 +210,12 @@ async def test_without_a_server_it_says_so_and_finds_the_next_one(browser: Chrom
     assert await browser.value(ROWS) == 5, "what was known stays"
     assert await browser.value(text("#announcement")) == "The connection is lost. What is shown is not current."
     await browser.screenshot(PICTURES / "lost.png")
+    await browser.value("document.querySelector('#group [value=asleep]').click()")
+    since = "document.querySelector('#rows .since').textContent"
+    before = await browser.value(since)
+    await trio.sleep(1.5)
+    await browser.value("document.querySelector('#group [value=\"\"]').click()")
+    assert await browser.value(since) == before, "what is not known any more does not go on"
     following = Source(history(7, Clock(), seed=8), "node", "worker-1")
     following.history.problem = "One shim of this node does not answer: the containers there are not shown."
     async with served(following, port):

@@ -9,6 +9,7 @@ export class Model {
     this.run = "";
     this.sequence = 0;
     this.skew = 0;
+    this.stopped = 0;
     this.kind = "";
     this.name = "";
     this.problem = "";
@@ -19,9 +20,9 @@ export class Model {
     return this.run ? `run=${this.run}&after=${this.sequence}` : "";
   }
 
-  // The server's time: those of the rows are by its clock, not by the reader's.
+  // The server's time: those of the rows are by its clock, not by the reader's. It stops while nothing is heard.
   now() {
-    return Date.now() / 1000 + this.skew;
+    return this.stopped || Date.now() / 1000 + this.skew;
   }
 
   // Takes a document in; returns the ids of the containers that it has changed.

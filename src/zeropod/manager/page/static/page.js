@@ -21,10 +21,12 @@ let failures = 0;
 let heard = 0;
 let counted = "";
 let timer = 0;
+let asking = false;
 
 async function ask() {
   timer = 0;
-  if (document.hidden) return;
+  if (document.hidden || asking) return;
+  asking = true;
   let pause = INTERVAL;
   try {
     const answer = await fetch(`data.json?${model.query()}`, { signal: AbortSignal.timeout(PATIENCE) });
@@ -32,14 +34,17 @@ async function ask() {
     const changed = model.apply(await answer.json());
     if (failures) announce("Connected again.");
     failures = 0;
+    model.stopped = 0;
     heard = Date.now() / 1000;
     show(changed);
   } catch (error) {
     pause = PAUSES[Math.min(failures, PAUSES.length - 1)];
     failures += 1;
+    model.stopped ||= model.now();
     if (failures === 1) announce("The connection is lost. What is shown is not current.");
     console.warn(`zeropod: ${error.message}; asks again in ${pause} ms`);
   }
+  asking = false;
   connection(pause);
   timer = setTimeout(ask, pause);
 }
