@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,11 @@ def test_a_container_is_put_to_sleep_and_woken_by_hand_and_counted(stage: Stage,
 
 def test_the_page_has_what_has_happened(stage: Stage, tmp_path: Path) -> None:
     app = stage.add(stage.pod("1h"), NGINX)
-    with manager(tmp_path, "--node-name", "here") as daemon:
+    with manager(tmp_path, "--node-name", "here", "--page-host", "Page.Example") as daemon:
         base = f"http://127.0.0.1:{daemon.port}/"
+        named = urllib.request.Request(base, headers={"Host": "page.example"})
+        with urllib.request.urlopen(named, timeout=patient(20)) as answer:
+            assert answer.status == 200
         assert get(base).startswith("<!doctype html>")
         zeropod("sleep", app.id)
         zeropod("wake", app.id)
