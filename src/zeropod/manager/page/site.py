@@ -1,7 +1,7 @@
 """Answers a browser's requests: the page's files and its document, with headers that leave scripts of others no way in.
 
-Nothing is asked of a reader but that the page is called by an address or a name that is its own: a name that belongs to
-somebody else's web site, and has been made to lead here, would let that site's scripts read what is on it.
+A reader needs no password, but has to call the page by an address or a name of its own. Another web site may have its
+name lead here (DNS rebinding): a browser would then let that site's scripts read the page.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _NAMES = (
 FILES = {
     name.replace("index.html", ""): (name, f"{_TYPES[name[name.rindex('.') :]]}; charset=utf-8") for name in _NAMES
 }
-"""By its name in a URL each file, and its type."""
+"""Files and their types, by their names in a URL."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -56,7 +56,7 @@ async def serve(source: Source, name: str, scope: HTTPScope, send: ASGISendCalla
     if scope["method"] not in ("GET", "HEAD"):
         await _answer(send, 405, "text/plain; charset=utf-8", [b"only GET and HEAD\n"])
     elif not is_own(host, names):
-        text = f"this page is not {host or 'of no name'}: use its address, localhost, or a name given by --page-host\n"
+        text = f"{host!r} is not a name of this page: use an address, localhost, or what --page-host names\n"
         await _answer(send, 421, "text/plain; charset=utf-8", [text.encode()])
     elif name == DATA:
         asked = parse_qs(scope["query_string"].decode("latin-1"))

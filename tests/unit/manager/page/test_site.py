@@ -66,7 +66,7 @@ async def test_it_takes_no_orders(server: Server) -> None:
         assert (await server.ask(path))[0] == 404
 
 
-async def test_a_name_of_somebody_elses_gets_nothing(server: Server) -> None:
+async def test_a_name_of_another_site_gets_nothing(server: Server) -> None:
     port, answers = server.port, []
     for host in ("evil.example", "page.example", f"127.0.0.1:{port}"):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
