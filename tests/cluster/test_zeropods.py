@@ -263,7 +263,8 @@ def test_the_dashboard(place: Place, awake: Pod) -> None:
         until(lambda: told()["containers"][0]["wokeMs"] > 0, "the dashboard shows the wake", 20)
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(patient(20)) == 130
+        process.communicate(timeout=patient(20))
+    assert process.returncode == 130
 
 
 def test_what_the_plugin_cannot_do(place: Place) -> None:
