@@ -54,14 +54,22 @@ def end_restore(root: Path, id: str) -> None:
 def kill_pagers(containerd_namespace: str, id: str) -> None:
     """End pagers that have outlived their shim, and by now what they served: one that is stopped would stay.
 
-    They have the files of an image or of a page store mapped, which may be deleted by now.
+    They have the files of an image or of a page store open, which may be deleted by now.
     """
-    served = os.fsencode(images.ImageStore.of(containerd_namespace, id).directory) + b"/"
+    directory = f"{images.ImageStore.of(containerd_namespace, id).directory}/"
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
-                if (entry / "comm").read_bytes() == PAGER and served in (entry / "maps").read_bytes():
+                if (entry / "comm").read_bytes() == PAGER and _has_open(entry / "fd", directory):
                     os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _has_open(descriptors: Path, directory: str) -> bool:
+    for descriptor in descriptors.iterdir():
+        with suppress(OSError):
+            if os.readlink(descriptor).startswith(directory):
+                return True
+    return False
 
 
 def _restoring(root: str, id: str) -> Iterator[int]:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Final
 
 from zeropod.kernel import userfault
@@ -27,6 +28,8 @@ from zeropod.runtime.pager.working_set import WORKING_SET_PAGES, Page, block_of
 SMALL_SLICE: Final = 32
 LARGE_SLICE: Final = LARGEST
 """Pages that the drain copies between two checks for page faults: about 50 and 100 microseconds."""
+READY: Final = 512
+"""The most copies that are worked out before the wake, 300 bytes each."""
 NO_MEMORY: Final = 10.0
 """Seconds without memory for the container's pages after which the pager gives up."""
 
@@ -214,11 +217,11 @@ class Copier(ABC):
             return missing
         self._next_wanted, self._coming = 0, self._copies()
         filled = self._bring_wanted(self.service.fill)
-        # At the wake each microsecond counts, so everything is worked out now.
-        rest = list(self._coming)
-        for copy in rest:
+        # At the wake each microsecond counts, so the next ones are worked out now.
+        ready = list(islice(self._coming, READY))
+        for copy in ready:
             copy.prepare(self.pages.buffer, self.service.protected)
-        self._coming = iter(rest)
+        self._coming = chain(ready, self._coming)
         return filled
 
     def _copies(self) -> Iterator[Copy]:

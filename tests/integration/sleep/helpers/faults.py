@@ -68,13 +68,15 @@ def shim_pid(app: App) -> int:
 
 
 def pagers(app: App) -> list[int]:
-    """The pids of what brings in its pages: processes of that name that have files of its image or its store mapped."""
+    """The pids of what brings in its pages: processes of that name that have files of its image or its store open."""
     directory = str(places.container(app.namespace, app.id))
     found = [pid for pid in node.running("lazy-pages") if app.images in node.processes().get(pid, ())]
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
-            if _read(f"/proc/{name}/comm") == "zeropod-pager\n" and directory in _read(f"/proc/{name}/maps"):
-                found.append(int(name))
+            if _read(f"/proc/{name}/comm") == "zeropod-pager\n":
+                files = (os.readlink(f"/proc/{name}/fd/{number}") for number in os.listdir(f"/proc/{name}/fd"))
+                if any(directory in file for file in files):
+                    found.append(int(name))
     return found
 
 
