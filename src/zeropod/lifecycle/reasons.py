@@ -59,6 +59,11 @@ class Reason(Enum):
     )
     DRY_RUN = "dry-run", "dry run: it would sleep since {0} UTC", _NO_DRY_RUN
     IN_DRY_RUN = "dry-run", "it is in a dry run, by its annotation dry-run", _NO_DRY_RUN
+    BAD_DEFAULT = (
+        "setting",
+        "a default is not taken, {0} of the {1}: {2}",
+        "Mend that annotation of the namespace, or that line of zeropod.toml; it is read when a container is created.",
+    )
     NEVER = "setting", "it never sleeps"
     DRY_RUN_WOKEN = "dry-run", "dry run: it would have been woken", _NO_DRY_RUN
 

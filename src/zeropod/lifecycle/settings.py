@@ -1,14 +1,14 @@
-"""What a pod's annotations ask of us: parsed once, at the container's creation, which a bad value fails.
+"""The settings of a container: what each is called, which texts it takes, and what holds where nothing is said.
 
-Annotations are the same for all containers of a pod; `container-names` and `ports-map` tell which of them are meant,
-by container name (Kubernetes) or id (ctr).
+They are the same for all containers of a pod; `container-names` and `ports-map` tell which of them are meant, by
+container name (Kubernetes) or id (ctr). Where the texts come from is the business of `defaults`.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any
 
 from zeropod.activator import probe_sources
 from zeropod.runtime.memory import choice
@@ -16,8 +16,6 @@ from zeropod.runtime.memory.backend import Kind
 from zeropod.runtime.quantity import quantity
 
 PREFIX = "zeropod.ctrox.dev/"
-
-_Value = TypeVar("_Value")
 
 _UNITS = {
     "ns": Fraction(1, 10**9),
@@ -49,7 +47,7 @@ MOST_PROBE_BUFFER = 16 << 10
 
 
 class SettingsError(ValueError):
-    """An annotation has a value that means nothing; the text names both and says what would do."""
+    """A setting has a value that means nothing; the text says which it is and what would do."""
 
 
 def duration(text: str) -> float:
@@ -152,73 +150,61 @@ class Settings:
     """Only count when it would sleep and wake."""
 
 
-def parse(annotations: Mapping[str, str], container: str) -> Settings:
-    """The settings of the container with this name. Raises SettingsError."""
+CONVERTERS: Mapping[str, Callable[[str], Any]] = {
+    "scaledown-duration": duration,
+    "container-names": names,
+    "ports-map": ports_map,
+    "pre-dump": boolean,
+    "disable-checkpointing": boolean,
+    "connect-timeout": duration,
+    "proxy-timeout": duration,
+    "standby": boolean,
+    "standby-duration": duration,
+    "standby-memory": memory,
+    "standby-max-resident": quantity,
+    "tcp-established": boolean,
+    "wake-on-stop": boolean,
+    "disable-probe-detection": boolean,
+    "probe-buffer-size": probe_buffer,
+    "probe-processes": names,
+    "io-uring": boolean,
+    "localhost-traffic": boolean,
+    "dry-run": boolean,
+}
+"""What reads the text of each setting; raises ValueError with words for what would do."""
 
-    def value(key: str, convert: Callable[[str], _Value], default: _Value) -> _Value:
-        text = annotations.get(PREFIX + key)
-        if text is None:
-            return default
-        try:
-            return convert(text.strip())
-        except ValueError as error:
-            raise SettingsError(f"annotation {PREFIX}{key}: {text!r} is not {error}") from None
+KNOWN = frozenset(CONVERTERS)
 
-    selected: frozenset[str] = value("container-names", names, frozenset())
-    ports: dict[str, frozenset[int]] = value("ports-map", ports_map, {})
+
+def convert(key: str, text: str) -> Any:
+    """Return the value of a setting's text. Raises SettingsError, which names the value and not the setting."""
+    try:
+        return CONVERTERS[key](text.strip())
+    except ValueError as error:
+        raise SettingsError(f"{text!r} is not {error}") from None
+
+
+def settings_of(values: Mapping[str, Any], container: str) -> Settings:
+    """Return the settings of the container with this name, from the values of those that anything is said about."""
+    rest = dict(values)
+    meant = rest.pop("container-names", ())
+    ports = rest.pop("ports-map", {})
     return Settings(
-        scaledown=value("scaledown-duration", duration, SCALEDOWN),
-        selected=not selected or container in selected,
+        scaledown=rest.pop("scaledown-duration", SCALEDOWN),
+        selected=not meant or container in meant,
         ports=ports.get(container, frozenset()),
-        pre_dump=value("pre-dump", boolean, False),
-        disable_checkpointing=value("disable-checkpointing", boolean, False),
-        connect_timeout=value("connect-timeout", duration, 0.0),
-        proxy_timeout=value("proxy-timeout", duration, 0.0),
-        standby=value("standby", boolean, True),
-        standby_duration=value("standby-duration", duration, 0.0),
-        standby_memory=value("standby-memory", memory, choice.AUTO),
-        standby_max_resident=value("standby-max-resident", quantity, STANDBY_MAX_RESIDENT),
-        tcp_established=value("tcp-established", boolean, True),
-        wake_on_stop=value("wake-on-stop", boolean, True),
-        disable_probe_detection=value("disable-probe-detection", boolean, False),
-        probe_buffer_size=value("probe-buffer-size", probe_buffer, PROBE_BUFFER),
-        probe_processes=value("probe-processes", names, probe_sources.NAMES),
-        io_uring=value("io-uring", boolean, False),
-        localhost_traffic=value("localhost-traffic", boolean, None),
-        dry_run=value("dry-run", boolean, False),
+        **{key.replace("-", "_"): value for key, value in rest.items()},
     )
 
 
-KNOWN = frozenset(
-    {
-        "scaledown-duration",
-        "container-names",
-        "ports-map",
-        "pre-dump",
-        "disable-checkpointing",
-        "connect-timeout",
-        "proxy-timeout",
-        "standby",
-        "standby-duration",
-        "standby-max-resident",
-        "standby-memory",
-        "tcp-established",
-        "wake-on-stop",
-        "disable-probe-detection",
-        "probe-buffer-size",
-        "probe-processes",
-        "io-uring",
-        "localhost-traffic",
-        "dry-run",
-    }
-)
+FROM_NAMESPACE = "from-namespace"
+"""The annotation that names those of a pod that it has from its namespace, with commas between them."""
 
-
-MANAGERS = frozenset({"wanted", "cpu-requests", "memory-requests"})
-"""Annotations that the manager reads or writes, in Kubernetes; they say nothing to a shim."""
+OTHERS = frozenset({FROM_NAMESPACE, "wanted", "cpu-requests", "memory-requests"})
+"""Annotations that are no settings: one says where settings come from, the others are the manager's."""
 
 
 def unknown(annotations: Mapping[str, str]) -> list[str]:
     """Annotations of ours that this version does not know: a slip of the pen, or a newer version's."""
-    known = KNOWN | MANAGERS
+    known = KNOWN | OTHERS
     return sorted(key for key in annotations if key.startswith(PREFIX) and key.removeprefix(PREFIX) not in known)

@@ -20,6 +20,7 @@ from zeropod import SHIM_BINARY, paths, requirements
 from zeropod.kernel import mountinfo, namespace, userfault
 from zeropod.kernel.connection_lock import ConnectionLock
 from zeropod.kernel.lookup import Lookup, LookupUnavailable
+from zeropod.lifecycle import defaults
 from zeropod.runtime import budget, node_config
 from zeropod.runtime.cgroups import placement
 from zeropod.runtime.memory import choice
@@ -141,12 +142,14 @@ def disk() -> str:
 
 def configuration() -> str:
     config, complaints = node_config.read()
+    complaints += map(str, defaults.complaints_about(config.defaults))
     if complaints:
         raise Missing("; ".join(complaints))
     there = [str(file) for file in (paths.NODE_CONFIG, paths.NODE_OVERRIDES) if file.exists()]
     most = f"{config.max_checkpoint_bytes / 1e6:.0f} MB" if config.max_checkpoint_bytes else "no limit"
     least = f"{config.min_free_bytes / 1e6:.0f} MB"
-    return f"{' and '.join(there) or 'defaults'}: images may take {most}, {least} stay free"
+    given = f", {len(config.defaults)} defaults for annotations" if config.defaults else ""
+    return f"{' and '.join(there) or 'defaults'}: images may take {most}, {least} stay free{given}"
 
 
 def shim() -> str:

@@ -1,12 +1,14 @@
 """The configuration of this node for all its containers: the administrator's file, read when a decision needs it.
 
-So a change takes effect at once, and a shim that has nothing to decide never reads the file. Errors in the file never
-keep a container from starting: the default is used, and a complaint is returned for each.
+So a change takes effect at once: of what limits the disk when a container is about to sleep, of the defaults for
+annotations when a container is created. Errors in the file never keep a container from starting: the built-in default
+is used, and a complaint is returned for each.
 """
 
 import os
+import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,12 @@ class NodeConfig:
     """Bytes that the images of all containers may take on disk together; 0 for unlimited."""
     min_free_bytes: int = MIN_FREE_BYTES
     """Bytes that must stay free on their file system."""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """What an annotation is that a pod does not have, by its name without the prefix; not yet looked at."""
 
+
+DEFAULTS = "defaults"
+"""The table of the file that has those."""
 
 KEYS: Mapping[str, Callable[[str], int]] = {"max-checkpoint-bytes": quantity, "min-free-bytes": quantity}
 
@@ -33,7 +40,7 @@ def read(*files: Path) -> tuple[NodeConfig, list[str]]:
 
     By default it reads the administrator's file, then the manager's overrides.
     """
-    values: dict[str, int] = {}
+    values: dict[str, Any] = {}
     complaints: list[str] = []
     for file in files or (paths.NODE_CONFIG, paths.NODE_OVERRIDES):
         try:
@@ -49,19 +56,22 @@ def read(*files: Path) -> tuple[NodeConfig, list[str]]:
     return NodeConfig(**{key.replace("-", "_"): value for key, value in values.items()}), complaints
 
 
-def parse(text: str) -> tuple[dict[str, int], list[str]]:
+def parse(text: str) -> tuple[dict[str, Any], list[str]]:
     """Return the valid values by key, and complaints about the others."""
-    import tomllib  # most shims never see such a file
-
     try:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         return {}, [f"is not TOML and is ignored: {error}"]
-    values: dict[str, int] = {}
+    values: dict[str, Any] = {}
     complaints: list[str] = []
     for key, value in table.items():
+        if key == DEFAULTS:
+            values[key], wrong = _texts(value)
+            complaints += wrong
+            continue
         if key not in KEYS:
-            complaints.append(f"{key} is unknown to this version and has no effect; known are {', '.join(KEYS)}")
+            known = ", ".join((*KEYS, f"the table {DEFAULTS}"))
+            complaints.append(f"{key} is unknown to this version and has no effect; known are {known}")
             continue
         try:
             if not isinstance(value, str | int) or isinstance(value, bool):
@@ -70,6 +80,22 @@ def parse(text: str) -> tuple[dict[str, int], list[str]]:
         except ValueError as error:
             complaints.append(f"{key}: {value!r} is not {error}; the default is taken")
     return values, complaints
+
+
+def _texts(table: Any) -> tuple[dict[str, str], list[str]]:
+    """Return the defaults as annotations would have them, and complaints about the others."""
+    if not isinstance(table, dict):
+        return {}, [f"{DEFAULTS}: {table!r} is not a table of annotations without their prefix, and has no effect"]
+    texts: dict[str, str] = {}
+    complaints: list[str] = []
+    for key, value in table.items():
+        if isinstance(value, bool):
+            texts[key] = str(value).lower()
+        elif isinstance(value, str | int):
+            texts[key] = str(value)
+        else:
+            complaints.append(f"{DEFAULTS}.{key}: {value!r} is not text, as annotations have it, and has no effect")
+    return texts, complaints
 
 
 def override(values: Mapping[str, int]) -> None:

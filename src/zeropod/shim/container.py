@@ -19,10 +19,10 @@ from zeropod.kernel import mount, namespace
 from zeropod.kernel.pidfd import ExitStatus
 from zeropod.launch.start import group_of
 from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.defaults import Resolution
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Answer, Event, Life, Request, State, decide
 from zeropod.lifecycle.reasons import Reason
-from zeropod.lifecycle.settings import Settings
 from zeropod.rpc.messages import events_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import cgroups, criu
@@ -62,10 +62,11 @@ CHECKPOINT = 300.0
 
 
 class Container:
-    def __init__(self, id: str, spec: Spec, settings: Settings, runc: Runc, init: Process, pod: Pod) -> None:
+    def __init__(self, id: str, spec: Spec, resolution: Resolution, runc: Runc, init: Process, pod: Pod) -> None:
         self.id = id
         self.spec = spec
-        self.settings = settings
+        self.resolution = resolution
+        self.settings = resolution.settings
         self.runc = runc
         self.init = init
         self.pod = pod

@@ -10,15 +10,16 @@ from pathlib import Path
 from zeropod import paths
 from zeropod.activator.network import avoid_multipath
 from zeropod.kernel import mount, namespace
-from zeropod.lifecycle import settings
+from zeropod.lifecycle import defaults, settings
 from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.defaults import Resolution, Source
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.restart import RestartStrategy
-from zeropod.lifecycle.settings import Settings, SettingsError
+from zeropod.lifecycle.settings import SettingsError
 from zeropod.lifecycle.suspend import SuspendStrategy
 from zeropod.rpc.messages import events_pb2, runc_options_pb2, task_pb2
 from zeropod.rpc.status import Code, RpcError
-from zeropod.runtime import criu
+from zeropod.runtime import criu, node_config
 from zeropod.runtime.images import ImageStore
 from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import CONTAINER_NAME, Spec
@@ -40,8 +41,9 @@ async def create(request: task_pb2.CreateTaskRequest, pod: Pod) -> Container:
     options = runtime_options.read(request.options)
     with reported("cannot create the container"):
         spec = Spec.read(bundle)
+    node, complaints = node_config.read()
     try:
-        wanted = settings.parse(spec.annotations, spec.annotations.get(CONTAINER_NAME, request.id))
+        resolution = defaults.resolve(spec.annotations, node.defaults, spec.annotations.get(CONTAINER_NAME, request.id))
     except SettingsError as error:
         raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
     runc = Runc(
@@ -55,16 +57,17 @@ async def create(request: task_pb2.CreateTaskRequest, pod: Pod) -> Container:
     )
     stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
     init = Process(request.id, ProcessIO(stdio))
-    container = Container(request.id, spec, wanted, runc, init, pod)
+    container = Container(request.id, spec, resolution, runc, init, pod)
     container.io_owner = (options.io_uid, options.io_gid)
     for annotation in settings.unknown(spec.annotations):
         container.log.warning("annotation %s is unknown to this version and has no effect", annotation)
+    pod.complain([*complaints, *map(str, resolution.complaints)], container.log)
     try:
         with reported("cannot prepare the container"):
             _keep_for_delete(container, options)
             for part in request.rootfs:
                 mount.mount(part.type, part.source, bundle / "rootfs" / part.target.lstrip("/"), part.options)
-            container.life.explanation = why_never(spec, wanted)
+            container.life.explanation = why_never(spec, resolution)
             if container.life.explanation is None:
                 _prepare_for_sleep(container)
         if request.checkpoint:
@@ -90,21 +93,28 @@ def created_event(request: task_pb2.CreateTaskRequest, pid: int) -> events_pb2.T
     )
 
 
-def why_never(spec: Spec, wanted: Settings) -> Explanation | None:
+def why_never(spec: Spec, resolution: Resolution) -> Explanation | None:
     """Return why this container will never sleep; None if it may."""
+    wanted = resolution.settings
     namespaces = spec.namespaces
     if spec.is_sandbox:
         return Reason.SANDBOX.because()
     if not wanted.selected:
-        return Reason.NOT_SELECTED.because(settings.PREFIX)
+        return Reason.NOT_SELECTED.because(_owner("container-names", resolution))
     if not wanted.scaledown:
-        return Reason.NO_SCALEDOWN.because(settings.PREFIX)
+        return Reason.NO_SCALEDOWN.because(_owner("scaledown-duration", resolution))
     path = namespaces.get("network")
     if path is None or (path and namespace.same(path, HOST_NETWORK)):
         return Reason.HOST_NETWORK.because()
     if "user" in namespaces and not path:
         return Reason.USER_NAMESPACE.because()
     return None
+
+
+def _owner(key: str, resolution: Resolution) -> str:
+    """Return what goes before the name of a setting: the prefix of a pod's annotation, or that it is a default."""
+    source = resolution.source(key)
+    return settings.PREFIX if source is Source.POD else f"the {source}'s default for "
 
 
 def _prepare_for_sleep(container: Container) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from zeropod.activator.network import PodNetwork
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
+from zeropod.lifecycle.defaults import Choice
 from zeropod.lifecycle.idle.monitor import quiet_ms
 from zeropod.lifecycle.machine import ASLEEP, State
 from zeropod.lifecycle.reasons import Explanation, Reason
@@ -90,6 +91,10 @@ class Facts:
     """Where its memory is in STANDBY."""
     obstacles: Sequence[Obstacle] = ()
     """What stands against COLD."""
+    choices: Sequence[Choice] = ()
+    """Its settings, other than those that are built in."""
+    complaints: Sequence[Explanation] = ()
+    """Defaults that are passed over."""
 
 
 PERHAPS_A_PROBE = "It comes from this node: if it is a health probe, name its sender in the annotation probe-processes."
@@ -116,7 +121,12 @@ def statements(facts: Facts) -> list[Statement]:
             found.append(_memory(facts.memory))
         found += _failure(facts)
         found += [_statement(Reason.KERNEL.because(limit)) for limit in facts.limits]
-    return found or [Statement("state", f"It is {facts.state.name} since {facts.since}.")]
+    found += map(_statement, facts.complaints)
+    if not found:
+        found.append(Statement("state", f"It is {facts.state.name} since {facts.since}."))
+    if facts.choices:
+        found.append(Statement("setting", f"Set for it: {', '.join(map(str, facts.choices))}."))
+    return found
 
 
 def _statement(why: Explanation, kind: str = "") -> Statement:
@@ -204,6 +214,8 @@ def gather(container: "Container") -> Facts:
         limits=network.limits if network else (),
         memory=strategy.memory_report() if strategy else None,
         obstacles=strategy.obstacles if strategy else (),
+        choices=container.resolution.choices,
+        complaints=container.resolution.complaints,
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zeropod.lifecycle.defaults import resolve
 from zeropod.lifecycle.settings import (
     KNOWN,
     PREFIX,
@@ -16,7 +17,6 @@ from zeropod.lifecycle.settings import (
     boolean,
     duration,
     names,
-    parse,
     ports_map,
 )
 from zeropod.lifecycle.settings import unknown as unknown_annotations
@@ -35,6 +35,11 @@ PARTS = st.lists(st.tuples(NUMBERS, st.sampled_from(sorted(NANOSECONDS))), min_s
 
 def annotations(**values: str) -> dict[str, str]:
     return {PREFIX + key.replace("_", "-"): value for key, value in values.items()}
+
+
+def parse(annotations: dict[str, str], container: str) -> Settings:
+    """What holds for a container of a pod that has nothing from elsewhere."""
+    return resolve(annotations, {}, container).settings
 
 
 @given(PARTS)

@@ -30,6 +30,14 @@ def test_every_value_is_read(files: tuple[Path, Path]) -> None:
     assert read() == (NodeConfig(20 << 30, 1000), [])
 
 
+def test_defaults_are_texts_as_annotations_have_them(files: tuple[Path, Path]) -> None:
+    files[0].write_text('[defaults]\nscaledown-duration = "5m"\nstandby-max-resident = 1000\ndry-run = true\n')
+    texts = {"scaledown-duration": "5m", "standby-max-resident": "1000", "dry-run": "true"}
+    assert read() == (NodeConfig(defaults=texts), [])
+    override({"min-free-bytes": 5})
+    assert read() == (NodeConfig(0, 5, texts), [])
+
+
 def test_what_the_manager_was_told_wins_until_it_is_told_nothing(files: tuple[Path, Path]) -> None:
     files[0].write_text('max-checkpoint-bytes = "20Gi"\nmin-free-bytes = 1000\n')
     override({"max-checkpoint-bytes": 5})
@@ -49,6 +57,10 @@ def test_what_the_manager_was_told_wins_until_it_is_told_nothing(files: tuple[Pa
         ("max-checkpoint-bytes = -1", "max-checkpoint-bytes: -1 is not a number of bytes"),
         ("max-checkpoint-bytes = [1]", "max-checkpoint-bytes: [1] is not a number of bytes"),
         ("max-bytes = 1", "max-bytes is unknown"),
+        ("defaults = 1", "defaults: 1 is not a table"),
+        ("[defaults]\nstandby = [1]", "defaults.standby: [1] is not text"),
+        ("[defaults]\nstandby-duration = 1.5", "defaults.standby-duration: 1.5 is not text"),
+        ("[defaults.standby]\nduration = 1", "defaults.standby: {'duration': 1} is not text"),
     ],
 )
 def test_what_is_wrong_is_told_and_the_rest_holds(files: tuple[Path, Path], text: str, words: str) -> None:
@@ -74,6 +86,13 @@ def test_a_file_that_is_none_is_told(files: tuple[Path, Path]) -> None:
     assert (read()[0], len(read()[1])) == (NodeConfig(), 2)
 
 
-@given(st.text() | st.dictionaries(st.sampled_from([*KEYS, "x"]), st.text(max_size=8)).map(str))
+VALUES = st.sampled_from(['"1m"', "1", "true", "1.5", "[1]", "{a = 1}", "2020-01-01", '""', "nonsense"])
+LINES = st.tuples(st.sampled_from([*KEYS, "defaults", "defaults.standby", "x"]), VALUES).map(" = ".join)
+
+
+@given(st.text() | st.lists(LINES | st.just("[defaults]") | st.text(max_size=9)).map("\n".join))
 def test_no_text_raises(text: str) -> None:
-    parse(text)
+    values, _ = parse(text)
+    for key, value in values.get("defaults", {}).items():
+        assert isinstance(key, str)
+        assert isinstance(value, str)

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from zeropod.activator.network import combined
 from zeropod.kernel.lookup import Activity
 from zeropod.kernel.sock_diag import TcpSocket
+from zeropod.lifecycle.defaults import Resolution
 from zeropod.lifecycle.settings import Settings
 from zeropod.runtime import cgroups
 from zeropod.runtime.command import Started, nothing
@@ -198,6 +199,6 @@ class World:
         pod = Pod("k8s.io", nursery, events)
         runc = FakeRunc("k8s.io", bundle)
         process = Process("web", ProcessIO(Stdio()))
-        container = Container("web", spec(bundle, **content), settings or Settings(), runc, process, pod)
+        container = Container("web", spec(bundle, **content), Resolution(settings or Settings()), runc, process, pod)
         pod.add(container)
         return cls(pod, events, runc, container)

@@ -12,8 +12,10 @@ from tests.unit.shim.states import reach
 
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.lifecycle.controller import Controller
+from zeropod.lifecycle.defaults import resolve
 from zeropod.lifecycle.machine import State
 from zeropod.lifecycle.reasons import Reason
+from zeropod.lifecycle.settings import PREFIX
 from zeropod.lifecycle.strategy import MemoryReport
 from zeropod.runtime.image.obstacle import Obstacle
 from zeropod.runtime.memory.backend import Kind, Usage
@@ -194,3 +196,20 @@ async def test_a_connection_counts_though_it_has_grown_older_between_two_looks(w
     reach(world.container.life, State.RUNNING)
     (found,) = gather(world.container).links
     assert (found.part, found.remote) == (Part.COUNTS, "10.0.0.2:5")
+
+
+def test_settings_are_told_with_where_they_come_from() -> None:
+    choices = resolve({f"{PREFIX}standby": "false"}, {"scaledown-duration": "5m"}, "web").choices
+    found = statements(replace(AWAKE, links=[link(1.0)], choices=choices))
+    assert [reason.kind for reason in found] == ["connection", "setting"]
+    assert found[-1] == Statement("setting", "Set for it: scaledown-duration=5m (node), standby=false (pod).")
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.STANDBY, State.CREATED])
+def test_a_default_that_is_passed_over_is_told_in_every_state(state: State) -> None:
+    complaints = resolve({}, {"standby": "soon"}, "web").complaints
+    told = [reason for reason in statements(replace(AWAKE, state=state, complaints=complaints)) if reason.remedy]
+    assert [reason.text for reason in told] == [
+        "A default is not taken, standby of the node: 'soon' is not true or false."
+    ]
+    assert "zeropod.toml" in told[0].remedy
