@@ -84,6 +84,10 @@ class States:
         found = [each for each in said if (each["pod"], each["container"]) == (pod, container)]
         return max(found, key=lambda each: float(each["since"]), default={})
 
+    def socket_of(self, namespace: str, pod: str) -> str:
+        """The socket of a pod's shim. Raises KeyError for a pod that was never asked about."""
+        return self._known[(namespace, pod)]
+
     def all_in(self, namespace: str) -> list[Object]:
         found = []
         for socket in glob.glob(f"{paths.STATUS_SOCKETS}/*.sock"):

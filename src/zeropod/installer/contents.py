@@ -15,6 +15,8 @@ from zeropod.installer.errors import InstallError
 
 PROGRAM, SHIM = "zeropod", SHIM_BINARY
 ARCHIVE = "bin/zeropod.pyz"
+NODE_CONFIG = "etc/zeropod.toml"
+"""In the install root: what `paths.NODE_CONFIG` is on the node."""
 LINKS = "/usr/local/bin"
 """On the PATH of people, and of containerd for those who name the runtime by its type."""
 

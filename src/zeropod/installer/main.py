@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> None:
         command=options.restart_command,
     )
     _say(f"{found.distribution.name}, containerd {found.live.version if found.live else 'not running'}, {found.config}")
-    source = Source(_own_archive(), options.bundle or _own_bundle(), options.python)
+    source = Source(_own_archive(), options.bundle or _own_bundle(), options.python, options.node_config)
     links = found.distribution.links and not options.no_links and root.exists(contents.LINKS)
     install(root, found, install_root, source, _say, links=links, dry=options.dry_run)
 
@@ -102,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--bundle", metavar="DIR", help="CRIU and Python with their libraries (installer/bundle.py)")
     made.add_argument("--python", choices=("auto", "bundled"), default="auto",
                         help="bundled: the bundle's Python, even where the node has one")  # fmt: skip
+    made.add_argument("--node-config", metavar="FILE", help="what the node's zeropod.toml is to be")
     made.add_argument("--distribution", choices=NAMES, help="what the node is, if it cannot be told")
     made.add_argument("--host-root", metavar="DIR", default="/", help="where the node's root is mounted")
     made.add_argument("--install-root", metavar="DIR",

@@ -12,6 +12,8 @@ from zeropod.installer.facts import Facts
 from zeropod.installer.record import Kept, Record
 from zeropod.installer.root import Root
 from zeropod.installer.transaction import missing, stat_of
+from zeropod.lifecycle import defaults
+from zeropod.runtime import node_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Source:
     bundle: str | None
     python: str = "auto"
     """Or "bundled": the bundle's Python even where the node has one."""
+    node_config: str | None = None
+    """A file to become the node's zeropod.toml."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ def plan(root: Root, found: Facts, install_root: str, source: Source, *, links: 
     place = f"{install_root}/{record.PLACE}"
     previous = record.read(root.look(place), place)
     needs, inner = _programs(root, install_root, source, previous)
+    config, notes = _node_config(root, install_root, source, previous)
+    inner |= config
 
     node = configure.Node(root.text, root.glob, found.config, found.major, found.live.ordinary if found.live else None)
     configuration = configure.configure(found.distribution, node, f"{install_root}/bin/{contents.SHIM}")
@@ -48,7 +54,6 @@ def plan(root: Root, found: Facts, install_root: str, source: Source, *, links: 
         present = root.look(real)
         outer[real] = File(text.encode(), present.mode if isinstance(present, File) else 0o644)
         configured.add(real)
-    notes = []
     for path, link in (contents.links(install_root) if links else {}).items():
         present = root.look(path)
         known = previous.files.get(path) if previous else None
@@ -77,6 +82,25 @@ def _programs(root: Root, install_root: str, source: Source, previous: Record | 
     facts.demand_criu(root, f"{install_root}/bin/criu" if by_hand else "criu")
     with open(source.archive, "rb") as file:
         return Needs(python=False, tar=False), contents.bare(file.read(), install_root)
+
+
+def _node_config(
+    root: Root, install_root: str, source: Source, previous: Record | None
+) -> tuple[dict[str, Entry], list[str]]:
+    """Return the node's configuration, if there is to be one of ours, and what the user should know of it."""
+    if source.node_config is None:
+        return {}, []
+    path = f"{install_root}/{contents.NODE_CONFIG}"
+    with open(source.node_config, "rb") as file:
+        wanted = File(file.read())
+    if root.exists(path) and not (previous and contents.NODE_CONFIG in previous.inner) and root.look(path) != wanted:
+        return {}, [f"{path} is not the installer's and stays as it is: remove it to have {source.node_config} there"]
+    try:
+        config, complaints = node_config.parse(wanted.content.decode())
+    except UnicodeDecodeError as error:
+        config, complaints = {}, [f"is not text and is ignored: {error}"]
+    complaints += map(str, defaults.complaints_about(config.get(node_config.DEFAULTS, {})))
+    return {path: wanted}, [f"{source.node_config}: {words}" for words in complaints]
 
 
 def _remember(

@@ -28,7 +28,12 @@ DAEMON_SET = MANIFESTS / "base/daemon-set.yaml"
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
 """The oldest and the newest Kubernetes whose schemas are asked."""
 
-SINCE = {"ValidatingAdmissionPolicy": (1, 30), "ValidatingAdmissionPolicyBinding": (1, 30)}
+SINCE = {
+    "ValidatingAdmissionPolicy": (1, 30),
+    "ValidatingAdmissionPolicyBinding": (1, 30),
+    "MutatingAdmissionPolicy": (1, 36),
+    "MutatingAdmissionPolicyBinding": (1, 36),
+}
 """Kinds that the oldest does not know; their components say so."""
 
 OF_AN_OPERATOR = "monitoring.coreos.com/v1"
@@ -216,6 +221,39 @@ def test_without_components_nothing_may_ask_kubernetes(kubectl: str) -> None:
     made = build(kubectl, MANIFESTS / "overlays/default")
     assert not [each for each in made if "Role" in each["kind"]]
     assert "serviceAccountToken" not in json.dumps(made)
+
+
+def test_a_namespace_may_have_every_annotation_that_is_a_setting(kubectl: str) -> None:
+    policy = next(yaml.safe_load_all((MANIFESTS / "components/namespace-defaults/policy.yaml").read_text()))
+    (inherited,) = [each["expression"] for each in policy["spec"]["variables"] if each["name"] == "inherited"]
+    assert sorted(re.findall(r'"([a-z-]+)"', inherited)) == sorted(settings.KNOWN)
+    (mutation,) = policy["spec"]["mutations"]
+    assert set(re.findall(r"(?:ctrox.dev/|~1)([a-z-]+)", mutation["jsonPatch"]["expression"])) == {
+        settings.FROM_NAMESPACE
+    }
+
+
+def test_a_configuration_of_ones_own_comes_to_the_nodes_by_another_name(kubectl: str, tmp_path: Path) -> None:
+    base, component = (os.path.relpath(MANIFESTS / each, tmp_path) for each in ("base", "components/node-config"))
+    own = {"name": "zeropod-node-config", "namespace": "zeropod-system"}
+    own_file = {"configMapGenerator": [{**own, "files": ["zeropod.toml"]}]}
+    names = []
+    for text in ("min-free-bytes = 1\n", "min-free-bytes = 2\n"):
+        (tmp_path / "zeropod.toml").write_text(text)
+        (tmp_path / "kustomization.yaml").write_text(
+            json.dumps({"resources": [base], "components": [component], **own_file})
+        )
+        made = build(kubectl, tmp_path)
+        config = of_kind(made, "ConfigMap")
+        assert config["data"] == {"zeropod.toml": text}
+        spec = of_kind(made, "DaemonSet")["spec"]["template"]["spec"]
+        (volume,) = [each for each in spec["volumes"] if "configMap" in each]
+        assert volume["configMap"]["name"] == config["metadata"]["name"]
+        names.append(config["metadata"]["name"])
+        (mount,) = [each for each in spec["initContainers"][0]["volumeMounts"] if each["name"] == volume["name"]]
+        options = parser().parse_args(spec["initContainers"][0]["args"])
+        assert options.node_config == f"{mount['mountPath']}/zeropod.toml"
+    assert len(set(names)) == 2
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,11 @@ def found(known: Distribution, service: Service = NOBODY) -> Facts:
     return Facts(known, known.config, known.socket, live, 1, service)
 
 
-def come(node: Node, known: Distribution, bundle: Path, service: Service = NOBODY) -> list[str]:
+def come(
+    node: Node, known: Distribution, bundle: Path, service: Service = NOBODY, config: Path | None = None
+) -> list[str]:
     said: list[str] = []
-    source = Source(str(bundle / "bin/zeropod.pyz"), str(bundle))
+    source = Source(str(bundle / "bin/zeropod.pyz"), str(bundle), node_config=str(config) if config else None)
     install(node, found(known, service), known.install_root, source, said.append, links=known.links, dry=False)
     return said
 
@@ -122,6 +124,59 @@ def test_a_node_is_what_it_was(tmp_path: Path, known: Distribution, bundle: Path
     assert everything(node) == installed
     go(node, known)
     assert everything(node) == before
+
+
+def test_a_configuration_is_brought_changed_and_taken_away(tmp_path: Path, known: Distribution, bundle: Path) -> None:
+    node, config = made(tmp_path, known), tmp_path / "given.toml"
+    before = everything(node)
+    place = f"{known.install_root}/etc/zeropod.toml"
+    come(node, known, bundle)
+    for text in ('[defaults]\nstandby = "false"\n', "min-free-bytes = 1\n"):
+        config.write_text(text)
+        said = come(node, known, bundle, config=config)
+        assert node.text(place) == text
+        assert said[-1] == "containerd's configuration has not changed: nothing was restarted"
+    Path(node.outside(place)).write_text("min-free-bytes = 2\n")
+    come(node, known, bundle, config=config)
+    assert node.text(place) == "min-free-bytes = 1\n", "what the cluster says is what counts"
+    assert "nothing to do" in come(node, known, bundle, config=config)[-1]
+    come(node, known, bundle)
+    assert node.look(place) is None
+    come(node, known, bundle, config=config)
+    go(node, known)
+    assert everything(node) == before
+
+
+def test_a_configuration_of_a_persons_stays(tmp_path: Path, known: Distribution, bundle: Path) -> None:
+    node, config = made(tmp_path, known), tmp_path / "given.toml"
+    config.write_text("min-free-bytes = 1\n")
+    own = Path(node.outside(f"{known.install_root}/etc/zeropod.toml"))
+    own.parent.mkdir(parents=True)
+    own.write_text("min-free-bytes = 2\n")
+    [note] = [line for line in come(node, known, bundle, config=config) if line.startswith("note: ")]
+    assert note.startswith(f"note: {known.install_root}/etc/zeropod.toml is not the installer's and stays as it is")
+    go(node, known)
+    assert own.read_text() == "min-free-bytes = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'[defaults]\nstandby = "perhaps"\n', "standby of the node: 'perhaps' is not true or false"),
+        (b"[defaults]\nscaledown = 1\n", "scaledown of the node: this version has no such annotation"),
+        (b"min-free-bytes = ", "is not TOML"),
+        (b"\xff\xfe", "is not text"),
+    ],
+)
+def test_what_is_wrong_with_a_configuration_is_told_and_it_is_brought_all_the_same(
+    tmp_path: Path, bundle: Path, content: bytes, words: str
+) -> None:
+    known = BY_NAME["containerd"]
+    node, config = made(tmp_path, known), tmp_path / "given.toml"
+    config.write_bytes(content)
+    [note] = [line for line in come(node, known, bundle, config=config) if line.startswith("note: ")]
+    assert words in note
+    assert node.look(f"{known.install_root}/etc/zeropod.toml") is not None
 
 
 def test_a_node_that_is_too_slow_to_unpack_is_installed_all_the_same(tmp_path: Path, bundle: Path) -> None:
