@@ -270,6 +270,15 @@ def test_another_pod_takes_the_room_of_one_that_sleeps(place: Place) -> None:
     assert "cpu" in told["message"]
     assert requests(pod) == wanted
     assert pod.status()["allocatedResources"]["cpu"] == "1m"
+
+    def reasons() -> list[Any]:
+        query = f"/apis/runtime.zeropod.ctrox.dev/v1/namespaces/{place.name}/zeropods/first"
+        (said,) = json.loads(place.api.text("GET", query))["status"]["containers"]
+        return [each for each in said["reasons"] if each["kind"] == "resize"]
+
+    (reason,) = until(reasons, "kubectl zeropod why says so", WITHIN)
+    assert "Its resize is deferred: " in reason["text"]
+    assert "Wait for room" in reason["remedy"]
     other.delete(0)
     stop = time.monotonic() + 60
     while pod.status()["allocatedResources"] != wanted:

@@ -42,6 +42,24 @@ class PendingResize:
     since: str
     """As the API writes times; empty if it does not say."""
 
+    @property
+    def text(self) -> str:
+        """Return what it is, as half a sentence."""
+        return f"its resize is {self.reason.lower()}: {self.message or 'the kubelet does not say why'}"
+
+    @property
+    def remedy(self) -> str:
+        """Return what to do about it; empty for a reason that Kubernetes did not have when this was written."""
+        return _REMEDIES.get(self.reason, "")
+
+
+_REMEDIES = {
+    "Deferred": "Wait for room on its node, or make some: the kubelet tries again by itself. Until then the pod runs "
+    "with what it was granted before.",
+    "Infeasible": "Its node can never grant this: request less, or have the pod created anew on a larger one. Until "
+    "then it runs with what it was granted before.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Pod:
@@ -104,7 +122,7 @@ def read_pod(body: Object) -> Pod:
         has_own_resources=bool((spec.get("resources") or {}).get("requests")),
         is_static="kubernetes.io/config.mirror" in annotations,
         is_ending="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
-        pending=_pending(status),
+        pending=pending_resize(status),
     )
 
 
@@ -147,7 +165,8 @@ def _is_quantity(value: Any) -> bool:
         return False
 
 
-def _pending(status: Object) -> PendingResize | None:
+def pending_resize(status: Object) -> PendingResize | None:
+    """Return what a pod's status says of a resize that the kubelet has not carried out."""
     for each in status.get("conditions") or ():
         if each.get("type") == "PodResizePending" and each.get("status") == "True":
             since = each.get("lastTransitionTime") or ""

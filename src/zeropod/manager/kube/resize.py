@@ -86,8 +86,7 @@ def wanted(pod: Pod, statuses: Statuses, now: float) -> Resize:
             elif status.state == RUNNING and not same(has, known):
                 requests.setdefault(container.name, {})[resource] = known
         if status and pod.pending:
-            kind, message = pod.pending.reason.lower(), pod.pending.message or "the kubelet does not say why"
-            notices.append(Notice(container.name, kind, f"its resize is {kind}: {message}"))
+            notices.append(Notice(container.name, pod.pending.reason.lower(), pod.pending.text))
     annotations = {
         ORIGINALS[resource]: json.dumps(values, sort_keys=True, separators=(",", ":"))
         for resource, values in originals.items()

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from zeropod.manager.kube.crd import GROUP_VERSION, KIND, NODE_LABEL, WANTED_ANNOTATION
+from zeropod.manager.kube.pods import PendingResize, pending_resize
 from zeropod.manager.units import MEBIBYTE
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
@@ -26,6 +27,8 @@ LONGEST_LABEL = 63
 LONGEST_TEXT = 1024
 """Characters of a sentence, as the schema allows."""
 MOST_REASONS = 32
+RESIZE = "resize"
+"""The kind of reason that the kubelet has given."""
 
 _IN_BETWEEN = (status_pb2.CHECKPOINTING, status_pb2.DOZING, status_pb2.RESTORING)
 _WAKEFULNESS = ("RUNNING", "PAUSED", "CREATED", "STANDBY", "COLD", "STOPPED")
@@ -47,6 +50,8 @@ class Pod:
     """Names of the containers that are ready."""
     ends: bool = False
     """It is being deleted."""
+    pending: PendingResize | None = None
+    """A resize of its containers that the kubelet has not carried out."""
 
 
 def keep_pod(pod: Object) -> Pod:
@@ -61,6 +66,7 @@ def keep_pod(pod: Object) -> Pod:
         str((metadata.get("annotations") or {}).get(WANTED_ANNOTATION, "")),
         frozenset(str(each["name"]) for each in containers if each.get("ready")),
         "deletionTimestamp" in metadata,
+        pending_resize(status),
     )
 
 
@@ -145,6 +151,17 @@ def container_status(
     if requests:
         made["requests"] = list(requests)
     return made
+
+
+def reasons_of(pod: Pod, said: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Return the reasons of a container: what its shim has said, after what the kubelet says of its resize.
+
+    What was read back from a resource has the kubelet's of that time, which is left out.
+    """
+    resizes = (
+        [(RESIZE, f"{pod.pending.text[:1].upper()}{pod.pending.text[1:]}", pod.pending.remedy)] if pod.pending else []
+    )
+    return [*resizes, *(reason for reason in said if reason[0] != RESIZE)]
 
 
 def pod_status(containers: Sequence[Object], node: str, generation: int, problem: str = "") -> Object:

@@ -232,7 +232,8 @@ class Controller:
             known = before.get(each.container, {})
             requests = on_demand.wanted_of(each.container, resource["spec"], annotated)
             recorded = [*entry.outcomes.get(each.container, ()), *(known.get("requests") or ())]
-            reasons = entry.reasons.get(each.id) or [_pair(reason) for reason in known.get("reasons") or ()]
+            told = entry.reasons.get(each.id) or [_pair(reason) for reason in known.get("reasons") or ()]
+            reasons = zeropods.reasons_of(pod, told)
             records = on_demand.standing(requests, recorded)
             said.append(zeropods.container_status(each, known, reasons, records))
         return zeropods.pod_status(said, self._node, int(resource["metadata"].get("generation", 0)), problem)

@@ -1,5 +1,6 @@
 """What a custom resource says, what its schema allows, and what is a change."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from zeropod.manager.kube import zeropods
 from zeropod.manager.kube.crd import GROUP_VERSION, KIND, PLURAL
 from zeropod.manager.kube.on_demand import Outcome, Request, Source, Wanted, record
+from zeropod.manager.kube.pods import PendingResize
 from zeropod.manager.kube.zeropods import Pod, blank, container_status, containers_of, differs, pod_status, timestamp
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
@@ -199,3 +201,30 @@ def test_what_matters_of_a_pod() -> None:
 
 def test_figures_are_blanked() -> None:
     assert blank("from 10.88.0.1:4711 to [::1]:80, 0.5 s ago") == blank("from 10.9.0.12:11 to [::1]:443, 12 s ago")
+
+
+RESIZING = {"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "no room"}
+
+
+@pytest.mark.parametrize(
+    ("status", "pending"),
+    [
+        ({}, None),
+        ({"conditions": [RESIZING]}, PendingResize("Deferred", "no room", "")),
+        ({"conditions": [{**RESIZING, "status": "False"}]}, None),
+        ({"resize": "Infeasible"}, PendingResize("Infeasible", "", "")),
+    ],
+)
+def test_a_resize_that_is_not_carried_out_is_kept_of_a_pod(status: Any, pending: PendingResize | None) -> None:
+    assert zeropods.keep_pod({"metadata": {"name": "web"}, "status": status}).pending == pending
+
+
+def test_a_resize_is_told_before_what_the_shim_says_and_not_twice() -> None:
+    said = [("resize", "Its resize is deferred: of then", "wait"), ("now", "It is busy.", "")]
+    assert zeropods.reasons_of(POD, said) == [("now", "It is busy.", "")]
+    found = zeropods.reasons_of(replace(POD, pending=PendingResize("Infeasible", "", "")), said)
+    assert [reason[:2] for reason in found] == [
+        ("resize", "Its resize is infeasible: the kubelet does not say why"),
+        ("now", "It is busy."),
+    ]
+    assert "request less" in found[0][2]

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from zeropod.manager.kube import zeropods
 from zeropod.manager.kube.errors import ApiError, Unreachable
+from zeropod.manager.kube.pods import PendingResize
 from zeropod.manager.kube.zeropods import Object, Pod
 from zeropod.manager.kube.zeropods_controller import REASONS, SIZES, Controller
 from zeropod.rpc.messages import status_pb2
@@ -214,6 +215,25 @@ async def test_a_reason_that_has_changed_is_found_without_a_change(autojump_cloc
     world.node.reasons = [("exec", "An exec runs.", "End it.")]
     await trio.sleep(REASONS + 5)
     assert world.server.said()["reasons"][0]["kind"] == "exec"
+
+
+async def test_a_resize_that_waits_is_told_at_once_and_only_as_long(autojump_clock: MockClock, world: World) -> None:
+    world.start()
+    await trio.sleep(5)
+    busy = {"kind": "now", "text": "It is busy.", "remedy": "Wait."}
+    for pending in (PendingResize("Deferred", "no room for 1 CPU", ""), PendingResize("Infeasible", "too much", "")):
+        world.pod(pending=pending)
+        await trio.sleep(5)
+        first, *rest = world.server.said()["reasons"]
+        assert first == {"kind": "resize", "text": f"I{pending.text[1:]}", "remedy": pending.remedy}
+        assert rest == [busy]
+    # A manager that has just started has what the resource says, until a shim has answered.
+    restarted = world.start()
+    await trio.sleep(5)
+    restarted.cancel()
+    world.pod()
+    await trio.sleep(5)
+    assert world.server.said()["reasons"] == [busy]
 
 
 async def test_what_is_wanted_is_done_once(autojump_clock: MockClock, world: World) -> None:
