@@ -26,9 +26,9 @@ bundle: build
     rm -rf build/bundle
     tests/node/enter python3 /src/installer/bundle.py --pyz /src/build/zeropod.pyz --output /src/build/bundle
 
-# Build the node image by buildah; ARGS go to it, such as --build-arg BASE=IMAGE
+# Build the node image, and bring it to nodes: ARGS are `kind`, `k3s` or a name in a registry, and options of the builder's
 image *ARGS: build
-    buildah build --file installer/Containerfile --tag zeropod-node "$@" .
+    python installer/image.py "$@"
 
 # Two pods go to sleep and wake up on a throw-away node (root)
 demo *ARGS: build

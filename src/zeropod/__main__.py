@@ -22,7 +22,7 @@ MODES: dict[str, tuple[str, str]] = {
     "image-gc": ("zeropod.manager.image_gc", "remove what containers that are gone have left on disk, once"),
     "kubectl": (
         "zeropod.cli.kubectl.main",
-        f"what kubectl runs, by the name {KUBECTL_PLUGIN}: ps, why, sleep, wake, top",
+        f"what kubectl runs, by the name {KUBECTL_PLUGIN}: ps, why, sleep, wake, top, doctor",
     ),
     "kubectl-complete": (
         "zeropod.cli.kubectl.completion",

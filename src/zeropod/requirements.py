@@ -1,4 +1,4 @@
-"""The oldest kernel and the oldest CRIU that zeropod runs with: the doctor, the installer and the README say the same.
+"""The oldest kernel, CRIU and containerd that zeropod runs with: the doctor, the installer and the README say the same.
 
 Linux 6.1 is the first with /dev/userfaultfd, by which a pager serves memory without rights of the container's, and it
 has all else that is needed at any time: tcp_migrate_req and cgroup.kill (5.14), pidfd_getfd, process_madvise, nf_tables
@@ -12,6 +12,8 @@ import re
 OLDEST_KERNEL = (6, 1)
 OLDEST_CRIU = (4, 2)
 """Older ones fail on new kernels."""
+OLDEST_CONTAINERD = (1, 7)
+"""The oldest that the suites run with."""
 
 
 def numbers(text: str) -> tuple[int, ...]:

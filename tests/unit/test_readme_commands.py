@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 NEEDS = {
-    "./justw image": "needs an image registry",  # the base that the Containerfile names
-    "kubectl apply -k installer/manifests/overlays/default": "needs a cluster",
-    "kubectl label node NODE zeropod.ctrox.dev/node=true": "needs a cluster",
+    # Of the base that the Containerfile names, too.
+    "./justw image": "needs an image registry",
+    "./justw image REGISTRY/zeropod-node": "needs an image registry",
 }
 """What cannot run where there is nothing but a checkout, and what the comment beside it says of that."""
 

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -297,3 +300,39 @@ def test_completion_never_complains(
 
 def test_which_container_is_meant() -> None:
     assert [each["name"] for each in why.chosen(zeropod("web", MAIN, SIDECAR))] == ["main", "side"]
+
+
+NOT_ON_MACOS = ("TCP_KEEPIDLE", "TCP_USER_TIMEOUT", "AF_NETLINK", "AF_PACKET")
+
+
+def test_it_starts_and_connects_where_sockets_have_none_of_linuxs_options() -> None:
+    program = f"""
+import socket
+import ssl
+for name in {NOT_ON_MACOS}:
+    delattr(socket, name)
+    socket.__all__.remove(name)
+import trio
+from zeropod.cli.kubectl.main import main
+from zeropod.manager.kube.access import TlsAccess
+from zeropod.manager.kube.errors import Unreachable
+
+async def ask():
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, lambda stream: stream.aclose(), [listener])
+        try:
+            port = listener.socket.getsockname()[1]
+            await TlsAccess("127.0.0.1", port, ssl.create_default_context).connect()
+        except Unreachable as error:
+            print(error)
+        nursery.cancel_scope.cancel()
+
+trio.run(ask)
+main(["--version"])
+"""
+    command, env = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    connected, version = done.stdout.splitlines() or ["", done.stderr]
+    assert connected.startswith("no TLS with the API server"), done.stderr
+    assert version.startswith("zeropod ")

@@ -53,7 +53,8 @@ def suggestions(words: Sequence[str], last: str) -> list[str]:
         return _fitting(["json", "wide"] if words[0] == "ps" else ["json"], last)
     if before == "--sort-by":
         return _fitting(["memory", "sleeps", "wakes"], last)
-    if before in ("--kubeconfig", "--timeout", "--port") or (words[0] == "dashboard" and before not in NAMESPACE):
+    alone = words[0] in ("dashboard", "doctor") and before not in NAMESPACE
+    if before in ("--kubeconfig", "--timeout", "--port") or alone:
         return []
     found, access = target(os.environ, value(words, "--kubeconfig"), value(words, "--context"))
     namespace = value(words, "-n", "--namespace") or found.namespace

@@ -10,7 +10,7 @@ from typing import NoReturn
 import trio
 
 from zeropod import __version__
-from zeropod.cli.kubectl import dashboard, ps, request, top, why
+from zeropod.cli.kubectl import dashboard, doctor, ps, request, top, why
 from zeropod.cli.kubectl.cluster import Cluster, CommandError, named, words_of
 from zeropod.cli.kubectl.kubeconfig import ConfigError, Target
 from zeropod.cli.kubectl.login import target
@@ -29,6 +29,7 @@ COMMANDS = {
     "why": ("explain what keeps a pod awake, and what to do about it", why.run),
     "sleep": ("put a pod's containers to sleep now", request.run),
     "wake": ("wake a pod's containers", request.run),
+    "doctor": ("tell what is wrong with zeropod in this cluster, and on which node", doctor.run),
     "top": ("show pods by the memory that they have given back", top.run),
     "dashboard": ("serve a page that shows who sleeps, on a time line", dashboard.run),
 }
@@ -111,10 +112,10 @@ def make_parser() -> argparse.ArgumentParser:
         elif name in ("ps", "top"):
             made.add_argument("pods", nargs="*", metavar="POD", help="only these; all without one")
             made.add_argument("--no-headers", action="store_true", help="print no headings")
-        else:
+        elif name != "doctor":
             made.add_argument("pods", nargs="+", metavar="POD", help="a pod's name, or pod/NAME")
             made.add_argument("-c", "--container", default="", help="only this container; all without it")
-        if name in ("ps", "why", "top"):
+        if name in ("ps", "why", "top", "doctor"):
             formats = ("json", "wide") if name == "ps" else ("json",)
             made.add_argument("-o", "--output", type=_format(formats), help=f"{' or '.join(formats)}")
         if name == "ps":

@@ -19,10 +19,10 @@ from zeropod.manager.kube.errors import Unreachable
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where the kubelet puts a pod's credentials."""
 
-KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
-"""Seconds and a count: a server that is gone without a word is noticed after half a minute."""
-USER_TIMEOUT = 30_000
-"""Milliseconds for a server to confirm what was sent."""
+KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
+"""Seconds, a count, and milliseconds for a server to confirm what was sent: one that is gone without a word is noticed
+after half a minute. By name, since kubectl's plugin runs on other systems than Linux, which lack some: macOS calls the
+first of them by the second name."""
 
 
 class Access(Protocol):
@@ -65,11 +65,12 @@ class TlsAccess:
             raise Unreachable(f"the API server cannot be reached: {error}") from error
         try:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in (*KEEPALIVE, (socket.TCP_USER_TIMEOUT, USER_TIMEOUT)):
-                plain.setsockopt(socket.IPPROTO_TCP, option, value)
-            name = self.server_name or self.address
+            for name, value in KEEPALIVE.items():
+                if (option := getattr(socket, name, None)) is not None:
+                    plain.setsockopt(socket.IPPROTO_TCP, option, value)
+            expected = self.server_name or self.address
             # Servers end the connection without TLS's farewell; HTTP knows by itself where an answer ends.
-            stream = trio.SSLStream(plain, self.context(), server_hostname=name, https_compatible=True)
+            stream = trio.SSLStream(plain, self.context(), server_hostname=expected, https_compatible=True)
             await stream.do_handshake()
         except (OSError, trio.BrokenResourceError) as error:
             await trio.aclose_forcefully(plain)

@@ -227,7 +227,7 @@ class FakeApi:
         await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
 
 
-KINDS = ("pods", "zeropods", "events")
+KINDS = ("pods", "zeropods", "events", "nodes", "daemonsets", "runtimeclasses")
 
 
 def _is_in(path: str, of: str) -> bool:
