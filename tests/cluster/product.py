@@ -15,6 +15,7 @@ NAME = "docker.io/library/zeropod-node:latest"
 ARCHIVE = SHARED / "zeropod-node.tar"
 BUNDLE = Path("/zeropod")
 MANIFESTS = "/src/tests/cluster/manifests"
+NAMESPACE_DEFAULTS = "/src/installer/manifests/components/namespace-defaults/policy.yaml"
 PYZ = Path("/src/build/zeropod.pyz")
 
 
@@ -35,9 +36,16 @@ def import_image() -> None:
     run("ctr", "-n", "k8s.io", "images", "import", "--local", str(ARCHIVE), timeout=120)
 
 
+def has_mutating_policies() -> bool:
+    """Whether this Kubernetes has what the component namespace-defaults needs, as those from 1.36 on have."""
+    return "mutatingadmissionpolicies" in run("kubectl", "get", "--raw", "/apis/admissionregistration.k8s.io/v1")
+
+
 def install(nodes: list[str]) -> None:
     """Apply the manifests, choose the nodes, and wait until every one of them has it."""
     run("kubectl", "apply", "-k", MANIFESTS)
+    if has_mutating_policies():
+        run("kubectl", "apply", "-f", NAMESPACE_DEFAULTS)
     run("kubectl", "label", "node", *nodes, "zeropod.ctrox.dev/node=true")
     done = ["rollout", "status", "daemonset/zeropod-node", "--timeout=180s"]
     run("kubectl", "-n", "zeropod-system", *done, timeout=200)

@@ -1,6 +1,7 @@
 """Defaults for annotations: of a namespace, which the API server gives to new pods, and of nodes, by a ConfigMap."""
 
 import pytest
+from tests.cluster import product
 from tests.cluster.kube import KubectlError
 from tests.cluster.pods import PREFIX, Place, Pod, container
 from tests.integration.patience import patient_duration
@@ -11,6 +12,12 @@ from zeropod.rpc.messages.status_pb2 import WhyRequest, WhyResponse
 SOON = patient_duration("1s")
 OF_THE_NODE = "probe-buffer-size=2Ki (node)"
 """What manifests/zeropod.toml says."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def policies() -> None:
+    if not product.has_mutating_policies():
+        pytest.skip("defaults of namespaces need Kubernetes 1.36")
 
 
 def annotate(place: Place, **texts: str | None) -> None:
