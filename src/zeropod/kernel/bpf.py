@@ -12,6 +12,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import IntEnum
 from typing import Self
 
@@ -19,6 +20,9 @@ from zeropod.kernel import libc
 
 _LOG_SIZE = 1 << 18
 _PROG_TYPE_SK_LOOKUP, _ATTACH_SK_LOOKUP = 30, 36
+
+_ATTEMPTS = 16
+"""Times that a program is loaded which signals interrupt."""
 
 
 class _Command(IntEnum):
@@ -124,7 +128,7 @@ class Program(_Descriptor):
     def __init__(self, instructions: bytes, licence: str, name: str) -> None:
         code, gpl = bytearray(instructions), bytearray(licence.encode() + b"\0")
 
-        def load(log: bytearray | None) -> int:
+        def attempt(log: bytearray | None) -> int:
             verbosity, size = (1, len(log)) if log else (0, 0)
             return _bpf(
                 _Command.PROG_LOAD,
@@ -134,6 +138,13 @@ class Program(_Descriptor):
                     *(verbosity, size, _address(log), 0, 0, _name(name), 0, _ATTACH_SK_LOOKUP),
                 ),
             )
+
+        def load(log: bytearray | None) -> int:
+            # The verifier gives up with EAGAIN when a signal arrives, such as the SIGCHLD of a process that has ended.
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(BlockingIOError):
+                    return attempt(log)
+            return attempt(log)
 
         try:
             super().__init__(load(None))
