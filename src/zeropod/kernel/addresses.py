@@ -58,6 +58,8 @@ class NodeAddresses:
     async def changed(self) -> None:
         """Return when an address has come or gone since the last call."""
         await trio.lowlevel.wait_readable(self._changes)
+        # It may have been closed since it became readable: what closes it cancels this first.
+        await trio.lowlevel.checkpoint_if_cancelled()
         with suppress(BlockingIOError):
             while True:
                 try:

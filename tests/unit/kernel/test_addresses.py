@@ -5,11 +5,13 @@ import struct
 from contextlib import suppress
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.kernel import netlink
-from zeropod.kernel.addresses import parse
+from zeropod.kernel.addresses import NodeAddresses, parse
 
 HEADER = struct.Struct("=BBBBI")
 OWN, OTHER = b"\x0a\0\0\1", b"\x0a\0\0\2"
@@ -36,3 +38,24 @@ def test_what_is_no_address_is_none(body: bytes) -> None:
 def test_whatever_comes_is_an_address_or_none_or_refused_as_malformed(body: bytes) -> None:
     with suppress(ValueError):
         parse(body)
+
+
+async def test_closing_them_as_one_of_them_changes_is_not_an_error() -> None:
+    async def close(when: socket.socket, addresses: NodeAddresses, scope: trio.CancelScope) -> None:
+        await trio.lowlevel.wait_readable(when)
+        scope.cancel()
+        addresses.close()
+
+    for _ in range(40):  # what has become ready at once runs in any order
+        addresses = NodeAddresses()
+        addresses._changes.close()
+        addresses._changes, change = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        addresses._changes.setblocking(False)
+        when, now = socket.socketpair()
+        with change, when, now:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(addresses.changed)
+                nursery.start_soon(close, when, addresses, nursery.cancel_scope)
+                await trio.testing.wait_all_tasks_blocked()
+                change.send(b"-")
+                now.send(b"-")
