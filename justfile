@@ -61,6 +61,22 @@ test-vm-older *ARGS: build
 test-cluster *ARGS: build
     tests/node/enter --cluster tests/cluster/all "$@"
 
+# A short selection of the same on the oldest Kubernetes that is supported; ARGS go to pytest (root)
+test-cluster-oldest *ARGS: build
+    tests/node/enter --oldest --cluster python3 -m pytest -n 4 --dist worksteal @/src/tests/cluster/short "$@"
+
+# critest, the CRI's own suite, with zeropod and with runc in the same test node; ARGS go to pytest (root)
+critest *ARGS: build
+    tests/node/enter --suite python3 -m pytest /src/tests/conformance "$@"
+
+# Kubernetes' own tests of its nodes with both, and docs/conformance.md from them; ARGS such as --focus REGEX (root)
+conformance *ARGS: build
+    #!/usr/bin/env bash
+    set -uo pipefail
+    status=0
+    tests/node/enter --suite --cluster {{ in_node }} -m tests.conformance.kubernetes "$@" || status=$?
+    python docs/conformance.py && exit "$status"
+
 # What a machine passes through and leaves behind, then a short selection of test-vm (root)
 test-vm-short: build
     #!/usr/bin/env bash

@@ -111,7 +111,8 @@ def _kubelet() -> dict[str, Any]:
         "nodeStatusUpdateFrequency": "5s",
         # The test node: cgroup v1, no right to set oom_score_adj or sysctls of the machine, a disk that is not its own.
         "failCgroupV1": False,
-        "featureGates": {"KubeletInUserNamespace": True},
+        # The latter for Kubernetes 1.34, to let restarts follow one another.
+        "featureGates": {"KubeletInUserNamespace": True, "KubeletCrashLoopBackOffMax": True},
         "enforceNodeAllocatable": [],
         "failSwapOn": False,
         "evictionHard": {"memory.available": "1Mi"},

@@ -1,9 +1,11 @@
-"""``tests/node/enter [--applications | --cluster [NODES] | --vm [--timeout SECONDS]] [--containerd-1.7] [CMD...]``:
-run a command (a shell if none) in a fresh test node.
+"""``tests/node/enter [--applications] [--suite] [--containerd-1.7] [--oldest] [--cluster [NODES]] [CMD...]`` or
+``tests/node/enter --vm [--timeout SECONDS] [--containerd-1.7] [CMD...]``: run a command (a shell if none) in a fresh
+test node.
 
 ``--applications`` adds the images of the compatibility suite, which a machine always has; ``--containerd-1.7`` has the
 node run that one instead of 2.x. ``--cluster`` makes it the first of one or two nodes of a Kubernetes, which has
-zeropod installed as users install it (tests/cluster).
+zeropod installed as users install it (tests/cluster); ``--oldest`` takes the oldest Kubernetes that is tested.
+``--suite`` adds a conformance suite with its images: Kubernetes' to a cluster, else the CRI's (tests/conformance).
 
 The exit status is the command's; 125 when there was no node to run it in; 128 + N when signal N ended it.
 """
@@ -13,6 +15,7 @@ import os
 import sys
 from itertools import takewhile
 
+from tests.node import kubernetes
 from tests.node.cache import NodeError, say
 from tests.node.run import Signalled, run_in_node, signals_raise
 from tests.node.vm.run import run_in_machine
@@ -27,6 +30,8 @@ def chosen(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="tests/node/enter", description=__doc__, allow_abbrev=False)
     parser.add_argument("--applications", action="store_true")
     parser.add_argument("--containerd-1.7", dest="older", action="store_true")
+    parser.add_argument("--suite", action="store_true")
+    parser.add_argument("--oldest", action="store_true")
     parser.add_argument("--vm", action="store_true")
     parser.add_argument("--timeout", type=float, default=LONGEST)
     parser.add_argument("--cluster", type=int, choices=(1, 2), default=0)
@@ -40,7 +45,8 @@ def _with_number(arguments: list[str]) -> list[str]:
     ours = list(takewhile(lambda argument: argument.startswith("-"), arguments))
     if "--cluster" not in ours or (rest := arguments[len(ours) :])[:1] in (["1"], ["2"]):
         return arguments
-    return [*ours, *(["1"] if ours[-1] == "--cluster" else []), *rest]
+    at = ours.index("--cluster") + 1
+    return [*ours[:at], "1", *ours[at:], *rest]
 
 
 def main(arguments: list[str]) -> int:
@@ -55,7 +61,13 @@ def main(arguments: list[str]) -> int:
             return run_in_machine(command, options.timeout, with_older=options.older)
         if options.older:
             os.environ["ZEROPOD_NODE_CONTAINERD"] = "1.7"
-        return run_in_node(command, with_applications=options.applications, cluster=options.cluster)
+        return run_in_node(
+            command,
+            with_applications=options.applications,
+            cluster=options.cluster,
+            source=kubernetes.OLDEST if options.oldest else kubernetes.SOURCE,
+            suite=options.suite,
+        )
     except NodeError as error:
         say(str(error))
         return NO_NODE

@@ -65,12 +65,17 @@ class Image:
 
     name: str
     entrypoint: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    user: str = ""
     programs: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     """Files of the tree that are no programs."""
     trees: Mapping[str, int] = field(default_factory=dict)
     """Directories of the tree with all that is in them, and whose they are."""
     files: Mapping[str, bytes] = field(default_factory=dict)
+    setuid: tuple[str, ...] = ()
+    """Those of the files that run as their owner."""
+    links: Mapping[str, str] = field(default_factory=dict)
     directories: tuple[str, ...] = ()
     python: bool = False
 
@@ -87,6 +92,10 @@ class Image:
             layer.copy_tree(name, owner)
         for name, data in self.files.items():
             layer.file(name, data)
+        for name in self.setuid:
+            layer.make_setuid(name)
+        for name, target in self.links.items():
+            layer.link(name, target)
         if self.python:
             layer.copy_python()
         return layer.archive()
@@ -138,7 +147,13 @@ def oci_archive(tree: Path, images: Iterable[Image]) -> bytes:
         config = {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": image.entrypoint, "Env": [PATH], "WorkingDir": "/"},
+            "config": {
+                "Entrypoint": image.entrypoint,
+                "Cmd": image.command,
+                "Env": [PATH],
+                "User": image.user,
+                "WorkingDir": "/",
+            },
             "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in stack]},
         }
         manifest = {

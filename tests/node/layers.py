@@ -65,6 +65,11 @@ class Layer:
         self.directory(str(Path(name).parent))
         self._members[name] = member(name, data, 0o755 if data.startswith((b"#!", ELF)) else 0o644)
 
+    def make_setuid(self, name: str) -> None:
+        """Let a file that has been added run as its owner."""
+        info, _ = self._members[name]
+        info.mode |= stat.S_ISUID
+
     def copy(self, name: str) -> None:
         """Add a file of the tree, and if that is a link what it leads to.
 

@@ -20,6 +20,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.conformance import images as suites
+from tests.conformance import programs
 from tests.node import cgroups, images, kubernetes, older, rootfs, site
 from tests.node.applications import images as applications
 from tests.node.cache import CACHE, CHECKOUT, HERE, NodeError, forget_others, locked
@@ -56,15 +58,27 @@ def signals_raise() -> None:
         signal.signal(number, end)
 
 
-def run_in_node(command: list[str], *, with_applications: bool = False, cluster: int = 0) -> int:
+def run_in_node(
+    command: list[str],
+    *,
+    with_applications: bool = False,
+    cluster: int = 0,
+    source: Path = kubernetes.SOURCE,
+    suite: bool = False,
+) -> int:
     """Run ``command`` in a fresh node, take the node away again, return the command's status.
 
-    With a ``cluster`` of so many nodes they are Kubernetes', and the command runs in the first of them.
+    With a ``cluster`` of so many nodes they are those of ``source``'s Kubernetes, and the command runs in the first of
+    them. With ``suite`` the node has a conformance suite: the cluster's, or else the container runtime's.
     """
     commands = [command]
+    of_suite: Path | None = None
+    if suite:
+        of_suite = kubernetes.tests() if cluster else programs.critest()
+        os.environ[programs.VARIABLE] = _inside(of_suite)
     if cluster:
-        programs = Path("/src") / kubernetes.programs().relative_to(CHECKOUT)
-        starts = ["python3", "-m", "tests.cluster.start", f"--nodes={cluster}", f"--programs={programs}"]
+        starts = ["python3", "-m", "tests.cluster.start", f"--nodes={cluster}"]
+        starts.append(f"--programs={_inside(kubernetes.programs(source))}")
         commands = [[*starts, f"--number={number}", *command] for number in range(1, cluster + 1)]
     with ExitStack() as alive:
         with locked(CACHE / "lock"):
@@ -74,6 +88,8 @@ def run_in_node(command: list[str], *, with_applications: bool = False, cluster:
             older.containerd(tree)
             if with_applications:
                 archives.append(applications.archive(tree))
+            if of_suite:
+                archives.append(suites.archive(tree, "e2e" if cluster else "critest", of_suite))
             if nobody_else:
                 for kept in (tree, packages, *(archive.parent for archive in archives)):
                     forget_others(kept)
@@ -83,6 +99,11 @@ def run_in_node(command: list[str], *, with_applications: bool = False, cluster:
         finally:
             for directory in runs:
                 remove(directory)
+
+
+def _inside(path: Path) -> str:
+    """What a node calls a path of the checkout."""
+    return str(Path("/src") / path.relative_to(CHECKOUT))
 
 
 def new_run(alive: ExitStack) -> Path:

@@ -25,6 +25,8 @@ LEFT_OUT = {
     "./justw unit": "is part of `test`",
     "./justw test-long": "takes an hour; `test` has a part of it",
     "./justw test-older": "takes as long as `test`, whose test_installer.py sleeps and wakes on containerd 1.7",
+    "./justw test-cluster-oldest": "builds another Kubernetes, in 12 minutes",
+    "./justw conformance": "takes an hour and writes docs/conformance.md anew; `critest` is what runs each time",
     "./justw test-vm": "takes hours; test-vm-short is a selection",
     "./justw test-vm-older": "takes hours; test-vm-short is a selection",
     "./justw compat": "writes docs/compatibility.md anew; test-vm-short tries some of the applications",

@@ -13,7 +13,10 @@ from tests.node.cache import NodeError
 SIZE = 256 << 20
 """Bytes of the disk."""
 
-HOSTS = {".git", "build/cache", "build/kubernetes", "build/node", "build/results", "build/venv", "build/wheels"}
+HOSTS = {".git"} | {
+    f"build/{name}"
+    for name in ("cache", "critest", "kubernetes", "kubernetes-oldest", "node", "results", "venv", "wheels")
+}
 CACHES = {"__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".import_linter_cache"}
 
 
