@@ -91,7 +91,7 @@ class RestartStrategy:
         self._probes.release()
         listening = network.listening_ports(init_process.socket_inodes())
         # A port of its settings that it never opens would be waited for in vain after its start.
-        self._ports = listening & workload.settings.ports if workload.settings.ports else listening
+        self._ports = workload.settings.counted(listening)
         before = network.activity(self._ports)
         require_idle(replace(look_at_life(workload.life), listens=bool(self._ports)))
         redirect = Redirect(

@@ -172,7 +172,7 @@ class SuspendStrategy:
             pending = Reason.ARRIVAL.because()
         elif unread:
             pending = Reason.UNREAD.because(unread)
-        require_idle(look_at_traffic(workload, self._network, chosen or ports, pending))
+        require_idle(look_at_traffic(workload, self._network, workload.settings.counted(ports), pending))
 
     # In STANDBY
 

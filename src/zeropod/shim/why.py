@@ -221,7 +221,7 @@ def gather(container: "Container") -> Facts:
 
 def _look(container: "Container", network: PodNetwork) -> tuple[Collection[int], float | None, Sequence[Link]]:
     own = container.init_process.socket_inodes() if container.init_process else ()
-    ports = container.settings.ports or network.listening_ports(own)
+    ports = container.settings.counted(network.listening_ports(own))
     last = network.activity(ports).last_ns
     quiet = (time.monotonic_ns() - last) / 1e9 if last else None
     # By their ends: between two looks the ages of what was last sent have changed.

@@ -315,7 +315,8 @@ async def sleeping(tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.Mo
 
 
 def stage(monkeypatch: pytest.MonkeyPatch, world: World, network: FakeNetwork) -> Sleeping:
-    """In virtual time."""
+    """In virtual time; it listens."""
+    network.ports = frozenset({PORT})
     monkeypatch.setattr("zeropod.shim.pod.PodNetwork", lambda *_, **__: network)
     virtual = SimpleNamespace(monotonic=trio.current_time, monotonic_ns=now, time_ns=lambda: 1, time=lambda: 43200.0)
     for module in ("actions", "idle.monitor", "strategy", "dry_run"):
@@ -461,10 +462,12 @@ async def test_a_connection_to_another_port_does_not_count(sleeping: Sleeping, a
     assert sleeping.script.times("freeze") == [SCALEDOWN]
 
 
+@pytest.mark.parametrize("ports", [frozenset(), frozenset({PORT})], ids=["found", "given"])
 async def test_it_sleeps_no_sooner_than_the_duration_after_it_was_found_to_listen(
-    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, ports: frozenset[int]
 ) -> None:
-    sleeping.container.settings = Settings(scaledown=SCALEDOWN)
+    sleeping.container.settings = Settings(scaledown=SCALEDOWN, ports=ports)
+    sleeping.network.ports = frozenset()
     sleeping.start()
     await trio.sleep(200.0)
     assert sleeping.script.times("freeze") == []

@@ -190,6 +190,7 @@ async def test_a_connection_counts_though_it_has_grown_older_between_two_looks(w
 
     network = FakeNetwork()
     network.connections = network.counting = connections  # type: ignore[method-assign]
+    network.ports = frozenset({80})
     world.container.settings = replace(world.container.settings, ports=frozenset({80}))
     world.container.controller = controller = Controller(world.container, "/proc/self/ns/net", lambda *_: None)  # type: ignore[arg-type]
     controller.network = network  # type: ignore[assignment]

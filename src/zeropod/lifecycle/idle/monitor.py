@@ -145,11 +145,10 @@ class IdleMonitor:
                 return
 
     def _ports(self) -> frozenset[int]:
-        return self._workload.settings.ports or self._listening_ports()
-
-    def _listening_ports(self) -> frozenset[int]:
         init_process = self._workload.init_process
-        return self._network.listening_ports(init_process.socket_inodes()) if init_process else frozenset()
+        if not init_process:
+            return frozenset()
+        return self._workload.settings.counted(self._network.listening_ports(init_process.socket_inodes()))
 
     def _cpu_now(self) -> tuple[float, float]:
         """Return the time, and the CPU time that the container has used so far, both in seconds."""
