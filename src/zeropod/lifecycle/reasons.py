@@ -78,6 +78,11 @@ class Reason(Enum):
         "exec {0} is running",
         "End it, or let it end: it may be a shell that was left open, or a probe that hangs.",
     )
+    EXEC_OUTPUT = (
+        "exec",
+        "exec {0} has ended, but a process that it started still has its output open",
+        "End that process, or let it end; what is to stay should be started with its output redirected.",
+    )
     REQUEST = "request", "a request is under way: {0}"
     PAUSED = "now", "it is paused", "It was paused through containerd: resume it."
     STATE = "now", "it is {0}"

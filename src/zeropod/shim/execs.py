@@ -1,7 +1,8 @@
 """The additional processes of a container: `kubectl exec`, exec probes, attached shells.
 
-An exec lets the container that it enters run, and keeps it from falling asleep until it has ended. One with input or a
-terminal wakes it; for any other a container in STANDBY only naps.
+An exec lets the container that it enters run, and keeps it from falling asleep until it has ended and all of its output
+is read: what it has left running may still hold that open, and containerd waits for its end. One
+with input or a terminal wakes it; for any other a container in STANDBY only naps.
 """
 
 import json
@@ -93,6 +94,8 @@ class Execs:
             status = await pidfd.wait_exit(handle)
         process.ended(status)
         self._container.announce_exit(process.id, status)
+        with self._container.life.inhibit(Reason.EXEC_OUTPUT.because(process.id)):
+            await process.io.drained.wait()
 
     async def all_exited(self) -> None:
         for process in list(self._processes.values()):

@@ -75,6 +75,26 @@ def test_a_container_stays_awake_while_an_exec_runs(stage: Stage, way: Way) -> N
     app.asleep()
 
 
+@each_way
+def test_a_container_stays_awake_while_what_an_exec_has_left_holds_its_output(stage: Stage, way: Way) -> None:
+    app = stage.app(way, REDIS, scaledown="100ms")
+    app.asleep()
+    command = ("sh", "-c", "{ sleep 1.2; echo late; } & echo early")
+
+    def execute() -> bytes:
+        if way == "cri":
+            return container(app).exec(*command).stdout
+        more = task(app).exec("more", *command).run()
+        more.wait()
+        return more.streams.stdout.end()
+
+    with ThreadPoolExecutor(1) as threads:
+        executed = threads.submit(execute)
+        node.until(lambda: "still has its output open" in app.status.why, "it says why it is awake", 1)
+        assert executed.result(10) == b"early\nlate\n"
+    app.asleep()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_sigkill_and_sigterm_end_a_sleeping_container_without_waking_it(stage: Stage, number: signal.Signals) -> None:
     app = stage.task(python(), annotations={"wake-on-stop": "false"})

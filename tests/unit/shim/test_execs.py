@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import trio
 from tests.unit.shim.fakes import World
 from tests.unit.shim.states import reach
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zeropod.lifecycle.machine import State
 from zeropod.rpc.messages import events_pb2
@@ -53,6 +54,44 @@ async def test_a_container_is_held_awake_until_its_last_exec_has_ended(world: Wo
     assert life.inhibited_by == "exec 2 is running"
     await end(second)
     assert life.inhibited_by == ""
+
+
+async def test_a_container_is_held_awake_while_what_an_exec_has_left_holds_its_output(
+    world: World, tmp_path: Path
+) -> None:
+    life = world.container.life
+    reach(life, State.RUNNING)
+    os.mkfifo(tmp_path / "stdout")
+    process = Process("sh", ProcessIO(Stdio(stdout=str(tmp_path / "stdout"))), {"args": ["sh"]})
+    world.container.execs.add(process)
+    await world.container.execs.start("sh")
+    assert process.io.streams.stdout is not None
+    inherited = os.dup(process.io.streams.stdout)
+    await end(process)
+    assert life.inhibited_by == "exec sh has ended, but a process that it started still has its output open"
+    os.close(inherited)
+    await process.io.drained.wait()
+    await wait_all_tasks_blocked()
+    assert life.inhibited_by == ""
+
+
+async def test_a_deleted_exec_holds_no_container_awake_by_what_it_has_left(
+    world: World, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    life = world.container.life
+    reach(life, State.RUNNING)
+    os.mkfifo(tmp_path / "stdout")
+    process = Process("sh", ProcessIO(Stdio(stdout=str(tmp_path / "stdout"))), {"args": ["sh"]})
+    world.container.execs.add(process)
+    await world.container.execs.start("sh")
+    assert process.io.streams.stdout is not None
+    inherited = os.dup(process.io.streams.stdout)
+    os.kill(process.pid, signal.SIGKILL)
+    await process.exited.wait()
+    await world.container.execs.delete("sh")
+    await wait_all_tasks_blocked()
+    assert life.inhibited_by == ""
+    os.close(inherited)
 
 
 async def test_an_exec_wakes_a_sleeping_container_first(world: World, nursery: trio.Nursery) -> None:
