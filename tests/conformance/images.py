@@ -69,7 +69,7 @@ PAUSE = "registry.k8s.io/pause:3.10.2"
 def _common(tree: Path) -> Iterator[Image]:
     applets = {f"/usr/bin/{name}": "busybox" for name in output_inside(tree, ["/usr/bin/busybox", "--list"]).split()}
     for name in ("busybox", "pgrep"):
-        del applets[f"/usr/bin/{name}"]
+        applets.pop(f"/usr/bin/{name}", None)
     for name in BUSYBOXES:
         yield Image(name, (), ("sh",), programs=BUSYBOX_PROGRAMS, links=applets)
     for name, user in IMAGE_USERS.items():
