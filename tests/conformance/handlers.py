@@ -29,6 +29,7 @@ def configure(shim: str, default: str = REFERENCE, more: str = "") -> None:
     awake = handler.table(VERSION, shim, None).replace(".zeropod]", f".{AWAKE}]")
     asleep = handler.table(VERSION, shim, {"base_runtime_spec": str(BASE)}).replace(".zeropod]", f".{ASLEEP}]")
     chosen = f'[plugins."{handler.plugin(VERSION)}".containerd]\n  default_runtime_name = "{default}"\n'
+    DROP_IN.parent.mkdir(exist_ok=True)
     DROP_IN.write_text(f"version = {VERSION}\n{chosen}{awake}{asleep}{more}")
 
 
