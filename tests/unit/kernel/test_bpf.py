@@ -22,7 +22,7 @@ class Verifier:
 
 
 def load() -> bpf.Program:
-    return bpf.Program(bpf.ProgramType.SK_LOOKUP, bpf.AttachType.SK_LOOKUP, bytes(8), "GPL", "test")
+    return bpf.Program(bytes(8), "GPL", "test")
 
 
 def test_a_program_is_loaded_though_signals_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
