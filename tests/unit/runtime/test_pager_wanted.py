@@ -14,7 +14,7 @@ from zeropod.kernel import userfault
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.pagemap import Image, Runs
 from zeropod.runtime.pager import wire
-from zeropod.runtime.pager.journal import IN, Event, Journal, Kind
+from zeropod.runtime.pager.journal import IN, OUTDATED, Event, Journal, Kind
 from zeropod.runtime.pager.pages import Pages
 from zeropod.runtime.pager.serve import Server
 from zeropod.runtime.pager.service import Service
@@ -107,10 +107,26 @@ def test_a_wake_in_the_middle_of_a_move_brings_in_what_is_out(world: World) -> N
 def test_a_fault_brings_its_neighbours_unless_it_is_known_which_ones_are_needed(world: World) -> None:
     known, other = world.block(16), world.block(48)
     server = world.server(known[:1], fill=1)
-    server._fault(next(iter(server.served)), world.start + known[1] * PAGE)
-    assert world.present() == {known[1]}
+    server._fault(next(iter(server.served)), world.start + known[5] * PAGE)
+    assert world.present() == set(known[4:8])
     server._fault(next(iter(server.served)), world.start + other[3] * PAGE)
-    assert world.present() == {known[1], *other}
+    assert world.present() == {*known[4:8], *other}
+
+
+def test_small_gaps_between_wanted_pages_are_copied_as_well(world: World) -> None:
+    server = world.server([3, 6, 10], fill=1)
+    world.tell(server, wire.FILL)
+    assert world.present() == {3, 4, 5, 6}
+    world.tell(server, wire.WAKE)
+    server._bring_wanted(COUNT)
+    assert world.present() == {3, 4, 5, 6, 10}
+
+
+def test_a_gap_that_is_in_already_is_not_copied_over(world: World) -> None:
+    server = world.server([3, 5], fill=1)
+    server.spaces.all[0].states[4] = OUTDATED
+    world.tell(server, wire.FILL)
+    assert world.present() == {3}
 
 
 def test_pages_that_were_moved_come_to_where_they_are_now(world: World) -> None:

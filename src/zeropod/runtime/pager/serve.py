@@ -127,8 +127,10 @@ class Server(Copier):
             return RETRY
         if self._draining or self._woken:
             return 0
+        if time.monotonic() - self._last_fault < POLL:
+            return 0
         if self.drain_began:
-            return 0 if time.monotonic() - self._last_fault < POLL else QUIET
+            return QUIET
         return ORPHAN_LOOK if self.orphan else None
 
     def wait(self, descriptor: int) -> bool:
@@ -200,8 +202,7 @@ class Server(Copier):
             space = self.served[uffd]
             self.journal.fault(space.pid, address, noted=self._noted())
             self._fault(uffd, address)
-        if self.drain_began:
-            self._last_fault = time.monotonic()
+        self._last_fault = time.monotonic()
 
     def _noted(self) -> bool:
         if self._draining or self.service.noted == float("inf"):

@@ -43,8 +43,16 @@ TESTED: Final = {NEEDED: 1 / 64, TOUCHED: 1 / 4}
 
 
 def wanted_pages(wanted: WorkingSet) -> list[Page]:
-    """Return the pages to bring in: those that are most probably needed first, in the order of their first touches."""
-    return [(pid, address) for best in (NEEDED, TOUCHED) for pid, address, standing in wanted if standing == best]
+    """Return the pages to bring in: block by block, in the order of their first touches.
+
+    Blocks with a page that is surely needed come first.
+    """
+    blocks: dict[Page, list[Page]] = {}
+    for best in (NEEDED, TOUCHED):
+        for pid, address, standing in wanted:
+            if standing == best:
+                blocks.setdefault(block_of((pid, address)), []).append((pid, address))
+    return [page for pages in blocks.values() for page in sorted(pages)]
 
 
 def block_of(page: Page) -> Page:
