@@ -104,11 +104,11 @@ class Ours:
         self.pager.drain()
 
     def faults(self) -> int:
-        return self.pager.faults
+        return 0 if self.pager.ended else self.pager.journal.faults
 
     def finished(self) -> bool:
         # Nothing else runs here meanwhile, as it does in a shim: the guards are closed by `finish`.
-        return self.pager.phase is Phase.DONE
+        return self.pager.ended or self.pager.journal.phase is Phase.DONE
 
     async def finish(self) -> None:
         with trio.fail_after(30):

@@ -7,7 +7,8 @@ import trio
 from tests.integration.pager.conftest import ADDRESS, BEYOND, ELSEWHERE, Restore
 from tests.integration.pager.image import EAGER, LAZY, PAGE, Run
 
-from zeropod.runtime.pager.working_set import TOUCHED, WATCHED
+from zeropod.runtime.pager import working_set
+from zeropod.runtime.pager.working_set import NEEDED, TOUCHED, WATCHED
 
 LARGE = 6000
 """More pages than are brought in at once."""
@@ -43,15 +44,18 @@ async def test_the_drain_goes_on_while_pages_are_touched(restore: Restore) -> No
         await one.drained()
 
 
-async def test_the_working_set_is_brought_in_before_the_wake_and_faults_no_more(restore: Restore) -> None:
+async def test_the_working_set_is_brought_in_before_the_wake_and_faults_no_more(
+    restore: Restore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working_set, "TESTED", {TOUCHED: 1, NEEDED: 1})
     wanted = tuple((1, ADDRESS + number * PAGE, TOUCHED) for number in range(0, 400, 2))
     async with restore(LARGE, wanted=wanted) as one:
         before = resident(one.process.pid)
         assert await one.pager.fill() == 200
         assert resident(one.process.pid) == before + 200
-        faults = one.pager.faults
+        faults = one.pager.journal.faults
         assert await one.process.check(0, 400) == "right"
-        assert one.pager.faults == faults + 200
+        assert one.pager.journal.faults == faults + 200
         await one.drained()
     remembered = {address: standing for _, address, standing in one.pager.working_set}
     assert remembered[ADDRESS + PAGE] == TOUCHED

@@ -284,19 +284,9 @@ class Pager:
             self._released.set()
 
     @property
-    def phase(self) -> Phase:
-        """The progress of the pager."""
-        return Phase.DONE if self._closed else self.journal.phase
-
-    @property
     def ended(self) -> bool:
         """Whether every page is in, or it was killed."""
         return self._closed
-
-    @property
-    def faults(self) -> int:
-        """Page faults served so far; 0 once it has ended."""
-        return 0 if self._closed else self.journal.faults
 
     def damage(self) -> str:
         """Return how the image has changed since the start; empty if it has not. Takes microseconds."""
