@@ -1,4 +1,4 @@
-"""What kubectl asks when somebody presses TAB behind `kubectl zeropod`: the program kubectl_complete-zeropod.
+"""What kubectl asks at a press of TAB behind `kubectl zeropod`: the program kubectl_complete-zeropod.
 
 Its arguments are the words so far, the last one being what is to be completed, and perhaps empty. It prints what may
 stand there, one a line, and last what the shell is to do besides. It never complains: a shell would show that.
