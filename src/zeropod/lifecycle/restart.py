@@ -18,7 +18,7 @@ from zeropod.activator.network import PodNetwork
 from zeropod.activator.redirect import Redirect
 from zeropod.concurrency import TaskStarter
 from zeropod.kernel.lookup import Activity
-from zeropod.lifecycle.idle.monitor import look_at_life, look_at_traffic, require_idle
+from zeropod.lifecycle.idle.monitor import counted_ports, look_at_life, look_at_traffic, require_idle
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probes import Probes
 from zeropod.lifecycle.reasons import Explanation, Reason
@@ -91,7 +91,7 @@ class RestartStrategy:
         self._probes.release()
         listening = network.listening_ports(init_process.socket_inodes())
         # A port of its settings that it never opens would be waited for in vain after its start.
-        self._ports = workload.settings.counted(listening)
+        self._ports = counted_ports(workload, listening)
         before = network.activity(self._ports)
         require_idle(replace(look_at_life(workload.life), listens=bool(self._ports)))
         redirect = Redirect(

@@ -149,13 +149,6 @@ class Settings:
     dry_run: bool = False
     """Only count when it would sleep and wake."""
 
-    def counted(self, listening: frozenset[int]) -> frozenset[int]:
-        """Return those of the ports that it listens on whose connections count and wake.
-
-        None until it listens: one that starts slowly must not fall asleep before anything can wake it.
-        """
-        return listening & self.ports if self.ports else listening
-
 
 CONVERTERS: Mapping[str, Callable[[str], Any]] = {
     "scaledown-duration": duration,

@@ -25,7 +25,7 @@ from zeropod.lifecycle.admission import AdmissionSlot, AdmissionSlots
 from zeropod.lifecycle.cold.cold_sleep import ColdSleep
 from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_AGAIN
 from zeropod.lifecycle.cold.terminate import terminate
-from zeropod.lifecycle.idle.monitor import look_at_traffic, require_idle
+from zeropod.lifecycle.idle.monitor import counted_ports, look_at_traffic, require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.machine import Event
@@ -172,7 +172,7 @@ class SuspendStrategy:
             pending = Reason.ARRIVAL.because()
         elif unread:
             pending = Reason.UNREAD.because(unread)
-        require_idle(look_at_traffic(workload, self._network, workload.settings.counted(ports), pending))
+        require_idle(look_at_traffic(workload, self._network, counted_ports(workload, ports), pending))
 
     # In STANDBY
 

@@ -17,7 +17,7 @@ from zeropod.activator.network import PodNetwork
 from zeropod.kernel.addresses import NodeAddresses
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.lifecycle.defaults import Choice
-from zeropod.lifecycle.idle.monitor import quiet_ms
+from zeropod.lifecycle.idle.monitor import counted_ports, quiet_ms
 from zeropod.lifecycle.machine import ASLEEP, State
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import MemoryReport
@@ -221,7 +221,7 @@ def gather(container: "Container") -> Facts:
 
 def _look(container: "Container", network: PodNetwork) -> tuple[Collection[int], float | None, Sequence[Link]]:
     own = container.init_process.socket_inodes() if container.init_process else ()
-    ports = container.settings.counted(network.listening_ports(own))
+    ports = counted_ports(container, network.listening_ports(own))
     last = network.activity(ports).last_ns
     quiet = (time.monotonic_ns() - last) / 1e9 if last else None
     # By their ends: between two looks the ages of what was last sent have changed.

@@ -10,16 +10,17 @@ CONTAINER = json.loads((resources.files("zeropod.kernel") / "lookup.bpf").read_t
 
 
 def test_every_map_is_of_a_kind_the_loader_knows() -> None:
-    expected = {"last_seen", "steer", "inspect", "activators", "node_addresses", "tasks", "flows", "unsure"}
+    expected = {"last_seen", "steer", "inspect", "activators", "node_addresses", "tasks", "flows"}
     assert {entry["name"] for entry in CONTAINER["maps"]} == expected
     for entry in CONTAINER["maps"]:
         assert entry["type"].upper() in bpf.MapType.__members__
         assert entry["key_size"] > 0 < entry["value_size"]
 
 
-def test_every_instruction_is_eight_bytes_and_the_last_one_returns() -> None:
+def test_every_instruction_is_eight_bytes_and_nothing_runs_past_the_last_one() -> None:
     assert {len(bytes.fromhex(line)) for line in CONTAINER["instructions"]} == {8}
-    assert CONTAINER["instructions"][-1] == "9500000000000000"
+    leaves = ("95", "05")  # BPF_EXIT, BPF_JA
+    assert CONTAINER["instructions"][-1].startswith(leaves)
 
 
 def test_relocations_point_at_loads_of_a_map_and_carry_no_descriptor() -> None:

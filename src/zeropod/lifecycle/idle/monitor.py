@@ -73,6 +73,15 @@ def look_at_traffic(
     )
 
 
+def counted_ports(workload: Workload, listening: frozenset[int]) -> frozenset[int]:
+    """Return those of the ports that it listens on whose connections count and wake.
+
+    None until it listens: one that starts slowly must not fall asleep before anything can wake it.
+    """
+    wanted = workload.settings.ports
+    return listening & wanted if wanted else listening
+
+
 def idle_threshold(workload: Workload) -> float:
     """Return the seconds without activity that it takes to put it to sleep; 0 if it was asked for."""
     return 0.0 if workload.life.sleep_wanted.is_set() else workload.settings.scaledown
@@ -148,7 +157,7 @@ class IdleMonitor:
         init_process = self._workload.init_process
         if not init_process:
             return frozenset()
-        return self._workload.settings.counted(self._network.listening_ports(init_process.socket_inodes()))
+        return counted_ports(self._workload, self._network.listening_ports(init_process.socket_inodes()))
 
     def _cpu_now(self) -> tuple[float, float]:
         """Return the time, and the CPU time that the container has used so far, both in seconds."""
