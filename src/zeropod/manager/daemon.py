@@ -9,18 +9,17 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection
-from functools import partial
 
 import trio
-from hypercorn.trio import serve
 from prometheus_client.registry import Collector
 
 from zeropod import paths
+from zeropod.manager.http_server import Address, address, bind, serve
 from zeropod.manager.node import Node
 from zeropod.manager.page.document import Source
 from zeropod.manager.page.history import History
 from zeropod.manager.page.shims import follow
-from zeropod.manager.web import PATHS, Address, address, application, bind, configuration
+from zeropod.manager.web import PATHS, application
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +61,7 @@ async def run(
     page_hosts: Collection[str] = (),
 ) -> None:
     """Run until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
-    node, config = Node(), configuration(bind(addresses))
-    page = Source(History(), "node", name)
+    node, sockets, page = Node(), bind(addresses), Source(History(), "node", name)
     collectors: list[Collector] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_signal, nursery.cancel_scope)
@@ -75,10 +73,9 @@ async def run(
             nursery.start_soon(reconcile)
         if zeropods:
             nursery.start_soon(zeropods, node)
-        bound = await nursery.start(
-            partial(serve, application(node, page, collectors, page_hosts), config, mode="asgi")
-        )
-        log.info("serves %s on %s, pid %d", PATHS, ", ".join(bound), os.getpid())
+        nursery.start_soon(serve, sockets, application(node, page, collectors, page_hosts))
+        where = ", ".join("{}:{}".format(*each.getsockname()) for each in sockets)
+        log.info("serves %s on %s, pid %d", PATHS, where, os.getpid())
 
 
 def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | None:

@@ -1,19 +1,20 @@
 """The HTTP side, over real TCP."""
 
 from collections.abc import AsyncIterator
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 
 import h11
 import pytest
 import trio
-from hypercorn.trio import serve
 from tests.unit.manager.fakes import FakeShim, listen
 
+from zeropod.manager import http_server
+from zeropod.manager.http_server import PLAIN, Request, Response, address, bind, plain, serve
 from zeropod.manager.node import Node
 from zeropod.manager.page.document import Source
 from zeropod.manager.page.history import History
-from zeropod.manager.web import address, answer, application, bind, configuration
+from zeropod.manager.web import answer, application
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
 
@@ -48,11 +49,10 @@ class Server:
 async def server(place: Path) -> AsyncIterator[Server]:
     node = Node()
     async with trio.open_nursery() as serving:
-        config = configuration(bind([("127.0.0.1", 0)]))
-        bound = await serving.start(
-            partial(serve, application(node, Source(History(), "node", "")), config, mode="asgi")
-        )
-        yield Server(node, int(bound[0].rpartition(":")[2]))
+        sockets = bind([("127.0.0.1", 0)])
+        port = sockets[0].getsockname()[1]
+        serving.start_soon(serve, sockets, application(node, Source(History(), "node", "")))
+        yield Server(node, port)
         serving.cancel_scope.cancel()
 
 
@@ -102,6 +102,86 @@ async def test_a_hundred_clients_that_say_nothing_hold_up_nobody(server: Server)
     assert (await server.ask("/healthz"))[0] == 200
     for stream in silent:
         await trio.aclose_forcefully(stream)
+
+
+async def test_a_client_more_than_there_may_be_is_sent_away(
+    server: Server, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    sockets = bind([("127.0.0.1", 0)])
+    monkeypatch.setattr(http_server, "CLIENTS", 1)
+    nursery.start_soon(serve, sockets, lambda _: plain(200, "ok"))
+    port = sockets[0].getsockname()[1]
+    first = await trio.open_tcp_stream("127.0.0.1", port)
+    async with await trio.open_tcp_stream("127.0.0.1", port) as second:
+        with trio.fail_after(60):
+            assert await second.receive_some() == b""
+    await first.aclose()
+    answer = b""
+    with trio.fail_after(60):
+        while not answer:  # until the server has seen it
+            async with await trio.open_tcp_stream("127.0.0.1", port) as next_one:
+                with suppress(trio.BrokenResourceError):
+                    await next_one.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                    answer = bytes(await next_one.receive_some())
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("sent", [b"\x00\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + bytes(100_000), b"GET / HTT"])
+async def test_a_client_that_does_not_speak_http_ends_by_itself(server: Server, sent: bytes) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        with trio.fail_after(60), suppress(trio.BrokenResourceError):
+            await stream.send_all(sent)
+            await stream.send_eof()
+            assert await stream.receive_some() == b""
+    assert (await server.ask("/healthz"))[0] == 200
+
+
+async def test_one_connection_has_several_answers_and_head_has_no_body(server: Server) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        for method, body in ((b"GET", b"ok\n"), (b"HEAD", b""), (b"GET", b"ok\n")):
+            await stream.send_all(method + b" /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            with trio.fail_after(60):
+                head, _, rest = bytes(await stream.receive_some()).partition(b"\r\n\r\n")
+            assert (b"Content-Length: 3" in head, rest) == (True, body)
+
+
+@pytest.mark.parametrize("name", ["accept", "host", "x"])
+async def test_any_byte_may_be_in_a_header(server: Server, name: str) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        host = "" if name == "host" else "Host: x\r\n"
+        head = f"GET /metrics HTTP/1.1\r\n{host}{name}: text/plain;\xff\xfe\r\n\r\n"
+        await stream.send_all(head.encode("latin-1"))
+        with trio.fail_after(60):
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+
+
+async def test_an_answer_that_fails_ends_one_connection_alone(nursery: trio.Nursery) -> None:
+    def answer(request: Request) -> Response:
+        return Response(200, PLAIN, (b"x" for _ in range(1 // len(request.query))))
+
+    sockets = bind([("127.0.0.1", 0)])
+    server = Server(Node(), sockets[0].getsockname()[1])
+    nursery.start_soon(serve, sockets, answer)
+    with pytest.raises(h11.RemoteProtocolError):
+        await server.ask("/")
+    assert (await server.ask("/?q"))[::2] == (200, "x")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_large_answer_is_sent_in_pieces(nursery: trio.Nursery, version: str) -> None:
+    pieces = [bytes([65 + number % 26]) * 1000 for number in range(1000)]
+    sockets = bind([("127.0.0.1", 0)])
+    server = Server(Node(), sockets[0].getsockname()[1])
+    nursery.start_soon(serve, sockets, lambda _: Response(200, PLAIN, iter(pieces)))
+    if version == "1.1":
+        status, headers, text = await server.ask("/")
+        assert (status, text.encode(), headers["transfer-encoding"]) == (200, b"".join(pieces), "chunked")
+        return
+    async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        with trio.fail_after(60):
+            answer = b"".join([bytes(data) async for data in stream])
+    assert answer.partition(b"\r\n\r\n")[2] == b"".join(pieces)
 
 
 @pytest.mark.parametrize(

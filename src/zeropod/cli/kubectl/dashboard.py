@@ -8,7 +8,6 @@ import argparse
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,10 +17,8 @@ from zeropod.manager.kube.follow import Follower
 from zeropod.manager.page.history import Container, History
 
 if TYPE_CHECKING:
-    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
-
+    from zeropod.manager.http_server import Answer, Request, Response
     from zeropod.manager.page.document import Source
-    from zeropod.manager.web import Application
 
 ADDRESS = "127.0.0.1"
 GATHER = 0.25
@@ -34,10 +31,8 @@ Containers = list[Container]
 
 async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, _: Sequence[str]) -> int:
     # Takes longer to import than the other commands take to run.
-    from hypercorn.trio import serve
-
+    from zeropod.manager.http_server import bind, serve
     from zeropod.manager.page.document import Source
-    from zeropod.manager.web import bind, configuration
 
     # What is wrong with the cluster or the rights is told here, and not on a page.
     await cluster.all_in(namespace)
@@ -45,18 +40,18 @@ async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, _: 
     source = Source(history, "cluster", " · ".join(filter(None, (cluster.name or cluster.server, namespace))))
     follower = Follower(cluster.client, cluster.path(namespace), containers_of)
     try:
-        sockets = bind([(ADDRESS, options.port)])
+        (listening,) = bind([(ADDRESS, options.port)])
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from None
+    port = listening.getsockname()[1]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follower.run)
         while not follower.ready:
             with trio.move_on_after(INTERVAL):
                 await follower.changed()
         nursery.start_soon(follow, follower, history)
-        served = partial(serve, application(source, secret), configuration(sockets), mode="asgi")
-        (url,) = await nursery.start(served)
-        print(f"Serving {url}/{secret}/ until Ctrl-C.", flush=True)
+        nursery.start_soon(serve, [listening], application(source, secret))
+        print(f"Serving http://{ADDRESS}:{port}/{secret}/ until Ctrl-C.", flush=True)
     return 0
 
 
@@ -73,22 +68,18 @@ async def follow(follower: Follower[Containers], history: History) -> None:
         await trio.sleep(GATHER)
 
 
-def application(source: "Source", secret: str) -> "Application":
+def application(source: "Source", secret: str) -> "Answer":
     """Return what answers requests below the secret, and no others."""
+    from zeropod.manager.http_server import plain
     from zeropod.manager.page import site
-    from zeropod.manager.web import lifespan, say
 
-    async def answer(scope: "Scope", receive: "ASGIReceiveCallable", send: "ASGISendCallable") -> None:
-        if scope["type"] == "lifespan":
-            await lifespan(receive, send)
-        elif scope["type"] == "http":
-            given, slash, name = scope["path"].removeprefix("/").partition("/")
-            # Compared in the same time, whatever of it is right.
-            is_right = secrets.compare_digest(given.encode(), secret.encode())
-            if is_right and slash and site.serves(name):
-                await site.serve(source, name, scope, send, ())
-            else:
-                await say(send, 404, "nothing here: use the address that `kubectl zeropod dashboard` has printed\n")
+    def answer(request: "Request") -> "Response":
+        given, slash, name = request.path.removeprefix("/").partition("/")
+        # Compared in the same time, whatever of it is right.
+        is_right = secrets.compare_digest(given.encode(), secret.encode())
+        if is_right and slash and site.serves(name):
+            return site.answer(source, name, request, ())
+        return plain(404, "nothing here: use the address that `kubectl zeropod dashboard` has printed\n")
 
     return answer
 

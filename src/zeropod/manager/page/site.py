@@ -7,14 +7,12 @@ name lead here (DNS rebinding): a browser would then let that site's scripts rea
 import hashlib
 import ipaddress
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from importlib.resources import files
-from typing import Any
 from urllib.parse import parse_qs
 
-from hypercorn.typing import ASGISendCallable, HTTPScope
-
+from zeropod.manager.http_server import PLAIN, Header, Request, Response
 from zeropod.manager.page.document import Source, pieces
 
 DATA = "data.json"
@@ -41,36 +39,31 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 
-Header = tuple[bytes, bytes]
-
 
 def serves(name: str) -> bool:
     """Return whether there is such a file, named without the slash before it."""
     return name == DATA or name in FILES
 
 
-async def serve(source: Source, name: str, scope: HTTPScope, send: ASGISendCallable, names: Collection[str]) -> None:
+def answer(source: Source, name: str, request: Request, names: Collection[str]) -> Response:
     """Answer a request for a file that is served; `names` are further names that are this server's own."""
-    headers = {key.lower(): value for key, value in scope["headers"]}
-    host = headers.get(b"host", b"").decode("latin-1")
-    if scope["method"] not in ("GET", "HEAD"):
-        await _answer(send, 405, "text/plain; charset=utf-8", [b"only GET and HEAD\n"])
-    elif not is_own(host, names):
+    host = request.headers.get("host", "")
+    if request.method not in ("GET", "HEAD"):
+        return _answer(405, PLAIN, b"only GET and HEAD\n")
+    if not is_own(host, names):
         text = f"{host!r} is not a name of this page: use an address, localhost, or what --page-host names\n"
-        await _answer(send, 421, "text/plain; charset=utf-8", [text.encode()])
-    elif name == DATA:
-        asked = parse_qs(scope["query_string"].decode("latin-1"))
+        return _answer(421, PLAIN, text.encode())
+    if name == DATA:
+        asked = parse_qs(request.query)
         run, after = asked.get("run", [""])[0], asked.get("after", ["0"])[0]
         known = int(after) if after.isascii() and after.isdigit() and len(after) < 16 else 0
         body = (piece.encode() for piece in pieces(source, run, known))
-        await _answer(send, 200, "application/json", body, [(b"cache-control", b"no-store")])
-    else:
-        content, tag = _file(FILES[name][0])
-        more = [(b"cache-control", b"no-cache"), (b"etag", tag)]
-        if headers.get(b"if-none-match") == tag:
-            await _answer(send, 304, FILES[name][1], [], more)
-        else:
-            await _answer(send, 200, FILES[name][1], [content], more)
+        return _answer(200, "application/json", body, [(b"cache-control", b"no-store")])
+    content, tag = _file(FILES[name][0])
+    more = [(b"cache-control", b"no-cache"), (b"etag", tag)]
+    if request.headers.get("if-none-match") == tag.decode():
+        return _answer(304, FILES[name][1], b"", more)
+    return _answer(200, FILES[name][1], content, more)
 
 
 def is_own(host: str, names: Collection[str] = (), own: Callable[[], str] = socket.gethostname) -> bool:
@@ -97,29 +90,5 @@ def _file(name: str) -> tuple[bytes, bytes]:
     return content, b'"' + hashlib.sha256(content).hexdigest()[:16].encode() + b'"'
 
 
-async def _answer(
-    send: ASGISendCallable, status: int, kind: str, body: Iterable[bytes], more: Iterable[Header] = ()
-) -> None:
-    start: Any = {
-        "type": "http.response.start",
-        "status": status,
-        "headers": [(b"content-type", kind.encode()), *HEADERS, *more],
-    }
-    await send(start)
-    for piece in _joined(body):
-        part: Any = {"type": "http.response.body", "body": piece, "more_body": True}
-        await send(part)
-    end: Any = {"type": "http.response.body", "body": b"", "more_body": False}
-    await send(end)
-
-
-def _joined(body: Iterable[bytes], size: int = 1 << 15) -> Iterator[bytes]:
-    """Yield the same bytes in larger pieces: each one that is sent is a system call."""
-    waiting = bytearray()
-    for piece in body:
-        waiting += piece
-        if len(waiting) >= size:
-            yield bytes(waiting)
-            waiting.clear()
-    if waiting:
-        yield bytes(waiting)
+def _answer(status: int, kind: str, body: bytes | Iterable[bytes], more: Iterable[Header] = ()) -> Response:
+    return Response(status, kind, body, (*HEADERS, *more))

@@ -7,19 +7,18 @@ its size. Pictures of what was seen are in build/screenshots.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from hypercorn.trio import serve
 from tests.unit.manager.page.chromium import Chromium, chromium, program
 from tests.unit.manager.page.scenes import MEBIBYTE, Clock, history
 
+from zeropod.manager.http_server import bind, serve
 from zeropod.manager.node import Node
 from zeropod.manager.page.document import Source
 from zeropod.manager.page.history import Container, History
-from zeropod.manager.web import application, bind, configuration
+from zeropod.manager.web import application
 
 pytestmark = pytest.mark.skipif(program() is None, reason="there is no Chromium on PATH (Debian's package chromium)")
 
@@ -39,10 +38,10 @@ async def browser(tmp_path: Path) -> AsyncIterator[Chromium]:
 async def served(source: Source, port: int = 0) -> AsyncIterator[int]:
     """A manager's server with this page, until the end of the block."""
     async with trio.open_nursery() as nursery:
-        config = configuration(bind([("127.0.0.1", port)]))
-        config.graceful_timeout = 0.1
-        bound = await nursery.start(partial(serve, application(Node(), source), config, mode="asgi"))
-        yield int(bound[0].rpartition(":")[2])
+        sockets = bind([("127.0.0.1", port)])
+        port = sockets[0].getsockname()[1]
+        nursery.start_soon(serve, sockets, application(Node(), source))
+        yield port
         nursery.cancel_scope.cancel()
 
 

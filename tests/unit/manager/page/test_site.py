@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from hypercorn.trio import serve
 from tests.unit.manager.page.scenes import Clock, history
 from tests.unit.manager.test_web import Server
 
+from zeropod.manager.http_server import bind, serve
 from zeropod.manager.node import Node
 from zeropod.manager.page import site
 from zeropod.manager.page.document import Source
-from zeropod.manager.web import application, bind, configuration
+from zeropod.manager.web import application
 
 STATIC = Path(site.__file__).parent / "static"
 
@@ -23,11 +22,10 @@ STATIC = Path(site.__file__).parent / "static"
 async def server() -> AsyncIterator[Server]:
     node, source = Node(), Source(history(20, Clock()), "node", "worker-1")
     async with trio.open_nursery() as serving:
-        config = configuration(bind([("127.0.0.1", 0)]))
-        bound = await serving.start(
-            partial(serve, application(node, source, names=["page.example"]), config, mode="asgi")
-        )
-        yield Server(node, int(bound[0].rpartition(":")[2]))
+        sockets = bind([("127.0.0.1", 0)])
+        port = sockets[0].getsockname()[1]
+        serving.start_soon(serve, sockets, application(node, source, names=["page.example"]))
+        yield Server(node, port)
         serving.cancel_scope.cancel()
 
 
@@ -42,9 +40,11 @@ async def test_a_file_has_its_type_and_a_policy(server: Server, name: str) -> No
     assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; ")
     assert "unsafe" not in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
+    head, about, nothing = await server.ask(f"/{name}", "HEAD")
+    assert (head, about, nothing) == (200, headers, "")
     tag = headers["etag"]
-    again, _, text = await server.ask(f"/{name}", "GET", ("if-none-match", tag))
-    assert (again, text) == (304, "")
+    again, about, text = await server.ask(f"/{name}", "GET", ("if-none-match", tag))
+    assert (again, text, about["content-security-policy"]) == (304, "", headers["content-security-policy"])
 
 
 async def test_the_document_is_of_now_and_then_of_what_is_new(server: Server) -> None:
