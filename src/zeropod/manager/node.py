@@ -7,6 +7,7 @@ hangs. Only the latest status of each container is kept.
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import trio
@@ -20,6 +21,9 @@ from zeropod.rpc.status import Code, RpcError
 
 log = logging.getLogger(__name__)
 
+GATHER = 300
+"""Milliseconds in which a shim gathers changes: a sleep or a wake is one update, not one for each of its steps."""
+
 RETRY = (0.1, 1.0, 5.0, 15.0, 60.0)
 """Seconds until the next attempts at a shim that hangs or ends its stream; the last value repeats."""
 
@@ -30,6 +34,8 @@ class Shim:
 
     path: str
     containers: dict[str, ContainerStatus] = field(default_factory=dict)
+    by_pod: dict[str, tuple[ContainerStatus, ...]] = field(default_factory=dict)
+    """The same by the uids of their pods, of which a shim has one."""
     problem: str = ""
     """Why it is not watched, as text; empty while it is."""
     heard: bool = False
@@ -39,8 +45,12 @@ class Shim:
 
 
 class Node:
-    def __init__(self) -> None:
+    def __init__(self, *, reasons: bool = False) -> None:
+        """`reasons` has each status tell all that keeps a container awake, or from sleeping deeper."""
+        self._request = WatchRequest(gather_milliseconds=GATHER, reasons=reasons)
         self._shims: dict[str, Shim] = {}
+        self._by_pod: dict[str, tuple[ContainerStatus, ...]] | None = None
+        """What `by_pod` has found since the last change."""
         self._changed = trio.Event()
         self._watching = False
 
@@ -49,6 +59,17 @@ class Node:
         """Return all containers, sorted by name."""
         found = (status for shim in self._shims.values() for status in shim.containers.values())
         return sorted(found, key=shims.in_order)
+
+    def by_pod(self) -> dict[str, tuple[ContainerStatus, ...]]:
+        """Return all containers by the uids of their pods, in no order."""
+        if self._by_pod is None:
+            found: dict[str, tuple[ContainerStatus, ...]] = {}
+            for shim in self._shims.values():
+                for uid, statuses in shim.by_pod.items():
+                    # Only for a moment a pod has two shims; what has not changed stays the same object.
+                    found[uid] = found[uid] + statuses if uid in found else statuses
+            self._by_pod = found
+        return self._by_pod
 
     @property
     def found(self) -> list[shims.Found]:
@@ -131,7 +152,7 @@ class Node:
                     await trio.sleep(RETRY[0])
                     continue
                 failures = 0 if shim.containers else failures
-                shim.containers = {}
+                shim.containers, shim.by_pod = {}, {}
                 shim.problem, shim.heard = str(error), True
                 self._tell()
                 # A socket that refuses connections never listens again; a new one at its path is reported as such.
@@ -146,7 +167,7 @@ class Node:
         """Follow the shim's stream until it fails; return the error."""
         try:
             async with open_client(shim.path) as client:
-                async with client.stream(shims.SERVICE, "Watch", WatchRequest(), Update) as receive:
+                async with client.stream(shims.SERVICE, "Watch", self._request, Update) as receive:
                     known = 0
                     with trio.move_on_after(shims.PATIENCE) as patience:
                         update = await receive()
@@ -169,10 +190,19 @@ class Node:
         for name in update.removed:
             shim.containers.pop(name, None)
         shim.containers |= {status.id: status for status in update.containers}
+        shim.by_pod = _by_pod(shim.containers.values())
         shim.problem, shim.heard = "", True
         self._tell()
         return update.sequence
 
     def _tell(self) -> None:
+        self._by_pod = None
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _by_pod(statuses: Iterable[ContainerStatus]) -> dict[str, tuple[ContainerStatus, ...]]:
+    found: dict[str, tuple[ContainerStatus, ...]] = {}
+    for status in statuses:
+        found[status.pod_uid] = (*found.get(status.pod_uid, ()), status)
+    return found

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import trio
 from google.protobuf.message import Message
 
 from zeropod import paths
@@ -30,6 +31,9 @@ SERVICE = "zeropod.v1.Status"
 
 BACKLOG = 16
 """Connections that wait to be accepted."""
+
+LONGEST_GATHER = 10_000
+"""Milliseconds for which a watch may have changes gathered."""
 
 SLEEPS = (State.STANDBY, State.COLD)
 ON_THE_WAY = (State.CHECKPOINTING, State.RESTORING, State.DOZING)
@@ -78,31 +82,35 @@ class StatusService:
         wanted = [entry for entry in containers if request.id in ("", entry.id)]
         return status_pb2.ListResponse(containers=[describe(container) for container in wanted])
 
-    async def watch(self, _request: status_pb2.WatchRequest, send: Callable[[Message], Awaitable[None]]) -> None:
+    async def watch(self, request: status_pb2.WatchRequest, send: Callable[[Message], Awaitable[None]]) -> None:
         revisions, containers = self._pod.revisions, self._pod.containers
+        gather = min(request.gather_milliseconds, LONGEST_GATHER) / 1000
+
+        def told(container: Container) -> status_pb2.ContainerStatus:
+            status = describe(container)
+            if request.reasons:
+                status.reasons.extend(reasons_of(container))
+            return status
+
         heard, known = 0, set(containers)
-        update = status_pb2.Update(
-            sequence=revisions.last, snapshot=True, containers=map(describe, containers.values())
-        )
+        update = status_pb2.Update(sequence=revisions.last, snapshot=True, containers=map(told, containers.values()))
         while True:
             heard = update.sequence
             await send(update)
             await revisions.wait_after(heard)
+            await trio.sleep(gather)
             changed = [containers[name] for name in revisions.since(heard)]
             update = status_pb2.Update(
                 sequence=revisions.last,
                 after=heard,
-                containers=map(describe, changed),
+                containers=map(told, changed),
                 removed=sorted(known - set(containers)),
             )
             known = set(containers)
 
     async def why(self, request: status_pb2.WhyRequest) -> status_pb2.WhyResponse:
         container = self._find(request.id)
-        reasons = [
-            status_pb2.Reason(kind=reason.kind, text=reason.text, remedy=reason.remedy) for reason in explain(container)
-        ]
-        return status_pb2.WhyResponse(status=describe(container), reasons=reasons)
+        return status_pb2.WhyResponse(status=describe(container), reasons=reasons_of(container))
 
     async def sleep(self, request: status_pb2.SleepRequest) -> status_pb2.ContainerStatus:
         container = self._find(request.id)
@@ -146,6 +154,11 @@ def cannot_sleep(container: Container) -> Explanation | None:
         return container.life.explanation or Reason.NEVER.because()
     decision = decide(look_at_life(container.life))
     return decision.why if isinstance(decision, Awake) else None
+
+
+def reasons_of(container: Container) -> list[status_pb2.Reason]:
+    """Return all that has a part in what a container does."""
+    return [status_pb2.Reason(kind=each.kind, text=each.text, remedy=each.remedy) for each in explain(container)]
 
 
 def describe(container: Container) -> status_pb2.ContainerStatus:

@@ -57,6 +57,21 @@ async def test_shims_that_are_there_are_heard_before_it_is_ready(place: Path, nu
     assert "Connection refused" in node.silent[0]
 
 
+async def test_containers_are_found_by_their_pods(place: Path, nursery: trio.Nursery, node: Node) -> None:
+    # For a moment after a pod's sandbox was made anew it has two shims.
+    shim = FakeShim(web("a", pod_uid="u1"), web("b", pod_uid="u1"))
+    for name, each in (("1", shim), ("2", FakeShim(web("c", pod_uid="u1"))), ("3", FakeShim(web("d", pod_uid="u2")))):
+        await listen(place / f"{name}.sock", nursery, each.services())
+    await until(node, lambda: len(node.containers) == 4)
+    found = node.by_pod()
+    assert {uid: {each.id for each in statuses} for uid, statuses in found.items()} == {
+        "u1": {"a", "b", "c"}, "u2": {"d"},
+    }  # fmt: skip
+    shim.change(web("b", pod_uid="u1", pod="new"))
+    await until(node, lambda: any(each.pod for each in node.by_pod()["u1"]))
+    assert node.by_pod()["u2"] is found["u2"]
+
+
 async def test_a_shim_that_comes_later_is_found_at_once(place: Path, nursery: trio.Nursery, node: Node) -> None:
     assert ids(node) == []
     await listen(place / "1.sock", nursery, FakeShim(web("a")).services())

@@ -6,6 +6,7 @@ import stat
 import tempfile
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from google.protobuf.message import Message
 from tests.unit.lifecycle.said import said
 from tests.unit.shim.fakes import World
 from tests.unit.shim.states import reach
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zeropod import paths as places
 from zeropod.launch.flags import Flags
@@ -146,9 +147,9 @@ def test_the_socket_of_a_dead_shim_is_replaced(sockets: str) -> None:
 class Watcher:
     """Somebody who watches the shim, over a channel that takes one message at a time."""
 
-    def __init__(self, world: World, nursery: trio.Nursery) -> None:
+    def __init__(self, world: World, nursery: trio.Nursery, **wanted: Any) -> None:
         self._send, self._receive = trio.open_memory_channel[status_pb2.Update](0)
-        nursery.start_soon(StatusService(world.pod).watch, status_pb2.WatchRequest(), self._take)
+        nursery.start_soon(StatusService(world.pod).watch, status_pb2.WatchRequest(**wanted), self._take)
 
     async def _take(self, update: Message) -> None:
         assert isinstance(update, status_pb2.Update)
@@ -195,6 +196,27 @@ async def test_who_is_slow_gets_the_newest_state_and_is_told_that_it_missed_some
     assert (one.after, other.after) == (first.sequence, one.sequence)
     assert [entry.state for entry in other.containers] == [status_pb2.STANDBY]
     assert await watcher.quiet()
+
+
+async def test_the_steps_of_a_sleep_are_one_update_to_who_has_them_gathered(
+    autojump_clock: MockClock, world: World, nursery: trio.Nursery
+) -> None:
+    watcher = Watcher(world, nursery, gather_milliseconds=300)
+    first = await watcher.next()
+    for event in (Event.START, Event.QUIET, Event.FROZEN):
+        world.container.life.happen(event)
+        await trio.sleep(0.05)
+    update = await watcher.next()
+    assert (update.after, [entry.state for entry in update.containers]) == (first.sequence, [status_pb2.STANDBY])
+    assert await watcher.quiet()
+
+
+async def test_reasons_are_told_to_who_asks_for_them(world: World, nursery: trio.Nursery) -> None:
+    service = StatusService(world.pod)
+    answer = await service.why(status_pb2.WhyRequest(id="web"))
+    with_reasons = (await Watcher(world, nursery, reasons=True).next()).containers[0]
+    assert list(with_reasons.reasons) == list(answer.reasons) != []
+    assert not (await Watcher(world, nursery).next()).containers[0].reasons
 
 
 async def test_a_container_that_is_gone_is_told_once(world: World, nursery: trio.Nursery) -> None:
