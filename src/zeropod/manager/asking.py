@@ -1,6 +1,6 @@
 """The node's containers as the Kubernetes side of the manager asks about them, and has them sleep and wake."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -18,10 +18,9 @@ class Shims:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    @property
-    def containers(self) -> Sequence[ContainerStatus]:
-        """All containers."""
-        return [each.status for each in self._node.found]
+    def by_pod(self) -> Mapping[str, Sequence[ContainerStatus]]:
+        """Return all containers by the uids of their pods."""
+        return self._node.by_pod()
 
     @property
     def ready(self) -> bool:

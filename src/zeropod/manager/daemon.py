@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 
 import trio
 from prometheus_client.registry import Collector
 
 from zeropod import paths
+from zeropod.kernel import libc
 from zeropod.manager.http_server import Address, address, bind, serve
 from zeropod.manager.node import Node
 from zeropod.manager.page.document import Source
@@ -38,12 +40,13 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     addresses, failure = options.listen or [LISTEN], None
     try:
-        kubernetes, zeropods = _kubernetes(options), _zeropods(options)
+        kubernetes = _kubernetes(options)
     except _UsageError as error:
         sys.stderr.write(f"zeropod manager: {error}\n")
         return 2
     try:
-        trio.run(run, addresses, kubernetes, zeropods, options.node_name, options.page_host)
+        node = Node(reasons=options.zeropods)
+        trio.run(run, addresses, node, kubernetes, options.node_name, options.page_host)
     except* OSError as errors:
         failure = _first(errors)
     if failure:
@@ -55,13 +58,16 @@ def main(arguments: list[str]) -> int:
 
 async def run(
     addresses: list[Address],
+    node: Node,
     kubernetes: Callable[[Node], Prepared] | None = None,
-    zeropods: Callable[[Node], Awaitable[None]] | None = None,
     name: str = "",
     page_hosts: Collection[str] = (),
 ) -> None:
     """Run until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
-    node, sockets, page = Node(), bind(addresses), Source(History(), "node", name)
+    # What importing has left, above all where modules had to be compiled for it. Not every C library has that.
+    with suppress(AttributeError):
+        libc.call("malloc_trim", 0)
+    sockets, page = bind(addresses), Source(History(), "node", name)
     collectors: list[Collector] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_until_signal, nursery.cancel_scope)
@@ -71,8 +77,6 @@ async def run(
             collector, reconcile = kubernetes(node)
             collectors.append(collector)
             nursery.start_soon(reconcile)
-        if zeropods:
-            nursery.start_soon(zeropods, node)
         nursery.start_soon(serve, sockets, application(node, page, collectors, page_hosts))
         where = ", ".join("{}:{}".format(*each.getsockname()) for each in sockets)
         log.info("serves %s on %s, pid %d", PATHS, where, os.getpid())
@@ -80,43 +84,21 @@ async def run(
 
 def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | None:
     """What talks to the API server, imported only if a flag asks for it. Raises _UsageError."""
-    if not (options.status_labels or options.status_events or options.in_place_scaling):
-        return None
-    from zeropod.manager.kube.errors import Unreachable
-    from zeropod.manager.kube.reconcile import Options
-    from zeropod.manager.kube.service import preparation
-
-    if not options.node_name:
-        raise _UsageError("--node-name, or NODE_NAME in the environment, has to say which node's pods are its own")
-    wanted = Options(options.status_labels, options.status_events, options.in_place_scaling)
-    try:
-        return preparation(wanted, options.node_name)
-    except Unreachable as error:
-        raise _UsageError(str(error)) from None
-
-
-def _zeropods(options: argparse.Namespace) -> Callable[[Node], Awaitable[None]] | None:
-    """What keeps the custom resources, imported only if its flag asks for it. Raises _UsageError."""
-    if not options.zeropods:
+    wanted = (options.status_labels, options.status_events, options.in_place_scaling, options.zeropods)
+    if not any(wanted):
         return None
     from zeropod.manager.asking import Shims
-    from zeropod.manager.kube.access import in_cluster
-    from zeropod.manager.kube.client import open_client
     from zeropod.manager.kube.errors import Unreachable
-    from zeropod.manager.kube.zeropods_controller import keep_zeropods
+    from zeropod.manager.kube.service import preparation
+    from zeropod.manager.kube.work import Options
 
     if not options.node_name:
         raise _UsageError("--node-name, or NODE_NAME in the environment, has to say which node's pods are its own")
     try:
-        access = in_cluster()
+        prepare = preparation(Options(*wanted), options.node_name)
     except Unreachable as error:
         raise _UsageError(str(error)) from None
-
-    async def run(node: Node) -> None:
-        async with open_client(access) as client:
-            await keep_zeropods(client, Shims(node), options.node_name)
-
-    return run
+    return lambda node: prepare(Shims(node))
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
@@ -175,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
         "--node-name",
         default=os.environ.get("NODE_NAME", ""),
         metavar="NAME",
-        help="what Kubernetes calls this node; the three above need it (default: NODE_NAME of the environment)",
+        help="what Kubernetes calls this node; the four above need it (default: NODE_NAME of the environment)",
     )
     return made
 

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -88,6 +89,12 @@ class TlsAccess:
             raise Unreachable(f"the token cannot be read: {error}") from error
 
 
+@lru_cache(1)
+def _context(authority: str) -> ssl.SSLContext:
+    """Return what checks certificates by this authority: one for all connections, until there is another."""
+    return ssl.create_default_context(cadata=authority)
+
+
 def in_cluster(environment: Mapping[str, str] = os.environ, directory: Path = SERVICE_ACCOUNT) -> TlsAccess:
     """Return the access of a pod with a service account. Raises Unreachable where there is none."""
     address, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "")
@@ -96,6 +103,6 @@ def in_cluster(environment: Mapping[str, str] = os.environ, directory: Path = SE
     return TlsAccess(
         address,
         int(port),
-        lambda: ssl.create_default_context(cafile=str(directory / "ca.crt")),
+        lambda: _context((directory / "ca.crt").read_text(encoding="ascii")),
         lambda: (directory / "token").read_text(encoding="ascii").strip(),
     )

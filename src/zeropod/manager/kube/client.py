@@ -19,7 +19,7 @@ from zeropod import __version__
 from zeropod.manager.kube.access import Access
 from zeropod.manager.kube.errors import ApiError, TooLarge, Unreachable
 from zeropod.manager.kube.http import Connection
-from zeropod.manager.kube.pacing import RateLimit
+from zeropod.manager.kube.pacing import CHANCE, RateLimit
 
 Object = dict[str, Any]
 """What the API calls a resource, as JSON."""
@@ -35,7 +35,7 @@ SILENCE = 75.0
 """Seconds without a word in which a watch is given up: bookmarks come about every minute."""
 PAGE = 20
 """Objects of a page where the whole list is too long: at most 1.5 MiB each."""
-KEPT = 2
+KEPT = 4
 """Connections without a request that are kept."""
 
 MERGE = "application/merge-patch+json"
@@ -105,7 +105,7 @@ class Client:
     def __init__(self, access: Access, limit: RateLimit | None = None, chance: random.Random | None = None) -> None:
         self._access = access
         self._limit = limit or RateLimit()
-        self._chance = chance or random.Random()
+        self._chance = chance or CHANCE
         self._idle: list[Connection] = []
 
     async def get(self, path: str, query: Query | None = None) -> Object:

@@ -80,11 +80,14 @@ class Follower(Generic[_T]):
                 self._apply(event)
         return heard
 
-    def learn(self, body: Object) -> _T:
-        """Take an object that the server has answered a write with, before the watch has it. Raises Unreachable."""
+    def learn(self, body: Object, *, is_new: bool = False) -> _T:
+        """Take an object that the server has answered a write with, before the watch has it. Raises Unreachable.
+
+        One that is not known has been deleted meanwhile, unless it may be new.
+        """
         key, kept = self._kept(body)
         version = str(body["metadata"].get("resourceVersion", ""))
-        if key in self.items and version.isdigit():
+        if (is_new or key in self.items) and version.isdigit():
             self.items[key], self._learned[key] = kept, int(version)
             self._tell()
         return kept

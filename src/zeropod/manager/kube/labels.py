@@ -24,7 +24,7 @@ def wanted(pod: Pod, statuses: Statuses) -> dict[str, str | None]:
     for container in pod.containers:
         had = pod.labels.get(container.name)
         status = statuses.get(container.name)
-        has = OF_STATE.get(status.state, had) if status else had if container.id else None
+        has = OF_STATE.get(status.state, had) if status else had if container.runs else None
         if has != had:
             changes[f"{STATUS_LABEL}/{container.name}"] = has
     return changes

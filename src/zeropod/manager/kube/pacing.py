@@ -4,6 +4,8 @@ import random
 
 import trio
 
+CHANCE = random.Random()
+"""Shared, since each takes kilobytes."""
 FIRST, LONGEST = 0.25, 15.0
 """Seconds of the first and of the longest pause: right again well within a minute of the end of any failure."""
 
@@ -29,7 +31,7 @@ class Backoff:
 
     def __init__(self, first: float = FIRST, longest: float = LONGEST, chance: random.Random | None = None) -> None:
         self._first, self._longest = first, longest
-        self._chance = chance or random.Random()
+        self._chance = chance or CHANCE
         self.failures = 0
 
     def succeeded(self) -> None:

@@ -1,15 +1,18 @@
 """What the manager keeps of a pod: little of a large object, and nothing that is not looked at."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from zeropod.manager.kube import on_demand
 from zeropod.manager.kube.client import Object
-from zeropod.manager.kube.follow import key_of
+from zeropod.manager.kube.crd import WANTED_ANNOTATION
+from zeropod.manager.kube.follow import Key, key_of
 from zeropod.manager.kube.names import ORIGINALS, STATUS_LABEL
+from zeropod.manager.kube.on_demand import Wanted
 from zeropod.manager.kube.quantities import amount
-from zeropod.rpc.messages.status_pb2 import ContainerStatus
+from zeropod.rpc.messages.status_pb2 import STOPPED, ContainerStatus
 
 RESOURCES = tuple(ORIGINALS)
 
@@ -28,8 +31,8 @@ class Container:
     restarts_for: frozenset[str]
     """Resources whose change would restart the container."""
     is_sidecar: bool
-    id: str
-    """containerd's id of the one that runs now; empty where none does."""
+    runs: bool
+    """Whether one of this name runs now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class Pod:
     namespace: str
     name: str
     uid: str
-    version: str
+    version: str = field(compare=False)
+    """Not compared: others write to what is not kept here."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Ours alone, by the containers' names."""
     originals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -80,21 +84,39 @@ class Pod:
     is_static: bool = False
     """Whether it comes from a file of the node's, which alone can change it."""
     is_ending: bool = False
+    is_deleted: bool = False
     pending: PendingResize | None = None
+    ready: frozenset[str] = frozenset()
+    """Names of the containers that are ready."""
+    annotated: Mapping[str, Wanted] = field(default_factory=dict)
+    """What the annotation wants of containers, by their names; "" is any other."""
+    problem: str = ""
+    """What is wrong with that annotation."""
+
+    @property
+    def key(self) -> Key:
+        """Return namespace and name."""
+        return self.namespace, self.name
 
     @property
     def path(self) -> tuple[str, str, str, str]:
         """Return what `path_of` takes."""
         return ("v1", "pods", self.namespace, self.name)
 
-    def statuses(self, by_id: Mapping[str, ContainerStatus]) -> dict[str, ContainerStatus]:
-        """Return what is said of its containers; those that the shims and the API do not agree on are left out."""
-        found = {}
-        for container in self.containers:
-            status = by_id.get(container.id)
-            if status and (status.pod_namespace, status.pod) == (self.namespace, self.name):
-                found[container.name] = status
-        return found
+    def statuses(self, among: Iterable[ContainerStatus]) -> dict[str, ContainerStatus]:
+        """Return the newest container of each name in this very pod, in order of their names, without its sandbox."""
+        newest: dict[str, ContainerStatus] = {}
+        for status in among:
+            if status.pod_uid != self.uid or not self.uid or status.id == status.sandbox or not status.container:
+                continue
+            known = newest.get(status.container)
+            if known is None or _age(status) > _age(known):
+                newest[status.container] = status
+        return dict(sorted(newest.items()))
+
+
+def _age(status: ContainerStatus) -> tuple[bool, int]:
+    return status.state != STOPPED, status.since.ToNanoseconds()
 
 
 def read_pod(body: Object) -> Pod:
@@ -102,6 +124,7 @@ def read_pod(body: Object) -> Pod:
     metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     annotations = metadata.get("annotations", {})
     namespace, name = key_of(body)
+    annotated, problem = _wanted(annotations.get(WANTED_ANNOTATION, ""))
     running = {each["name"]: each for kind in _STATUSES for each in status.get(kind) or ()}
     sidecars = [each for each in spec.get("initContainers") or () if each.get("restartPolicy") == "Always"]
     containers = [_container(each, running.get(each["name"], {}), False) for each in spec.get("containers") or ()]
@@ -122,7 +145,11 @@ def read_pod(body: Object) -> Pod:
         has_own_resources=bool((spec.get("resources") or {}).get("requests")),
         is_static="kubernetes.io/config.mirror" in annotations,
         is_ending="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
-        pending=pending_resize(status),
+        is_deleted="deletionTimestamp" in metadata,
+        pending=_pending(status),
+        ready=frozenset(name for name, each in running.items() if each.get("ready")),
+        annotated=annotated,
+        problem=problem,
     )
 
 
@@ -141,8 +168,16 @@ def _container(spec: Object, status: Object, is_sidecar: bool) -> Container:
             if policy.get("restartPolicy") == "RestartContainer"
         ),
         is_sidecar=is_sidecar,
-        id=status.get("containerID", "").rpartition("/")[2] if "running" in status.get("state", {}) else "",
+        runs="running" in status.get("state", {}),
     )
+
+
+def _wanted(text: str) -> tuple[dict[str, Wanted], str]:
+    """Return what an annotation wants, and what is wrong with it."""
+    try:
+        return on_demand.from_annotation(text), ""
+    except on_demand.AnnotationError as error:
+        return {}, str(error)
 
 
 def _quantities(values: Object) -> dict[str, str]:
@@ -165,7 +200,7 @@ def _is_quantity(value: Any) -> bool:
         return False
 
 
-def pending_resize(status: Object) -> PendingResize | None:
+def _pending(status: Object) -> PendingResize | None:
     """Return what a pod's status says of a resize that the kubelet has not carried out."""
     for each in status.get("conditions") or ():
         if each.get("type") == "PodResizePending" and each.get("status") == "True":

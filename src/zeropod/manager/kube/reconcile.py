@@ -1,159 +1,119 @@
-"""Makes the API say of this node's pods what their shims say: labels, events and requests.
+"""Makes the API say of this node's pods what their shims say: labels, events, requests and custom resources.
 
-What there should be follows from what both say now, by `wanted`, without a memory of what has happened. So it does not
-matter what was missed: after a gap, a restart or a refused write it is compared anew, and what differs is written.
+What there should be follows from what both say now, by `wanted` and `zeropods`, without a memory of what has happened.
+So it does not matter what was missed: after a gap, a restart or a refused write it is compared anew, and what differs
+is written.
 
-Writes of a pod follow one another, annotations before the requests that they keep; no pod waits for another.
+Rules:
+1. A change of state is three writes at the most. What follows within a moment is written with it, and an event that
+   counts on waits for a change that leaves room for it, or for SERIES.
+2. Writes of a pod follow one another, annotations before the requests that they keep; no pod waits for another.
+3. A pod is known by its uid, which its shim has from the kubelet and a custom resource from its owner. No text in a
+   resource or an annotation names another pod.
 """
 
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
-from zeropod.manager.kube import events, labels, resize
+from zeropod.manager.kube import events, resize, zeropods
+from zeropod.manager.kube.carry_out import Shims
 from zeropod.manager.kube.client import Client, Object, path_of
+from zeropod.manager.kube.crd import GROUP_VERSION, KIND, NODE_LABEL, PLURAL
 from zeropod.manager.kube.errors import ApiError
 from zeropod.manager.kube.events import Reporter, Told
 from zeropod.manager.kube.follow import Follower, Key
-from zeropod.manager.kube.pacing import Backoff
 from zeropod.manager.kube.pods import Pod, Statuses, read_pod
 from zeropod.manager.kube.resize import Notice
-from zeropod.rpc.messages.status_pb2 import ContainerStatus
+from zeropod.manager.kube.work import Changes, Known, Options, Work, wanted
+from zeropod.manager.kube.zeropods import Resource
+from zeropod.rpc.messages.status_pb2 import RUNNING, ContainerStatus
+from zeropod.rpc.status import RpcError
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-GATHER = 0.2
-"""Seconds in which changes are gathered, to be compared together."""
+PAUSE = 0.2
+"""Seconds between two looks at all pods."""
+INTERVAL = 1.0
+"""Seconds between writes to one pod: what changes meanwhile is written together."""
+MOVE = 2.0
+"""Seconds for memory that is on its way out to be told with the sleep that it belongs to."""
+LASTING = 5.0
+"""Seconds after which a reason or a size is no passing one."""
+DETAILS = 60.0
+"""Seconds after which reasons and sizes of memory are written by themselves."""
+SERIES = 300.0
+"""Seconds after which an event that counts on is written although the changes leave no room for it."""
+REASONS = 120.0
+"""Seconds after which a container that is awake is asked again why."""
 RECHECK = 20.0
-"""Seconds after which all pods are compared even if nothing has changed: some things depend on the time."""
+"""Seconds after which a pod whose resize is pending is looked at without a change: that depends on the time."""
 AT_ONCE = 4
 """Pods that are written to at a time."""
-FIRST_RETRY, LAST_RETRY = 0.5, 30.0
-"""Seconds between attempts at a pod."""
-
-
-class Node(Protocol):
-    """What is known of the node's containers."""
-
-    @property
-    def containers(self) -> Sequence[ContainerStatus]:
-        """Return the status of each."""
-
-    @property
-    def ready(self) -> bool:
-        """Return whether all shims were heard of."""
-
-    async def changed(self) -> None:
-        """Return at the next change."""
+EACH = 3
+"""Writes for a change of state (rule 1)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What is written at all."""
+class Plan:
+    """What is to be written now, and when else to look again."""
 
-    labels: bool = False
-    events: bool = False
-    resize: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What is to be written to a pod, and about it."""
-
-    labels: Mapping[str, str | None] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    requests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    events: Sequence[Told] = ()
-    """Those that there should be, whether there are or not."""
-    notices: tuple[Notice, ...] = ()
-
-    @property
-    def is_any(self) -> bool:
-        """Return whether there is something to write."""
-        return bool(self.labels or self.annotations or self.requests or self.events)
-
-
-def wanted(pod: Pod, statuses: Statuses, options: Options, now: float, refused: str = "") -> Changes:
-    """Return what makes the API agree with the shims; `refused` is why the last resize was."""
-    if pod.is_ending:
-        return Changes()
-    sizes = resize.wanted(pod, statuses, now) if options.resize else resize.Resize()
-    notices = sizes.notices
-    if refused:
-        notices += tuple(Notice(name, "refused", f"its resize is refused: {refused}") for name in sizes.requests)
-    return Changes(
-        labels=labels.wanted(pod, statuses) if options.labels else {},
-        annotations=sizes.annotations,
-        requests=sizes.requests,
-        events=tuple(events.wanted(pod, statuses, notices, now)) if options.events else (),
-        notices=notices,
-    )
-
-
-@dataclass(slots=True)
-class Work:
-    """What is remembered of a pod between writes."""
-
-    backoff: Backoff
-    due: float = float("-inf")
-    """When it may be written to again, by trio's clock."""
-    is_busy: bool = False
-    compared: tuple[object, ...] = ()
-    """What was compared last, and left nothing to do."""
-    told: dict[str, tuple[object, str]] = field(default_factory=dict)
-    """Of each event that the API has: its mark, and when it was first told."""
-    refused: str = ""
-    notices: tuple[Notice, ...] = ()
+    changes: Changes
+    events: Sequence[Told]
+    resource: bool
+    """Whether to write the custom resource."""
+    due: float
 
 
 class Reconciler:
-    """Follows the node's pods, and writes what is not as it should be."""
+    """Writes what is not as it should be, as soon as it is heard of."""
 
     def __init__(
         self,
         client: Client,
-        node: Node,
+        shims: Shims,
         options: Options,
         reporter: Reporter,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._client, self._node, self._options, self._reporter, self._now = client, node, options, reporter, now
-        query = {"fieldSelector": f"spec.nodeName={reporter.node}"}
-        self.pods = Follower(client, path_of("v1", "pods"), read_pod, query)
+        self._client, self._shims, self._options, self._reporter, self._now = client, shims, options, reporter, now
+        on_node = {"fieldSelector": f"spec.nodeName={reporter.node}"}
+        self.pods = Follower(client, path_of("v1", "pods"), read_pod, on_node)
+        labelled = {"labelSelector": f"{NODE_LABEL}={zeropods.label_value(reporter.node)}"}
+        self.resources = Follower(client, path_of(GROUP_VERSION, PLURAL), zeropods.keep, labelled)
         self.writes: Counter[tuple[str, str]] = Counter()
-        """By what was written (metadata, resize, event), and ok, conflict, throttled, refused or failed."""
-        self._works: dict[Key, Work] = {}
+        """By what was written (metadata, resize, event, zeropod), and ok, conflict, throttled, refused or failed."""
+        self._works: dict[str, Work] = {}
         self._limiter = trio.CapacityLimiter(AT_ONCE)
         self._wake = trio.Event()
-        self._recheck = float("-inf")
 
     @property
     def notices(self) -> list[tuple[Key, Notice]]:
         """Return why requests are not what they would be, by pod."""
-        return [(key, notice) for key, work in self._works.items() for notice in work.notices]
+        return [(work.key, notice) for work in self._works.values() for notice in work.notices]
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._forward, self.pods.changed)
-            nursery.start_soon(self._forward, self._node.changed)
             nursery.start_soon(self.pods.run)
+            if self._options.zeropods:
+                nursery.start_soon(self.resources.run)
+            for changed in (self._shims.changed, self.pods.changed, self.resources.changed):
+                nursery.start_soon(self._forward, changed)
             while True:
-                await trio.sleep(GATHER)
+                await trio.sleep(PAUSE)
                 self._wake = trio.Event()
-                is_recheck = trio.current_time() >= self._recheck
-                if is_recheck:
-                    self._recheck = trio.current_time() + RECHECK
-                if self.pods.ready and self._node.ready:
-                    self._compare(nursery, is_recheck)
-                with trio.move_on_at(min([self._recheck, *self._times()])):
+                # Before all is known, what is missing would look as if it were gone.
+                due = self._round(nursery) if self.pods.ready and self._shims.ready else math.inf
+                with trio.move_on_at(due):
                     await self._wake.wait()
 
     async def _forward(self, changed: Callable[[], Awaitable[None]]) -> None:
@@ -161,81 +121,207 @@ class Reconciler:
             await changed()
             self._wake.set()
 
-    def _times(self) -> list[float]:
-        """Return when pods are due that have to wait."""
-        now = trio.current_time()
-        return [work.due for work in self._works.values() if work.due > now]
-
-    def _compare(self, nursery: trio.Nursery, is_recheck: bool) -> None:
-        """Start writing to each pod that is not as it should be; to look at those without a change too is a recheck."""
-        now, clock = self._now(), trio.current_time()
-        by_id = {status.id: status for status in self._node.containers}
-        for key in self._works.keys() - self.pods.items.keys():
-            del self._works[key]
+    def _round(self, nursery: trio.Nursery) -> float:
+        """Look at every pod of which something has changed; return when to look again."""
+        said, works = self._shims.by_pod(), dict[str, Work]()
         for key, pod in self.pods.items.items():
-            statuses, work = pod.statuses(by_id), self._works.get(key)
-            if work is None:
-                if not statuses and not pod.labels:
-                    continue
-                work = self._works[key] = Work(Backoff(FIRST_RETRY, LAST_RETRY))
-            if work.is_busy or clock < work.due:
-                continue
-            compared = (pod, *statuses.values())
-            if not is_recheck and _are_same(compared, work.compared):
-                continue
-            work.compared = compared
-            if self._changes(pod, statuses, work, now).is_any:
-                work.is_busy, work.compared = True, ()
-                nursery.start_soon(self._write, key, work)
+            found = said.get(pod.uid, ()) if pod.uid else ()
+            work = self._works.get(pod.uid) or (Work(key) if found or pod.labels else None)
+            if work:
+                works[pod.uid] = work
+                self._look(pod, found, work, nursery)
+        self._works = works
+        return min((work.due for work in works.values() if not work.is_busy), default=math.inf)
 
-    def _changes(self, pod: Pod, statuses: Statuses, work: Work, now: float) -> Changes:
-        """Return what is to be written, without the events that are there."""
-        changes = wanted(pod, statuses, self._options, now, work.refused)
+    def _look(self, pod: Pod, said: Sequence[ContainerStatus], work: Work, nursery: trio.Nursery) -> None:
+        if work.is_busy:
+            return
+        now, api = trio.current_time(), (pod, self.resources.items.get(pod.key), self.resources.ready)
+        if now < work.due and api == work.api and (said is work.said or _are_same(said, work.said)):
+            return
+        work.api, work.said = api, said
+        plan = self._plan(pod, pod.statuses(said), work, now)
+        if self._keeps(pod):
+            work.requests.carry_out(
+                pod, pod.statuses(said), self._resource(pod), self._shims, nursery, self._again(work)
+            )
+        work.due = max(plan.due, work.retry)
+        if work.due <= now:
+            work.is_busy = True
+            nursery.start_soon(self._write, pod.uid, work)
+
+    def _keeps(self, pod: Pod) -> bool:
+        """Whether a pod has a custom resource."""
+        return self._options.zeropods and self.resources.ready and not pod.is_deleted
+
+    def _resource(self, pod: Pod) -> Resource | None:
+        """Return the pod's custom resource; one of another pod of its name is none."""
+        found = self.resources.items.get(pod.key)
+        return found if found and zeropods.is_of(found, pod, self._reporter.node) else None
+
+    def _again(self, work: Work) -> Callable[[], None]:
+        def again() -> None:
+            work.api = ()
+            self._wake.set()
+
+        return again
+
+    def _plan(self, pod: Pod, statuses: Statuses, work: Work, now: float) -> Plan:
+        """Return what is to be written to a pod, and when."""
+        ours = {container.name: statuses[container.name] for container in pod.containers if container.name in statuses}
+        changes = wanted(pod, ours, self._options, self._now(), work.refused)
         work.notices = changes.notices
-        fresh = [told for told in changes.events if work.told.get(told.name, (None,))[0] != told.mark]
-        return replace(changes, events=fresh)
+        moves = sum(status.restores + (status.standby_sleeps or status.cold_sleeps) for status in ours.values())
+        if work.moves is not None and moves > work.moves:
+            work.room = min(work.room + EACH * (moves - work.moves), 2 * EACH)
+        work.moves = moves
+        times = [now + RECHECK] if pod.pending else []
+        has_metadata = bool(changes.labels or changes.annotations)
+        if has_metadata or changes.requests:
+            times.append(work.written + INTERVAL)
+        resource = self._resource_due(pod, statuses, work, now) if self._keeps(pod) and statuses else math.inf
+        times.append(resource)
+        left = work.room - has_metadata - bool(changes.requests) - (work.seen is not None)
+        fresh = []
+        for told in changes.events:
+            known = work.told.get(told.name)
+            if known and known.mark == told.mark:
+                continue
+            waits = known and told.is_counted and not told.is_warning and left <= 0
+            due = max(work.written + INTERVAL, known.at + SERIES if known and waits else now)
+            times.append(due)
+            if due <= now:
+                fresh.append(told)
+                left -= 1
+        return Plan(changes, fresh, resource <= now, min(times))
 
-    async def _write(self, key: Key, work: Work) -> None:
+    def _resource_due(self, pod: Pod, statuses: Statuses, work: Work, now: float) -> float:
+        """Return when the custom resource has to be looked after."""
+        # Reasons change without a change of state.
+        again = work.asked + REASONS if any(each.state == RUNNING for each in statuses.values()) else math.inf
+        resource, difference = self._resource(pod), "state"
+        if resource:
+            difference = zeropods.differs(resource.status, self._status(pod, statuses, resource, work))
+        if difference != "state":
+            work.seen = None
+            work.details = (now if work.details is None else work.details) if difference else None
+            pause = INTERVAL if difference == "resize" else DETAILS
+            return again if work.details is None else min(again, max(work.shown + pause, work.details + LASTING))
+        work.details = None
+        work.seen = now if work.seen is None else work.seen
+        if resource and work.requests.has_news(statuses, resource):
+            return now
+        settled = work.seen + (MOVE if any(each.memory_moving for each in statuses.values()) else 0)
+        return min(again, max(settled, work.shown + INTERVAL))
+
+    def _status(self, pod: Pod, statuses: Statuses, resource: Resource, work: Work) -> Object:
+        """Return what a resource has to say now."""
+        before, said = resource.containers, []
+        for name, status in statuses.items():
+            known = before.get(name, {})
+            newer_than, answer = work.answers.get(status.id, (None, []))
+            reasons = (
+                answer if newer_than is status else [(each.kind, each.text, each.remedy) for each in status.reasons]
+            )
+            records = work.requests.records(pod, name, resource.spec, known.get("requests") or ())
+            reasons = zeropods.reasons_of(pod, reasons)
+            said.append(zeropods.container_status(status, known, reasons, records))
+        return zeropods.pod_status(said, self._reporter.node, resource.generation, pod.problem)
+
+    async def _write(self, uid: str, work: Work) -> None:
         """Write what there is to write once it is this pod's turn."""
         failures: list[ApiError] = []
         try:
             async with self._limiter:
-                if pod := self.pods.items.get(key):
-                    statuses = pod.statuses({status.id: status for status in self._node.containers})
-                    failures = await self._write_all(pod, work, self._changes(pod, statuses, work, self._now()))
+                pod = self.pods.items.get(work.key)
+                if pod and pod.uid == uid:
+                    await self._write_all(pod, work, failures)
+                    work.written = trio.current_time()
         finally:
-            work.is_busy = False
+            work.is_busy, work.api = False, ()
         if failures:
             # A pod that is gone is not worth a word; the watch tells.
             if not work.backoff.failures and failures[0].reason != "NotFound":
-                log.warning("cannot update %s, trying again: %s", "/".join(key), failures[0])
-            work.due = trio.current_time() + work.backoff.failed(max(failure.retry_after for failure in failures))
+                log.warning("cannot update %s, trying again: %s", "/".join(work.key), failures[0])
+            pause = work.backoff.failed(max(failure.retry_after for failure in failures))
+            work.retry = trio.current_time() + pause
         else:
             work.backoff.succeeded()
         self._wake.set()
 
-    async def _write_all(self, pod: Pod, work: Work, changes: Changes) -> list[ApiError]:
-        """Write everything that can be written; return what went wrong."""
-        failures: list[ApiError] = []
-        path = path_of(*pod.path)
-        latest: Pod | None = pod
+    async def _write_all(self, pod: Pod, work: Work, failures: list[ApiError]) -> None:
+        """Write everything that can be written, and list what went wrong."""
+        plan = self._plan(pod, self._said(pod), work, trio.current_time())
+        changes, path, latest = plan.changes, path_of(*pod.path), pod
         if changes.labels or changes.annotations:
             metadata: Object = {"uid": pod.uid}
             metadata |= {"labels": dict(changes.labels)} if changes.labels else {}
             metadata |= {"annotations": dict(changes.annotations)} if changes.annotations else {}
             patch = self._client.merge_patch(path, {"metadata": metadata})
-            latest = await self._attempt("metadata", patch, self.pods.learn, failures)
-        if changes.requests and latest and _requests(latest) == _requests(pod):
+            answered = await self._attempt("metadata", patch, self.pods.learn, work, failures)
+            latest = answered or pod
+            if changes.requests and (not answered or _requests(answered) != _requests(pod)):
+                changes = Changes()
+        if changes.requests:
             before = len(failures)
             patch = self._client.strategic_patch(f"{path}/resize", resize.patch_of(latest, changes.requests))
-            await self._attempt("resize", patch, self.pods.learn, failures)
+            await self._attempt("resize", patch, self.pods.learn, work, failures)
             answers = failures[before:]
             work.refused = next((each.message for each in answers if each.status in (403, 404, 422)), "")
-        elif not changes.requests:
+        elif not plan.changes.requests:
             work.refused = ""
-        for told in changes.events:
+        if plan.resource:
+            await self._write_resource(pod, work, failures)
+        for told in plan.events:
             await self._tell(told, pod, work, failures)
-        return failures
+
+    def _said(self, pod: Pod) -> dict[str, ContainerStatus]:
+        return pod.statuses(self._shims.by_pod().get(pod.uid, ()))
+
+    async def _write_resource(self, pod: Pod, work: Work, failures: list[ApiError]) -> None:
+        """Make a pod's custom resource right, unless it has ended meanwhile."""
+        path, resource, statuses = path_of(GROUP_VERSION, PLURAL, *pod.key), self._resource(pod), self._said(pod)
+        if trio.current_time() >= work.asked + REASONS:
+            await self._ask_why(statuses.values(), work)
+        if resource is None:
+            create = self._client.apply(path, zeropods.identity(pod, self._reporter.node))
+            resource = await self._attempt("zeropod", create, self._learn_resource, work, failures)
+        # What has changed while it was asked and written is in as well.
+        statuses = self._said(pod)
+        if resource is None or not statuses:
+            return
+        status = self._status(pod, statuses, resource, work)
+        difference = zeropods.differs(resource.status, status)
+        if not difference:
+            return
+        body = {
+            "apiVersion": GROUP_VERSION,
+            "kind": KIND,
+            "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": resource.uid},
+            "status": {**status, "lastUpdateTime": zeropods.timestamp(int(self._now() * 1e9))},
+        }
+        before = len(failures)
+        write = self._client.apply(f"{path}/status", body)
+        if await self._attempt("zeropod", write, self._learn_resource, work, failures):
+            work.shown, work.seen = trio.current_time(), None
+            work.room += difference != "state"  # of no change of state
+        elif failures[before].status in (404, 409):
+            # It was deleted, or another has its name, and the watch has not said so yet.
+            self.resources.items.pop(pod.key, None)
+
+    def _learn_resource(self, body: Object) -> Resource:
+        return self.resources.learn(body, is_new=True)
+
+    async def _ask_why(self, containers: Iterable[ContainerStatus], work: Work) -> None:
+        """Ask those that are awake for their reasons; what is not answered stays as it was."""
+        work.asked, answers = trio.current_time(), work.answers
+        work.answers = {}
+        for each in containers:
+            if each.state == RUNNING:
+                try:
+                    work.answers[each.id] = (each, await self._shims.why(each.id))
+                except RpcError:
+                    work.answers |= {each.id: answers[each.id]} if each.id in answers else {}
 
     async def _tell(self, told: Told, pod: Pod, work: Work, failures: list[ApiError]) -> None:
         """Make an event be there, unless it is: a manager that has just started does not know."""
@@ -243,20 +329,20 @@ class Reconciler:
         if told.name not in work.told:
             try:
                 stored = await self._client.get(path)
-                work.told[told.name] = (events.mark_of(stored, told), str(stored.get("firstTimestamp") or ""))
+                work.told[told.name] = Known(events.mark_of(stored, told), str(stored.get("firstTimestamp") or ""))
             except ApiError as error:
                 if error.status != 404:
                     failures.append(error)
                     return
-        mark, first = work.told.get(told.name, (None, ""))
-        if mark == told.mark:
+        known = work.told.get(told.name)
+        if known and known.mark == told.mark:
             return
-        body = events.body_of(told, pod, self._reporter, first)
-        if await self._attempt("event", self._client.apply(path, body), dict, failures) is not None:
-            work.told[told.name] = (told.mark, body["firstTimestamp"])
+        body = events.body_of(told, pod, self._reporter, known.first if known else "")
+        if await self._attempt("event", self._client.apply(path, body), dict, work, failures) is not None:
+            work.told[told.name] = Known(told.mark, body["firstTimestamp"], trio.current_time())
 
     async def _attempt(
-        self, kind: str, write: Awaitable[Object], take: Callable[[Object], _T], failures: list[ApiError]
+        self, kind: str, write: Awaitable[Object], take: Callable[[Object], _T], work: Work, failures: list[ApiError]
     ) -> _T | None:
         """Return what `take` makes of the answer, None where the write has failed."""
         try:
@@ -269,11 +355,13 @@ class Reconciler:
             failures.append(error)
             return None
         self.writes[kind, "ok"] += 1
+        # What a pod costs before it has slept for the first time is no matter of its changes.
+        work.room -= bool(work.moves)
         return stored
 
 
-def _are_same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
-    """Whether these are the same objects: each change makes new ones."""
+def _are_same(one: Sequence[ContainerStatus], other: Sequence[ContainerStatus]) -> bool:
+    """Whether these are the same objects: each change makes new ones, and comparing them takes long."""
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 

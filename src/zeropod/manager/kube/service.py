@@ -6,22 +6,24 @@ from collections.abc import Awaitable, Callable
 from prometheus_client.registry import Collector
 
 from zeropod.manager.kube.access import in_cluster
+from zeropod.manager.kube.carry_out import Shims
 from zeropod.manager.kube.client import Client
 from zeropod.manager.kube.events import Reporter
 from zeropod.manager.kube.metrics import KubeCollector
-from zeropod.manager.kube.reconcile import Node, Options, Reconciler
+from zeropod.manager.kube.reconcile import Reconciler
+from zeropod.manager.kube.work import Options
 
 Prepared = tuple[Collector, Callable[[], Awaitable[None]]]
 """Its metrics, and what runs until it is cancelled."""
 
 
-def preparation(options: Options, node_name: str) -> Callable[[Node], Prepared]:
-    """Return what prepares it for a node, as the service account of this pod. Raises Unreachable outside of one."""
+def preparation(options: Options, node_name: str) -> Callable[[Shims], Prepared]:
+    """Return what prepares it for a node's shims, as its pod's service account. Raises Unreachable outside one."""
     access = in_cluster()
 
-    def prepare(node: Node) -> Prepared:
+    def prepare(shims: Shims) -> Prepared:
         client = Client(access)
-        reconciler = Reconciler(client, node, options, Reporter(node_name, socket.gethostname()))
+        reconciler = Reconciler(client, shims, options, Reporter(node_name, socket.gethostname()))
 
         async def run() -> None:
             try:

@@ -4,24 +4,26 @@ Pure. There is one for each pod that zeropod runs, of its name and namespace and
 Its schema is installer/manifests/components/zeropods/crd.yaml, which a test holds against what is made here.
 
 What changes all the time by itself must not be written all the time: a nap for a probe is no change, a reason whose
-figures alone differ is the same reason, and sizes of memory are written with other changes, or once a minute.
+figures alone differ is the same reason, and reasons and sizes of memory wait for another change, or for a minute.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from zeropod.manager.kube.crd import GROUP_VERSION, KIND, NODE_LABEL, WANTED_ANNOTATION
-from zeropod.manager.kube.pods import PendingResize, pending_resize
+from zeropod.manager.kube.client import Object
+from zeropod.manager.kube.crd import GROUP_VERSION, KIND, NODE_LABEL
+from zeropod.manager.kube.pods import Pod
 from zeropod.manager.units import MEBIBYTE
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
-Object = dict[str, Any]
-
+Reason = tuple[str, str, str]
+"""Kind, text and remedy of what has a part in what a container does."""
 
 LONGEST_LABEL = 63
 LONGEST_TEXT = 1024
@@ -38,44 +40,41 @@ _NUMBER = re.compile(r"\d+(?:[.:]\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class Pod:
-    """As much of a pod as matters here."""
+class Resource:
+    """What matters of a custom resource as the API has it."""
 
-    namespace: str
-    name: str
     uid: str
-    wanted: str = ""
-    """The annotation by which its containers are put to sleep and woken."""
-    ready: frozenset[str] = frozenset()
-    """Names of the containers that are ready."""
-    ends: bool = False
-    """It is being deleted."""
-    pending: PendingResize | None = None
-    """A resize of its containers that the kubelet has not carried out."""
+    generation: int
+    node: str
+    """The value of NODE_LABEL."""
+    owners: tuple[str, ...]
+    """Uids of the pods that it says it belongs to."""
+    spec: Object
+    text: str
+    """The status as JSON: as objects, hundreds of them take megabytes."""
+
+    @property
+    def status(self) -> Object:
+        """Return what it says; empty where it says nothing yet."""
+        return dict(json.loads(self.text))
+
+    @property
+    def containers(self) -> dict[str, Object]:
+        """Return what it says of containers, by their names."""
+        return {each["name"]: each for each in self.status.get("containers") or ()}
 
 
-def keep_pod(pod: Object) -> Pod:
-    """Return what matters of a pod as the API has it."""
-    metadata, status = pod["metadata"], pod.get("status") or {}
-    kinds = ("containerStatuses", "initContainerStatuses")
-    containers = [each for kind in kinds for each in status.get(kind) or ()]
-    return Pod(
-        str(metadata.get("namespace", "")),
-        str(metadata["name"]),
-        str(metadata.get("uid", "")),
-        str((metadata.get("annotations") or {}).get(WANTED_ANNOTATION, "")),
-        frozenset(str(each["name"]) for each in containers if each.get("ready")),
-        "deletionTimestamp" in metadata,
-        pending_resize(status),
+def keep(body: Object) -> Resource:
+    """Return what matters of a custom resource: not its managed fields, which are most of it."""
+    metadata = body["metadata"]
+    return Resource(
+        uid=metadata["uid"],
+        generation=int(metadata.get("generation", 0)),
+        node=(metadata.get("labels") or {}).get(NODE_LABEL, ""),
+        owners=tuple(each["uid"] for each in metadata.get("ownerReferences") or () if each.get("kind") == "Pod"),
+        spec=body.get("spec") or {},
+        text=json.dumps(body.get("status") or {}, separators=(",", ":")),
     )
-
-
-def keep(resource: Object) -> Object:
-    """Return what matters of a custom resource as the API has it: not its managed fields, which are most of it."""
-    metadata = resource["metadata"]
-    names = ("name", "namespace", "uid", "generation", "ownerReferences", "labels")
-    kept = {name: metadata[name] for name in names if name in metadata}
-    return {"metadata": kept, "spec": resource.get("spec") or {}, "status": resource.get("status") or {}}
 
 
 def label_value(node: str) -> str:
@@ -90,33 +89,15 @@ def identity(pod: Pod, node: str) -> Object:
     return {"apiVersion": GROUP_VERSION, "kind": KIND, "metadata": {**metadata, "ownerReferences": [owner]}}
 
 
-def is_of(resource: Object, pod: Pod, node: str) -> bool:
+def is_of(resource: Resource, pod: Pod, node: str) -> bool:
     """Whether a resource says that it belongs to this very pod, on this node."""
-    metadata = resource["metadata"]
-    owners = [each.get("uid") for each in metadata.get("ownerReferences") or () if each.get("kind") == "Pod"]
-    return pod.uid in owners and (metadata.get("labels") or {}).get(NODE_LABEL) == label_value(node)
-
-
-def containers_of(pod: Pod, among: Iterable[ContainerStatus]) -> list[ContainerStatus]:
-    """Return the newest container of each name in this very pod, without its sandbox."""
-    newest: dict[str, ContainerStatus] = {}
-    for status in among:
-        if status.pod_uid != pod.uid or not pod.uid or status.id == status.sandbox or not status.container:
-            continue
-        known = newest.get(status.container)
-        if known is None or _age(status) > _age(known):
-            newest[status.container] = status
-    return [newest[name] for name in sorted(newest)]
-
-
-def _age(status: ContainerStatus) -> tuple[bool, int]:
-    return status.state != status_pb2.STOPPED, status.since.ToNanoseconds()
+    return pod.uid in resource.owners and resource.node == label_value(node)
 
 
 def container_status(
     status: ContainerStatus,
     before: Mapping[str, Any] | None = None,
-    reasons: Sequence[tuple[str, str, str]] = (),
+    reasons: Sequence[Reason] = (),
     requests: Sequence[Object] = (),
 ) -> Object:
     """Return what is said of one container. `before` is what was said of the container of this name last."""
@@ -153,15 +134,12 @@ def container_status(
     return made
 
 
-def reasons_of(pod: Pod, said: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Return the reasons of a container: what its shim has said, after what the kubelet says of its resize.
-
-    What was read back from a resource has the kubelet's of that time, which is left out.
-    """
-    resizes = (
-        [(RESIZE, f"{pod.pending.text[:1].upper()}{pod.pending.text[1:]}", pod.pending.remedy)] if pod.pending else []
-    )
-    return [*resizes, *(reason for reason in said if reason[0] != RESIZE)]
+def reasons_of(pod: Pod, said: Sequence[Reason]) -> list[Reason]:
+    """Return the reasons of a container: what its shim has said, after what the kubelet says of its resize."""
+    if not pod.pending:
+        return list(said)
+    text = pod.pending.text
+    return [(RESIZE, f"{text[:1].upper()}{text[1:]}", pod.pending.remedy), *said]
 
 
 def pod_status(containers: Sequence[Object], node: str, generation: int, problem: str = "") -> Object:
@@ -193,14 +171,16 @@ def pod_status(containers: Sequence[Object], node: str, generation: int, problem
 
 
 def differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return "" if there is nothing to write, "memory" if sizes of memory alone differ, else "state".
+    """Return "" if there is nothing to write, "details" if reasons or sizes of memory alone differ, else "state".
 
-    Reasons count by what they say without their figures.
+    Of the details, a resize that waits is "resize": it lasts. Reasons count by what they say without their figures.
     """
     before, after = _comparable(old), _comparable(new)
     if before == after:
         return ""
-    return "memory" if _without_sizes(before) == _without_sizes(after) else "state"
+    if _without_details(before) != _without_details(after):
+        return "state"
+    return "details" if _resizes(old) == _resizes(new) else "resize"
 
 
 def _comparable(status: Mapping[str, Any]) -> Object:
@@ -212,11 +192,22 @@ def _comparable(status: Mapping[str, Any]) -> Object:
     return made
 
 
-def _without_sizes(comparable: Object) -> Object:
+def _resizes(status: Mapping[str, Any]) -> set[tuple[str, str]]:
+    return {
+        (each["name"], blank(reason["text"]))
+        for each in status.get("containers") or ()
+        for reason in each.get("reasons") or ()
+        if reason["kind"] == RESIZE
+    }
+
+
+def _without_details(comparable: Object) -> Object:
+    without = {"why": None, "reasons": None}
     containers = [
-        {**each, "memory": (each.get("memory") or {}).get("backend")} for each in comparable.get("containers") or ()
+        {**each, **without, "memory": (each.get("memory") or {}).get("backend")}
+        for each in comparable.get("containers") or ()
     ]
-    return {**comparable, "memoryGivenBack": None, "containers": containers}
+    return {**comparable, "why": None, "memoryGivenBack": None, "containers": containers}
 
 
 def timestamp(nanoseconds: int) -> str:

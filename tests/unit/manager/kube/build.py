@@ -73,7 +73,14 @@ def pod(*containers: Object, **more: Any) -> Pod:
 def status(state: State = RUNNING, name: str = "main", pod: str = "web", **more: Any) -> ContainerStatus:
     fields = {"may_sleep": True, **more}
     return ContainerStatus(
-        id=f"id-{name}", pod_namespace="default", pod=pod, container=name, sandbox="s", state=state, **fields
+        id=f"id-{name}",
+        pod_namespace="default",
+        pod=pod,
+        pod_uid=f"uid-{pod}",
+        container=name,
+        sandbox="s",
+        state=state,
+        **fields,
     )
 
 

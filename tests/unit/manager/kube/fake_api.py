@@ -99,7 +99,10 @@ class FakeApi:
         """Make an object what it says, as somebody else would."""
         self.version += 1
         stored = copy.deepcopy(body)
-        stored.setdefault("metadata", {})["resourceVersion"] = str(self.version)
+        metadata = stored.setdefault("metadata", {})
+        metadata["resourceVersion"] = str(self.version)
+        known = self.objects.get(path, {}).get("metadata", {})
+        metadata.setdefault("uid", known.get("uid", f"uid-{self.version}"))
         kind = "MODIFIED" if path in self.objects else "ADDED"
         self.objects[path] = stored
         self._tell(kind, path, stored)
@@ -204,6 +207,9 @@ class FakeApi:
             if wanted is not None and wanted != known["metadata"].get(name):
                 return status(409, "Conflict", f"{name} is another one")
         changed = _merged(known, patch)
+        if applied and "status" in patch:
+            # What an applier leaves out, it removes; nothing else here is applied twice in parts.
+            changed["status"] = patch["status"]
         # What changes nothing has no new version, as in the real one.
         return Answer(200, known if changed == known else self.put(path, changed))
 
@@ -245,7 +251,7 @@ def _merged(known: Any, patch: Any) -> Any:
             else:
                 base[key] = _merged(base.get(key), value)
         return base
-    if isinstance(patch, list) and isinstance(known, list) and all(isinstance(each, dict) for each in patch):
+    if isinstance(patch, list) and isinstance(known, list) and all("name" in each for each in (*patch, *known)):
         changes = {each["name"]: each for each in patch}
         return [_merged(each, changes.get(each["name"], {})) for each in known]
     return patch

@@ -1,8 +1,9 @@
 """The manager's side of the API through every failure of a mock API server (see fake_api.py), on a test clock."""
 
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -15,7 +16,8 @@ from zeropod.manager.kube.client import Client, Object, path_of
 from zeropod.manager.kube.events import Reporter
 from zeropod.manager.kube.metrics import KubeCollector
 from zeropod.manager.kube.pods import read_pod
-from zeropod.manager.kube.reconcile import Options, Reconciler
+from zeropod.manager.kube.reconcile import SERIES, Reconciler
+from zeropod.manager.kube.work import Options
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
 EVERYTHING = Options(labels=True, events=True, resize=True)
@@ -25,19 +27,27 @@ class FakeNode:
     """What the shims say."""
 
     def __init__(self) -> None:
-        self.by_pod: dict[str, ContainerStatus] = {}
+        self.said: dict[str, ContainerStatus] = {}
         self.ready = True
         self._changed = trio.Event()
 
-    @property
-    def containers(self) -> list[ContainerStatus]:
-        return list(self.by_pod.values())
+    def by_pod(self) -> dict[str, list[ContainerStatus]]:
+        return {each.pod_uid: [each] for each in self.said.values()}
 
     async def changed(self) -> None:
         await self._changed.wait()
 
+    async def why(self, id: str) -> list[tuple[str, str, str]]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+    async def sleep(self, id: str) -> None:
+        raise AssertionError("nobody wants that here")
+
+    wake = sleep
+
     def say(self, made: ContainerStatus) -> None:
-        self.by_pod[made.pod] = made
+        self.said[made.pod] = made
         self._changed.set()
         self._changed = trio.Event()
 
@@ -58,13 +68,11 @@ class World:
 
     def add(self, name: str, body: Object | None = None) -> None:
         made = body or pod_body(name=name)
-        for each in made["status"]["containerStatuses"]:
-            each["containerID"] = f"containerd://id-{name}"
         self.api.put(self.path(name), made)
         self.say(name, status())
 
     def say(self, name: str, made: ContainerStatus) -> None:
-        made.id, made.pod = f"id-{name}", name
+        made.id, made.pod, made.pod_uid = f"id-{name}", name, f"uid-{name}"
         self.node.say(made)
 
     def sleep(self, name: str = "web") -> None:
@@ -96,7 +104,7 @@ class World:
 
     def is_right(self) -> bool:
         """Whether the API says of every pod what its shim says."""
-        for name, said in self.node.by_pod.items():
+        for name, said in self.node.said.items():
             made = read_pod(self.api.objects[self.path(name)])
             sleeps = said.state == asleep().state
             told = {each["reason"]: each["count"] for each in self.events(name)}
@@ -137,6 +145,14 @@ async def test_all_of_it_follows_a_sleep_and_a_wake(autojump_clock: MockClock, w
     assert len(world.events()) == 2
 
 
+def kinds(writes: list[Asked]) -> dict[str, int]:
+    """How many there are of each kind."""
+    return dict(Counter(next(kind for kind in KINDS if kind in asked.path) for asked in writes))
+
+
+KINDS = ("zeropods", "events", "resize", "pods")
+
+
 async def test_each_change_is_at_most_three_writes(autojump_clock: MockClock, world: World) -> None:
     world.add("web")
     world.start()
@@ -146,7 +162,45 @@ async def test_each_change_is_at_most_three_writes(autojump_clock: MockClock, wo
         change()
         await trio.sleep(100)
         assert world.is_right()
-        assert len(world.api.writes) - before == 3
+        assert kinds(world.api.writes[before:]) == {"pods": 1, "resize": 1, "events": 1}
+
+
+async def test_each_change_is_at_most_three_writes_with_custom_resources(
+    autojump_clock: MockClock, world: World
+) -> None:
+    world.add("web")
+    world.start(replace(EVERYTHING, zeropods=True))
+    await trio.sleep(5)
+    for change, first in ((world.sleep, 1), (world.wake, 1), (world.sleep, 0), (world.wake, 0), (world.sleep, 0)):
+        before = len(world.api.writes)
+        change()
+        await trio.sleep(25)
+        assert kinds(world.api.writes[before:]) == {
+            "pods": 1, "resize": 1, "zeropods": 1, **({"events": 1} if first else {}),
+        }  # fmt: skip
+    # The events have counted on, and are told when they have waited long enough.
+    before = len(world.api.writes)
+    await trio.sleep(SERIES)
+    assert kinds(world.api.writes[before:]) == {"events": 2}
+    assert world.is_right()
+
+
+async def test_what_changes_within_a_moment_is_written_once(autojump_clock: MockClock, world: World) -> None:
+    world.add("web")
+    world.start(replace(EVERYTHING, zeropods=True))
+    world.sleep()
+    world.wake()
+    await trio.sleep(20)
+    before = len(world.api.writes)
+    for _ in range(20):
+        world.sleep()
+        await trio.sleep(0.05)
+        world.wake()
+        await trio.sleep(0.2)
+    await trio.sleep(20)
+    # Each second, of 40 changes in 5, and the events that these leave room for.
+    assert len(world.api.writes) - before <= 3 * 7
+    assert read_pod(world.api.objects[world.path("web")]).containers[0].requests == REQUESTS
 
 
 async def test_nothing_is_written_that_has_not_changed(autojump_clock: MockClock, world: World) -> None:
@@ -362,7 +416,7 @@ async def test_a_pod_that_cannot_be_written_holds_up_no_other(autojump_clock: Mo
     for number in range(1, 10):
         world.sleep(f"web-{number}")
     await world.until(lambda: len(world.events("web-9")) == 1)
-    del world.node.by_pod["web-0"]
+    del world.node.said["web-0"]
     await world.until(world.is_right)
 
 
@@ -391,7 +445,6 @@ async def test_a_pod_of_the_same_name_is_another_one(autojump_clock: MockClock, 
     world.api.remove(world.path("web"))
     body = pod_body()
     body["metadata"]["uid"] = "another"
-    body["status"]["containerStatuses"][0]["containerID"] = "containerd://new"
     world.api.put(world.path("web"), body)
     await trio.sleep(60)
     made = read_pod(world.api.objects[world.path("web")])

@@ -10,7 +10,7 @@ from zeropod.manager.kube import events, labels, resize
 from zeropod.manager.kube.events import Reporter, duration
 from zeropod.manager.kube.pods import PendingResize, read_pod
 from zeropod.manager.kube.quantities import amount, same
-from zeropod.manager.kube.reconcile import Options, wanted
+from zeropod.manager.kube.work import Changes, Options, wanted
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
@@ -26,7 +26,13 @@ def test_quantities_are_compared_by_what_they_mean(one: str, other: str) -> None
     assert not same(one, "7")
 
 
-@pytest.mark.parametrize("text", ["", "much", "1Kb", "1e", "--1", "1 Ki", "1e999"])
+def test_a_quantity_is_in_billionths_and_rounded_up() -> None:
+    assert [amount(text) for text in ("1", "1n", "0.1n", ".5", "1.5e3", "25e-3", "-1.5", "1Ei")] == [
+        10**9, 1, 1, 5 * 10**8, 1500 * 10**9, 25 * 10**6, -15 * 10**8, 2**60 * 10**9,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", ".", "-", "m", "much", "1Kb", "1e", "--1", "1 Ki", "1e999"])
 def test_what_is_not_a_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a quantity"):
         amount(text)
@@ -57,14 +63,6 @@ def test_a_label_of_a_container_that_does_not_run_is_removed() -> None:
 
 def test_a_label_stays_while_nothing_is_heard_of_its_shim() -> None:
     assert labels.wanted(pod(labels={"main": "RUNNING"}), {}) == {}
-
-
-def test_a_status_is_of_the_pod_that_the_api_says_runs_the_container() -> None:
-    made = pod()
-    assert made.statuses({"id-main": status()}).keys() == {"main"}
-    assert made.statuses({"id-main": status(pod="other")}) == {}
-    assert made.statuses({"other": status()}) == {}
-    assert pod(running=False).statuses({"id-main": status()}) == {}
 
 
 def test_what_it_requests_awake_is_written_down_before_it_sleeps() -> None:
@@ -278,7 +276,7 @@ EVERYTHING = Options(labels=True, events=True, resize=True)
 
 
 def test_nothing_is_wanted_without_a_flag() -> None:
-    assert not wanted(pod(), saying(counting()), Options(), NOW).is_any
+    assert wanted(pod(), saying(counting()), Options(), NOW) == Changes()
 
 
 @pytest.mark.parametrize("ending", ["deleted", "Succeeded", "Failed"])
@@ -286,7 +284,7 @@ def test_a_pod_that_ends_is_left_alone(ending: str) -> None:
     body = pod_body(phase=ending)
     if ending == "deleted":
         body["metadata"]["deletionTimestamp"] = "2027-01-15T07:59:50Z"
-    assert not wanted(read_pod(body), saying(counting()), EVERYTHING, NOW).is_any
+    assert wanted(read_pod(body), saying(counting()), EVERYTHING, NOW) == Changes()
 
 
 def test_a_refusal_is_told_until_nothing_is_refused() -> None:

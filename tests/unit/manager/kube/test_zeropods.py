@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from zeropod.manager.kube import zeropods
 from zeropod.manager.kube.crd import GROUP_VERSION, KIND, PLURAL
 from zeropod.manager.kube.on_demand import Outcome, Request, Source, Wanted, record
-from zeropod.manager.kube.pods import PendingResize
-from zeropod.manager.kube.zeropods import Pod, blank, container_status, containers_of, differs, pod_status, timestamp
+from zeropod.manager.kube.pods import PendingResize, Pod, read_pod
+from zeropod.manager.kube.zeropods import blank, container_status, differs, pod_status, timestamp
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
 CRD = Path(__file__).resolve().parents[4] / "installer/manifests/components/zeropods/crd.yaml"
-POD = Pod("default", "web", "u1")
+POD = Pod("default", "web", "u1", "1")
 SECOND = 1_000_000_000
 
 
@@ -134,7 +134,7 @@ def test_figures_alone_are_no_other_reason() -> None:
     assert after["why"] == before["why"]
     assert differs(pod_status([before], "n", 1), pod_status([after], "n", 1)) == ""
     other = container_status(status(why="exec 7 is running"), before, [("exec", "An exec runs.", "")])
-    assert differs(pod_status([before], "n", 1), pod_status([other], "n", 1)) == "state"
+    assert differs(pod_status([before], "n", 1), pod_status([other], "n", 1)) == "details"
 
 
 def test_sizes_of_memory_alone_are_told_apart() -> None:
@@ -143,7 +143,7 @@ def test_sizes_of_memory_alone_are_told_apart() -> None:
         for size in (100, 90)
     )
     assert before["memoryGivenBack"] == "100Mi"
-    assert differs(before, after) == "memory"
+    assert differs(before, after) == "details"
 
 
 def test_a_pod_is_as_awake_as_its_most_wakeful_container() -> None:
@@ -158,13 +158,13 @@ def test_a_pods_containers_are_those_with_its_uid() -> None:
     ours, sandbox = status(), status("s1", sandbox="s1")
     foreign, nameless = status("c9", pod_uid="u2"), status("c8", pod_uid="")
     old = status("c0", 0.5)
-    assert containers_of(POD, [old, ours, sandbox, foreign, nameless]) == [ours]
-    assert containers_of(Pod("default", "web", ""), [nameless]) == []
+    assert POD.statuses([old, ours, sandbox, foreign, nameless]) == {"main": ours}
+    assert Pod("default", "web", "", "1").statuses([nameless]) == {}
 
 
 def test_one_that_runs_counts_before_one_that_has_ended_later() -> None:
     ended = status("c2", 9.0, state=status_pb2.STOPPED)
-    assert containers_of(POD, [ended, status()]) == [status()]
+    assert POD.statuses([ended, status()]) == {"main": status()}
 
 
 @pytest.mark.parametrize(
@@ -172,15 +172,17 @@ def test_one_that_runs_counts_before_one_that_has_ended_later() -> None:
     [("u1", "n", True), ("u2", "n", False), ("u1", "m", False), ("", "n", False)],
 )
 def test_whose_a_resource_is(owner: str, node: str, ours: bool) -> None:
-    resource = zeropods.identity(Pod("default", "web", owner), node)
+    resource = zeropods.identity(Pod("default", "web", owner, "1"), node)
+    resource["metadata"]["uid"] = "z1"
     if not owner:
         del resource["metadata"]["ownerReferences"]
     assert zeropods.is_of(zeropods.keep(resource), POD, "n") is ours
 
 
 def test_a_pod_of_the_same_name_from_before_is_another_one() -> None:
-    before = zeropods.keep(zeropods.identity(Pod("default", "web", "u0"), "n"))
-    assert not zeropods.is_of(before, POD, "n")
+    before = zeropods.identity(Pod("default", "web", "u0", "1"), "n")
+    before["metadata"]["uid"] = "z1"
+    assert not zeropods.is_of(zeropods.keep(before), POD, "n")
 
 
 @given(st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=253))
@@ -188,15 +190,20 @@ def test_every_node_name_makes_a_label(node: str) -> None:
     assert 0 < len(zeropods.label_value(node)) <= 63
 
 
-def test_what_matters_of_a_pod() -> None:
-    pod = {
+def test_what_is_wanted_of_a_pod_and_whether_it_can_be() -> None:
+    pod: dict[str, Any] = {
         "metadata": {
             "namespace": "default", "name": "web", "uid": "u1", "deletionTimestamp": "t",
             "annotations": {"zeropod.ctrox.dev/wanted": "Asleep"},
         },
         "status": {"containerStatuses": [{"name": "main", "ready": True}, {"name": "db", "ready": False}]},
     }  # fmt: skip
-    assert zeropods.keep_pod(pod) == Pod("default", "web", "u1", "Asleep", frozenset({"main"}), ends=True)
+    read = read_pod(pod)
+    assert dict(read.annotated) == {"": Wanted.ASLEEP}
+    assert read.is_deleted
+    assert set(read.ready) == {"main"}
+    pod["metadata"]["annotations"] = {"zeropod.ctrox.dev/wanted": "later"}
+    assert "'later'" in read_pod(pod).problem
 
 
 def test_figures_are_blanked() -> None:
@@ -216,15 +223,25 @@ RESIZING = {"type": "PodResizePending", "status": "True", "reason": "Deferred", 
     ],
 )
 def test_a_resize_that_is_not_carried_out_is_kept_of_a_pod(status: Any, pending: PendingResize | None) -> None:
-    assert zeropods.keep_pod({"metadata": {"name": "web"}, "status": status}).pending == pending
+    assert read_pod({"metadata": {"namespace": "default", "name": "web"}, "status": status}).pending == pending
 
 
-def test_a_resize_is_told_before_what_the_shim_says_and_not_twice() -> None:
-    said = [("resize", "Its resize is deferred: of then", "wait"), ("now", "It is busy.", "")]
-    assert zeropods.reasons_of(POD, said) == [("now", "It is busy.", "")]
+def test_a_resize_is_told_before_what_the_shim_says() -> None:
+    said = [("now", "It is busy.", "")]
+    assert zeropods.reasons_of(POD, said) == said
     found = zeropods.reasons_of(replace(POD, pending=PendingResize("Infeasible", "", "")), said)
     assert [reason[:2] for reason in found] == [
         ("resize", "Its resize is infeasible: the kubelet does not say why"),
         ("now", "It is busy."),
     ]
     assert "request less" in found[0][2]
+
+
+def test_a_resize_that_waits_is_no_passing_detail() -> None:
+    def said(*reasons: tuple[str, str, str]) -> Any:
+        return pod_status([container_status(status(), None, reasons)], "node-1", 1)
+
+    busy, waits = ("now", "It is busy.", ""), ("resize", "Its resize is deferred: 3 are there.", "Wait.")
+    assert differs(said(busy), said(waits, busy)) == differs(said(waits), said()) == "resize"
+    assert differs(said(waits), said(waits, busy)) == "details"
+    assert differs(said(waits), said(("resize", "Its resize is deferred: 4 are there.", "Wait."))) == ""

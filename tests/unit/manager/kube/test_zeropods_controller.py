@@ -1,65 +1,56 @@
 """Custom resources stay right whatever fails, and requests are carried out once; against a server in memory."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
+from tests.unit.manager.kube.fake_api import Answer, Asked, FakeApi
+from tests.unit.manager.kube.fake_api import status as failure
 from tests.unit.manager.kube.test_zeropods import status
 from trio.testing import MockClock
 
 from zeropod.manager.kube import zeropods
-from zeropod.manager.kube.errors import ApiError, Unreachable
-from zeropod.manager.kube.pods import PendingResize
-from zeropod.manager.kube.zeropods import Object, Pod
-from zeropod.manager.kube.zeropods_controller import REASONS, SIZES, Controller
+from zeropod.manager.kube.client import Client, Object
+from zeropod.manager.kube.events import Reporter
+from zeropod.manager.kube.pods import PendingResize, Pod
+from zeropod.manager.kube.reconcile import DETAILS, LASTING, REASONS, Reconciler
+from zeropod.manager.kube.work import Options
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 from zeropod.rpc.status import Code, RpcError
 
-KEY = ("default", "web")
+POD = "/api/v1/namespaces/default/pods/web"
 PATH = "/apis/runtime.zeropod.ctrox.dev/v1/namespaces/default/zeropods/web"
 
 
-class Changing:
-    """Something that tells of its changes."""
+class Node:
+    """The shims."""
 
     def __init__(self) -> None:
         self._changed = trio.Event()
         self.ready = True
-
-    async def changed(self) -> None:
-        await self._changed.wait()
-
-    def tell(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-
-class Items(Changing):
-    def __init__(self) -> None:
-        super().__init__()
-        self.items: dict[tuple[str, str], Any] = {}
-
-    def put(self, key: tuple[str, str], value: Any) -> None:
-        self.items[key] = value
-        self.tell()
-
-
-class Node(Changing):
-    """The shims."""
-
-    def __init__(self) -> None:
-        super().__init__()
         self.containers: list[ContainerStatus] = []
         self.asked: list[tuple[str, str]] = []
         self.refusal: RpcError | None = None
         self.reasons = [("now", "It is busy.", "Wait.")]
 
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+    def by_pod(self) -> dict[str, list[ContainerStatus]]:
+        found: dict[str, list[ContainerStatus]] = {}
+        for each in self.containers:
+            found.setdefault(each.pod_uid, []).append(each)
+        return found
+
     def say(self, *containers: ContainerStatus) -> None:
+        for each in containers:
+            if not each.reasons:
+                each.reasons.extend(status_pb2.Reason(kind=k, text=t, remedy=r) for k, t, r in self.reasons)
         self.containers = list(containers)
-        self.tell()
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def why(self, id: str) -> list[tuple[str, str, str]]:
         await trio.lowlevel.checkpoint()
@@ -83,75 +74,60 @@ class Node(Changing):
         return [each for each in self.asked if each[0] != "why"]
 
 
-class Server:
-    """Server-side apply on zeropods, as far as it is used; its watch is instantaneous."""
-
-    def __init__(self, resources: Items) -> None:
-        self._resources = resources
-        self.stored: dict[str, Object] = {}
-        self.writes: list[tuple[str, Object]] = []
-        self.rule: Callable[[str], None] = lambda path: None
-        self._uids = 0
-
-    async def apply(self, path: str, body: Object) -> Object:
-        await trio.sleep(0.01)
-        self.rule(path)
-        self.writes.append((path, body))
-        name = path.removesuffix("/status")
-        if path.endswith("/status"):
-            if name not in self.stored:
-                raise ApiError(404, "NotFound", "not found")
-            if body["metadata"].get("uid") != self.stored[name]["metadata"]["uid"]:
-                raise ApiError(409, "Conflict", "another uid")
-            self.stored[name]["status"] = copy.deepcopy(body["status"])
-        else:
-            self._uids += 1
-            made = self.stored.setdefault(name, {"metadata": {"uid": f"z{self._uids}", "generation": 1}, "spec": {}})
-            made["metadata"] |= copy.deepcopy(body["metadata"])
-        self.show(name)
-        return copy.deepcopy(self.stored[name])
-
-    def show(self, name: str = PATH) -> None:
-        metadata = self.stored[name]["metadata"]
-        self._resources.put((metadata["namespace"], metadata["name"]), zeropods.keep(copy.deepcopy(self.stored[name])))
-
-    def want(self, wanted: str, **more: Any) -> None:
-        """As a person changes the specification."""
-        self.stored[PATH]["spec"] = {"containers": [{"name": "main", "wanted": wanted, **more}]}
-        self.stored[PATH]["metadata"]["generation"] += 1
-        self.show()
-
-    def said(self) -> Object:
-        """What the resource says of the container."""
-        (container,) = self.stored[PATH]["status"]["containers"]
-        assert isinstance(container, dict)
-        return container
-
-
 class World:
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self.node, self.pods, self.resources = Node(), Items(), Items()
-        self.server = Server(self.resources)
-        self._nursery = nursery
+    def __init__(self, api: FakeApi, client: Client, nursery: trio.Nursery) -> None:
+        self.api, self.node = api, Node()
+        self._client, self._nursery = client, nursery
 
     def start(self) -> trio.CancelScope:
         """A manager, until its scope is cancelled."""
         scope = trio.CancelScope()
+        made = Reconciler(self._client, self.node, Options(zeropods=True), Reporter("node-1", "manager"))
 
         async def run() -> None:
             with scope:
-                await Controller(self.server, self.node, self.pods, self.resources, "node-1").run()
+                await made.run()
 
         self._nursery.start_soon(run)
         return scope
 
-    def pod(self, **more: Any) -> None:
-        self.pods.put(KEY, Pod("default", "web", **{"uid": "u1", "ready": frozenset({"main"}), **more}))
+    def pod(
+        self, *, wanted: str = "", ready: bool = True, pending: PendingResize | None = None, **metadata: Any
+    ) -> None:
+        noted = {"zeropod.ctrox.dev/wanted": wanted} if wanted else {}
+        about = {"namespace": "default", "name": "web", "uid": "u1", "annotations": noted, **metadata}
+        main = {"name": "main", "ready": ready, "state": {"running": {}}}
+        told: Object = {"containerStatuses": [main]}
+        if pending:
+            resize = {"type": "PodResizePending", "status": "True"}
+            told["conditions"] = [{**resize, "reason": pending.reason, "message": pending.message}]
+        self.api.put(POD, {"metadata": about, "spec": {}, "status": told})
+
+    def want(self, wanted: str, name: str = "main", **more: Any) -> None:
+        """As a person changes the specification."""
+        body = copy.deepcopy(self.api.objects[PATH])
+        body["spec"] = {"containers": [{"name": name, "wanted": wanted, **more}]}
+        body["metadata"]["generation"] = body["metadata"].get("generation", 1) + 1
+        self.api.put(PATH, body)
+
+    @property
+    def stored(self) -> Object:
+        return self.api.objects[PATH]
+
+    def said(self) -> Object:
+        """What the resource says of the container."""
+        (container,) = self.stored["status"]["containers"]
+        assert isinstance(container, dict)
+        return container
+
+    @property
+    def writes(self) -> list[Asked]:
+        return self.api.writes
 
 
 @pytest.fixture
-def world(nursery: trio.Nursery) -> World:
-    made = World(nursery)
+def world(api: FakeApi, client: Client, nursery: trio.Nursery) -> World:
+    made = World(api, client, nursery)
     made.node.say(status())
     made.pod()
     return made
@@ -163,17 +139,17 @@ ASLEEP = status(since=5.0, state=status_pb2.STANDBY, standby_sleeps=1)
 async def test_a_new_pod_gets_its_resource(autojump_clock: MockClock, world: World) -> None:
     world.start()
     await trio.sleep(5)
-    assert [path for path, _ in world.server.writes] == [PATH, f"{PATH}/status"]
-    stored = world.server.stored[PATH]
+    assert [asked.path for asked in world.writes] == [PATH, f"{PATH}/status"]
+    stored = world.stored
     assert stored["metadata"]["ownerReferences"][0]["uid"] == "u1"
     assert (stored["status"]["state"], stored["status"]["nodeName"]) == ("RUNNING", "node-1")
-    assert world.server.said()["reasons"] == [{"kind": "now", "text": "It is busy.", "remedy": "Wait."}]
+    assert world.said()["reasons"] == [{"kind": "now", "text": "It is busy.", "remedy": "Wait."}]
 
 
 async def test_a_change_of_state_is_one_write(autojump_clock: MockClock, world: World) -> None:
     world.start()
     await trio.sleep(5)
-    world.server.writes.clear()
+    world.api.asked.clear()
     moving = status(since=5.0, state=status_pb2.STANDBY, standby_sleeps=1, memory_backend="store", memory_moving=True)
     world.node.say(status(state=status_pb2.CHECKPOINTING))
     await trio.sleep(0.05)
@@ -184,21 +160,34 @@ async def test_a_change_of_state_is_one_write(autojump_clock: MockClock, world: 
     moved.memory_moving, moved.memory_out_bytes = False, 100 << 20
     world.node.say(moved)
     await trio.sleep(5)
-    ((_, body),) = world.server.writes
+    (asked,) = world.writes
+    body = asked.body or {}
     assert (body["status"]["state"], body["status"]["memoryGivenBack"]) == ("STANDBY", "100Mi")
 
 
 async def test_nothing_is_written_that_has_not_changed(autojump_clock: MockClock, world: World) -> None:
     world.start()
     await trio.sleep(5)
-    world.server.writes.clear()
+    world.api.asked.clear()
     for why in ("idle for 1 s", "idle for 2 s"):
         world.node.say(status(why="idle for 0 s"))
         world.node.say(status(why=why))
         await trio.sleep(5)
-    assert len(world.server.writes) == 1
+    assert world.writes == []
     await trio.sleep(10 * REASONS)
-    assert len(world.server.writes) == 1
+    assert len(world.writes) == 1
+
+
+async def test_a_reason_that_passes_is_not_written(autojump_clock: MockClock, world: World) -> None:
+    world.start()
+    await trio.sleep(5)
+    world.api.asked.clear()
+    for _ in range(100):
+        world.node.say(status(why="a request is under way"))
+        await trio.sleep(0.5)
+        world.node.say(status())
+        await trio.sleep(5)
+    assert world.writes == []
 
 
 async def test_sizes_of_memory_are_written_now_and_then(autojump_clock: MockClock, world: World) -> None:
@@ -206,7 +195,7 @@ async def test_sizes_of_memory_are_written_now_and_then(autojump_clock: MockCloc
     for size in range(600):
         world.node.say(status(memory_backend="store", memory_out_bytes=size << 20))
         await trio.sleep(1)
-    assert len(world.server.writes) <= 600 / SIZES + 3
+    assert len(world.writes) <= 600 / DETAILS + 3
 
 
 async def test_a_reason_that_has_changed_is_found_without_a_change(autojump_clock: MockClock, world: World) -> None:
@@ -214,49 +203,81 @@ async def test_a_reason_that_has_changed_is_found_without_a_change(autojump_cloc
     await trio.sleep(5)
     world.node.reasons = [("exec", "An exec runs.", "End it.")]
     await trio.sleep(REASONS + 5)
-    assert world.server.said()["reasons"][0]["kind"] == "exec"
+    assert world.said()["reasons"][0]["kind"] == "exec"
 
 
-async def test_a_resize_that_waits_is_told_at_once_and_only_as_long(autojump_clock: MockClock, world: World) -> None:
-    world.start()
+async def test_a_resize_that_waits_is_told_soon_and_only_as_long(autojump_clock: MockClock, world: World) -> None:
+    manager = world.start()
     await trio.sleep(5)
     busy = {"kind": "now", "text": "It is busy.", "remedy": "Wait."}
     for pending in (PendingResize("Deferred", "no room for 1 CPU", ""), PendingResize("Infeasible", "too much", "")):
         world.pod(pending=pending)
-        await trio.sleep(5)
-        first, *rest = world.server.said()["reasons"]
+        await trio.sleep(LASTING + 2)
+        first, *rest = world.said()["reasons"]
         assert first == {"kind": "resize", "text": f"I{pending.text[1:]}", "remedy": pending.remedy}
         assert rest == [busy]
-    # A manager that has just started has what the resource says, until a shim has answered.
-    restarted = world.start()
-    await trio.sleep(5)
-    restarted.cancel()
+    # A manager that has just started has it from the resource, and does not keep it.
+    manager.cancel()
     world.pod()
+    world.start()
+    await trio.sleep(LASTING + 2)
+    assert world.said()["reasons"] == [busy]
+
+
+async def test_a_resize_that_is_soon_carried_out_is_not_written(autojump_clock: MockClock, world: World) -> None:
+    world.start()
     await trio.sleep(5)
-    assert world.server.said()["reasons"] == [busy]
+    world.api.asked.clear()
+    for _ in range(10):
+        world.pod(pending=PendingResize("Deferred", "no room", ""))
+        await trio.sleep(LASTING / 2)
+        world.pod()
+        await trio.sleep(LASTING)
+    assert world.writes == []
 
 
 async def test_what_is_wanted_is_done_once(autojump_clock: MockClock, world: World) -> None:
     world.start()
     await trio.sleep(5)
-    world.server.want("Asleep")
+    world.want("Asleep")
     await trio.sleep(5)
     assert world.node.done == [("sleep", "c1")]
-    (request,) = world.server.said()["requests"]
+    (request,) = world.said()["requests"]
     assert (request["source"], request["wanted"], request["outcome"]) == ("Spec", "Asleep", "Done")
     world.node.say(ASLEEP)
     world.node.say(status(since=9.0, standby_sleeps=1, restores=1))
     await trio.sleep(500)
     assert world.node.done == [("sleep", "c1")]
-    world.server.want("Asleep", requestedAt="2026-01-01T00:00:00Z")
+    world.want("Asleep", requestedAt="2026-01-01T00:00:00Z")
     await trio.sleep(5)
     assert world.node.done == [("sleep", "c1")] * 2
+
+
+async def test_the_outcome_is_told_with_the_state(autojump_clock: MockClock, world: World) -> None:
+    world.start()
+    await trio.sleep(5)
+    seen: list[tuple[str, bool]] = []
+
+    def rule(asked: Asked) -> Answer | None:
+        if asked.path.endswith("/status") and asked.body:
+            (container,) = asked.body["status"]["containers"]
+            seen.append((container["state"], "requests" in container))
+        return None
+
+    world.api.rule = rule
+    world.want("Asleep")
+    await trio.sleep(0.5)
+    assert world.node.done == [("sleep", "c1")]
+    # The shim has slept, and tells of it a moment later.
+    world.node.say(ASLEEP)
+    await trio.sleep(5)
+    assert [each for each in seen if each[1]] == [("STANDBY", True)]
 
 
 async def test_a_manager_that_starts_anew_does_not_repeat_it(autojump_clock: MockClock, world: World) -> None:
     first = world.start()
     await trio.sleep(5)
-    world.server.want("Asleep")
+    world.want("Asleep")
     await trio.sleep(5)
     first.cancel()
     world.start()
@@ -270,7 +291,7 @@ async def test_what_was_wanted_while_there_was_no_manager_is_done(autojump_clock
     first = world.start()
     await trio.sleep(5)
     first.cancel()
-    world.server.want("Asleep")
+    world.want("Asleep")
     await trio.sleep(50)
     assert world.node.done == []
     world.start()
@@ -282,14 +303,14 @@ async def test_a_refusal_is_told(autojump_clock: MockClock, world: World) -> Non
     world.node.refusal = RpcError(Code.FAILED_PRECONDITION, "cannot put c1 to sleep: exec 7 is running")
     world.start()
     await trio.sleep(5)
-    world.server.want("Asleep")
+    world.want("Asleep")
     await trio.sleep(1)
-    (request,) = world.server.said()["requests"]
+    (request,) = world.said()["requests"]
     assert (request["outcome"], request["reason"]) == ("Refused", "cannot put main to sleep: exec 7 is running")
 
 
 async def test_it_is_put_to_sleep_when_it_is_ready(autojump_clock: MockClock, world: World) -> None:
-    world.pod(ready=frozenset(), wanted="Asleep")
+    world.pod(ready=False, wanted="Asleep")
     world.start()
     await trio.sleep(50)
     assert world.node.done == []
@@ -302,94 +323,80 @@ async def test_an_annotation_that_means_nothing_is_told(autojump_clock: MockCloc
     world.pod(wanted="later")
     world.start()
     await trio.sleep(5)
-    assert "'later'" in world.server.stored[PATH]["status"]["problem"]
+    assert "'later'" in world.stored["status"]["problem"]
     assert world.node.done == []
 
 
 async def test_a_resource_of_another_pod_wants_nothing(autojump_clock: MockClock, world: World) -> None:
     # Of the pod that had this name before, or made by somebody with another pod's uid.
-    identity = zeropods.identity(Pod("default", "web", "u0"), "node-1")
-    identity["metadata"] |= {"uid": "z0", "generation": 1}
-    world.server.stored[PATH] = {**identity, "spec": {}, "status": {}}
-    world.server.want("Asleep")
+    world.api.put(PATH, {**zeropods.identity(Pod("default", "web", "u0", "1"), "node-1"), "spec": {}, "status": {}})
+    world.want("Asleep")
     seen: list[list[tuple[str, str]]] = []
-    world.server.rule = lambda path: seen.append(world.node.done)
+
+    def rule(asked: Asked) -> Answer | None:
+        if asked.is_write:
+            seen.append(world.node.done)
+        return None
+
+    world.api.rule = rule
     world.start()
     await trio.sleep(5)
     assert seen[0] == []
-    assert world.server.stored[PATH]["metadata"]["ownerReferences"][0]["uid"] == "u1"
+    assert world.stored["metadata"]["ownerReferences"][0]["uid"] == "u1"
 
 
 async def test_another_pods_containers_are_not_touched(autojump_clock: MockClock, world: World) -> None:
     world.node.say(status(), status("c9", pod_uid="u9"))
     world.start()
     await trio.sleep(5)
-    world.server.want("Asleep")
-    world.server.stored[PATH]["spec"]["containers"][0]["name"] = "c9"
-    world.server.show()
+    world.want("Asleep", "c9")
     await trio.sleep(5)
     assert set(world.node.done) <= {("sleep", "c1")}
 
 
 @pytest.mark.parametrize(
-    "error",
+    "answer",
     [
-        Unreachable("connection refused"), ApiError(409, "Conflict", ""), ApiError(429, "TooManyRequests", "", 5.0),
-        ApiError(500, "InternalError", ""), ApiError(403, "Forbidden", ""), ApiError(404, "", "404 page not found"),
+        Answer(200, b"nonsense"), Answer(200, {"metadata": {"name": "web"}}), failure(409, "Conflict"),
+        failure(429, "TooManyRequests", retryAfterSeconds=5), failure(500, "InternalError"),
+        failure(403, "Forbidden"), Answer(404, b"404 page not found"),
     ],
-    ids=lambda error: str(error.status),
 )  # fmt: skip
-async def test_all_is_right_soon_after_any_failure(autojump_clock: MockClock, world: World, error: ApiError) -> None:
-    def fail(path: str) -> None:
-        raise error
-
+async def test_all_is_right_soon_after_any_failure(autojump_clock: MockClock, world: World, answer: Answer) -> None:
     world.start()
     await trio.sleep(5)
-    world.server.rule = fail
-    world.server.want("Asleep")
+    world.api.rule = lambda asked: answer if asked.is_write else None
+    world.want("Asleep")
     await trio.sleep(60)
     assert world.node.done == [("sleep", "c1")]
     world.node.say(ASLEEP)
     await trio.sleep(60)
-    world.server.rule = lambda path: None
-    await trio.sleep(30)
-    assert (world.server.said()["state"], len(world.server.said()["requests"])) == ("STANDBY", 1)
+    world.api.rule = lambda asked: None
+    await trio.sleep(40)
+    assert (world.said()["state"], len(world.said()["requests"])) == ("STANDBY", 1)
     assert world.node.done == [("sleep", "c1")]
 
 
 async def test_one_that_was_deleted_comes_back(autojump_clock: MockClock, world: World) -> None:
     world.start()
     await trio.sleep(5)
-    del world.server.stored[PATH], world.resources.items[KEY]
-    world.resources.tell()
+    world.api.remove(PATH)
     await trio.sleep(5)
-    assert world.server.said()["state"] == "RUNNING"
-
-
-async def test_one_that_was_deleted_unseen_comes_back_with_the_next_change(
-    autojump_clock: MockClock, world: World
-) -> None:
-    world.start()
-    await trio.sleep(5)
-    del world.server.stored[PATH]
-    world.node.say(ASLEEP)
-    await trio.sleep(20)
-    assert world.server.said()["state"] == "STANDBY"
+    assert world.said()["state"] == "RUNNING"
 
 
 async def test_a_pod_that_ends_is_left_alone(autojump_clock: MockClock, world: World) -> None:
-    world.pod(ends=True)
+    world.pod(deletionTimestamp="2026-01-01T00:00:00Z")
     world.start()
     await trio.sleep(50)
-    assert world.server.writes == []
+    assert world.writes == []
 
 
 async def test_nothing_is_done_before_all_is_known(autojump_clock: MockClock, world: World) -> None:
-    world.resources.ready = False
+    world.api.rule = lambda asked: failure(404, "NotFound") if "zeropods" in asked.path else None
     world.start()
     await trio.sleep(50)
-    assert world.server.writes == []
-    world.resources.ready = True
-    world.resources.tell()
-    await trio.sleep(5)
-    assert world.server.writes
+    assert world.writes == []
+    world.api.rule = lambda asked: None
+    await trio.sleep(20)
+    assert world.said()["state"] == "RUNNING"
