@@ -1,21 +1,15 @@
 """What the manager writes to Kubernetes of pods that sleep and wake: labels, events, and requests."""
 
-import contextlib
-import http.client
 import json
-import random
 import signal
-import ssl
-import subprocess
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cluster import services
+from tests.cluster.impersonation import patch_as_a_manager
 from tests.cluster.kube import Api, KubectlError, kubectl, until
-from tests.cluster.pki import ADMIN
 from tests.cluster.pods import Place, Pod, States, annotations, ask, container, environment
 
 PREFIX = "status.zeropod.ctrox.dev"
@@ -74,13 +68,6 @@ def manager(api: Api) -> Pod:
 def metrics(api: Api) -> dict[str, float]:
     lines = ask(manager(api).ip, path="/metrics").text.splitlines()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
-
-
-def anonymous_memory(command: str) -> int:
-    """Bytes that a process of this node has for itself alone, without its programs' files."""
-    (pid,) = subprocess.run(["pgrep", "-f", command], capture_output=True, text=True, check=True).stdout.split()
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
 
 
 def test_each_container_has_a_label(place: Place) -> None:
@@ -214,24 +201,8 @@ def test_the_manager_may_do_what_it_does_and_no_more(verb: str, resource: str, m
     assert ("yes" in answer) == may, answer
 
 
-def patch_as_a_manager(pod: Pod, node: str, body: Mapping[str, Any], part: str = "") -> str:
-    """What the API server says to a manager of this node; empty if it does as it is told."""
-    config = json.loads(ADMIN.read_text())
-    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-    tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
-    tls.load_cert_chain(user["client-certificate"], user["client-key"])
-    connection = http.client.HTTPSConnection(cluster["server"].removeprefix("https://"), context=tls, timeout=30)
-    headers = {
-        "Content-Type": "application/strategic-merge-patch+json",
-        "Impersonate-User": f"system:serviceaccount:{SYSTEM}:zeropod-node",
-        "Impersonate-Group": "system:serviceaccounts",
-        "Impersonate-Extra-authentication.kubernetes.io%2fnode-name": node,
-    }
-    path = f"/api/v1/namespaces/{pod.place.name}/pods/{pod.name}{part}"
-    with contextlib.closing(connection):
-        connection.request("PATCH", path, json.dumps(body), headers)
-        answer = json.loads(connection.getresponse().read())
-    return str(answer["message"]) if answer["kind"] == "Status" else ""
+def pod_path(pod: Pod) -> str:
+    return f"/api/v1/namespaces/{pod.place.name}/pods/{pod.name}"
 
 
 def test_a_manager_is_held_to_its_own_pods_and_to_what_it_writes(place: Place) -> None:
@@ -239,17 +210,17 @@ def test_a_manager_is_held_to_its_own_pods_and_to_what_it_writes(place: Place) -
     pod = place.pod("web", container(resources=resources), annotated=annotations(scaledown_duration="600s"))
     until_labelled(pod, main="RUNNING")
     ours = {"metadata": {"labels": {f"{PREFIX}/other": "RUNNING"}}}
-    assert patch_as_a_manager(pod, "node-1", ours) == ""
-    assert "its own node" in patch_as_a_manager(pod, "node-2", ours)
-    assert "changes labels" in patch_as_a_manager(pod, "node-1", {"metadata": {"labels": {"app": "another"}}})
-    assert "changes labels" in patch_as_a_manager(pod, "node-1", {"metadata": {"labels": {"app": None}}})
+    assert patch_as_a_manager(pod_path(pod), "node-1", ours) == ""
+    assert "its own node" in patch_as_a_manager(pod_path(pod), "node-2", ours)
+    assert "changes labels" in patch_as_a_manager(pod_path(pod), "node-1", {"metadata": {"labels": {"app": "another"}}})
+    assert "changes labels" in patch_as_a_manager(pod_path(pod), "node-1", {"metadata": {"labels": {"app": None}}})
     wrong = {"metadata": {"annotations": {"zeropod.ctrox.dev/scaledown-duration": "1s"}}}
-    assert "changes the annotations" in patch_as_a_manager(pod, "node-1", wrong)
-    assert "finalizers" in patch_as_a_manager(pod, "node-1", {"metadata": {"finalizers": ["example.com/x"]}})
+    assert "changes the annotations" in patch_as_a_manager(pod_path(pod), "node-1", wrong)
+    assert "finalizers" in patch_as_a_manager(pod_path(pod), "node-1", {"metadata": {"finalizers": ["example.com/x"]}})
     image = {"spec": {"containers": [{"name": "main", "image": "localhost/redis:test"}]}}
-    assert "requests alone" in patch_as_a_manager(pod, "node-1", image)
+    assert "requests alone" in patch_as_a_manager(pod_path(pod), "node-1", image)
     limit = {"spec": {"containers": [{"name": "main", "resources": {"limits": {"memory": "300Mi"}}}]}}
-    assert "no limits" in patch_as_a_manager(pod, "node-1", limit, "/resize")
+    assert "no limits" in patch_as_a_manager(f"{pod_path(pod)}/resize", "node-1", limit)
 
 
 @pytest.mark.alone
@@ -300,51 +271,18 @@ def test_nothing_is_written_that_has_not_changed(place: Place, api: Api) -> None
     time.sleep(30)
     assert writes() == begun
     assert metrics(api)["zeropod_api_followed"] == 1
-    memory = anonymous_memory("zeropod.pyz manager")
-    print(f"manager: {memory / (1 << 20):.1f} MiB of memory of its own, {begun:.0f} writes so far")
-    assert memory <= 40 << 20
-    # One of the label, one of the requests, one of the event.
+    memory = metrics(api)["process_resident_memory_bytes"]
+    print(f"manager: {memory / (1 << 20):.1f} MiB of memory, {begun:.0f} writes so far")
+    # Most of it is the interpreter's and the libraries'; modules that the test image has not compiled add to it.
+    assert memory <= 48 << 20
+    # One of the label, one of the requests, one of the custom resource; and the first event of a wake.
     assert ask(pod.ip).status == 200
     pod.until_awake()
     until_labelled(pod, main="RUNNING")
     pod.until_asleep()
     until_requested(pod, LOWEST)
-    assert writes() - begun <= 6
-
-
-@pytest.mark.alone
-def test_many_pods_that_sleep_and_wake_at_random(place: Place, api: Api) -> None:
-    names = [f"web-{number}" for number in range(16)]
-    for name in names:
-        place.pod(name, container(resources={"requests": {"cpu": "10m", "memory": "10Mi"}}), ready=False)
-    pods = [Pod(place, name).until_ready(120) for name in names]
-    for pod in pods:
-        until_requested(pod.until_asleep(), LOWEST, 60)
-    addresses, chance = [pod.ip for pod in pods], random.Random(1)
-
-    def changes() -> int:
-        says = [pod.says() for pod in pods]
-        return sum(int(each["restores"]) + int(each["checkpoints"]) for each in says)
-
-    def writes() -> float:
-        return sum(value for name, value in metrics(api).items() if name.startswith("zeropod_api_writes_total"))
-
-    before = (changes(), writes(), metrics(api)["process_cpu_seconds_total"], time.monotonic())
-    while time.monotonic() < before[3] + 60:
-        assert ask(chance.choice(addresses)).status == 200
-        time.sleep(chance.random() / 2)
-    for pod in pods:
-        until_labelled(pod.until_asleep(), 60, main="SCALED_DOWN")
-        until_requested(pod, LOWEST, 60)
-        restores = pod.says()["restores"]
-        if restores:
-            until(lambda: events(pod)["Running"]["count"] == restores, "each wake is counted", 60)  # noqa: B023
-    seconds = time.monotonic() - before[3]
-    changed, written = changes() - before[0], writes() - before[1]
-    cpu = (metrics(api)["process_cpu_seconds_total"] - before[2]) / seconds
-    print(f"{changed} changes of state, {written:.0f} writes, {cpu:.1%} of a core in {seconds:.0f} s")
-    assert changed > 20
-    assert written <= 3 * changed
+    time.sleep(5)
+    assert writes() - begun <= 7
 
 
 @pytest.mark.alone

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.cluster import pki, services
+from tests.cluster.impersonation import MERGE, ask_as_a_manager, patch_as_a_manager
 from tests.cluster.kube import KubectlError, Object, kubectl, until
 from tests.cluster.pods import PREFIX, Place, Pod, annotations, ask
 from tests.integration.patience import patient
@@ -356,6 +357,26 @@ def test_credentials_of_a_program(place: Place, awake: Pod, people: dict[str, Pa
     # As people write them, and with a path relative to the file.
     path.write_text("# mine\n" + json.dumps(config))
     until(lambda: run(place, "ps", "--kubeconfig", str(path)).returncode == 0, "it logs in by a program", 20)
+
+
+def test_a_manager_is_held_to_its_own_zeropods_and_wants_nothing(place: Place, awake: Pod) -> None:
+    listed = f"/apis/runtime.zeropod.ctrox.dev/v1/namespaces/{place.name}/zeropods"
+    path = f"{listed}/web"
+    label = {"zeropod.ctrox.dev/node-name": "node-2"}
+    wrong = {"spec": {"containers": [{"name": "main", "wanted": "Asleep"}]}}
+    assert "is for people" in patch_as_a_manager(path, "node-1", wrong, MERGE)
+    assert "its own node" in patch_as_a_manager(path, "node-2", {"metadata": {"annotations": {"a": "b"}}}, MERGE)
+    assert "its own node" in patch_as_a_manager(path, "node-1", {"metadata": {"labels": label}}, MERGE)
+    assert "its own node" in patch_as_a_manager(f"{path}/status", "node-2", {"status": {"why": "mine"}}, MERGE)
+    new: Object = {"apiVersion": "runtime.zeropod.ctrox.dev/v1", "kind": "Zeropod", "metadata": {"name": "new"}}
+    assert "its own node" in ask_as_a_manager("POST", listed, "node-2", new, "application/json")
+    new["metadata"]["labels"] = label
+    assert "is for people" in ask_as_a_manager("POST", listed, "node-2", {**new, **wrong}, "application/json")
+    assert ask_as_a_manager("POST", listed, "node-2", new, "application/json") == ""
+    # What people want is kept while the manager writes the status.
+    want(place, "web", "Asleep")
+    awake.until_asleep(seconds=10)
+    until(lambda: request_of(place, "web", "Spec"), "the outcome is told", 10)
 
 
 @pytest.mark.alone
