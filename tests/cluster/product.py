@@ -23,11 +23,13 @@ def make_image() -> None:
     """The archive for all nodes, which is whole as soon as it is there."""
     command = ["python3", "/src/installer/bundle.py", "--pyz", str(PYZ), "--output", str(BUNDLE)]
     run(*command, timeout=180)
-    image = Image(
-        NAME, (f"{BUNDLE}/bin/zeropod.pyz",), programs=("/usr/bin/python3",), trees={str(BUNDLE): 0}, python=True
-    )
+    unpacked = Path(run(str(BUNDLE / "bin/zeropod.pyz"), "unpack", timeout=120).strip())
+    trees = {str(BUNDLE): 0, str(unpacked): 0}
+    image = Image(NAME, (f"{BUNDLE}/bin/zeropod.pyz",), programs=("/usr/bin/python3",), trees=trees, python=True)
     partial = ARCHIVE.with_suffix(".partial")
+    unpacked.chmod(0o755)
     partial.write_bytes(oci_archive(Path("/"), [image]))
+    unpacked.chmod(0o700)
     partial.rename(ARCHIVE)
 
 
