@@ -77,6 +77,10 @@ conformance *ARGS: build
     tests/node/enter --suite --cluster {{ in_node }} -m tests.conformance.kubernetes "$@" || status=$?
     python docs/conformance.py && exit "$status"
 
+# 300 pods on two nodes that sleep and wake at random for five minutes, half an hour in all; ARGS go to pytest (root)
+test-cluster-long *ARGS: build
+    tests/node/enter --cluster 2 python3 -m pytest --long -s tests/cluster/test_soak.py "$@"
+
 # What a machine passes through and leaves behind, then a short selection of test-vm (root)
 test-vm-short: build
     #!/usr/bin/env bash

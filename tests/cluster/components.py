@@ -118,6 +118,8 @@ def _kubelet() -> dict[str, Any]:
         "evictionHard": {"memory.available": "1Mi"},
         "imageGCHighThresholdPercent": 100,
         "makeIPTablesUtilChains": False,
+        # As many as the soak test has, on each node.
+        "maxPods": 400,
         # Restarts in tests follow one another quickly.
         "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
     }

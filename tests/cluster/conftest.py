@@ -15,6 +15,11 @@ from tests.cluster.pods import Place, States
 from tests.integration.patience import FACTOR
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the soak test with all of its pods, for five minutes")
+    parser.addoption("--soak-pods", type=int, default=300, help="how many these are")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: changes something of the node's that other tests need")
 
