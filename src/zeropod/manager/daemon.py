@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from zeropod import paths
 from zeropod.kernel import libc
-from zeropod.manager.http_server import Address, address, bind, serve
+from zeropod.manager.http_server import Address, address, bind, serve, url
 from zeropod.manager.node import Node
 from zeropod.manager.page.document import Source
 from zeropod.manager.page.history import History
@@ -78,8 +78,7 @@ async def run(
             collectors.append(collector)
             nursery.start_soon(reconcile)
         nursery.start_soon(serve, sockets, application(node, page, collectors, page_hosts))
-        where = ", ".join("{}:{}".format(*each.getsockname()) for each in sockets)
-        log.info("serves %s on %s, pid %d", PATHS, where, os.getpid())
+        log.info("serves %s on %s, pid %d", PATHS, ", ".join(map(url, sockets)), os.getpid())
 
 
 def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | None:

@@ -82,6 +82,12 @@ def bind(addresses: Iterable[Address]) -> list[socket.socket]:
     return bound
 
 
+def url(listening: socket.socket) -> str:
+    """Return where a socket of this machine's is reached."""
+    host, port, *_ = listening.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 async def serve(sockets: Iterable[socket.socket], answer: Answer) -> None:
     """Serve on these sockets, which it owns from now on, until cancelled."""
     async with trio.open_nursery() as nursery:

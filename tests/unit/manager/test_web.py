@@ -10,7 +10,7 @@ import trio
 from tests.unit.manager.fakes import FakeShim, listen
 
 from zeropod.manager import http_server
-from zeropod.manager.http_server import PLAIN, Request, Response, address, bind, plain, serve
+from zeropod.manager.http_server import PLAIN, Request, Response, address, bind, plain, serve, url
 from zeropod.manager.node import Node
 from zeropod.manager.page.document import Source
 from zeropod.manager.page.history import History
@@ -190,6 +190,13 @@ async def test_a_large_answer_is_sent_in_pieces(nursery: trio.Nursery, version: 
 )
 def test_an_address_is_a_host_and_a_port(text: str, expected: tuple[str, int]) -> None:
     assert address(text) == expected
+
+
+@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
+def test_a_socket_is_told_as_an_address_to_open(host: str, expected: str) -> None:
+    (made,) = bind([(host, 0)])
+    with made:
+        assert url(made) == f"{expected}{made.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("text", ["", "8080", "localhost", "localhost:", "a:99999", "a:-1", "a:x"])

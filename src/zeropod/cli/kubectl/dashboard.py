@@ -31,7 +31,7 @@ Containers = list[Container]
 
 async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, _: Sequence[str]) -> int:
     # Takes longer to import than the other commands take to run.
-    from zeropod.manager.http_server import bind, serve
+    from zeropod.manager.http_server import bind, serve, url
     from zeropod.manager.page.document import Source
 
     # What is wrong with the cluster or the rights is told here, and not on a page.
@@ -43,7 +43,7 @@ async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, _: 
         (listening,) = bind([(ADDRESS, options.port)])
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from None
-    port = listening.getsockname()[1]
+    where = url(listening)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follower.run)
         while not follower.ready:
@@ -51,7 +51,7 @@ async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, _: 
                 await follower.changed()
         nursery.start_soon(follow, follower, history)
         nursery.start_soon(serve, [listening], application(source, secret))
-        print(f"Serving http://{ADDRESS}:{port}/{secret}/ until Ctrl-C.", flush=True)
+        print(f"Serving {where}/{secret}/ until Ctrl-C.", flush=True)
     return 0
 
 
