@@ -43,15 +43,14 @@ def test_a_container_is_put_to_sleep_and_woken_by_hand_and_counted(stage: Stage,
         assert "nginx" in zeropod("sleep", name)
         assert app.state == "STANDBY"
         assert "It sleeps, STANDBY" in zeropod("why", app.id[:12])
-        asleep = daemon.series("nginx")
-        assert asleep["zeropod_running"] == 0
+        asleep = daemon.until("nginx", zeropod_running=0)
         assert asleep["zeropod_checkpoint_duration_seconds_count"] == asleep["zeropod_sleeps_total standby"] == 1
         assert asleep["zeropod_image_bytes"] == 0
         assert "RUNNING" in zeropod("wake", app.id)
         with app.connect() as session:
             assert answers(session, app.kind)
-        awake = daemon.series("nginx")
-        assert (awake["zeropod_running"], awake["zeropod_wakes_total standby"]) == (1, 1)
+        awake = daemon.until("nginx", zeropod_running=1)
+        assert awake["zeropod_wakes_total standby"] == 1
         assert awake["zeropod_restore_duration_seconds_count"] == 1
         assert awake["zeropod_last_restore_time"] > awake["zeropod_last_checkpoint_time"] > 1e18
         text = daemon.metrics()

@@ -71,6 +71,11 @@ class Manager:
                 found[" ".join([name.partition("{")[0], *more])] = float(value)
         return found
 
+    def until(self, label: str, **wanted: float) -> Series:
+        """The samples once these are among them: shims gather changes for a moment before they tell of them."""
+        node.until(lambda: wanted.items() <= self.series(label).items(), f"{label} has {wanted}")
+        return self.series(label)
+
 
 @contextmanager
 def manager(directory: Path, *flags: str) -> Iterator[Manager]:
