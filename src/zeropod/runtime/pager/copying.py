@@ -92,8 +92,10 @@ class Copier(ABC):
         self.pages = pages
         self.control = control
         self.wanted = wanted
-        self._blocks = frozenset(map(block_of, wanted))
-        """The blocks of which it is known what a wake needs."""
+        self._blocks: dict[int, set[int]] = {}
+        """The blocks of which it is known what a wake needs, by pid: their first addresses."""
+        for pid, first in map(block_of, wanted):
+            self._blocks.setdefault(pid, set()).add(first)
         self._coming: Iterator[Copy] = self._copies()
         """What is left to bring in of the working set. Made anew after each event, which may have changed addresses."""
         self._next_wanted = 0
@@ -176,7 +178,7 @@ class Copier(ABC):
     def _copy_around(self, uffd: int, space: Space, address: int) -> bool:
         """Copy a page with missing pages around it; return whether the page itself is in."""
         # Of a known block most of what is needed comes anyway.
-        known = block_of((space.pid, address)) in self._blocks
+        known = block_of((space.pid, address))[1] in self._blocks.get(space.pid, ())
         start, source, first, pages = space.around(address, min(self.service.ahead, KNOWN if known else BLOCK))
         if pages < 2:
             return False
