@@ -14,7 +14,7 @@ from zeropod.kernel import userfault
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.pagemap import Image, Runs
 from zeropod.runtime.pager import wire
-from zeropod.runtime.pager.journal import IN, OUTDATED, Event, Journal, Kind
+from zeropod.runtime.pager.journal import IN, MISSING, OUTDATED, Event, Journal, Kind
 from zeropod.runtime.pager.pages import Pages
 from zeropod.runtime.pager.serve import Server
 from zeropod.runtime.pager.service import Service
@@ -120,6 +120,28 @@ def test_small_gaps_between_wanted_pages_are_copied_as_well(world: World) -> Non
     world.tell(server, wire.WAKE)
     server._bring_wanted(COUNT)
     assert world.present() == {3, 4, 5, 6, 10}
+
+
+def test_a_gap_that_was_discarded_stays_zero(world: World) -> None:
+    server = world.server([3, 5], fill=1)
+    server._happened(Event(Kind.REMOVE, 0, world.start + 4 * PAGE, world.start + 5 * PAGE))
+    world.tell(server, wire.FILL)
+    world.tell(server, wire.WAKE)
+    server._bring_wanted(COUNT)
+    server._fault(next(iter(server.served)), world.start + 4 * PAGE)
+    assert world.memory[4 * PAGE : 5 * PAGE] == bytes(PAGE)
+    assert world.present() == {3, 5}
+
+
+def test_a_page_that_was_moved_between_others_is_copied_by_itself(world: World) -> None:
+    server = world.server([3, 4, 5], fill=1)
+    server._happened(Event(Kind.REMAP, 0, world.start + 40 * PAGE, world.start + 4 * PAGE, PAGE))
+    world.tell(server, wire.FILL)
+    world.tell(server, wire.WAKE)
+    server._bring_wanted(COUNT)
+    assert world.memory[4 * PAGE : 5 * PAGE] == bytes([40]) * PAGE
+    assert world.spaces.all[0].states[40] == IN
+    assert world.spaces.all[0].states[4] == MISSING
 
 
 def test_a_gap_that_is_in_already_is_not_copied_over(world: World) -> None:

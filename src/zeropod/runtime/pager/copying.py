@@ -53,18 +53,17 @@ class Copy:
     pages: int = 1
     argument: bytearray = field(default_factory=bytearray)
 
-    def take(self, uffd: int, address: int, source: int) -> bool:
-        """Copy this page together with these, and what lies between them; return whether that is possible."""
+    def take(self, uffd: int, address: int, bridged: int) -> bool:
+        """Copy this page together with these, and at most `bridged` missing pages in between; return whether that is
+        possible."""
         pages = (address - self.address) // PAGE + 1
-        between = pages - self.pages - 1
-        if (
-            uffd != self.uffd
-            or address - self.address != source - self.source
-            or not 0 <= between <= BRIDGED
-            or pages > LARGEST
-            or self.space.states[self.first + self.pages : self.first + pages].count(MISSING) != between + 1
-        ):
+        if uffd != self.uffd or not 0 < pages - self.pages <= bridged + 1 or pages > LARGEST:
             return False
+        # Pages in between may have been discarded since, or be in another file.
+        for page in range(self.pages, pages):
+            expected = self.source + page * PAGE, self.first + page
+            if self.space.find(self.address + page * PAGE) != expected or self.space.states[expected[1]] != MISSING:
+                return False
         self.pages = pages
         return True
 
@@ -242,6 +241,7 @@ class Copier(ABC):
     def _copies(self) -> Iterator[Copy]:
         """Yield the copies that bring in what is missing of the rest of the working set, in its order."""
         by_pid = {space.pid: uffd for uffd, space in self.served.items() if space.pid}
+        bridged = BRIDGED if self.service.ahead > 1 else 0
         copy: Copy | None = None
         for number in range(self._next_wanted, len(self.wanted)):
             pid, address = self.wanted[number]
@@ -251,7 +251,7 @@ class Copier(ABC):
             source, state = space.find(address)
             if state < 0 or space.states[state] != MISSING:
                 continue
-            if copy and copy.take(uffd, address, source):
+            if copy and copy.take(uffd, address, bridged):
                 continue
             if copy:
                 yield copy
