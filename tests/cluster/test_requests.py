@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from tests.cluster.kube import until
 from tests.cluster.pods import NODE, Client, Place, Pod, annotations, ask, container, environment, settle
 from tests.integration.patience import patient
 
@@ -173,7 +174,14 @@ def test_the_manager_counts_them(place: Place) -> None:
     ask(woken.ip)
     woken.until_awake()
     (manager,) = place.api.get("pods", namespace="zeropod-system")["items"][:1]
-    page = ask(manager["status"]["podIP"], 8080, "/metrics").text
+
+    def counted() -> str | None:
+        # It hears of changes a moment later, several at once.
+        page = ask(manager["status"]["podIP"], 8080, "/metrics").text
+        lines = (line for line in page.splitlines() if f'"{woken.name}"' in line and f'"{place.name}"' in line)
+        return page if any(line.startswith("zeropod_last_restore_time{") for line in lines) else None
+
+    page = until(counted, "the manager has heard of the wake", 5)
 
     def value(metric: str, pod: Pod) -> float:
         line = next(line for line in page.splitlines() if line.startswith(metric) and f'"{pod.name}"' in line
