@@ -78,6 +78,8 @@ def test_a_drain(place: Place) -> None:
     drained = place.ready_pods("web", 2)
     all_asleep(drained)
     try:
+        place.kubectl("cordon", "node-1")
+        time.sleep(2)  # the scheduler hears of it by another watch than of the pods that take their place
         place.kubectl("drain", "node-1", "--ignore-daemonsets", "--delete-emptydir-data", "--force",
                       "--pod-selector=app=web", "--timeout=60s", timeout=90)  # fmt: skip
         assert not {pod.name for pod in place.pods("web") if pod.is_ready()}
