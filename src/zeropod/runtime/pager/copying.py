@@ -23,13 +23,11 @@ from zeropod.runtime.pager.pages import LARGEST, Pages
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Space, Spaces
 from zeropod.runtime.pager.wire import Lost
-from zeropod.runtime.pager.working_set import BLOCK, WORKING_SET_PAGES, Page, block_of
+from zeropod.runtime.pager.working_set import WORKING_SET_PAGES, Page
 
 SMALL_SLICE: Final = 32
 LARGE_SLICE: Final = LARGEST
 """Pages that the drain copies between two checks for page faults: about 50 and 100 microseconds."""
-KNOWN: Final = 4
-"""The most pages that a fault brings in of a block of which it is known what a wake needs."""
 BRIDGED: Final = 2
 """Pages between two wanted ones that are copied as well: a page costs 2 µs, a call 6."""
 READY: Final = 512
@@ -91,10 +89,6 @@ class Copier(ABC):
         self.pages = pages
         self.control = control
         self.wanted = wanted
-        self._blocks: dict[int, set[int]] = {}
-        """The blocks of which it is known what a wake needs, by pid: their first addresses."""
-        for pid, first in map(block_of, wanted):
-            self._blocks.setdefault(pid, set()).add(first)
         self._coming: Iterator[Copy] = self._copies()
         """What is left to bring in of the working set. Made anew after each event, which may have changed addresses."""
         self._next_wanted = 0
@@ -176,9 +170,7 @@ class Copier(ABC):
 
     def _copy_around(self, uffd: int, space: Space, address: int) -> bool:
         """Copy a page with missing pages around it; return whether the page itself is in."""
-        # Of a known block most of what is needed comes anyway.
-        known = block_of((space.pid, address))[1] in self._blocks.get(space.pid, ())
-        start, source, first, pages = space.around(address, min(self.service.ahead, KNOWN if known else BLOCK))
+        start, source, first, pages = space.around(address, self.service.ahead)
         if pages < 2:
             return False
         done, _ = self._copy(uffd, start, source, pages)
