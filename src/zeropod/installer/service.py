@@ -71,7 +71,7 @@ def restarting(root: Root, service: Service, say: Callable[[str], None]) -> Iter
 
     try:
         yield now
-    except BaseException:
+    except BaseException:  # an interruption, too: no half of a change may stay
         say("it failed; everything is as it was before")
         if restarted:
             try:

@@ -75,7 +75,7 @@ def bind(addresses: Iterable[Address]) -> list[socket.socket]:
                 made.listen(BACKLOG)
             except OSError as error:
                 raise OSError(error.errno, error.strerror or str(error), f"{host}:{port}") from error
-    except BaseException:
+    except BaseException:  # whatever it is: none stays open
         for made in bound:
             made.close()
         raise

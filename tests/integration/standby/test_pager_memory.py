@@ -11,7 +11,7 @@ KEYS = 160_000
 STEP = 16
 """Every so manyth is written to: every fourth page, which leaves 20,000 pieces."""
 WRITE = f"for i = ARGV[1], {KEYS - 1}, {STEP} do redis.call('SETRANGE', 'key:' .. i, 0, ARGV[2]) end"
-BOUND = 4 * MEBIBYTE
+BOUND = 3 * MEBIBYTE
 """Some 0.7 for the pieces, and 1.2 for the working set, which is full: the writes have touched all keys."""
 
 

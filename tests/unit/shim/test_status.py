@@ -98,7 +98,7 @@ class Strategy:
 
 async def test_where_the_memory_of_one_in_standby_is(world: World) -> None:
     world.container.controller = controller = Controller(world.container, "", lambda *_: None)  # type: ignore[arg-type]
-    controller.strategy = Strategy()  # type: ignore[assignment]
+    controller.strategy = Strategy()  # type: ignore[assignment]  # has only what a status asks
     reach(world.container.life, State.STANDBY)
     found = describe(world.container)
     assert (found.memory_backend, found.memory_why) == ("store", "page store")

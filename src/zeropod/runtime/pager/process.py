@@ -17,6 +17,8 @@ import trio
 from zeropod.runtime.pager import seed, wire
 from zeropod.runtime.pager.child import Inheritance
 
+KILLED_WITHIN: Final = 5000
+"""Milliseconds for the end after SIGKILL; it takes one or two."""
 _SO_SNDBUFFORCE: Final = 32
 _ROOM: Final = 1 << 20
 
@@ -78,9 +80,12 @@ class PagerProcess:
                 self._is_reaped()
 
     def end_now(self) -> None:
-        """From another thread, while no task waits for it: kill it, wait for its end, and hang up."""
+        """From another thread, while no task waits for it: kill it, wait for its end, and hang up.
+
+        One that does not end within `KILLED_WITHIN` hangs in the kernel, and serves nothing more either.
+        """
         self.kill()
-        self._has_ended(None)
+        self._has_ended(KILLED_WITHIN)
         self._is_reaped()
         self.hang_up()
 
@@ -89,7 +94,7 @@ class PagerProcess:
         self._control.close()
         self._events.close()
 
-    def _has_ended(self, timeout: int | None = 0) -> bool:
+    def _has_ended(self, timeout: int = 0) -> bool:
         poll = select.poll()
         poll.register(self._handle, select.POLLIN)
         return bool(poll.poll(timeout))
