@@ -60,6 +60,8 @@ AT_ONCE = 4
 """Pods that are written to at a time."""
 EACH = 3
 """Writes for a change of state (rule 1)."""
+SAVED = 1
+"""Writes that earlier changes of a pod may leave for later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class Reconciler:
         work.notices = changes.notices
         moves = sum(status.restores + (status.standby_sleeps or status.cold_sleeps) for status in ours.values())
         if work.moves is not None and moves > work.moves:
-            work.room = min(work.room + EACH * (moves - work.moves), 2 * EACH)
+            work.room = min(work.room + EACH * (moves - work.moves), EACH + SAVED)
         work.moves = moves
         times = [now + RECHECK] if pod.pending else []
         has_metadata = bool(changes.labels or changes.annotations)
