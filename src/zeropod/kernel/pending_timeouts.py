@@ -1,4 +1,4 @@
-"""Adjusts the timeouts of system calls in which frozen processes are blocked, by the time that they were frozen.
+"""Adjusts the timeouts of system calls in which frozen processes are blocked.
 
 Most waits need no help: poll(2), epoll_wait(2), nanosleep(2) and futex(2) keep an absolute deadline, and end at once
 after a thaw if that has passed. select(2), pselect6(2) and ppoll(2) do not: interrupted by the freeze, they write the
@@ -21,7 +21,7 @@ import mmap
 import os
 import platform
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -54,38 +54,28 @@ class Pending(NamedTuple):
     """How many units of the structure's second field make a second."""
 
 
-def shorten(pids: Sequence[int], init: int, frozen_seconds: float) -> int:
-    """Subtract the time frozen from the timeouts of all workers, down to 0; return how many were shortened.
+def expire(pids: Sequence[int], init: int) -> int:
+    """Set the timeouts of all workers to 0, so that they end at once after the thaw; return how many were not 0 yet.
 
-    Call it just before the thaw, while all are frozen. A worker is a process other than `init` without a child among
-    `pids`. Processes that are gone or may not be inspected are skipped. `math.inf` lets all timeouts expire at once:
-    use it before pages are moved out, when the duration is not known yet.
+    Call it while all are frozen, before pages are moved out. A worker is a process other than `init` without a child
+    among `pids`. Processes that are gone or may not be inspected are skipped.
     """
-    return shorten_found(find(pids, init), frozen_seconds)
+    return sum(_change(pending, partial(expired, parts=pending.parts)) for pending in find(pids, init, masters=False))
 
 
 def lengthen(pids: Sequence[int], init: int, at_least: float) -> int:
     """Raise the timeouts of all masters to `at_least` seconds after the thaw; return how many were lengthened.
 
-    A master is every process that is not a worker (see `shorten`). Longer and infinite timeouts are left alone.
+    A master is every process that is not a worker (see `expire`). Longer and infinite timeouts are left alone.
     """
     return sum(
         _change(pending, partial(lengthened, parts=pending.parts, at_least=at_least))
-        for pending in _find(pids, init, masters=True)
+        for pending in find(pids, init, masters=True)
     )
 
 
-def shorten_found(found: Iterable[Pending], frozen_seconds: float) -> int:
-    """Shorten what `find` has found since the freeze: finding takes most of the time (0.03 ms a process)."""
-    return sum(_change(pending, partial(shortened, parts=pending.parts, by=frozen_seconds)) for pending in found)
-
-
-def find(pids: Sequence[int], init: int) -> Iterator[Pending]:
-    """Yield the threads of workers that are blocked with a timeout; none where there is only one process."""
-    return _find(pids, init, masters=False)
-
-
-def _find(pids: Sequence[int], init: int, *, masters: bool) -> Iterator[Pending]:
+def find(pids: Sequence[int], init: int, *, masters: bool) -> Iterator[Pending]:
+    """Yield the threads of workers, or of masters, that are blocked with a timeout; none if there is one process."""
     calls = _CALLS.get(platform.machine())
     if calls is None or len(pids) < 2:
         return
@@ -122,13 +112,9 @@ def _change(pending: Pending, change: Callable[[int, int], tuple[int, int] | Non
     return False
 
 
-def shortened(seconds: int, rest: int, parts: int, by: float) -> tuple[int, int] | None:
-    """Return a time reduced by `by` seconds, at least 0; None if it is 0 already or invalid."""
-    if seconds < 0 or not 0 <= rest < parts or not seconds + rest or by <= 0:
-        return None
-    if by >= seconds + 1:
-        return 0, 0
-    return divmod(max(0, seconds * parts + rest - round(by * parts)), parts)
+def expired(seconds: int, rest: int, parts: int) -> tuple[int, int] | None:
+    """Return a time of 0; None if it is 0 already or invalid."""
+    return (0, 0) if seconds >= 0 and 0 <= rest < parts and seconds + rest else None
 
 
 def lengthened(seconds: int, rest: int, parts: int, at_least: float) -> tuple[int, int] | None:

@@ -9,7 +9,6 @@ Owns the order of things between the parts, none of which knows another:
              restore ▶ hand over what waits ▶ the pager fills memory ▶ drop the image
 """
 
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -375,5 +374,5 @@ def let_workers_go_first(pids: Sequence[int], init: int) -> None:
     A master that checks its workers' heartbeats would find them late otherwise.
     """
     if len(pids) > 1:
-        pending_timeouts.shorten(pids, init, math.inf)
+        pending_timeouts.expire(pids, init)
         pending_timeouts.lengthen(pids, init, MASTER_WAITS)

@@ -4,7 +4,6 @@ What a worker reports is on a pipe, so that the tests wait for that and never sl
 """
 
 import ctypes
-import math
 import mmap
 import os
 import platform
@@ -21,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropod.kernel import pending_timeouts
-from zeropod.kernel.pending_timeouts import lengthen, lengthened, shorten, shortened
+from zeropod.kernel.pending_timeouts import expire, expired, lengthen, lengthened
 
 LONG = 30
 """Seconds that no test takes."""
@@ -145,7 +144,7 @@ def stopped(owned: ExitStack, kind: str, workers: int = 2) -> Server:
 @pytest.mark.parametrize("kind", ["select", "ppoll", "thread"])
 def test_workers_report_at_once_after_a_long_sleep_and_the_master_waits_on(owned: ExitStack, kind: str) -> None:
     server = stopped(owned, kind)
-    assert shorten(server.pids, server.master, frozen_seconds=LONG + 1) == 2
+    assert expire(server.pids, server.master) == 2
     server.go_on()
     assert [server.says(PATIENCE), server.says(PATIENCE)] == ["went on", "went on"]
     assert not server.says(0)
@@ -155,7 +154,7 @@ def test_a_master_waits_longer_where_little_is_left(owned: ExitStack) -> None:
     server = stopped(owned, "select")
     assert lengthen(server.pids, server.master, LONG / 2) == 0
     assert lengthen(server.pids, server.master, 2 * LONG) == 1
-    assert shorten(server.pids, server.master, math.inf) == 2
+    assert expire(server.pids, server.master) == 2
     server.go_on()
     assert [server.says(PATIENCE), server.says(PATIENCE)] == ["went on", "went on"]
     until_blocked(server.master, threads=1)
@@ -187,67 +186,48 @@ def test_a_time_is_lengthened(time: tuple[int, int], at_least: float, new: tuple
 
 def left(pid: int) -> float:
     """What is left of the timeout of a stopped process."""
-    (pending,) = pending_timeouts.find([0, pid], 0)
+    (pending,) = pending_timeouts.find([0, pid], 0, masters=False)
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         memory.seek(pending.address)
         seconds, rest = pending_timeouts._TIME.unpack(memory.read(pending_timeouts._TIME.size))
     return float(seconds + rest / pending.parts)
 
 
-def test_a_timeout_is_shortened_by_the_time_frozen(owned: ExitStack) -> None:
+def test_a_timeout_expires_once(owned: ExitStack) -> None:
     server = stopped(owned, "select", workers=1)
     (worker,) = server.workers
-    before = left(worker)
-    assert LONG - PATIENCE < before < LONG
-    assert shorten(server.pids, server.master, frozen_seconds=3.25) == 1
-    assert left(worker) == pytest.approx(before - 3.25, abs=1e-5)
-    # Stopped once more it has gone on with what was left then.
-    server.go_on()
-    until_blocked(worker, threads=1)
-    server.stop()
-    assert before - 3.25 - PATIENCE < left(worker) < before - 3.25
-    assert shorten(server.pids, server.master, math.inf) == 1
+    assert LONG - PATIENCE < left(worker) < LONG
+    assert expire(server.pids, server.master) == 1
     assert left(worker) == 0
-    assert shorten(server.pids, server.master, math.inf) == 0
+    assert expire(server.pids, server.master) == 0
 
 
 @pytest.mark.parametrize("kind", ["forever", "poll"])
 def test_waits_without_a_timeout_to_shorten_are_left_alone(owned: ExitStack, kind: str) -> None:
     server = stopped(owned, kind)
-    assert shorten(server.pids, server.master, math.inf) == 0
+    assert expire(server.pids, server.master) == 0
 
 
 def test_a_lone_process_is_left_alone(owned: ExitStack) -> None:
     server = stopped(owned, "select", workers=0)
-    assert shorten(server.pids, server.master, math.inf) == 0
+    assert expire(server.pids, server.master) == 0
 
 
 def test_a_master_below_the_init_process_is_none_of_the_workers(owned: ExitStack) -> None:
     server = stopped(owned, "select")
-    assert shorten([1, *server.pids], 1, math.inf) == 2
+    assert expire([1, *server.pids], 1) == 2
     assert left(server.master) > 0
-
-
-def test_what_was_found_at_the_freeze_is_shortened_before_the_thaw(owned: ExitStack) -> None:
-    server = stopped(owned, "select")
-    found = list(pending_timeouts.find(server.pids, server.master))
-    assert sorted(pending.pid for pending in found) == sorted(server.workers)
-    os.kill(server.workers[0], signal.SIGKILL)
-    until(lambda: state(server.workers[0], str(server.workers[0])) == "Z")
-    assert pending_timeouts.shorten_found(found, LONG + 1) == 1
-    server.go_on()
-    assert server.says(PATIENCE) == "went on"
 
 
 def test_processes_that_are_gone_are_left_out(owned: ExitStack) -> None:
     server = stopped(owned, "select")
     gone = subprocess.Popen(["true"])
     gone.wait()
-    assert shorten([gone.pid, *server.pids, 0], server.master, math.inf) == 2
+    assert expire([gone.pid, *server.pids, 0], server.master) == 2
 
 
 def test_a_thread_that_runs_is_left_alone() -> None:
-    assert list(pending_timeouts.find([0, os.getpid()], 0)) == []
+    assert list(pending_timeouts.find([0, os.getpid()], 0, masters=False)) == []
 
 
 def test_a_page_that_is_not_there_is_not_waited_for(owned: ExitStack) -> None:
@@ -257,31 +237,21 @@ def test_a_page_that_is_not_there_is_not_waited_for(owned: ExitStack) -> None:
     del view
     across = pending_timeouts.Pending(os.getpid(), address + mmap.PAGESIZE - 8, 1000)
     memory[: mmap.PAGESIZE] = b"\1" * mmap.PAGESIZE
-    assert not pending_timeouts._change(across, lambda seconds, rest: shortened(seconds, rest, 1000, math.inf))
+    assert not pending_timeouts._change(across, lambda seconds, rest: expired(seconds, rest, 1000))
     memory[mmap.PAGESIZE - 8 : mmap.PAGESIZE + 8] = pending_timeouts._TIME.pack(3, 500)
-    assert pending_timeouts._change(across, lambda seconds, rest: shortened(seconds, rest, 1000, 1.25))
-    assert pending_timeouts._TIME.unpack_from(memory, mmap.PAGESIZE - 8) == (2, 250)
+    assert pending_timeouts._change(across, lambda seconds, rest: lengthened(seconds, rest, 1000, 4.25))
+    assert pending_timeouts._TIME.unpack_from(memory, mmap.PAGESIZE - 8) == (4, 250)
 
 
-@given(
-    seconds=st.integers(0, 10**9),
-    rest=st.integers(0, 999_999),
-    by=st.floats(0, 10**10, exclude_min=True) | st.just(math.inf),
+@pytest.mark.parametrize(
+    ("seconds", "rest", "new"),
+    [
+        *((3, 0, (0, 0)), (0, 1, (0, 0)), (10**9, 999_999, (0, 0))),
+        *((0, 0, None), (-1, 0, None), (1, 1_000_000, None), (1, -1, None)),
+    ],
 )
-def test_what_is_left_is_less_and_never_below_nothing(seconds: int, rest: int, by: float) -> None:
-    new = shortened(seconds, rest, 1_000_000, by)
-    if not seconds + rest:
-        assert new is None
-        return
-    assert new is not None
-    assert 0 <= new[1] < 1_000_000
-    assert 0 <= new[0] + new[1] / 1e6 <= seconds + rest / 1e6
-    assert new[0] + new[1] / 1e6 == pytest.approx(max(0, seconds + rest / 1e6 - by), abs=1e-3)
-
-
-@pytest.mark.parametrize(("seconds", "rest", "by"), [(-1, 0, 1), (1, 1_000_000, 1), (1, -1, 1), (1, 0, 0), (1, 0, -1)])
-def test_what_is_not_a_time_is_left_alone(seconds: int, rest: int, by: float) -> None:
-    assert shortened(seconds, rest, 1_000_000, by) is None
+def test_a_time_expires_unless_it_is_over_or_none(seconds: int, rest: int, new: tuple[int, int] | None) -> None:
+    assert expired(seconds, rest, 1_000_000) == new
 
 
 @given(st.binary(max_size=200))
