@@ -164,7 +164,7 @@ class ConnectionLock:
 
     def _pass(self, packet: int) -> None:
         if self._queue is not None:
-            self._queue.verdict(packet, nfqueue.Verdict.ACCEPT)
+            self._queue.accept(packet)
 
 
 def _bind_queue() -> nfqueue.Queue | None:

@@ -224,16 +224,6 @@ def _key(flow: Flow) -> bytes:
     return _FLOW.pack(_packed(flow.remote[0]), flow.remote[1].to_bytes(2, "big"), flow.port)
 
 
-def _flow(address: bytes, remote_port: bytes, port: int) -> Flow:
-    return Flow((_address(address), int.from_bytes(remote_port, "big")), port)
-
-
-def _address(packed: bytes) -> str:
-    if packed.startswith(_MAPPED):
-        return socket.inet_ntop(socket.AF_INET, packed[12:])
-    return socket.inet_ntop(socket.AF_INET6, packed)
-
-
 @cache
 def compiled() -> Mapping[str, Any]:
     """What lookup.bpf holds; read once, at best before a process forks."""

@@ -1,6 +1,6 @@
 """Packets that netfilter holds in a queue until they get a verdict (NFQUEUE).
 
-Owns one queue of one network namespace: binding it, reading what arrives, giving verdicts.
+Owns one queue of one network namespace: binding it, reading what arrives, accepting it.
 
 Source of facts: include/uapi/linux/netfilter/nfnetlink_queue.h, net/netfilter/nfnetlink_queue.c.
 """
@@ -9,7 +9,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 
 import trio
 
@@ -20,16 +19,12 @@ _SUBSYSTEM = 3 << 8
 _PACKET, _VERDICT, _CONFIG = (_SUBSYSTEM | kind for kind in range(3))
 _COPY_PACKET = 2
 _GSO = 4
+_ACCEPT = 1  # NF_ACCEPT
 _MOST_PACKETS = 4096
 _COPIED = 128  # bytes of each packet: its headers
 _RECEIVE_BUFFER = 8 << 20  # bytes; a queued packet's notice takes about 1 KiB of it
 _SO_RCVBUFFORCE = 33
 _SOL_NETLINK, _NETLINK_NO_ENOBUFS = 270, 5
-
-
-class Verdict(IntEnum):
-    DROP = 0
-    ACCEPT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +112,9 @@ class Queue:
         """Return the packets that have arrived since the last call, in order."""
         return list(self._arrived())
 
-    def verdict(self, packet: int, verdict: Verdict) -> None:
-        """Give a verdict on one packet, by id.
-
-        An accepted packet continues with the hook after the one that queued it, before this returns.
-        """
-        body = self._family + netlink.attribute(2, struct.pack(">II", verdict, packet))
+    def accept(self, packet: int) -> None:
+        """Let one packet, by id, continue with the hook after the one that queued it, before this returns."""
+        body = self._family + netlink.attribute(2, struct.pack(">II", _ACCEPT, packet))
         # No acknowledgement is asked for: an error (the packet is gone) is skipped by _arrived().
         self._netlink.socket.send(netlink.encode(_VERDICT, netlink.NLM_F_REQUEST, 0, body))
 

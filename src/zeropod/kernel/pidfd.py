@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import trio
@@ -31,22 +30,11 @@ class ExitStatus:
     code: int
     at_ns: int
 
-    @property
-    def at(self) -> datetime:
-        """`at_ns` as a datetime in UTC, to the microsecond."""
-        seconds, rest = divmod(self.at_ns, 1_000_000_000)
-        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
-
-
-def open(pid: int) -> int:  # noqa: A001 - read as pidfd.open()
-    """Return a pidfd (close-on-exec) for a process. Raises ProcessLookupError if it does not exist."""
-    return os.pidfd_open(pid)
-
 
 @contextlib.contextmanager
 def opened(pid: int) -> Iterator[int]:
     """Have a pidfd for a process, closed at the end. Raises ProcessLookupError if it does not exist."""
-    handle = open(pid)
+    handle = os.pidfd_open(pid)
     try:
         yield handle
     finally:

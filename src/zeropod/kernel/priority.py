@@ -19,13 +19,12 @@ BACKGROUND: Final = 5
 seconds on a node whose CPUs are all busy."""
 
 
-def lower(pid: int, *, disk: bool) -> None:
-    """Give a program that was just started background priority, with `disk` for I/O too. It may have ended already."""
+def lower(pid: int) -> None:
+    """Give a program that was just started background priority. It may have ended already."""
     with suppress(ProcessLookupError):
         for thread in _threads(pid):
             os.setpriority(os.PRIO_PROCESS, thread, BACKGROUND)
-            if disk:
-                task_attributes.set_io_priority(thread, task_attributes.IDLE)
+            task_attributes.set_io_priority(thread, task_attributes.IDLE)
 
 
 def raise_all(pid: int) -> None:

@@ -30,7 +30,7 @@ class InitProcess:
         """Set before it is ended on purpose; the container then lives on without processes."""
         self.exit: ExitStatus | None = None
         self.exited = trio.Event()
-        self._handle = pidfd.open(pid)
+        self._handle = os.pidfd_open(pid)
 
     async def run(self, out_of_memory: Callable[[], None]) -> ExitStatus:
         """Watch until it has ended, and reap it."""

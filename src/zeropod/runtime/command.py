@@ -86,7 +86,7 @@ async def wait(process: "subprocess.Popen[bytes]") -> int:
     RUNNING.add(process.pid)
     handle = None
     try:
-        handle = pidfd.open(process.pid)
+        handle = os.pidfd_open(process.pid)
         status = await pidfd.wait_exit(handle)
     except trio.Cancelled:
         # Not Popen.kill(): it reaps a process that has ended meanwhile, whose status is then lost. The pid cannot have

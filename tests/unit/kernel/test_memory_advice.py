@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zeropod.kernel import mappings, memory_advice, pidfd
+from zeropod.kernel import mappings, memory_advice
 
 SIZE = 8 << 20
 
@@ -45,7 +45,7 @@ def reader(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def handle(reader: subprocess.Popen[str]) -> Iterator[int]:
-    opened = pidfd.open(reader.pid)
+    opened = os.pidfd_open(reader.pid)
     try:
         yield opened
     finally:

@@ -32,7 +32,7 @@ def child_of(pid: int) -> int:
 @pytest.mark.parametrize(("group", "raised"), [("None", 0), ("0", priority.BACKGROUND)])
 def test_what_a_program_starts_is_raised_with_it_unless_it_has_a_group_of_its_own(group: str, raised: int) -> None:
     with subprocess.Popen([sys.executable, "-c", PROGRAM % group], process_group=0) as program:
-        priority.lower(program.pid, disk=True)
+        priority.lower(program.pid)
         assert nice(program.pid) == priority.BACKGROUND
         child = child_of(program.pid)
         try:
@@ -47,5 +47,5 @@ def test_what_a_program_starts_is_raised_with_it_unless_it_has_a_group_of_its_ow
 def test_one_that_has_ended_is_no_error() -> None:
     with subprocess.Popen(["true"]) as program:
         pass
-    priority.lower(program.pid, disk=True)
+    priority.lower(program.pid)
     priority.raise_all(program.pid)

@@ -34,7 +34,7 @@ class BackgroundPriority:
             return
         self._program = pid
         try:
-            priority.lower(pid, disk=True)
+            priority.lower(pid)
         except OSError as error:
             self._log.warning("cannot put a dump into the background: %s", error)
 

@@ -20,7 +20,6 @@ from dataclasses import replace
 from mmap import ACCESS_READ, mmap
 from typing import Final
 
-from zeropod.kernel import pidfd
 from zeropod.runtime.pager import child
 from zeropod.runtime.pager.child import Inheritance
 
@@ -94,7 +93,7 @@ def _order(orders: socket.socket, inheritance: Inheritance, control: socket.sock
     if not answer:
         raise OSError("the process that forks pagers has ended")
     (pid,) = _NUMBER.unpack(answer)
-    handle = pidfd.open(pid)
+    handle = os.pidfd_open(pid)
     try:
         orders.send(_GO)
     except OSError:

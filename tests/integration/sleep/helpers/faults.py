@@ -131,7 +131,7 @@ def unfreezable(app: App) -> Iterator[None]:
 
 
 def _descriptor_of(pid: int, number: int) -> int:
-    process = pidfd.open(pid)
+    process = os.pidfd_open(pid)
     try:
         return pidfd.getfd(process, number)
     finally:

@@ -586,7 +586,7 @@ def test_an_end_or_an_error_wakes_once(app: Application, make: Callable[..., Act
 
 def test_the_end_of_a_process_that_is_waited_for_wakes(app: Application) -> None:
     other = subprocess.Popen(["sleep", "60"])
-    app.give(pidfd.open(other.pid))
+    app.give(os.pidfd_open(other.pid))
     frozen = app.frozen()
     assert (len(frozen), frozen.ready()) == (1, None)
     other.kill()
