@@ -52,20 +52,20 @@ def _verify(root: Root, known: Record) -> None:
 
 def _users(root: Root, say: Say, *, force: bool, dry: bool) -> bool:
     """Whether containers use the runtime. Wakes those that sleep, if it is to go on nevertheless."""
-    found, silent = users.containers(root)
+    found, silent = users.look(root)
     if not found and not silent:
         return False
-    names = [*map(users.name, found), *silent]
+    names = [*(users.name(each.status) for each in found), *silent]
     if not force:
         shown = "\n  ".join(names)
         raise InstallError(
             f"{len(names)} containers still use the runtime:\n  {shown}\ndelete them, or say --force: they then go on,"
             " awake, and cannot sleep any more"
         )
-    sleeping = [container for container in found if container.state in users.ASLEEP]
+    sleeping = [each for each in found if each.status.state in users.ASLEEP]
     if sleeping and not dry:
         say(f"waking {len(sleeping)} containers")
-        if failures := users.wake(root):
+        if failures := users.wake(sleeping):
             raise InstallError("could not wake all that sleep, so nothing was changed:\n  " + "\n  ".join(failures))
     return True
 

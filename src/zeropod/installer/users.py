@@ -1,23 +1,20 @@
 """The containers on this node that run on zeropod, asked of their shims; and how those that sleep are woken."""
 
-from typing import TypeVar
+from collections.abc import Iterable
 
 import trio
-from google.protobuf.message import Message
 
-from zeropod import paths
+from zeropod import paths, shims
 from zeropod.installer.root import Root
-from zeropod.rpc.client import open_client
-from zeropod.rpc.messages.status_pb2 import ContainerStatus, ListRequest, ListResponse, State, WakeRequest
+from zeropod.rpc.messages.status_pb2 import ContainerStatus, State, WakeRequest
 from zeropod.rpc.status import RpcError
+from zeropod.shims import Found
 
 ANSWER = 5.0
 """Seconds for one answer."""
 WAKING = 120.0
 """Seconds for one that sleeps to be awake."""
 ASLEEP = frozenset({State.CHECKPOINTING, State.STANDBY, State.DOZING, State.COLD, State.RESTORING})
-
-_Answer = TypeVar("_Answer", bound=Message)
 
 
 def name(container: ContainerStatus) -> str:
@@ -27,54 +24,28 @@ def name(container: ContainerStatus) -> str:
     return f"{container.namespace}/{container.id}"
 
 
-def containers(root: Root) -> tuple[list[ContainerStatus], list[str]]:
-    """All of them, and the sockets of shims that do not answer but are listened on."""
-    by_socket, silent = trio.run(_containers, root)
-    return sorted((each for found in by_socket.values() for each in found), key=name), silent
+def look(root: Root) -> tuple[list[Found], list[str]]:
+    """Return all of them, and the sockets of shims that do not answer but are listened on."""
+    there = [root.outside(path) for path in root.glob(f"{paths.STATUS_SOCKETS}/*.sock")]
+    found, silent = trio.run(shims.look, there, ANSWER)
+    return found, [complaint for complaint in silent if "refused" not in complaint]  # one that was killed refuses
 
 
-async def _containers(root: Root) -> tuple[dict[str, list[ContainerStatus]], list[str]]:
-    """Return running containers of zeropod by socket of their shim, and the sockets whose shim does not answer."""
-    found: dict[str, list[ContainerStatus]] = {}
-    silent: list[str] = []
-
-    async def ask(path: str) -> None:
-        try:
-            answer = await _call(root, path, "List", ListRequest(), ListResponse, ANSWER)
-            found[path] = list(answer.containers)
-        except RpcError as error:
-            if "refused" not in error.message:  # the socket of a shim that was killed
-                silent.append(f"{path}: {error}")
-
-    async with trio.open_nursery() as nursery:
-        for path in root.glob(f"{paths.STATUS_SOCKETS}/*.sock"):
-            nursery.start_soon(ask, path)
-    return found, silent
+def wake(sleeping: Iterable[Found]) -> list[str]:
+    """Wake these containers; return what could not be woken, and why."""
+    return trio.run(_wake, sleeping)
 
 
-async def _call(root: Root, path: str, method: str, request: Message, answer: type[_Answer], timeout: float) -> _Answer:
-    async with open_client(root.outside(path)) as client:
-        return await client.call("zeropod.v1.Status", method, request, answer, timeout=timeout)
-
-
-def wake(root: Root) -> list[str]:
-    """Wakes every container that sleeps. Returns what could not be woken, and why."""
-    return trio.run(_wake, root)
-
-
-async def _wake(root: Root) -> list[str]:
+async def _wake(sleeping: Iterable[Found]) -> list[str]:
     failures: list[str] = []
 
-    async def wake_one(path: str, container: ContainerStatus) -> None:
+    async def wake_one(each: Found) -> None:
         try:
-            await _call(root, path, "Wake", WakeRequest(id=container.id), ContainerStatus, WAKING)
+            await shims.call(each.path, "Wake", WakeRequest(id=each.status.id), ContainerStatus, WAKING)
         except RpcError as error:
-            failures.append(f"{name(container)}: {error}")
+            failures.append(f"{name(each.status)}: {error}")
 
-    by_socket, _ = await _containers(root)
     async with trio.open_nursery() as nursery:
-        for path, found in by_socket.items():
-            for container in found:
-                if container.state in ASLEEP:
-                    nursery.start_soon(wake_one, path, container)
+        for each in sleeping:
+            nursery.start_soon(wake_one, each)
     return failures

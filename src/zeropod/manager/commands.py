@@ -6,14 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from zeropod import paths
-from zeropod.manager import shims
+from zeropod import paths, shims
 from zeropod.manager.find import NotFound, find
-from zeropod.manager.shims import Found
 from zeropod.rpc.status import RpcError
-
-DEADLINE = 150.0
-"""Seconds for a shim to put to sleep or wake: longer than the longest dump and the longest restore take."""
+from zeropod.shims import Found
 
 Ask = Callable[[Found], Awaitable[str]]
 """Calls the shim of one container and returns what to print. Raises RpcError."""

@@ -86,7 +86,6 @@ def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | Non
     wanted = (options.status_labels, options.status_events, options.in_place_scaling, options.zeropods)
     if not any(wanted):
         return None
-    from zeropod.manager.asking import Shims
     from zeropod.manager.kube.errors import Unreachable
     from zeropod.manager.kube.service import preparation
     from zeropod.manager.kube.work import Options
@@ -94,10 +93,9 @@ def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | Non
     if not options.node_name:
         raise _UsageError("--node-name, or NODE_NAME in the environment, has to say which node's pods are its own")
     try:
-        prepare = preparation(Options(*wanted), options.node_name)
+        return preparation(Options(*wanted), options.node_name)
     except Unreachable as error:
         raise _UsageError(str(error)) from None
-    return lambda node: prepare(Shims(node))
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> OSError:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from zeropod.manager.shims import Found
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
+from zeropod.shims import Found
 
 
 class NotFound(Exception):  # noqa: N818 - what a user is told

@@ -11,12 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import trio
+from google.protobuf.message import Message
 
-from zeropod import paths
+from zeropod import paths, shims
 from zeropod.kernel.inotify import Change, DirectoryWatch
-from zeropod.manager import shims
 from zeropod.rpc.client import open_client
-from zeropod.rpc.messages.status_pb2 import ContainerStatus, Update, WatchRequest
+from zeropod.rpc.messages.status_pb2 import (
+    ContainerStatus,
+    SleepRequest,
+    Update,
+    WakeRequest,
+    WatchRequest,
+    WhyRequest,
+    WhyResponse,
+)
+from zeropod.rpc.payload import AnyMessage
 from zeropod.rpc.status import Code, RpcError
 
 log = logging.getLogger(__name__)
@@ -94,6 +103,27 @@ class Node:
     async def changed(self) -> None:
         """Return when something has changed."""
         await self._changed.wait()
+
+    async def why(self, id: str) -> list[tuple[str, str, str]]:
+        """Return kind, text and remedy of each reason for what a container does. Raises RpcError."""
+        answer = await self._call(id, "Why", WhyRequest(id=id), WhyResponse, shims.PATIENCE)
+        return [(reason.kind, reason.text, reason.remedy) for reason in answer.reasons]
+
+    async def sleep(self, id: str) -> None:
+        """Put a container to sleep. Raises RpcError where it may not."""
+        await self._call(id, "Sleep", SleepRequest(id=id), ContainerStatus, shims.DEADLINE)
+
+    async def wake(self, id: str) -> None:
+        """Wake a container. Raises RpcError."""
+        await self._call(id, "Wake", WakeRequest(id=id), ContainerStatus, shims.DEADLINE)
+
+    async def _call(
+        self, id: str, method: str, request: Message, answer: type[AnyMessage], timeout: float
+    ) -> AnyMessage:
+        path = next((shim.path for shim in self._shims.values() if id in shim.containers), None)
+        if path is None:
+            raise RpcError(Code.NOT_FOUND, f"there is no container {id} here")
+        return await shims.call(path, method, request, answer, timeout)
 
     async def run(self) -> None:
         """Watch until cancelled. Raises OSError if the sockets' directory cannot be watched."""

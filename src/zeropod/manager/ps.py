@@ -10,8 +10,7 @@ from typing import Any
 
 import trio
 
-from zeropod import paths
-from zeropod.manager import shims
+from zeropod import paths, shims
 from zeropod.manager.node import Node
 from zeropod.manager.units import MEBIBYTE, span
 from zeropod.rpc.messages import status_pb2
@@ -49,8 +48,8 @@ def main(arguments: list[str]) -> int:
 
 
 async def _look(as_json: bool) -> int:
-    containers, silent = await shims.containers()
-    _show(containers, as_json, before="")
+    found, silent = await shims.look()
+    _show([entry.status for entry in found], as_json, before="")
     _complain(silent)
     return 1 if silent else 0
 

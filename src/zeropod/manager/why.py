@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
-from zeropod.manager import commands, shims
+from zeropod import shims
+from zeropod.manager import commands
 from zeropod.manager.find import name
 from zeropod.manager.ps import as_dict, state_of
-from zeropod.manager.shims import Found
 from zeropod.rpc.messages.status_pb2 import WhyRequest, WhyResponse
+from zeropod.shims import Found
 
 
 def main(arguments: list[str]) -> int:

@@ -26,8 +26,8 @@ from tests.integration.situations import subject
 from tests.integration.situations.subject import BALLAST, MEBIBYTE, PROGRAM, Told
 from tests.integration.sleep.helpers.stage import OURS, PREFIX
 
+from zeropod import shims
 from zeropod.kernel.namespace import entered
-from zeropod.manager import shims
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
 NIGHT = 2.0
@@ -90,8 +90,8 @@ class Subject:
     def status(self) -> ContainerStatus:
         """Raises LookupError when no shim has it, or the one that has it does not answer."""
         for _ in range(ASKED):
-            found, _ = trio.run(shims.containers)
-            for status in found:
+            found, _ = trio.run(shims.look)
+            for status in (each.status for each in found):
                 if (status.namespace, status.id) == (self.namespace, self.id):
                     return status
         raise LookupError(f"no shim says that it has {self.id}")

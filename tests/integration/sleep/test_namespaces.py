@@ -13,8 +13,7 @@ from tests.integration.cri import Cri
 from tests.integration.patience import patient
 from tests.integration.sleep.helpers.stage import REDIS, App, Stage
 
-from zeropod import paths
-from zeropod.manager import shims
+from zeropod import paths, shims
 from zeropod.rpc.messages.status_pb2 import State
 
 pytestmark = pytest.mark.timeout(180)
@@ -30,8 +29,8 @@ def elsewhere(cri: Cri) -> Iterator[Stage]:
 
 
 def state(app: App) -> str:
-    found, _ = trio.run(shims.containers)
-    states = {(status.namespace, status.id): State.Name(status.state) for status in found}
+    found, _ = trio.run(shims.look)
+    states = {(each.status.namespace, each.status.id): State.Name(each.status.state) for each in found}
     return states.get((app.namespace, app.id), "")
 
 

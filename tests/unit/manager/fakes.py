@@ -6,7 +6,7 @@ from pathlib import Path
 import trio
 from google.protobuf.message import Message
 
-from zeropod.manager import shims
+from zeropod import shims
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, Update
 from zeropod.rpc.server import Services, serve, streaming, unary

@@ -9,7 +9,8 @@ import pytest
 import trio
 from tests.unit.manager.fakes import FakeShim, listen
 
-from zeropod.manager import shims, sleep, wake, why
+from zeropod import shims
+from zeropod.manager import sleep, wake, why
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 from zeropod.rpc.server import Services, unary

@@ -3,8 +3,8 @@
 import pytest
 
 from zeropod.manager.find import NotFound, find, name
-from zeropod.manager.shims import Found
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
+from zeropod.shims import Found
 
 
 def found(identifier: str, namespace: str = "", pod: str = "", container: str = "", sandbox: str = "none") -> Found:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from tests.unit.manager.fakes import FakeShim, Send, listen
 from trio.testing import MockClock
 
-from zeropod.manager import shims
+from zeropod import shims
 from zeropod.manager.node import RETRY, Node
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, Update

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.unit.manager.fakes import FakeShim, listen
 from trio.testing import MockClock
 
-from zeropod.manager import ps, shims
+from zeropod import shims
+from zeropod.manager import ps
 from zeropod.manager.ps import as_dict, main, table
 from zeropod.manager.units import span
 from zeropod.rpc.messages import status_pb2
@@ -135,11 +136,11 @@ def test_the_json_has_everything_and_null_where_there_is_nothing() -> None:
 def show(monkeypatch: pytest.MonkeyPatch, containers: list[ContainerStatus], silent: list[str]) -> None:
     """What the node's shims answer."""
 
-    async def look() -> tuple[list[ContainerStatus], list[str]]:
+    async def look() -> tuple[list[shims.Found], list[str]]:
         await trio.lowlevel.checkpoint()
-        return containers, silent
+        return [shims.Found(status, "") for status in containers], silent
 
-    monkeypatch.setattr(shims, "containers", look)
+    monkeypatch.setattr(shims, "look", look)
     monkeypatch.setattr(time, "time", lambda: NOW)
 
 

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from trio.testing import MockClock
 
 from zeropod import paths as places
-from zeropod.manager import shims
+from zeropod import shims
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, ListRequest, ListResponse
 from zeropod.rpc.server import serve, unary
 from zeropod.shim import status as shim_status
@@ -45,8 +45,13 @@ async def test_the_containers_of_all_shims_come_in_the_order_of_their_names(plac
     await shim(place, nursery, "1", having(named("b", "1", "z"), named("b", "1", "a")))
     await shim(place, nursery, "2", having(named("a", "9", "m")))
     await shim(place, nursery, "3", having())
-    found, silent = await shims.containers()
-    assert [(entry.pod_namespace, entry.container) for entry in found] == [("a", "m"), ("b", "a"), ("b", "z")]
+    found, silent = await shims.look()
+    names = [(entry.status.pod_namespace, entry.status.container) for entry in found]
+    assert names == [
+        ("a", "m"),
+        ("b", "a"),
+        ("b", "z"),
+    ]
     assert silent == []
 
 
@@ -54,8 +59,8 @@ async def test_a_dead_shim_is_named_and_the_others_answer(place: Path, nursery: 
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(place / "0.sock"))
     await shim(place, nursery, "1", having(ContainerStatus(id="web")))
-    found, silent = await shims.containers()
-    assert [entry.id for entry in found] == ["web"]
+    found, silent = await shims.look()
+    assert [entry.status.id for entry in found] == ["web"]
     assert silent == [f"{place}/0.sock: UNAVAILABLE: {place}/0.sock: Connection refused"]
 
 
@@ -70,14 +75,14 @@ async def test_a_shim_that_hangs_is_not_waited_for_long(
         await shim(place, nursery, name, hang)
     await shim(place, nursery, "3", having(ContainerStatus(id="web")))
     began = trio.current_time()
-    found, silent = await shims.containers()
+    found, silent = await shims.look()
     assert trio.current_time() - began == pytest.approx(shims.PATIENCE)
-    assert ([entry.id for entry in found], len(silent)) == (["web"], 2)
+    assert ([entry.status.id for entry in found], len(silent)) == (["web"], 2)
 
 
 async def test_other_files_are_no_shims(place: Path) -> None:
     (place / "notes.txt").touch()
-    assert await shims.containers() == ([], [])
+    assert await shims.look() == ([], [])
 
 
 def test_a_node_on_which_no_shim_ever_ran_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,4 +96,4 @@ async def test_who_may_not_look_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(PermissionError):
-        await shims.containers()
+        await shims.look()

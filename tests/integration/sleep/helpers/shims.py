@@ -9,7 +9,7 @@ from typing import Any
 import trio
 from tests.integration.patience import FACTOR, patient
 
-from zeropod.manager import commands, shims
+from zeropod import shims
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, SleepRequest, State, WakeRequest
 from zeropod.rpc.status import Code, RpcError
 
@@ -19,8 +19,8 @@ ASKED = 1 if FACTOR == 1 else 5
 
 def statuses() -> dict[str, ContainerStatus]:
     """By id; only of shims that answer."""
-    found, _ = trio.run(shims.containers)
-    return {status.id: status for status in found}
+    found, _ = trio.run(shims.look)
+    return {each.status.id: each.status for each in found}
 
 
 def status(id: str) -> ContainerStatus:
@@ -74,7 +74,7 @@ def _asked(id: str, method: str, request: SleepRequest | WakeRequest) -> Contain
         path = next((one.path for one in found if one.status.id == id), "")
         if not path:
             raise RpcError(Code.NOT_FOUND, "no shim has it")
-        return await shims.call(path, method, request, ContainerStatus, commands.DEADLINE)
+        return await shims.call(path, method, request, ContainerStatus, shims.DEADLINE)
 
     return trio.run(ask)
 

@@ -1,8 +1,8 @@
-"""Queries all shims of this node, found by their sockets: concurrently, and each with a short timeout."""
+"""The shims of this node, found by their sockets, and calls of their status service."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import trio
 from google.protobuf.message import Message
@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from zeropod import paths
 from zeropod.rpc.client import open_client
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, ListRequest, ListResponse
+from zeropod.rpc.payload import AnyMessage
 from zeropod.rpc.status import RpcError
 
 SERVICE = "zeropod.v1.Status"
@@ -17,7 +18,8 @@ SERVICE = "zeropod.v1.Status"
 PATIENCE = 2.0
 """Seconds for a shim to answer; a healthy one takes a millisecond."""
 
-_Answer = TypeVar("_Answer", bound=Message)
+DEADLINE = 150.0
+"""Seconds for a shim to put to sleep or wake: longer than the longest dump and the longest restore take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +48,18 @@ def in_order(status: ContainerStatus) -> tuple[str, ...]:
     return (status.pod_namespace, status.pod, status.container, status.id, status.namespace)
 
 
-async def look() -> tuple[list[Found], list[str]]:
-    """Return every container of the runtime on this node, sorted by name, and the shims that did not answer.
+async def look(there: Iterable[str] | None = None, patience: float = PATIENCE) -> tuple[list[Found], list[str]]:
+    """Return every container of the shims at these sockets, sorted by name, and the shims that did not answer in time.
 
-    Raises PermissionError without the right to list the sockets.
+    `there`: all shims' by default; raises PermissionError without the right to list them. `patience` in seconds.
     """
     found: list[Found] = []
     silent: list[str] = []
-    there = sockets()
+    there = sockets() if there is None else there
 
     async def ask(path: str) -> None:
         try:
-            response = await call(path, "List", ListRequest(), ListResponse, PATIENCE)
+            response = await call(path, "List", ListRequest(), ListResponse, patience)
             found.extend(Found(status, path) for status in response.containers)
         except RpcError as error:
             silent.append(f"{path}: {error}")
@@ -69,13 +71,7 @@ async def look() -> tuple[list[Found], list[str]]:
     return found, silent
 
 
-async def containers() -> tuple[list[ContainerStatus], list[str]]:
-    """Return every container on this node without its socket, and the shims that did not answer (see `look`)."""
-    found, silent = await look()
-    return [entry.status for entry in found], silent
-
-
-async def call(path: str, method: str, request: Message, answer: type[_Answer], timeout: float) -> _Answer:
+async def call(path: str, method: str, request: Message, answer: type[AnyMessage], timeout: float) -> AnyMessage:
     """Call a method of the shim at this socket; `timeout` in seconds. Raises RpcError."""
     async with open_client(path) as client:
         return await client.call(SERVICE, method, request, answer, timeout=timeout)
