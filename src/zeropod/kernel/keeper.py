@@ -13,7 +13,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from zeropod.kernel import pidfd
+from zeropod.kernel import libc, pidfd
 
 _CLONE_VM = 0x100
 _CLONE_FILES = 0x400
@@ -21,8 +21,7 @@ _CLONE_PARENT_SETTID = 0x100000
 _STACK = 1 << 16
 """Size of its stack in bytes, of which it touches one page."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.clone.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+_sleep = ctypes.cast(ctypes.CDLL(None).sleep, ctypes.c_void_p).value
 
 
 class Sleeper:
@@ -37,10 +36,7 @@ class Sleeper:
         self._pid = ctypes.c_int32() if pid is None else pid
         top = ctypes.addressof(ctypes.c_char.from_buffer(self._stack)) + _STACK
         flags |= _CLONE_VM | _CLONE_PARENT_SETTID | signal.SIGCHLD
-        sleep = ctypes.cast(_libc.sleep, ctypes.c_void_p)
-        if _libc.clone(sleep, top, flags, seconds, ctypes.addressof(self._pid)) < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"clone: {os.strerror(number)}")
+        libc.call("clone", _sleep, top, flags, seconds, ctypes.addressof(self._pid))
 
     @property
     def pid(self) -> int:

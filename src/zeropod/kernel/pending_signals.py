@@ -6,7 +6,6 @@ Source of facts: proc_pid_status(5), signal(7).
 """
 
 import os
-from pathlib import Path
 
 from zeropod.kernel import proc_stat
 
@@ -18,12 +17,11 @@ def is_due(pid: int) -> bool:
     """
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-        return any(_is_due(Path(f"/proc/{pid}/task/{task}/status").read_text(errors="replace")) for task in tasks)
+        return any(_is_due(proc_stat.status(pid, int(task))) for task in tasks)
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def _is_due(status: str) -> bool:
-    fields = proc_stat.fields(status)
-    own, shared, blocked, ignored = (int(fields[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn"))
+def _is_due(status: dict[str, str]) -> bool:
+    own, shared, blocked, ignored = (int(status[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn"))
     return bool((own | shared) & ~blocked & ~ignored)

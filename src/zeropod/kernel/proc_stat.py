@@ -1,9 +1,12 @@
-"""A process or a thread as /proc/PID/stat describes it, and files of lines `name: value` such as its status.
+"""A process or a thread as /proc describes it: its stat, its status, where in the kernel it waits, its limits.
 
-Owns the only parser of /proc/PID/stat. Fields are numbered from 1, as in proc_pid_stat(5).
+Owns the only parsers of these files. Fields of stat are numbered from 1, as in proc_pid_stat(5).
+
+Source of facts: proc_pid_stat(5), proc_pid_status(5), proc_pid_wchan(5), proc_pid_limits(5).
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 _FIRST = 3
@@ -45,8 +48,32 @@ def read(pid: int | str, tid: int | None = None) -> Stat:
 
     Raises OSError: FileNotFoundError or ProcessLookupError when it is gone.
     """
-    path = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
-    return parse(content(path).decode(errors="replace"))
+    return parse(content(f"{_directory(pid, tid)}/stat").decode(errors="replace"))
+
+
+def status(pid: int | str, tid: int | None = None) -> dict[str, str]:
+    """Return the status of a process, or of one of its threads, by field. Raises OSError as `read` does."""
+    with open(f"{_directory(pid, tid)}/status", errors="replace") as file:
+        return fields(file.read())
+
+
+def wchan(pid: int, tid: int) -> str:
+    """Return the kernel function in which a thread waits; empty if unknown, or while it runs."""
+    try:
+        return content(f"{_directory(pid, tid)}/wchan").decode().strip().removeprefix("0")
+    except OSError:
+        return ""
+
+
+def descriptor_limit(pid: int) -> int:
+    """Return how many descriptors a process may have; 0 if unknown."""
+    with suppress(OSError, StopIteration, ValueError), open(f"/proc/{pid}/limits") as file:
+        return int(next(line for line in file if line.startswith("Max open files")).split()[3])
+    return 0
+
+
+def _directory(pid: int | str, tid: int | None) -> str:
+    return f"/proc/{pid}" if tid is None else f"/proc/{pid}/task/{tid}"
 
 
 def content(path: str) -> bytes:

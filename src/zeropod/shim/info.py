@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError
 
 from zeropod import __version__
 from zeropod.launch.flags import Flags
 from zeropod.rpc.messages import introspection_pb2, runc_options_pb2
+from zeropod.rpc.payload import decode, unpack
+from zeropod.rpc.status import RpcError
 from zeropod.runtime.programs import environment
 
 NAME = "io.containerd.zeropod.v2"
@@ -25,20 +26,17 @@ TIMEOUT = 10.0
 
 def main(flags: Flags) -> int:
     del flags
-    options = Any()
-    if not sys.stdin.isatty():
-        try:
-            options.ParseFromString(sys.stdin.buffer.read())
-        except DecodeError as error:
-            sys.stderr.write(f"containerd-shim-zeropod-v2: the options on stdin cannot be read: {error}\n")
-            return 1
+    try:
+        options = decode(Any, b"" if sys.stdin.isatty() else sys.stdin.buffer.read())
+        runtime = unpack(options, runc_options_pb2.Options)
+    except RpcError as error:
+        sys.stderr.write(f"containerd-shim-zeropod-v2: the options on stdin cannot be read: {error.message}\n")
+        return 1
     info = introspection_pb2.RuntimeInfo(name=NAME)
     info.version.version = __version__
-    runtime = runc_options_pb2.Options()
-    if options.type_url.rpartition("/")[2] == runtime.DESCRIPTOR.full_name:
-        runtime.ParseFromString(options.value)
+    if runtime:
         info.options.CopyFrom(options)
-    features = _features(runtime.binary_name or "runc")
+    features = _features((runtime and runtime.binary_name) or "runc")
     if features:
         info.features.CopyFrom(Any(type_url=FEATURES_URL, value=features))
     sys.stdout.buffer.write(info.SerializeToString())

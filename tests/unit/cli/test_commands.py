@@ -13,8 +13,8 @@ import trio
 from tests.unit.manager.kube.fake_api import Answer, Asked, FakeApi, status
 from trio.testing import MockClock
 
-from zeropod.cli.kubectl import completion, ps, request, top, why
-from zeropod.cli.kubectl.cluster import Cluster, CommandError, named, words_of
+from zeropod.cli.kubectl import completion, request, top, why
+from zeropod.cli.kubectl.cluster import Cluster, CommandError, Nothing, named, words_of
 from zeropod.cli.kubectl.columns import ago, milliseconds, table
 from zeropod.cli.kubectl.main import COMMANDS, main, make_parser
 from zeropod.manager.kube.client import open_client
@@ -94,9 +94,9 @@ async def test_ps_in_json(api: FakeApi, cluster: Cluster, capsys: pytest.Capture
 
 
 async def test_ps_of_nothing(cluster: Cluster) -> None:
-    with pytest.raises(ps.Nothing, match=r"^No resources found in shop namespace\.$"):
+    with pytest.raises(Nothing, match=r"^No resources found in shop namespace\.$"):
         await run(cluster, "ps")
-    with pytest.raises(ps.Nothing, match=r"^No resources found\.$"):
+    with pytest.raises(Nothing, match=r"^No resources found\.$"):
         await run(cluster, "top", "-A")
 
 

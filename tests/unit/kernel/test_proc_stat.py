@@ -1,7 +1,10 @@
 """What the kernel says of a process, whatever that calls itself."""
 
 import os
+import resource
+import subprocess
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -41,3 +44,22 @@ def test_a_process_and_a_thread_are_read() -> None:
 def test_another_text_is_refused_by_a_value_error(text: str) -> None:
     with suppress(ValueError):
         proc_stat.parse(text)
+
+
+def test_a_process_that_waits_has_a_status_a_place_and_a_limit() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            pid, until = process.pid, time.monotonic() + 10
+            while "nanosleep" not in proc_stat.wchan(pid, pid) and time.monotonic() < until:
+                os.sched_yield()
+            assert proc_stat.status(pid)["PPid"] == proc_stat.status(pid, pid)["PPid"] == str(os.getpid())
+            assert "nanosleep" in proc_stat.wchan(pid, pid)
+            assert proc_stat.descriptor_limit(pid) == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        finally:
+            process.kill()
+    assert proc_stat.wchan(pid, pid) == ""
+    assert proc_stat.descriptor_limit(pid) == 0
+
+
+def test_a_thread_that_runs_waits_nowhere() -> None:
+    assert proc_stat.wchan(os.getpid(), threading.get_native_id()) == ""

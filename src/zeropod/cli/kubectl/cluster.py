@@ -18,6 +18,13 @@ class CommandError(Exception):
     """What a person asked for cannot be had; the text is what is printed."""
 
 
+class Nothing(Exception):  # noqa: N818 - what kubectl prints, and succeeds
+    """There is nothing to show in a namespace, or in all for ""."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(f"No resources found in {namespace} namespace." if namespace else "No resources found.")
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     client: Client

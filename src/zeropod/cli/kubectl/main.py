@@ -11,10 +11,9 @@ import trio
 
 from zeropod import __version__
 from zeropod.cli.kubectl import dashboard, doctor, ps, request, top, why
-from zeropod.cli.kubectl.cluster import Cluster, CommandError, named, words_of
+from zeropod.cli.kubectl.cluster import Cluster, CommandError, Nothing, named, words_of
 from zeropod.cli.kubectl.kubeconfig import ConfigError, Target
 from zeropod.cli.kubectl.login import target
-from zeropod.cli.kubectl.ps import Nothing
 from zeropod.concurrency import leaves
 from zeropod.manager.kube.access import Access
 from zeropod.manager.kube.client import open_client

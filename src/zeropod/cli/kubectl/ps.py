@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-from zeropod.cli.kubectl.cluster import Cluster, CommandError, Object, order
+from zeropod.cli.kubectl.cluster import Cluster, CommandError, Nothing, Object, order
 from zeropod.cli.kubectl.columns import NONE, ago, mebibytes, milliseconds, table
 
 HEADINGS = ("POD", "CONTAINER", "STATE", "FOR", "MEMORY", "WAKES", "WOKE IN", "WHY")
@@ -32,7 +32,7 @@ async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, nam
     elif found:
         _show(found, options, shown, headings=not options.no_headers)
     elif not options.watch:
-        raise _nothing(namespace, options)
+        raise Nothing(namespace)
     if not options.watch:
         return 0
     known = {order(each): _seen(each) for each in found}
@@ -98,12 +98,3 @@ def as_json(found: Sequence[Object], *, single: bool) -> str:
         return json.dumps(found[0], indent=4)
     made: dict[str, Any] = {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}}
     return json.dumps({**made, "items": list(found)}, indent=4)
-
-
-class Nothing(Exception):  # noqa: N818 - what kubectl prints, and succeeds
-    """There is nothing to show."""
-
-
-def _nothing(namespace: str, options: argparse.Namespace) -> Nothing:
-    where = "" if options.all_namespaces else f" in {namespace} namespace"
-    return Nothing(f"No resources found{where}.")

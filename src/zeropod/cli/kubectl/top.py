@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from zeropod.cli.kubectl.cluster import Cluster, Object
+from zeropod.cli.kubectl.cluster import Cluster, Nothing, Object
 from zeropod.cli.kubectl.columns import NONE, ago, mebibytes, milliseconds, table
-from zeropod.cli.kubectl.ps import Nothing, as_json
+from zeropod.cli.kubectl.ps import as_json
 
 HEADINGS = ("POD", "ASLEEP", "GIVEN BACK", "LEFT", "SLEEPS", "WAKES", "LAST WAKE", "WOKE IN")
 SORTS = ("memory", "wakes", "sleeps")
@@ -17,8 +17,7 @@ async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, nam
         print(as_json(found, single=False))
         return 0
     if not found:
-        where = "" if options.all_namespaces else f" in {namespace} namespace"
-        raise Nothing(f"No resources found{where}.")
+        raise Nothing(namespace)
     rows = [row_of(each, namespaced=options.all_namespaces) for each in found]
     if options.sum:
         rows.append(sum_of(found, namespaced=options.all_namespaces))

@@ -6,12 +6,11 @@ that is stuck in the kernel is in D as well, and remains so after the thaw: comp
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from zeropod.kernel import proc_stat
-
-from .files import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +37,9 @@ def tasks_of(pids: Iterable[int]) -> list[Task]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         for tid in threads:
-            try:
+            with suppress(FileNotFoundError, ProcessLookupError):
                 stat = proc_stat.read(pid, tid)
-                waits_in = (read(Path(f"/proc/{pid}/task/{tid}/wchan")) or "").strip()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            # `0` while it runs, or without the right to see it.
-            found.append(Task(pid, tid, stat.name, stat.state, "" if waits_in == "0" else waits_in))
+                found.append(Task(pid, tid, stat.name, stat.state, proc_stat.wchan(pid, tid)))
     return found
 
 

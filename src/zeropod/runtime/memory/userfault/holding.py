@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from zeropod.kernel import kcmp
-from zeropod.runtime.memory.userfault import proc
+from zeropod.kernel import kcmp, proc_stat
 from zeropod.runtime.memory.userfault.freezer import Freezer
 from zeropod.runtime.memory.userfault.injection import Injection
 from zeropod.runtime.memory.userfault.stopped import LET_GO_WITHIN, STOP_WITHIN, StoppedProcess, Unsuitable
@@ -121,8 +120,7 @@ def _cannot_run(pid: int) -> bool:
     try:
         threads = os.listdir(f"/proc/{pid}/task")
         return all(
-            proc.wchan(pid, int(tid)) == "do_signal_stop"
-            or proc.status(f"/proc/{pid}/task/{tid}/status")["State"][0] in "ZXT"
+            proc_stat.wchan(pid, int(tid)) == "do_signal_stop" or proc_stat.status(pid, int(tid))["State"][0] in "ZXT"
             for tid in threads
         )
     except (FileNotFoundError, ProcessLookupError):

@@ -18,9 +18,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from zeropod.kernel import pidfd, ptrace, userfault
+from zeropod.kernel import pidfd, proc_stat, ptrace, userfault
 from zeropod.kernel.userfault import PAGE
-from zeropod.runtime.memory.userfault import proc
 from zeropod.runtime.memory.userfault.remote_calls import Call, RemoteCalls
 from zeropod.runtime.memory.userfault.stopped import LET_GO_WITHIN, StoppedProcess, Unsuitable
 
@@ -178,7 +177,7 @@ class Injection:
         return int(number)
 
     def _keep(self, call: Call, number: int, keep_at: int) -> int | None:
-        for at in (keep_at, proc.descriptor_limit(self.pid) * 7 // 8):
+        for at in (keep_at, proc_stat.descriptor_limit(self.pid) * 7 // 8):
             try:
                 return call("fcntl", number, _F_DUPFD_CLOEXEC, at)
             except ProcessLookupError:

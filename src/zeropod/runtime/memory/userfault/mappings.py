@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from zeropod.kernel import pagemap_scan
+from zeropod.kernel import pagemap_scan, proc_stat
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.memory.userfault.ranges import Range, joined
 
@@ -84,8 +84,7 @@ class Status:
     @classmethod
     def of(cls, pid: int) -> "Status":
         """Read the sizes from /proc/PID/status. Raises OSError."""
-        with open(f"/proc/{pid}/status", errors="replace") as file:
-            found = {key: value for key, _, value in (line.partition(":") for line in file)}
+        found = proc_stat.status(pid)
         anonymous, pinned = (int(found.get(key, "0 kB").split()[0]) * 1024 for key in ("RssAnon", "VmPin"))
         return cls(anonymous, pinned, int(found.get("TracerPid", "0")))
 

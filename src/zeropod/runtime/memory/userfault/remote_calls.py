@@ -27,7 +27,6 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from zeropod.kernel import proc_stat, ptrace
-from zeropod.runtime.memory.userfault import proc
 from zeropod.runtime.memory.userfault.stopped import StoppedProcess, Unsuitable, pause
 
 CALL_WITHIN: Final = 20.0
@@ -95,7 +94,7 @@ class RemoteCalls:
         except OSError as error:
             if error.errno not in _NO_OPTION:
                 raise
-            if proc.status(f"/proc/{self._process.pid}/status").get("Seccomp", "0") != "0":
+            if proc_stat.status(self._process.pid).get("Seccomp", "0") != "0":
                 reason = f"has a seccomp filter, which may kill it and which we cannot suspend: {error.strerror}"
                 raise Unsuitable(self._process.pid, reason) from error
             ptrace.set_options(self._process.pid, options)

@@ -26,7 +26,6 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from zeropod.kernel import proc_stat, ptrace
-from zeropod.runtime.memory.userfault import proc
 
 STOP_WITHIN: Final = 2.0
 """Seconds within which all threads must stop. It takes some 100 µs; a thread that waits for a disk, or for a child to
@@ -187,7 +186,7 @@ class StoppedProcess:
     def _look(self, even_stopped: bool) -> None:
         """Raise Unsuitable for reasons that show without touching the process."""
         try:
-            status = proc.status(f"/proc/{self.pid}/status")
+            status = proc_stat.status(self.pid)
             flags = proc_stat.read(self.pid).flags
             threads = os.listdir(f"/proc/{self.pid}/task")
         except (FileNotFoundError, ProcessLookupError):
@@ -214,7 +213,7 @@ class StoppedProcess:
         for tid in map(int, names):
             if tid in self._running or tid in self.stops:
                 continue
-            if proc.wchan(self.pid, tid) == "do_signal_stop" and not self._even_stopped:
+            if proc_stat.wchan(self.pid, tid) == "do_signal_stop" and not self._even_stopped:
                 raise Unsuitable(self.pid, "is stopped by a signal")
             try:
                 ptrace.seize(tid)
@@ -232,7 +231,7 @@ class StoppedProcess:
     def _refused(self, tid: int, error: OSError) -> None:
         """Raise Unsuitable with the reason why a thread cannot be seized, unless it has ended."""
         try:
-            status = proc.status(f"/proc/{self.pid}/task/{tid}/status")
+            status = proc_stat.status(self.pid, tid)
         except (FileNotFoundError, ProcessLookupError):
             return
         if status["State"][0] in "ZX":
@@ -267,7 +266,7 @@ class StoppedProcess:
                 ptrace.set_registers(tid, changed)
 
     def _unstoppable(self) -> None:
-        waits = ", ".join(f"{tid} in {proc.wchan(self.pid, tid) or 'user mode'}" for tid in sorted(self._running))
+        waits = ", ".join(f"{tid} in {proc_stat.wchan(self.pid, tid) or 'user mode'}" for tid in sorted(self._running))
         raise Unsuitable(self.pid, f"has threads that do not stop: {waits}" if waits else "starts threads all the time")
 
     def _check_borrowable(self) -> None:
@@ -307,7 +306,7 @@ class StoppedProcess:
         for tid in list(self._dead):
             with suppress(OSError, KeyError):
                 # The exit status of our own child belongs to the task that waits for it.
-                ours = tid == self.pid and proc.status(f"/proc/{tid}/status")["PPid"] == str(os.getpid())
+                ours = tid == self.pid and proc_stat.status(tid)["PPid"] == str(os.getpid())
                 if not ours and not ptrace.reap(tid):
                     continue
             self._dead.discard(tid)
