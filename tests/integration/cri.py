@@ -74,9 +74,6 @@ class Cri:
         request = v1.PodSandboxStatusRequest(pod_sandbox_id=pod, verbose=verbose)
         return self.call("PodSandboxStatus", request, v1.PodSandboxStatusResponse)
 
-    def list_pod_sandbox(self) -> Sequence[v1.PodSandbox]:
-        return self.call("ListPodSandbox", v1.ListPodSandboxRequest(), v1.ListPodSandboxResponse).items
-
     def pod_sandbox_stats(self, pod: str) -> v1.PodSandboxStats:
         request = v1.PodSandboxStatsRequest(pod_sandbox_id=pod)
         return self.call("PodSandboxStats", request, v1.PodSandboxStatsResponse).stats
@@ -118,22 +115,9 @@ class Cri:
         request = v1.ReopenContainerLogRequest(container_id=container)
         self.call("ReopenContainerLog", request, v1.ReopenContainerLogResponse)
 
-    def checkpoint_container(self, container: str, location: str, timeout: int = 30) -> None:
-        request = v1.CheckpointContainerRequest(container_id=container, location=location, timeout=timeout)
-        self.call("CheckpointContainer", request, v1.CheckpointContainerResponse, TIMEOUT + timeout)
-
     def exec_sync(self, container: str, command: Sequence[str], timeout: int = 20) -> v1.ExecSyncResponse:
         request = v1.ExecSyncRequest(container_id=container, cmd=command, timeout=round(patient(timeout)))
         return self.call("ExecSync", request, v1.ExecSyncResponse, TIMEOUT + timeout)
-
-    def exec_url(self, container: str, command: Sequence[str], *, stdin: bool = False, tty: bool = False) -> str:
-        """Where the streaming server offers this command's streams."""
-        request = v1.ExecRequest(container_id=container, cmd=command, stdin=stdin, tty=tty, stdout=True, stderr=not tty)
-        return self.call("Exec", request, v1.ExecResponse).url
-
-    def attach_url(self, container: str, *, stdin: bool = False, tty: bool = False) -> str:
-        request = v1.AttachRequest(container_id=container, stdin=stdin, tty=tty, stdout=True, stderr=not tty)
-        return self.call("Attach", request, v1.AttachResponse).url
 
     def port_forward_url(self, pod: str, ports: Sequence[int]) -> str:
         request = v1.PortForwardRequest(pod_sandbox_id=pod, port=ports)

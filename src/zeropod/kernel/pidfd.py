@@ -7,6 +7,7 @@ reaper reports them (a process killed by a signal has code 128 + signal).
 """
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -48,6 +49,16 @@ def getfd(pidfd: int, fd: int) -> int:
     without the right to ptrace it.
     """
     return libc.syscall("pidfd_getfd", pidfd, fd, 0)
+
+
+def getfd_if_open(pidfd: int, fd: int) -> int | None:
+    """Do what `getfd` does, but return None for a descriptor or a process that is gone. Raises OSError."""
+    try:
+        return getfd(pidfd, fd)
+    except OSError as error:
+        if error.errno in (errno.EBADF, errno.ESRCH):
+            return None
+        raise
 
 
 async def wait_exit(pidfd: int) -> ExitStatus:

@@ -5,7 +5,6 @@ something arrives.
 """
 
 import contextlib
-import errno
 import os
 import socket
 import struct
@@ -54,12 +53,9 @@ def duplicate(pids: Iterable[int], inodes: Collection[int]) -> dict[int, socket.
 
 
 def _duplicate(process: int, fd: int, inode: int) -> socket.socket | None:
-    try:
-        copy = socket.socket(fileno=pidfd.getfd(process, fd))
-    except OSError as error:
-        if error.errno == errno.EBADF:
-            return None
-        raise
+    if (duplicate := pidfd.getfd_if_open(process, fd)) is None:
+        return None
+    copy = socket.socket(fileno=duplicate)
     # The number may have been closed and given to another file since the directory was read.
     if os.fstat(copy.fileno()).st_ino == inode:
         return copy

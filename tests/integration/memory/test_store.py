@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from tests.integration.cgroup import remove
 from tests.integration.patience import patient
 from tests.integration.programs import compiled
 
@@ -68,7 +69,7 @@ def freezer() -> Iterator[cgroups.Cgroup]:
             for pid in cgroup.pids():
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if cgroup.remove():
+            if remove(cgroup):
                 break
             time.sleep(0.02)
 

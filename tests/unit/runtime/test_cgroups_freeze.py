@@ -112,10 +112,8 @@ async def test_freezing_a_cgroup_that_is_gone_fails_and_thawing_it_does_not(tmp_
             await cgroup.freeze(trio.current_time() + 2)
         cgroup.thaw()
         assert not cgroup.frozen()
-        assert not cgroup.exists()
         assert cgroup.pids() == []
         assert cgroup.resident_bytes() == cgroup.oom_kills() == 0
-        assert cgroup.remove()
 
 
 async def test_watching_a_cgroup_that_is_gone_ends_at_once(tmp_path: Path) -> None:

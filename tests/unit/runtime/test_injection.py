@@ -466,7 +466,7 @@ def test_the_kernels_own_faults_within_a_call_are_served(start: Start) -> None:
         borrowed = Injection.stop(subject.pid)
         (page,) = borrowed.kept_pages
         areas = borrowed.rseq_areas()
-        assert len(areas) == len(borrowed.threads)
+        assert len(areas) == len(borrowed._process.stops)
         assert any(page <= address < page + PAGE for address, _ in areas)
         uffd = borrowed.open_userfaultfd(FEATURES)
         with open(f"/proc/{subject.pid}/mem", "rb") as memory:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -193,17 +194,11 @@ class FrozenSockets:
                     continue
                 if found.key in known or found.key in self._ignored:
                     present.add(found.key)
-                elif (duplicate := self._copy(process, found)) is not None:
+                    continue
+                duplicate = _limit.make(self, partial(pidfd.getfd_if_open, process, found.number))
+                if duplicate is not None:
                     present.add(found.key)
                     self._sort(found, duplicate, fresh)
-
-    def _copy(self, process: int, found: Found) -> int | None:
-        try:
-            return _limit.make(self, lambda: pidfd.getfd(process, found.number))
-        except OSError as error:
-            if error.errno in (errno.EBADF, errno.ESRCH):
-                return None
-            raise
 
     def _sort(self, found: Found, duplicate: int, fresh: dict[int, Watched]) -> None:
         try:

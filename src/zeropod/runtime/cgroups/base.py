@@ -12,7 +12,7 @@ import trio
 from zeropod.rpc.messages import cgroups_v1_pb2, cgroups_v2_pb2
 
 from .errors import CgroupError, FreezeTimeout
-from .files import member_pids, remove_tree
+from .files import member_pids
 from .tasks import Task, culprits, tasks_of
 
 #: What containerd's task API calls stats: `io.containerd.cgroups.v1.Metrics` or its v2 sibling.
@@ -71,10 +71,6 @@ class Cgroup(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.directory)!r})"
-
-    def exists(self) -> bool:
-        """Return whether it still has a directory in any hierarchy."""
-        return any(directory.is_dir() for directory in self._directories.values())
 
     def pids(self) -> list[int]:
         """Return the processes in it and its sub-cgroups, ascending; empty if it is gone."""
@@ -199,13 +195,3 @@ class Cgroup(ABC):
         Earlier kills are reported at once, so that none is lost between start and watch. Several in a row may
         be reported as one. Returns immediately without a memory controller.
         """
-
-    def remove(self) -> bool:
-        """Thaw it and remove its directories, for the clean-up after a dead shim; return whether all are gone.
-
-        Does not wait: kill the processes first. One that has only just died may still hold its cgroup; the
-        result is False then: try again.
-        """
-        self.thaw()
-        gone = [remove_tree(directory) for directory in self._directories.values()]
-        return all(gone)

@@ -1,4 +1,4 @@
-"""Reading, writing, walking and removing cgroup directories, where everything may vanish at any moment.
+"""Reading, writing and walking cgroup directories, where everything may vanish at any moment.
 
 A cgroup file answers ENOENT once its directory is removed, ENODEV if it was open at that time, and EOPNOTSUPP
 where the kernel does not account what it would hold (PSI switched off, threaded cgroups). All three mean
@@ -55,27 +55,10 @@ def huge_pages(directory: Path, usage: str) -> dict[str, int]:
     return {size: number(read(path)) for size, path in sorted(found.items())}
 
 
-def tree(directory: Path) -> Iterator[Path]:
-    """Yield the cgroup at `directory` and all below it, children before their parents, as rmdir needs them."""
-    for parent, _children, _files in os.walk(directory, topdown=False):
-        yield Path(parent)
-
-
 def member_pids(directory: Path) -> list[int]:
     """Return the processes in the cgroup and its sub-cgroups, ascending; empty if it is gone.
 
     The kernel writes 0 for a process without a pid in our pid namespace; those are left out.
     """
-    texts = (read(group / "cgroup.procs") for group in tree(directory))
+    texts = (read(Path(group, "cgroup.procs")) for group, _, _ in os.walk(directory))
     return sorted({int(line) for text in texts if text for line in text.split()} - {0})
-
-
-def remove_tree(directory: Path) -> bool:
-    """Remove the cgroup and its sub-cgroups; return whether all are gone. One with processes stays (EBUSY)."""
-    for group in tree(directory):
-        try:
-            group.rmdir()
-        except OSError as error:
-            if not is_absent(error) and error.errno != errno.EBUSY:
-                raise
-    return not directory.exists()

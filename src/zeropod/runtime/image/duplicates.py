@@ -3,7 +3,6 @@
 This changes nothing in the container: a duplicate is polled and its options are read, then it is closed.
 """
 
-import errno
 import fcntl
 import os
 import select
@@ -24,18 +23,6 @@ _EVENTS = ("anon_inode:inotify", "anon_inode:[fanotify]")
 _PIPE = "pipe:["
 _INET = (socket.AF_INET, socket.AF_INET6)
 _UDP_CORK = 1
-_UNANSWERED = (errno.EBADF, errno.ESRCH)
-"""Errors of pidfd_getfd(2) for a descriptor or a process that is gone."""
-
-
-def _duplicate(handle: int, number: int) -> int | None:
-    """Return a duplicate of a descriptor, None if that is gone. Raises OSError."""
-    try:
-        return pidfd.getfd(handle, number)
-    except OSError as error:
-        if error.errno in _UNANSWERED:
-            return None
-        raise
 
 
 def with_polls(processes: Sequence[Process]) -> list[Process]:
@@ -51,7 +38,10 @@ def _polled(process: Process) -> list[Descriptor]:
     found = []
     with pidfd.opened(process.pid) as handle:
         for each in process.descriptors:
-            if each.link.startswith((_PIPE, *_EVENTS)) and (duplicate := _duplicate(handle, each.number)) is not None:
+            if (
+                each.link.startswith((_PIPE, *_EVENTS))
+                and (duplicate := pidfd.getfd_if_open(handle, each.number)) is not None
+            ):
                 try:
                     seen = _poll(duplicate)
                 finally:
@@ -79,7 +69,7 @@ def read_sockets(processes: Sequence[Process], pid: int) -> list[Socket]:
             continue
         with pidfd.opened(process.pid) as handle:
             for each in mine:
-                if each.inode in found or (duplicate := _duplicate(handle, each.number)) is None:
+                if each.inode in found or (duplicate := pidfd.getfd_if_open(handle, each.number)) is None:
                     continue
                 holder = f"{process}, descriptor {each.number}"
                 with closing(sockets.adopt(duplicate)) as sock:
@@ -150,5 +140,5 @@ def read_unix(processes: Sequence[Process], pid: int, known: Sequence[Socket]) -
         is_elsewhere = bool(end.peer) and end.peer not in ours
         # Connected but not accepted yet, and not pending at one of the container's listeners.
         is_dangling = end.peer == 0 and end.type != socket.SOCK_DGRAM and not end.is_shut and inode not in waiting
-        found.append(UnixEnd(inode, end.name, is_elsewhere or is_dangling, len(end.pending), foreign))
+        found.append(UnixEnd(inode, end.name, is_elsewhere or is_dangling, foreign))
     return found

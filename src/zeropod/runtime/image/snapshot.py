@@ -34,7 +34,6 @@ class Descriptor:
     """The device number of a device file."""
     modified: float = 0.0
     flags: int = 0
-    mount: int = -1
     info: str = ""
     """The text of its fdinfo, where that matters."""
     named: bool = True
@@ -186,7 +185,6 @@ class UnixEnd:
     inode: int
     name: str
     peer_is_foreign: bool = False
-    pending: int = 0
     pending_foreign: int = 0
 
 

@@ -60,11 +60,6 @@ class Injection:
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def threads(self) -> list[int]:
-        """The threads that are stopped."""
-        return list(self._process.stops)
-
     def release(self, patience: float = LET_GO_WITHIN) -> None:
         """Release all threads; see `StoppedProcess.release`."""
         self._process.release(patience)
