@@ -8,6 +8,8 @@ from typing import Any
 
 import trio
 
+from zeropod.installer import handler
+from zeropod.installer.errors import InstallError
 from zeropod.rpc import grpc
 from zeropod.rpc.messages.cri_pb2 import StatusRequest, StatusResponse, VersionRequest, VersionResponse
 from zeropod.rpc.status import RpcError
@@ -15,6 +17,8 @@ from zeropod.rpc.status import RpcError
 SERVICE = "/runtime.v1.RuntimeService"
 PATIENCE = 10.0
 """Seconds for one answer."""
+VERIFYING = 60.0
+"""Seconds for containerd to know the handler, or to forget it, after its restart."""
 POLL = 0.2
 """Seconds between two questions to a containerd that is starting."""
 
@@ -67,17 +71,18 @@ def parse(version: str, config: str) -> Handlers:
     return Handlers(version, runtimes, default)
 
 
-def wait(socket: str, handler: str, seconds: float, *, present: bool = True) -> str | None:
-    """Waits until containerd knows the handler, or does not any more. Returns what is wrong after that time."""
-    deadline = time.monotonic() + seconds
+def verify(socket: str, *, present: bool) -> None:
+    """Wait until containerd knows our handler, or does not any more. Raises InstallError after `VERIFYING`."""
+    deadline = time.monotonic() + VERIFYING
     while True:
         try:
             found = ask(socket)
-            if (handler in found.handlers) == present:
-                return None
+            if (handler.NAME in found.handlers) == present:
+                return
             said = f"containerd {found.version} knows the handlers {', '.join(sorted(found.handlers)) or 'none'}"
         except RpcError as error:
             said = f"containerd does not answer: {error}"
         if time.monotonic() > deadline:
-            return f"{said}, after {seconds:g} s"
+            wrong = "no {}: see containerd's log" if present else "should not know {} any more"
+            raise InstallError(f"{said}, after {VERIFYING:g} s, and {wrong.format(handler.NAME)}")
         time.sleep(POLL)

@@ -12,9 +12,6 @@ from zeropod.installer.transaction import Transaction
 
 Say = Callable[[str], None]
 
-VERIFYING = 60.0
-"""Seconds for containerd to know the handler after its restart."""
-
 UNPACKING = 300.0
 """Seconds for zeropod to unpack itself: one or two on an idle node, a minute or two on a very slow one."""
 
@@ -39,7 +36,7 @@ def install(root: Root, found: Facts, install_root: str, source: Source, say: Sa
         if restarts:
             restart()
             if found.service.is_automatic:
-                _verify(root, found)
+                containerd.verify(root.outside(found.socket), present=True)
     _conclude(root, found, install_root, planned, restarts, say)
 
 
@@ -54,11 +51,6 @@ def _check(root: Root, install_root: str, planned: Plan, source: Source) -> None
     done = root.run([f"{install_root}/bin/{contents.PROGRAM}", "--version"], UNPACKING)
     if done.returncode:
         raise InstallError(f"zeropod does not run here: {done.stdout.strip()}")
-
-
-def _verify(root: Root, found: Facts) -> None:
-    if wrong := containerd.wait(root.outside(found.socket), handler.NAME, VERIFYING):
-        raise InstallError(f"{wrong}, and no {handler.NAME}: see containerd's log")
 
 
 def _conclude(root: Root, found: Facts, install_root: str, planned: Plan, restarts: bool, say: Say) -> None:

@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Callable, Iterable
 
 from zeropod import paths
-from zeropod.installer import changes, configure, containerd, handler, record, service, users
+from zeropod.installer import changes, configure, containerd, record, service, users
 from zeropod.installer.changes import Entry, File, Link
 from zeropod.installer.errors import InstallError
-from zeropod.installer.install import VERIFYING
 from zeropod.installer.record import Kept, Record
 from zeropod.installer.root import Root
 from zeropod.installer.service import Service
@@ -38,16 +37,11 @@ def uninstall(
         if configures:
             restart()
             if restarter.is_automatic:
-                _verify(root, known)
+                containerd.verify(root.outside(known.socket), present=False)
     _remove(root, known, install_root, say, keep_state=in_use)
     if configures and not restarter.is_automatic:
         say(f"NOT IN EFFECT YET: restart {restarter.name}")
     say("zeropod is uninstalled")
-
-
-def _verify(root: Root, known: Record) -> None:
-    if wrong := containerd.wait(root.outside(known.socket), handler.NAME, VERIFYING, present=False):
-        raise InstallError(f"{wrong}, and should not know {handler.NAME} any more")
 
 
 def _users(root: Root, say: Say, *, force: bool, dry: bool) -> bool:

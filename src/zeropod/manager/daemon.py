@@ -15,6 +15,7 @@ import trio
 from prometheus_client.registry import Collector
 
 from zeropod import paths
+from zeropod.concurrency import leaves
 from zeropod.kernel import libc
 from zeropod.manager.http_server import Address, address, bind, serve, url
 from zeropod.manager.node import Node
@@ -48,7 +49,8 @@ def main(arguments: list[str]) -> int:
         node = Node(reasons=options.zeropods)
         trio.run(run, addresses, node, kubernetes, options.node_name, options.page_host)
     except* OSError as errors:
-        failure = _first(errors)
+        # The others are consequences, or the same.
+        failure = next(error for error in leaves(errors) if isinstance(error, OSError))
     if failure:
         hint = f": run it as root, or in group {paths.MANAGER_GROUP}" if isinstance(failure, PermissionError) else ""
         where = failure.filename or paths.STATUS_SOCKETS
@@ -96,15 +98,6 @@ def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | Non
         return preparation(Options(*wanted), options.node_name)
     except Unreachable as error:
         raise _UsageError(str(error)) from None
-
-
-def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
-    """Return the first error of a group: the others are consequences, or the same."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, OSError)
-    return error
 
 
 async def _until_signal(scope: trio.CancelScope) -> None:
