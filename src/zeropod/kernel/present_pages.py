@@ -23,7 +23,6 @@ Ranges = list[tuple[int, int]]
 _WINDOW: Final = 1 << 16
 """Pages whose entries are read from pagemap at once (512 KiB)."""
 
-# The uppermost byte of a (little-endian) entry: bit 63 is "present", 61 "a file's or shared".
 _TOP: Final = 7
 _OWN = bytes(int(top & 0xA0 == 0x80) for top in range(256))
 _SHARED = bytes(int(top & 0xA0 == 0xA0) for top in range(256))
@@ -44,7 +43,8 @@ def pieces(pagemap: int, start: int, end: int, most: int, *, shared: bool, scan:
                 raise
         else:
             return
-    yield from _grouped(_read(pagemap, start, end, shared=shared), most)
+    found = runs(pagemap, start, end, _SHARED if shared else _OWN)
+    yield from _grouped(((low, high) for low, high, _ in found), most)
 
 
 def _scanned(pagemap: int, start: int, end: int, *, shared: bool) -> Iterator[tuple[int, int]]:
@@ -55,27 +55,26 @@ def _scanned(pagemap: int, start: int, end: int, *, shared: bool) -> Iterator[tu
         yield region.start, region.end
 
 
-def _read(pagemap: int, start: int, end: int, *, shared: bool) -> Iterator[tuple[int, int]]:
-    wanted = _SHARED if shared else _OWN
+def runs(pagemap: int, start: int, end: int, *kinds: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield start and end of pages of one kind that lie together, and which of `kinds` that is; those of each in order.
+
+    A kind has 1 for every value that the uppermost byte of its pages' (little-endian) entries may have, and 0 for all
+    others. Bit 63 is "present", 62 "swapped", 61 "a file's or shared", 58 "a guard region".
+    """
     while start < end:
         count = min((end - start) // PAGE, _WINDOW)
-        # Empty once the process has ended.
-        tops = os.pread(pagemap, count * 8, start // PAGE * 8)[_TOP::8].translate(wanted)
-        if not tops:
+        tops = os.pread(pagemap, count * 8, start // PAGE * 8)[_TOP::8]
+        if not tops:  # the process has ended
             return
-        for first, last in _runs(tops):
-            yield start + first * PAGE, start + last * PAGE
+        for number, kind in enumerate(kinds):
+            marks = tops.translate(kind)
+            first = marks.find(1)
+            while first >= 0:
+                last = marks.find(0, first)
+                last = len(marks) if last < 0 else last
+                yield start + first * PAGE, start + last * PAGE, number
+                first = marks.find(1, last)
         start += len(tops) * PAGE
-
-
-def _runs(marks: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the runs of ones as (first index, index after the last)."""
-    first = marks.find(1)
-    while first >= 0:
-        last = marks.find(0, first)
-        last = len(marks) if last < 0 else last
-        yield first, last
-        first = marks.find(1, last)
 
 
 def _grouped(ranges: Iterable[tuple[int, int]], most: int) -> Iterator[Ranges]:

@@ -9,12 +9,11 @@ Source of facts: proc_pid_smaps(5), fs/proc/task_mmu.c, Documentation/admin-guid
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from zeropod.kernel import pagemap_scan, proc_stat
-from zeropod.kernel.userfault import PAGE
+from zeropod.kernel import pagemap_scan, present_pages, proc_stat
 from zeropod.runtime.memory.userfault.ranges import Range, joined
 
 _HEAD: Final = re.compile(
@@ -23,9 +22,6 @@ _HEAD: Final = re.compile(
 _STAY: Final = frozenset({b"lo", b"ht", b"io", b"pf", b"wf", b"sh", b"ss", b"dp"})
 """VmFlags: locked, huge pages, device memory, no page structures, wiped in a forked child, shared, a shadow stack,
 droppable."""
-
-_WHOLE_BATCH: Final = 1 << 16
-"""Entries of the page map that are read at once without PAGEMAP_SCAN: those of 256 MB."""
 
 
 def movable(smaps: bytes) -> list[Range]:
@@ -158,22 +154,12 @@ class PageMap:
     def _read(self, ranges: Sequence[Range]) -> Pages:
         pages = Pages([], [], [])
         for start, end in ranges:
-            for low, high, kind in self._entries(start, end):
-                (pages.present if kind == 1 else pages.stay).append((low, high))
+            for low, high, stays in present_pages.runs(self.descriptor, start, end, _IN_MEMORY, _STAYING):
+                (pages.stay if stays else pages.present).append((low, high))
         return pages
 
-    def _entries(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (start, end, kind) with 1 for present and 2 for not to be touched, from the top byte of each entry."""
-        while start < end:
-            stop = min(end, start + _WHOLE_BATCH * PAGE)
-            entries = os.pread(self.descriptor, (stop - start) // PAGE * 8, start // PAGE * 8)
-            kinds = entries[7::8].translate(_KINDS)
-            for match in _RUN.finditer(kinds):
-                kind = kinds[match.start()]
-                yield start + match.start() * PAGE, start + match.end() * PAGE, kind
-            start = stop
 
-
-_KINDS: Final = bytes(0 if not top & 0xC0 else 1 if top & 0x80 and not top & 0x04 else 2 for top in range(256))
-"""By the highest byte of an entry: bit 63 is present, 62 swapped, 58 a guard region."""
-_RUN: Final = re.compile(rb"\x01+|\x02+")
+_IN_MEMORY: Final = bytes(int(top & 0x84 == 0x80) for top in range(256))
+"""Present, and no guard region: see `present_pages.runs`."""
+_STAYING: Final = bytes(int(bool(top & 0xC0) and not _IN_MEMORY[top]) for top in range(256))
+"""In swap, or a guard region."""
