@@ -10,6 +10,7 @@ Source of facts: Documentation/admin-guide/mm/pagemap.rst.
 import errno
 import mmap
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -37,14 +38,14 @@ def pieces(pagemap: int, start: int, end: int, most: int, *, shared: bool, scan:
     """
     if scan:
         try:
-            yield from _grouped(_scanned(pagemap, start, end, shared=shared), most)
+            yield from grouped(_scanned(pagemap, start, end, shared=shared), most)
         except OSError as error:
             if error.errno != errno.ENOTTY:  # before Linux 6.7
                 raise
         else:
             return
     found = runs(pagemap, start, end, _SHARED if shared else _OWN)
-    yield from _grouped(((low, high) for low, high, _ in found), most)
+    yield from grouped(((low, high) for low, high, _ in found), most)
 
 
 def _scanned(pagemap: int, start: int, end: int, *, shared: bool) -> Iterator[tuple[int, int]]:
@@ -77,17 +78,17 @@ def runs(pagemap: int, start: int, end: int, *kinds: bytes) -> Iterator[tuple[in
         start += len(tops) * PAGE
 
 
-def _grouped(ranges: Iterable[tuple[int, int]], most: int) -> Iterator[Ranges]:
-    """Yield the ranges in groups of `most` bytes, splitting ranges as needed; the last group may be smaller."""
+def grouped(ranges: Iterable[tuple[int, int]], most: int, count: int = sys.maxsize) -> Iterator[Ranges]:
+    """Yield the ranges in groups of at most `most` bytes and `count` ranges; split longer ranges."""
     group, left = Ranges(), most
     for start, end in ranges:
         while start < end:
+            if not left or len(group) == count:
+                yield group
+                group, left = Ranges(), most
             stop = min(end, start + left)
             group.append((start, stop))
             left -= stop - start
             start = stop
-            if not left:
-                yield group
-                group, left = Ranges(), most
     if group:
         yield group

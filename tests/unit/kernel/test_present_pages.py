@@ -53,11 +53,14 @@ ranges = st.lists(st.integers(0, 1000), unique=True).map(
 )
 
 
-@given(ranges, st.integers(1, 100).map(lambda pages: pages * PAGE))
-def test_grouping_loses_nothing_and_keeps_to_the_size(given_ranges: list[tuple[int, int]], most: int) -> None:
-    groups = list(present_pages._grouped(given_ranges, most))
+@given(ranges, st.integers(1, 100).map(lambda pages: pages * PAGE), st.integers(1, 4) | st.just(1000))
+def test_grouping_loses_nothing_and_keeps_to_the_size(
+    given_ranges: list[tuple[int, int]], most: int, count: int
+) -> None:
+    groups = list(present_pages.grouped(given_ranges, most, count))
     sizes = [sum(end - start for start, end in group) for group in groups]
-    assert all(size == most for size in sizes[:-1])
+    assert all(len(group) <= count for group in groups)
+    assert all(size == most or len(group) == count for size, group in zip(sizes[:-1], groups, strict=False))
     assert all(0 < size <= most for size in sizes[-1:])
     covered = {page for group in groups for start, end in group for page in range(start, end, PAGE)}
     assert covered == {page for start, end in given_ranges for page in range(start, end, PAGE)}

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from zeropod.runtime.memory.userfault.ranges import (
     Range,
-    batches,
     intersect,
     joined,
     pieces,
@@ -32,16 +31,6 @@ def test_subtracting_and_intersecting_is_what_sets_do(ours: list[Range], others:
     assert numbers_of(subtract(ours, others)) == numbers_of(ours) - numbers_of(others)
     assert numbers_of(intersect(ours, others)) == numbers_of(ours) & numbers_of(others)
     assert total(ours) == len(numbers_of(ours))
-
-
-@given(some, st.integers(min_value=1, max_value=9), st.integers(min_value=1, max_value=4))
-def test_batches_have_everything_once_and_no_more_than_fits(ours: list[Range], size: int, count: int) -> None:
-    groups = list(batches(ours, size, count))
-    assert all(0 < total(group) <= size and len(group) <= count for group in groups)
-    flat = [one for group in groups for one in group]
-    assert flat == sorted(flat)
-    assert total(flat) == total(ours)
-    assert numbers_of(flat) == numbers_of(ours)
 
 
 @given(some, some, some, st.integers(min_value=1, max_value=9))

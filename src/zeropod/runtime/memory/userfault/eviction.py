@@ -27,6 +27,7 @@ from contextlib import suppress
 from typing import Final
 
 from zeropod.kernel import userfault
+from zeropod.kernel.present_pages import grouped
 from zeropod.kernel.process_memory import RANGES, Buffer
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
@@ -39,7 +40,6 @@ from zeropod.runtime.memory.userfault.mappings import PageMap
 from zeropod.runtime.memory.userfault.opening import open_members
 from zeropod.runtime.memory.userfault.ranges import (
     Range,
-    batches,
     divided,
     equal_pages,
     intersect,
@@ -266,7 +266,7 @@ class Eviction:
         """Write these pages to the file; return where they are."""
         assert self._buffer
         found = Index()
-        for group in batches(changed, STORED_AT_ONCE, RANGES):
+        for group in grouped(changed, STORED_AT_ONCE, RANGES):
             while group:
                 self._freezer.check()
                 try:

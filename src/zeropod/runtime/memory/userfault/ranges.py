@@ -63,23 +63,6 @@ def intersect(ranges: Sequence[Range], others: Sequence[Range]) -> list[Range]:
     return result
 
 
-def batches(ranges: Iterable[Range], size: int, count: int) -> Iterator[list[Range]]:
-    """Yield the ranges in groups of at most `size` bytes and `count` ranges; split longer ranges."""
-    group: list[Range] = []
-    room = size
-    for start, end in ranges:
-        while start < end:
-            if not room or len(group) == count:
-                yield group
-                group, room = [], size
-            part = min(end, start + room)
-            group.append((start, part))
-            room -= part - start
-            start = part
-    if group:
-        yield group
-
-
 def pieces(wanted: Sequence[Range], kept: Sequence[Range], bounds: Sequence[Range], size: int) -> Iterator[list[Range]]:
     """Yield `wanted` in groups of at most `size` bytes, so that nothing of `kept` lies between the first and the last.
 
