@@ -10,14 +10,14 @@ import sys
 
 from zeropod import KUBECTL_COMPLETION, KUBECTL_PLUGIN, SHIM_BINARY, __version__
 
-# Mode: the module whose `main(arguments) -> status` it is, and what it does. A new mode is a new line.
+# Mode: the module whose `main(arguments) -> status` it is, or module:function, and what it does. A new one is a line.
 MODES: dict[str, tuple[str, str]] = {
     "shim": ("zeropod.launch.flags", f"what containerd runs, by the name {SHIM_BINARY}"),
     "ps": ("zeropod.manager.ps", "show this node's containers: awake or asleep, since when, and why"),
     "installer": ("zeropod.installer.main", "bring zeropod to this node, or --uninstall it"),
-    "why": ("zeropod.manager.why", "explain what keeps a container awake, and what to do about it"),
-    "sleep": ("zeropod.manager.sleep", "put a container to sleep now"),
-    "wake": ("zeropod.manager.wake", "wake a container"),
+    "why": ("zeropod.manager.commands:why", "explain what keeps a container awake, and what to do about it"),
+    "sleep": ("zeropod.manager.commands:sleep", "put a container to sleep now"),
+    "wake": ("zeropod.manager.commands:wake", "wake a container"),
     "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
     "image-gc": ("zeropod.manager.image_gc", "remove what containers that are gone have left on disk, once"),
     "kubectl": (
@@ -100,9 +100,9 @@ def _run(mode: str, arguments: list[str]) -> int:
         from zeropod.boot import unpack
 
         unpack.continue_unpacked(archive)
-    module, _ = MODES[mode]
+    module, _, function = MODES[mode][0].partition(":")
     # importlib.import_module would do the same, but importing importlib costs `start` a millisecond.
-    status: int = __import__(module, fromlist=["main"]).main(arguments)
+    status: int = getattr(__import__(module, fromlist=["main"]), function or "main")(arguments)
     return status
 
 

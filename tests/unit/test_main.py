@@ -63,7 +63,9 @@ def test_without_arguments_it_explains_itself_and_fails(capsys: pytest.CaptureFi
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_a_mode_that_is_offered_exists(mode: str) -> None:
     module, summary = MODES[mode]
+    module, _, function = module.partition(":")
     assert importlib.util.find_spec(module) is not None
+    assert not function or callable(getattr(importlib.import_module(module), function))
     assert summary
 
 

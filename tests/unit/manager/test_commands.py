@@ -10,7 +10,7 @@ import trio
 from tests.unit.manager.fakes import FakeShim, listen
 
 from zeropod import shims
-from zeropod.manager import sleep, wake, why
+from zeropod.manager.commands import sleep, wake, why
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 from zeropod.rpc.server import Services, unary
@@ -50,7 +50,7 @@ Serve = Callable[[Services], None]
 def test_a_container_is_put_to_sleep_by_its_name(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     fake = FakeShim(WEB)
     serve(fake.services())
-    assert sleep.main(["default/web/nginx"]) == 0
+    assert sleep(["default/web/nginx"]) == 0
     assert fake.requests == [status_pb2.SleepRequest(id="abc1")]
     assert capsys.readouterr().out == "default/web/nginx (abc1): STANDBY, as before\n"
 
@@ -58,13 +58,13 @@ def test_a_container_is_put_to_sleep_by_its_name(serve: Serve, capsys: pytest.Ca
 def test_a_container_is_woken_by_the_beginning_of_its_id(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     fake = FakeShim(WEB)
     serve(fake.services())
-    assert wake.main(["ab", "abc1"]) == 0
+    assert wake(["ab", "abc1"]) == 0
     assert fake.requests == [status_pb2.WakeRequest(id="abc1")] * 2
 
 
 def test_the_reasons_come_with_what_to_do(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     serve(FakeShim(WEB).services())
-    assert why.main(["abc1"]) == 0
+    assert why(["abc1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "default/web/nginx (abc1): STANDBY"
     assert lines[1].split(maxsplit=1) == ["exec", "Exec 7 is running."]
@@ -73,7 +73,7 @@ def test_the_reasons_come_with_what_to_do(serve: Serve, capsys: pytest.CaptureFi
 
 def test_reasons_are_there_for_programs_too(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     serve(FakeShim(WEB).services())
-    assert why.main(["--json", "abc1"]) == 0
+    assert why(["--json", "abc1"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["id"], told["state"]) == ("abc1", "STANDBY")
     assert told["reasons"] == [{"kind": "exec", "text": "Exec 7 is running.", "remedy": "End it."}]
@@ -87,7 +87,7 @@ def test_a_refusal_is_told_and_the_others_are_asked_all_the_same(
 
     methods = FakeShim(WEB).services()[shims.SERVICE]
     serve({shims.SERVICE: {**methods, "Sleep": unary(status_pb2.SleepRequest, refuse)}})
-    assert sleep.main(["nobody", "abc1"]) == 1
+    assert sleep(["nobody", "abc1"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "zeropod sleep: no container nobody; zeropod ps lists them",
         "zeropod sleep: cannot put it to sleep: it has a terminal",
@@ -101,5 +101,5 @@ def test_who_may_not_look_is_told_what_to_do(
         raise PermissionError
 
     monkeypatch.setattr(shims, "sockets", refuse)
-    assert wake.main(["x"]) == 1
+    assert wake(["x"]) == 1
     assert "sudo" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zeropod.manager.find import NotFound, find, name
+from zeropod.manager.commands import NotFound, find, name
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 from zeropod.shims import Found
 
