@@ -30,15 +30,8 @@ class Handlers:
     version: str
     handlers: Mapping[str, Mapping[str, Any]]
     """By name, each as it is configured, with the keys of CRI's JSON."""
-    default: str
-
-    @property
-    def major(self) -> int:
-        return major(self.version)
-
-    @property
-    def ordinary(self) -> Mapping[str, Any] | None:
-        return self.handlers.get(self.default)
+    ordinary: Mapping[str, Any] | None
+    """The one that pods have without a RuntimeClass."""
 
 
 def major(version: str) -> int:
@@ -68,7 +61,7 @@ def parse(version: str, config: str) -> Handlers:
         runtimes, default = found.get("runtimes") or {}, found.get("defaultRuntimeName") or "runc"
     except (ValueError, AttributeError):
         runtimes, default = {}, "runc"
-    return Handlers(version, runtimes, default)
+    return Handlers(version, runtimes, runtimes.get(default))
 
 
 def verify(socket: str, *, present: bool) -> None:

@@ -34,7 +34,8 @@ class Needs:
 def contents(bundle: str, root: str, needs: Needs) -> dict[str, Entry]:
     """The entries of the install root, from a bundle (`installer/bundle.py`). Raises InstallError, OSError."""
     description = describe(bundle)
-    programs = [name for name in description["programs"] if _is_needed(name, needs)]
+    wanted = {"python3": needs.python, "tar": needs.tar, "gzip": needs.tar}
+    programs = [name for name in description["programs"] if wanted.get(name, True)]
     entries: dict[str, Entry] = {}
     for path, entry in _tree(bundle).items():
         is_python = path.startswith("lib/python3.") and not needs.python
@@ -76,16 +77,6 @@ def describe(bundle: str) -> dict[str, Any]:
         raise InstallError(f"{bundle} is for {architecture}, and this is {platform.machine()}: take the other one")
     assert isinstance(description, dict)
     return description
-
-
-def _is_needed(name: str, needs: Needs) -> bool:
-    match name:
-        case "python3":
-            return needs.python
-        case "tar" | "gzip":
-            return needs.tar
-        case _:
-            return True
 
 
 def _tree(top: str) -> dict[str, Entry]:

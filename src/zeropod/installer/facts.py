@@ -51,7 +51,7 @@ def gather(
         live = containerd.ask(root.outside(socket))
     except RpcError:
         live = None
-    major = live.major if live else containerd.major(root.succeeds(["containerd", "--version"]) or "")
+    major = containerd.major(live.version if live else root.succeeds(["containerd", "--version"]) or "")
     if not major and kind.kind is Kind.CONFIG:
         raise InstallError(
             f"no containerd answers at {socket}, and the program `containerd` is not found: name the socket of the "

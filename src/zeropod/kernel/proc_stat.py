@@ -1,4 +1,4 @@
-"""A process or a thread as /proc describes it: its stat, its status, where in the kernel it waits, its limits.
+"""A process or a thread as /proc describes it: its stat, its status and signals, where in the kernel it waits.
 
 Owns the only parsers of these files. Fields of stat are numbered from 1, as in proc_pid_stat(5).
 
@@ -63,6 +63,22 @@ def wchan(pid: int, tid: int) -> str:
         return content(f"{_directory(pid, tid)}/wchan").decode().strip().removeprefix("0")
     except OSError:
         return ""
+
+
+def has_due_signal(pid: int) -> bool:
+    """Return whether a signal is pending that a thread of the process will handle as soon as it runs (signal(7)).
+
+    One that all threads block, or that is ignored, is not. False for a process that has ended.
+    """
+    try:
+        return any(_is_due(status(pid, int(task))) for task in os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _is_due(found: dict[str, str]) -> bool:
+    own, shared, blocked, ignored = (int(found[name], 16) for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn"))
+    return bool((own | shared) & ~blocked & ~ignored)
 
 
 def descriptor_limit(pid: int) -> int:

@@ -45,7 +45,11 @@ def test_handlers_are_read_from_cris_status() -> None:
     runtimes = {"runc": {"runtimeType": "io.containerd.runc.v2"}, "zeropod": {}}
     config = json.dumps({"containerd": {"runtimes": runtimes, "defaultRuntimeName": "runc"}})
     found = containerd.parse("v2.1.9", config)
-    assert (set(found.handlers), found.ordinary, found.major) == ({"runc", "zeropod"}, runtimes["runc"], 2)
+    assert (set(found.handlers), found.ordinary, containerd.major(found.version)) == (
+        {"runc", "zeropod"},
+        runtimes["runc"],
+        2,
+    )
 
 
 @pytest.mark.parametrize("config", ["", "[]", "null", "{}", '{"containerd": null}'])

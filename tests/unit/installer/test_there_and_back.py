@@ -82,7 +82,7 @@ def made(tmp_path: Path, known: Distribution) -> Node:
 def found(known: Distribution, service: Service = NOBODY) -> Facts:
     runc = {"runtimeType": "io.containerd.runc.v2", "options": {"SystemdCgroup": True}}
     # The handler is there: what is not, would be waited for.
-    live = Handlers("1.7.24", {"runc": runc, "zeropod": {}}, "runc")
+    live = Handlers("1.7.24", {"runc": runc, "zeropod": {}}, runc)
     return Facts(known, known.config, known.socket, live, 1, service)
 
 

@@ -8,7 +8,7 @@ import trio
 from tests.unit.shim.fakes import FakeNetwork
 from trio.testing import MockClock
 
-from zeropod.kernel import pending_signals
+from zeropod.kernel import proc_stat
 from zeropod.kernel.sock_diag import TcpSocket, TcpState
 from zeropod.lifecycle.settings import Settings
 from zeropod.lifecycle.standby.nap import SETTLE, WORKS, Nap
@@ -94,7 +94,7 @@ async def test_a_signal_that_an_exec_has_sent_is_handled_before_it_is_frozen(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = trio.current_time()
-    monkeypatch.setattr(pending_signals, "is_due", lambda pid: trio.current_time() < begun + 0.7)
+    monkeypatch.setattr(proc_stat, "has_due_signal", lambda pid: trio.current_time() < begun + 0.7)
     monkeypatch.setattr("zeropod.lifecycle.standby.nap._runs", lambda pid: trio.current_time() < begun + 0.9)
     await napping(FakeNetwork()).settled()
     assert 0.9 <= trio.current_time() - begun < 1

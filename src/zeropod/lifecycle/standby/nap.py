@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import trio
 
 from zeropod.activator.network import Baseline, PodNetwork
-from zeropod.kernel import pending_signals, proc_stat
+from zeropod.kernel import proc_stat
 from zeropod.kernel.sock_diag import TcpSocket
 from zeropod.lifecycle.idle.monitor import quiet_ms
 from zeropod.lifecycle.reasons import Explanation, Reason
@@ -62,7 +62,7 @@ class Nap:
         await self._while(self._is_probed)
         with trio.move_on_after(SETTLE):
             await self._while(lambda: self._baseline.ending(self._init_process.socket_inodes()))
-            await self._while(lambda: any(map(pending_signals.is_due, self._init_process.pids())))
+            await self._while(lambda: any(map(proc_stat.has_due_signal, self._init_process.pids())))
         with trio.move_on_after(WORKS):
             await self._while(lambda: any(map(_runs, self._init_process.pids())))
 

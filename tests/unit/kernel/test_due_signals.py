@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from zeropod.kernel import pending_signals, proc_stat
+from zeropod.kernel import proc_stat
 
 CHILD = """
 import signal, sys, time
@@ -44,20 +44,20 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_signal_is_due_until_it_is_handled(stopped: int) -> None:
-    assert not pending_signals.is_due(stopped)
+    assert not proc_stat.has_due_signal(stopped)
     os.kill(stopped, signal.SIGUSR1)
-    assert pending_signals.is_due(stopped)
+    assert proc_stat.has_due_signal(stopped)
     os.kill(stopped, signal.SIGCONT)
-    _until(lambda: not pending_signals.is_due(stopped))
+    _until(lambda: not proc_stat.has_due_signal(stopped))
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGWINCH], ids=["ignored", "blocked"])
 def test_one_that_is_ignored_or_blocked_is_not(stopped: int, number: signal.Signals) -> None:
     os.kill(stopped, number)
-    assert not pending_signals.is_due(stopped)
+    assert not proc_stat.has_due_signal(stopped)
 
 
 def test_a_process_that_is_gone_has_none() -> None:
     with subprocess.Popen(["true"]) as child:
         child.wait()
-    assert not pending_signals.is_due(child.pid)
+    assert not proc_stat.has_due_signal(child.pid)
