@@ -53,10 +53,6 @@ class ProbeKind(Enum):
     """None of that: the application's business."""
 
 
-PROBES = frozenset({ProbeKind.HTTP, ProbeKind.GRPC, ProbeKind.GRPC_OTHER})
-"""What can be answered without the application."""
-
-
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
     """What a probe asks. Two that are equal ask the same, whatever version of the prober does, and however patient."""

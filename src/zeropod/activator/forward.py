@@ -31,14 +31,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1  # seconds
 _NOT_YET = frozenset(
     {
         *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT),  # without a listener, or with a full queue
-        *(
-            errno.EADDRNOTAVAIL,
-            errno.EADDRINUSE,
-            errno.EMFILE,
-            errno.ENFILE,
-            errno.ENOBUFS,
-            errno.ENOMEM,
-        ),  # run out of something
+        *(errno.EADDRNOTAVAIL, errno.EADDRINUSE),  # run out of something
+        *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
     }
 )
 

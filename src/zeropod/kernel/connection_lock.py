@@ -56,11 +56,6 @@ class ConnectionLock:
             self._filters = netlink.Netlink(nftables.NETLINK_NETFILTER)
         self._verdicts = _verdicts(self._queue)
 
-    @property
-    def holds(self) -> bool:
-        """Whether packets are held, rather than dropped to be sent again. Certain after lock()."""
-        return self._verdicts[0] != nftables.drop()
-
     def lock(self, connections: Iterable[Connection]) -> None:
         """Hold every packet of these connections from now on, in both directions.
 

@@ -73,10 +73,6 @@ class Netlink:
                     found.append((message.kind, message.body))
         raise OSError(f"netlink dump {kind}: more than {_MOST} messages")
 
-    def request(self, kind: int, body: bytes) -> None:
-        """Send one request and wait for its acknowledgement. Raises OSError if the kernel refuses it."""
-        self.transact([(kind, NLM_F_ACK, body)])
-
     def ask(self, kind: int, body: bytes) -> tuple[int, bytes]:
         """Request one entry and return it as (kind, body). Raises OSError with the kernel's error."""
         sequence = next(self._sequence)

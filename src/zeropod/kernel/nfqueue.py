@@ -7,7 +7,7 @@ Source of facts: include/uapi/linux/netfilter/nfnetlink_queue.h, net/netfilter/n
 
 import socket
 import struct
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -110,26 +110,21 @@ class Queue:
 
     def receive_nowait(self) -> list[Packet]:
         """Return the packets that have arrived since the last call, in order."""
-        return list(self._arrived())
+        found: list[Packet] = []
+        with suppress(BlockingIOError):
+            while True:
+                messages = netlink.messages(self._netlink.socket.recv(1 << 16))
+                found += [parse(message.body) for message in messages if message.kind == _PACKET]
+        return found
 
     def accept(self, packet: int) -> None:
         """Let one packet, by id, continue with the hook after the one that queued it, before this returns."""
         body = self._family + netlink.attribute(2, struct.pack(">II", _ACCEPT, packet))
-        # No acknowledgement is asked for: an error (the packet is gone) is skipped by _arrived().
+        # No acknowledgement is asked for: an error (the packet is gone) is skipped by receive_nowait().
         self._netlink.socket.send(netlink.encode(_VERDICT, netlink.NLM_F_REQUEST, 0, body))
 
     def _configure(self, attributes: bytes) -> None:
-        self._netlink.request(_CONFIG, self._family + attributes)
-
-    def _arrived(self) -> Iterator[Packet]:
-        while True:
-            try:
-                data = self._netlink.socket.recv(1 << 16)
-            except BlockingIOError:
-                return
-            for message in netlink.messages(data):
-                if message.kind == _PACKET:
-                    yield parse(message.body)
+        self._netlink.transact([(_CONFIG, netlink.NLM_F_ACK, self._family + attributes)])
 
 
 def parse(body: bytes) -> Packet:

@@ -7,7 +7,10 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hypothesis import strategies as st
 
-from zeropod.activator.classify import HEALTH, PREFACE
+from zeropod.activator.classify import HEALTH, PREFACE, ProbeKind
+
+PROBES = frozenset({ProbeKind.HTTP, ProbeKind.GRPC, ProbeKind.GRPC_OTHER})
+"""What can be answered without the application."""
 
 CHECK = (HEALTH + b"Check").decode()
 WATCH = (HEALTH + b"Watch").decode()

@@ -13,6 +13,7 @@ from tests.unit.activator.first_bytes import (
     ANYTHING,
     DAMAGE,
     GOAWAY,
+    PROBES,
     RESET,
     SOMEBODYS,
     WATCH,
@@ -24,7 +25,7 @@ from tests.unit.activator.first_bytes import (
 from tests.unit.activator.first_bytes import http as get
 
 from zeropod.activator.answer import answer
-from zeropod.activator.classify import ACKNOWLEDGED, PREFACE, PROBES, ProbeKind, classify, without_acknowledgement
+from zeropod.activator.classify import ACKNOWLEDGED, PREFACE, ProbeKind, classify, without_acknowledgement
 from zeropod.activator.probe_results import SERVING, ProbeResult
 
 LIMIT = 1024

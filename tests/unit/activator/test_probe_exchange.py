@@ -10,10 +10,10 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.unit.activator.first_bytes import ANYTHING, CHECK, LIKELY, NO_WINDOW, WATCH, frame, grpc, http
+from tests.unit.activator.first_bytes import ANYTHING, CHECK, LIKELY, NO_WINDOW, PROBES, WATCH, frame, grpc, http
 
 from zeropod.activator.answer import UNIMPLEMENTED, answer
-from zeropod.activator.classify import PREFACE, PROBES, SETTINGS, ProbeKind, ProbeRequest, classify
+from zeropod.activator.classify import PREFACE, SETTINGS, ProbeKind, ProbeRequest, classify
 from zeropod.activator.probe_results import LONGEST_ANSWER, SERVING, ProbeExchange, ProbeResult
 
 PATIENT = settings(deadline=None)
