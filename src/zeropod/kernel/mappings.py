@@ -6,8 +6,8 @@ Source of facts: proc_pid_maps(5), proc_pid_smaps(5), show_smap_vma_flags() in f
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 LOCKED: Final = "lo"
@@ -21,13 +21,17 @@ _SHARED_MEMORY = ("/dev/zero (deleted)", "/memfd:", "/SYSV", "/dev/shm/", "[anon
 """Prefixes of the names of shared memory mappings; other tmpfs files cannot be told from files on disk by name."""
 
 # 7f51ecf97000-7f51ed0fb000 r-xp 00028000 fe:00 1234   /usr/lib/x86_64-linux-gnu/libc.so.6
-_HEAD = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)\n?")
+# A name cannot begin a line of its own: the kernel writes a newline in it as \012.
+_AREA = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)((?:\n(?![0-9a-f]+-).+)*)",
+    re.MULTILINE,
+)
 _KIBIBYTE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """One mapping; `flags` and `sizes` are empty if it was read from maps."""
+    """One mapping."""
 
     start: int
     end: int
@@ -38,9 +42,17 @@ class Area:
     inode: int
     name: str
     """The file's path, followed by ` (deleted)` if it was deleted; a name in brackets; or empty."""
-    flags: frozenset[str] = frozenset()
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    """`Rss`, `Anonymous`, `Swap`, `Locked` and so on, in bytes."""
+    details: str = ""
+    """Its further lines in smaps, each after a newline; empty if it was read from maps."""
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """Two letters each; none if it was read from maps."""
+        return frozenset(self.details.partition("\nVmFlags:")[2].partition("\n")[0].split())
+
+    def size(self, name: str) -> int:
+        """Return its `Rss`, `Anonymous`, `Swap`, `Locked` and so on, in bytes; 0 if it was read from maps."""
+        return int(self.details.partition(f"\n{name}:")[2].partition(" kB")[0] or 0) * _KIBIBYTE
 
     @property
     def private(self) -> bool:
@@ -58,51 +70,20 @@ class Area:
         return not self.private and self.name.startswith(_SHARED_MEMORY)
 
 
-def parse(lines: Iterable[str]) -> Iterator[Area]:
-    """Yield the mappings in the lines of maps or smaps; skip unknown lines, as newer kernels add some."""
-    head: re.Match[str] | None = None
-    flags: frozenset[str] = frozenset()
-    sizes: dict[str, int] = {}
-    for line in lines:
-        # A name cannot begin a line of its own: the kernel writes a newline in it as \012.
-        if found := _HEAD.fullmatch(line):
-            if head:
-                yield _area(head, flags, sizes)
-            head, flags, sizes = found, frozenset(), {}
-            continue
-        key, colon, value = line.partition(":")
-        if not colon:
-            continue
-        words = value.split()
-        if key == "VmFlags":
-            flags = frozenset(words)
-        elif len(words) == 2 and words[1] == "kB" and words[0].isdecimal():
-            sizes[key] = int(words[0]) * _KIBIBYTE
-    if head:
-        yield _area(head, flags, sizes)
-
-
-def _area(head: re.Match[str], flags: frozenset[str], sizes: Mapping[str, int]) -> Area:
-    start, end, permissions, offset, device, inode, name = head.groups()
-    return Area(
-        start=int(start, 16),
-        end=int(end, 16),
-        permissions=permissions,
-        offset=int(offset, 16),
-        device=device,
-        inode=int(inode),
+def parse(text: str) -> Iterator[Area]:
+    """Yield the mappings in the text of maps or smaps."""
+    for found in _AREA.finditer(text):
+        start, end, permissions, offset, device, inode, name, details = found.groups()
         # The kernel escapes newlines only, so a name that contains these four characters is indistinguishable.
-        name=name.replace(r"\012", "\n"),
-        flags=flags,
-        sizes=sizes,
-    )
+        name = name.replace(r"\012", "\n")
+        yield Area(int(start, 16), int(end, 16), permissions, int(offset, 16), device, int(inode), name, details)
 
 
 def of(pid: int | str, *, sizes: bool = True) -> Iterator[Area]:
     """Yield the mappings of a process (`self` for ours) from smaps, or, without flags and sizes but sooner, from maps.
 
-    The file is read in pieces: what the process maps meanwhile may be missing or seen twice. Raises OSError:
+    The kernel writes the file in pieces: what the process maps meanwhile may be missing or seen twice. Raises OSError:
     FileNotFoundError or ProcessLookupError if the process does not exist.
     """
     with open(f"/proc/{pid}/{'smaps' if sizes else 'maps'}", errors="surrogateescape", newline="\n") as file:
-        yield from parse(file)
+        yield from parse(file.read())

@@ -407,7 +407,7 @@ async def test_brought_back_it_depends_on_nothing_of_ours(store: Store) -> None:
             pager = one.pager
             await one.backend.bring_back()
             assert not alive(pager)
-            assert mappings.registered(mappings.read_smaps(one.pid)) == []
+            assert mappings.registered(one.pid) == []
             assert one.resident > 48 * MEBIBYTE
             assert one.backend.usage.out == 0
             assert await one.ask("d") == "right"

@@ -58,9 +58,9 @@ def of_file(pid: int) -> mappings.Area:
 
 def test_pages_leave_and_come_back(reader: subprocess.Popen[str], handle: int) -> None:
     area = of_file(reader.pid)
-    assert area.sizes["Rss"] == SIZE
+    assert area.size("Rss") == SIZE
     assert memory_advice.page_out(handle, [(area.start, area.end)]) == SIZE
-    assert of_file(reader.pid).sizes["Rss"] < SIZE // 10
+    assert of_file(reader.pid).size("Rss") < SIZE // 10
     out, _ = reader.communicate("sum\n", timeout=10)
     assert out == f"{SIZE // 4096}\n"
 
@@ -72,7 +72,7 @@ def test_ranges_that_cannot_go_are_passed_over(reader: subprocess.Popen[str], ha
     # More than one call takes, with holes at the beginning, at a border, and at the end.
     ranges = [nothing, *pages[:1022], nothing, nothing, *pages[1022:], nothing]
     assert memory_advice.page_out(handle, ranges) == SIZE
-    assert of_file(reader.pid).sizes["Rss"] < SIZE // 10
+    assert of_file(reader.pid).size("Rss") < SIZE // 10
 
 
 def test_a_process_that_is_gone_is_an_error(reader: subprocess.Popen[str], handle: int) -> None:

@@ -34,7 +34,7 @@ def image(*ids: int, in_pagemaps: bool = True) -> bytes:
 
 def test_what_is_attached_is_read_from_the_kernels_tables() -> None:
     assert ipcns.attachments(TABLE) == {0: 6, 5: 0}
-    assert ipcns.mapped(mappings.parse(MAPS.splitlines(keepends=True))) == [0, 32769]
+    assert ipcns.mapped(mappings.parse(MAPS)) == [0, 32769]
     assert ipcns.attachments("  key shmid\n") == {}
 
 

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from zeropod.kernel import pagemap_scan
+from zeropod.kernel import mappings, pagemap_scan
 from zeropod.kernel.userfault import PAGE
-from zeropod.runtime.memory.userfault.mappings import PageMap, Status, movable, registered
+from zeropod.runtime.memory.userfault.mappings import PageMap, Status, can_move, is_registered
 
 
 def mapping(address: int, head: str, flags: str) -> str:
@@ -41,8 +41,9 @@ def mapping(address: int, head: str, flags: str) -> str:
 def test_only_private_anonymous_memory_moves(head: str, flags: str, moves: bool) -> None:
     text = mapping(0x7F0000000000, "rw-p 00000000 00:00 0 ", "rd wr") + mapping(0x7F0000002000, head, flags)
     expected = [(0x7F0000000000, 0x7F0000001000)] + [(0x7F0000002000, 0x7F0000003000)] * moves
-    assert movable(text.encode()) == expected
-    assert registered(text.encode()) == [(0x7F0000002000, 0x7F0000003000)] * ("um" in flags)
+    areas = list(mappings.parse(text))
+    assert [(area.start, area.end) for area in areas if can_move(area)] == expected
+    assert list(map(is_registered, areas)) == [False, "um" in flags]
 
 
 def test_the_page_map_is_read_the_same_in_both_ways() -> None:

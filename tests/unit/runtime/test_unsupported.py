@@ -110,7 +110,7 @@ def test_maps_give_each_file_once_and_segments_as_often_as_they_are_mapped() -> 
         "7f51ed3fb000-7f51ed3fc000 rw-s 00000000 00:0f 9 anon_inode:[io_uring]\n"
         "7ffd1000-7ffd2000 rw-p 00000000 00:00 0 [stack]\n"
     )
-    areas = list(mappings.parse(text.splitlines(keepends=True)))
+    areas = list(mappings.parse(text))
     assert [each.name for each in parse.files(areas)] == [
         "/usr/lib/libc.so.6",
         "/SYSV00005a45 (deleted)",

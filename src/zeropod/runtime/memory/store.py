@@ -234,7 +234,7 @@ class StoreBackend(Backend):
             for pid in pids:
                 ranges: list[tuple[int, int]] = []
                 with suppress(FileNotFoundError, ProcessLookupError):
-                    ranges = mappings.registered(mappings.read_smaps(pid))
+                    ranges = mappings.registered(pid)
                 for start, end in ranges:
                     found = True
                     for uffd in uffds:

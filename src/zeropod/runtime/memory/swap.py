@@ -181,8 +181,8 @@ def _has_something(area: mappings.Area) -> bool:
     if area.flags & _UNMOVABLE:
         return False
     if area.private:
-        return area.sizes["Anonymous"] > 0
-    return area.shared_memory and area.sizes["Rss"] > 0
+        return area.size("Anonymous") > 0
+    return area.shared_memory and area.size("Rss") > 0
 
 
 class _Move:

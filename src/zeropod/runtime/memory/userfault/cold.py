@@ -127,7 +127,7 @@ def _member(pid: int, holdings: Holdings) -> Member:
 def _register(member: Member, found: Index, *, tracking: bool) -> None:
     modes = userfault.MISSING | (userfault.WRITES if tracking else 0)
     registered: list[Range] = []
-    for start, end in mappings.movable(mappings.read_smaps(member.pid)):
+    for start, end in mappings.movable(member.pid):
         userfault.register(member.uffd, start, end - start, modes)
         registered.append((start, end))
     if left := subtract(found.missing, registered):

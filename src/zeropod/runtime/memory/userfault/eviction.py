@@ -169,7 +169,7 @@ class Eviction:
         modes = userfault.MISSING | (userfault.WRITES if self._holdings.tracking else 0)
         member.ranges = []
         try:
-            found = mappings.movable(mappings.read_smaps(member.pid))
+            found = mappings.movable(member.pid)
         except (FileNotFoundError, ProcessLookupError):
             return False
         for start, end in found:

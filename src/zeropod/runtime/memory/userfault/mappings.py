@@ -1,6 +1,6 @@
 """Finds the mappings of a process that can be moved out, and their pages in memory.
 
-Owns the reading of /proc/PID/smaps and /proc/PID/status for that, and the reasons for which memory stays: shared,
+Owns the reasons for which memory stays: shared,
 locked, huge pages, wiped in children, a file's, or the kernel's own. Mappings of another userfaultfd are found when
 they are registered. Reads only; the process is frozen.
 
@@ -8,56 +8,42 @@ Source of facts: proc_pid_smaps(5), fs/proc/task_mmu.c, Documentation/admin-guid
 """
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from zeropod.kernel import pagemap_scan, present_pages, proc_stat
+from zeropod.kernel import mappings, pagemap_scan, present_pages, proc_stat
+from zeropod.kernel.mappings import Area
 from zeropod.runtime.memory.userfault.ranges import Range, joined
 
-_HEAD: Final = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (....) [0-9a-f]+ \S+ (\d+) *([^\n]*)\n(?:[A-Z][^\n]*\n)*?VmFlags:([^\n]*)", re.MULTILINE
-)
-_STAY: Final = frozenset({b"lo", b"ht", b"io", b"pf", b"wf", b"sh", b"ss", b"dp"})
+_STAY: Final = frozenset({"lo", "ht", "io", "pf", "wf", "sh", "ss", "dp"})
 """VmFlags: locked, huge pages, device memory, no page structures, wiped in a forked child, shared, a shadow stack,
 droppable."""
 
 
-def movable(smaps: bytes) -> list[Range]:
-    """Return the mappings, from the text of /proc/PID/smaps, whose private anonymous memory can be moved out."""
-    found = []
-    for match in _HEAD.finditer(smaps):
-        start, end, permissions, inode, name, flags = match.groups()
-        if inode != b"0" or permissions[3:] != b"p" or permissions[:1] != b"r":
-            continue
-        if name not in (b"", b"[heap]") and not name.startswith(b"[anon:"):
-            continue
-        if not _STAY.isdisjoint(flags.split()):
-            continue
-        found.append((int(start, 16), int(end, 16)))
-    return found
+def movable(pid: int) -> list[Range]:
+    """Return the mappings of a process whose private anonymous memory can be moved out. Raises OSError."""
+    return [(area.start, area.end) for area in mappings.of(pid) if can_move(area)]
 
 
-def registered(smaps: bytes) -> list[Range]:
-    """Return the mappings that are registered with any userfaultfd."""
-    return [
-        (int(match[1], 16), int(match[2], 16))
-        for match in _HEAD.finditer(smaps)
-        if not {b"um", b"uw"}.isdisjoint(match[6].split())
-    ]
+def can_move(area: Area) -> bool:
+    """Return whether the memory of a mapping, read from smaps, can be moved out."""
+    return (
+        area.anonymous
+        and area.private
+        and area.permissions.startswith("r")
+        and (area.name in ("", "[heap]") or area.name.startswith("[anon:"))
+        and _STAY.isdisjoint(area.flags)
+    )
 
 
-def read_smaps(pid: int) -> bytes:
-    """Read /proc/PID/smaps. Raises OSError: ProcessLookupError or FileNotFoundError when the process is gone."""
-    descriptor = os.open(f"/proc/{pid}/smaps", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(descriptor, 1 << 16):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        os.close(descriptor)
+def registered(pid: int) -> list[Range]:
+    """Return the mappings of a process that are registered with any userfaultfd. Raises OSError."""
+    return [(area.start, area.end) for area in mappings.of(pid) if is_registered(area)]
+
+
+def is_registered(area: Area) -> bool:
+    return not area.flags.isdisjoint({"um", "uw"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def _owner(page_map: Callable[[int], PageMap], pid: int, candidates: Sequence[Me
     """Return the candidate whose userfaultfd belongs to this process, None if there is none."""
     with suppress(FileNotFoundError, ProcessLookupError):
         pages = page_map(pid)
-        for start, end in mappings.registered(mappings.read_smaps(pid)):
+        for start, end in mappings.registered(pid):
             if not (present := pages.look([(start, end)]).present):
                 continue
             page = present[0][0], present[0][0] + PAGE
