@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from zeropod.kernel import proc_stat
 from zeropod.kernel.mappings import Area
 from zeropod.runtime.image.snapshot import REFRESHED, Lock
 
@@ -73,10 +74,7 @@ def polled(info: str) -> list[tuple[int, int]]:
 
 def value(info: str, name: str) -> str:
     """Return the value of a line of fdinfo; empty if it does not have that line."""
-    for line in info.splitlines():
-        if line.startswith(name + ":"):
-            return line.partition(":")[2].strip()
-    return ""
+    return proc_stat.fields(info).get(name, "")
 
 
 def is_refreshed(path: str) -> bool:
