@@ -13,9 +13,6 @@ from enum import Enum, auto
 
 import h2.events
 import h11
-from h2.exceptions import H2Error
-from hpack.exceptions import HPACKError
-from hyperframe.exceptions import HyperframeError
 
 from zeropod.activator import http2
 
@@ -31,7 +28,6 @@ ACKNOWLEDGED = bytes.fromhex("000000040100000000")
 _AGENT_HEADER = b"user-agent"
 _METHOD = b"GET "
 _FRAME_HEADER = 9
-_MALFORMED = (H2Error, HPACKError, HyperframeError)
 _GIVEN_UP = (h2.events.StreamReset, h2.events.ConnectionTerminated)
 """The client does not wait for an answer any more."""
 
@@ -121,7 +117,7 @@ def _http2(data: bytes) -> Classification:
     try:
         with http2.server() as connection:
             events = connection.receive_data(data)
-    except _MALFORMED:
+    except http2.MALFORMED:
         return _APPLICATION
     if any(isinstance(event, _GIVEN_UP) for event in events):
         return _APPLICATION

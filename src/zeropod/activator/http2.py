@@ -9,6 +9,12 @@ from contextlib import contextmanager
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.exceptions import H2Error
+from hpack.exceptions import HPACKError
+from hyperframe.exceptions import HyperframeError
+
+MALFORMED = (H2Error, HPACKError, HyperframeError)
+"""What is raised for bytes that are not HTTP/2."""
 
 
 @contextmanager

@@ -18,10 +18,8 @@ import h11
 import trio
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.exceptions import H2Error
-from hpack.exceptions import HPACKError
-from hyperframe.exceptions import HyperframeError
 
+from zeropod.activator import http2
 from zeropod.activator.classify import ProbeKind, ProbeRequest
 from zeropod.activator.connect import OurConnections, SocketAddress, connect
 from zeropod.kernel import namespace
@@ -46,7 +44,7 @@ SERVING = b"\0\0\0\0\2\x08\1"
 LONGEST_ANSWER = 1 << 16
 """Bytes of an answer beyond which it is none."""
 
-_MALFORMED = (H2Error, HPACKError, HyperframeError, h11.ProtocolError, ValueError)
+_MALFORMED = (*http2.MALFORMED, h11.ProtocolError, ValueError)
 _GRPC_OK = 0
 _ITS_OWN = frozenset({b"grpc-timeout", b"grpc-accept-encoding"})
 """How long the prober waited at the time, and which compressions it understood."""

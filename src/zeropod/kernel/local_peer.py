@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from zeropod.kernel import sockets
+from zeropod.kernel import proc_stat, sockets
 from zeropod.kernel.sock_diag import CLOSED, UNACKNOWLEDGED, Address, SockDiag
 
 
@@ -53,18 +53,14 @@ class LocalPeers:
         if not end.inode:
             return True
         # A lingering close (SO_LINGER) blocks until its FIN is acknowledged; the descriptor is gone by then.
-        return end.state in UNACKNOWLEDGED and not any(_has(pid, end.inode) for pid in _processes())
+        return end.state in UNACKNOWLEDGED and not any(_has(pid, end.inode) for pid in proc_stat.pids())
 
     def _candidates(self) -> Iterator[int]:
         """Yield the processes of these names, those that matched last time first."""
         known = [pid for pid in self._last if _comm(pid) in self._names]
         yield from known
-        self._last = [pid for pid in _processes() if _comm(pid) in self._names]
+        self._last = [pid for pid in proc_stat.pids() if _comm(pid) in self._names]
         yield from (pid for pid in self._last if pid not in known)
-
-
-def _processes() -> Iterator[int]:
-    return (int(path.name) for path in Path("/proc").glob("[0-9]*"))
 
 
 def _has(pid: int, inode: int) -> bool:

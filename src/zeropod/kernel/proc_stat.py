@@ -6,6 +6,7 @@ Source of facts: proc_pid_stat(5), proc_pid_status(5), proc_pid_wchan(5), proc_p
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -41,6 +42,11 @@ class Stat:
     def start(self) -> int:
         """Start time in clock ticks since boot: with the pid it identifies a process even if the pid is reused."""
         return self.number(22)
+
+
+def pids() -> Iterator[int]:
+    """Yield all processes."""
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
 
 
 def read(pid: int | str, tid: int | None = None) -> Stat:

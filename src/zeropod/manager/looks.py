@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zeropod import SHIM_BINARY, paths, requirements
-from zeropod.kernel import mountinfo, namespace, userfault
+from zeropod.kernel import mountinfo, namespace, proc_stat, userfault
 from zeropod.kernel.connection_lock import ConnectionLock
 from zeropod.kernel.lookup import Lookup, LookupUnavailable
 from zeropod.lifecycle import defaults
@@ -221,25 +221,24 @@ class Containerd:
 
 
 def _containerd() -> Containerd | None:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                line = (entry / "cmdline").read_bytes().split(b"\0")
-                if os.path.basename(line[0]) == b"containerd":
-                    return _describe(entry, [os.fsdecode(word) for word in line[1:]])
+    for pid in proc_stat.pids():
+        with suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if os.path.basename(line[0]) == b"containerd":
+                return _describe(pid, [os.fsdecode(word) for word in line[1:]])
     return None
 
 
-def _describe(process: Path, arguments: list[str]) -> Containerd:
+def _describe(pid: int, arguments: list[str]) -> Containerd:
     options = []
     for index, word in enumerate(arguments):
         if word in ("-c", "--config"):
             options = arguments[index : index + 2]
         elif word.startswith("--config="):
             options = [word]
-    variables = os.fsdecode((process / "environ").read_bytes()).split("\0")
+    variables = os.fsdecode(Path(f"/proc/{pid}/environ").read_bytes()).split("\0")
     path = next((one.partition("=")[2] for one in variables if one.startswith("PATH=")), os.defpath)
-    return Containerd(int(process.name), os.readlink(process / "exe"), options, path)
+    return Containerd(pid, os.readlink(f"/proc/{pid}/exe"), options, path)
 
 
 @contextmanager

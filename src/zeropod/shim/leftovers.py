@@ -57,11 +57,10 @@ def kill_pagers(containerd_namespace: str, id: str) -> None:
     They have the files of an image or of a page store open, which may be deleted by now.
     """
     directory = f"{images.ImageStore.of(containerd_namespace, id).directory}/"
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                if (entry / "comm").read_bytes() == PAGER and _has_open(entry / "fd", directory):
-                    os.kill(int(entry.name), signal.SIGKILL)
+    for pid in proc_stat.pids():
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_bytes() == PAGER and _has_open(Path(f"/proc/{pid}/fd"), directory):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _has_open(descriptors: Path, directory: str) -> bool:
@@ -76,14 +75,12 @@ def _restoring(root: str, id: str) -> Iterator[int]:
     """Yield the processes of a restore: runc itself, by its command line, and everything below it."""
     children: dict[int, list[int]] = {}
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                pid = int(entry.name)
-                children.setdefault(proc_stat.read(pid).parent, []).append(pid)
-                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if {root, "restore", id} <= set(words):
-                    found.append(pid)
+    for pid in proc_stat.pids():
+        with suppress(OSError):
+            children.setdefault(proc_stat.read(pid).parent, []).append(pid)
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            if {root, "restore", id} <= set(words):
+                found.append(pid)
     while found:
         pid = found.pop()
         yield pid

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from zeropod.kernel import mountinfo
+from zeropod.kernel import mountinfo, proc_stat
 from zeropod.kernel.mountinfo import Mount
 from zeropod.runtime.image.descriptors import text
 from zeropod.runtime.image.snapshot import REFRESHED, Bind, Facts
@@ -30,11 +30,11 @@ class Other:
 def look(pids: Collection[int]) -> list[Other]:
     """Return all processes but these; skip those that end meanwhile or may not be examined."""
     found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) not in pids:
+    for pid in proc_stat.pids():
+        if pid not in pids:
             with suppress(OSError):
-                namespaces = os.readlink(f"/proc/{name}/ns/pid"), os.readlink(f"/proc/{name}/ns/mnt")
-                found.append(Other(int(name), text(f"/proc/{name}/comm").strip(), *namespaces))
+                namespaces = os.readlink(f"/proc/{pid}/ns/pid"), os.readlink(f"/proc/{pid}/ns/mnt")
+                found.append(Other(pid, text(f"/proc/{pid}/comm").strip(), *namespaces))
     return found
 
 
