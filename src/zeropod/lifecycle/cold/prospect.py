@@ -61,7 +61,7 @@ class ColdProspect:
 
     def _examine(self, init_process: InitProcess, ours: Collection[tuple[int, int]]) -> list[str]:
         """Return the obstacles in words. Blocks for some tens of milliseconds."""
-        facts = replace(unsupported.Facts.of(self._workload.spec.content), ours=frozenset(ours), reapplied=True)
+        facts = replace(unsupported.Facts.of(self._workload.spec.content), ours=frozenset(ours))
         pids = init_process.pids()
         self.obstacles = unsupported.find(pids, facts)
         try:

@@ -1,4 +1,4 @@
-"""Facts that only the open files themselves can tell, read from duplicates: socket options and unread data.
+"""Facts that only the open files themselves can tell, read from duplicates: unread data and errors.
 
 This changes nothing in the container: a duplicate is polled and its options are read, then it is closed.
 """
@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from zeropod.kernel import pidfd, sock_diag, socket_options, sockets
 from zeropod.kernel.sock_diag import TcpState
-from zeropod.kernel.socket_options import Defaults, Group
 from zeropod.runtime.image.snapshot import Descriptor, Process, Socket, UnixEnd
 
 _SOCKET = "socket:["
@@ -58,10 +57,8 @@ def _poll(descriptor: int) -> int:
     return next((seen for _, seen in poll.poll(0)), 0)
 
 
-def read_sockets(processes: Sequence[Process], pid: int) -> list[Socket]:
+def read_sockets(processes: Sequence[Process]) -> list[Socket]:
     """Return the sockets of these processes, each once. Raises OSError."""
-    netns = f"/proc/{pid}/ns/net"
-    defaults, candidates = Defaults(netns), socket_options.groups_of(pid)
     found: dict[int, Socket] = {}
     for process in processes:
         mine = [each for each in process.descriptors if each.link.startswith(_SOCKET) and each.inode not in found]
@@ -73,11 +70,11 @@ def read_sockets(processes: Sequence[Process], pid: int) -> list[Socket]:
                     continue
                 holder = f"{process}, descriptor {each.number}"
                 with closing(sockets.adopt(duplicate)) as sock:
-                    found[each.inode] = _asked(sock, each.inode, holder, defaults, candidates)
+                    found[each.inode] = _asked(sock, each.inode, holder)
     return list(found.values())
 
 
-def _asked(sock: socket.SocketType, inode: int, holder: str, defaults: Defaults, candidates: Sequence[Group]) -> Socket:
+def _asked(sock: socket.SocketType, inode: int, holder: str) -> Socket:
     """Return the facts about a socket from a duplicate."""
     family, kind, protocol = int(sock.family), int(sock.type), sock.proto
     plain = Socket(inode, holder, family, kind, protocol)
@@ -88,17 +85,13 @@ def _asked(sock: socket.SocketType, inode: int, holder: str, defaults: Defaults,
     if kind == socket.SOCK_STREAM:
         if protocol != socket.IPPROTO_TCP:
             return plain
-        state = socket_options.tcp_state(sock)
-        failed = state == TcpState.CLOSE and bool(_poll(sock.fileno()) & select.POLLERR)
-        options = tuple(option.name for option, _ in defaults.changed(sock, state))
-        return Socket(inode, holder, family, kind, protocol, _local(sock) if options else "", False, failed, 0, options)
+        is_closed = socket_options.tcp_state(sock) == TcpState.CLOSE
+        return replace(plain, failed=is_closed and bool(_poll(sock.fileno()) & select.POLLERR))
     return replace(
         plain,
         local=_local(sock),
         readable=bool(_poll(sock.fileno()) & select.POLLIN),
         unsent=_unsent(sock),
-        options=tuple(option.name for option, _ in defaults.changed(sock)),
-        groups=tuple(group.address for group in socket_options.memberships(sock, candidates)),
     )
 
 

@@ -54,10 +54,6 @@ class Kind(Enum):
     )
     SECCOMP_NOTIFY = "seccomp-notify", "its seccomp filter asks a listener", "a profile without SCMP_ACT_NOTIFY"
     PERSONALITY = "personality", "a process has another personality than Linux's default", "do not start it by setarch"
-    AFFINITY = "cpu-affinity", "a thread is bound to processors", "leave the choice to the cgroup's cpuset"
-    IO_PRIORITY = "io-priority", "a thread has an I/O priority", "do not set it by ionice"
-    TIMER_SLACK = "timer-slack", "a thread has its own timer slack", "leave it at 50 µs"
-
     KEYRING = "keyring", "there are keys in its session keyring", "read the secret from a file"
 
     # Open files
@@ -124,8 +120,6 @@ class Kind(Enum):
     CORKED = "corked", "a UDP socket holds back data", "none; it passes when they are sent"
     DATAGRAMS = "datagrams", "datagrams wait to be read", "none; it passes when they are read"
     RESET = "reset", "a connection was reset and that was not read yet", "none; it passes when it is read"
-    MULTICAST = "multicast", "a socket is in a multicast group", "none: the membership would be lost"
-    SOCKET_OPTION = "socket-option", "a socket has options that would be lost", "none"
     TUN = "tun", "a tun or tap interface is open", "none: it is the pod's network namespace's"
 
     # Mounts

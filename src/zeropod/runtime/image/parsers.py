@@ -80,13 +80,3 @@ def value(info: str, name: str) -> str:
 def is_refreshed(path: str) -> bool:
     """Return whether a path is in the part of a volume that the kubelet replaces as a whole."""
     return bool(_REFRESHED_PATH.search(path)) or REFRESHED in path
-
-
-def cpus(text: str) -> frozenset[int]:
-    """Parse a list of processors in the format of cpusets: 0-3,7."""
-    found: set[int] = set()
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        if first.isdecimal() and (not last or last.isdecimal()):
-            found.update(range(int(first), min(int(last or first), int(first) + 8192) + 1))
-    return frozenset(found)

@@ -11,11 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from zeropod.kernel import kcmp, mappings, mountinfo, proc_stat, task_attributes
+from zeropod.kernel import kcmp, mappings, mountinfo, proc_stat
 from zeropod.kernel.kcmp import Resource
 from zeropod.kernel.mountinfo import Mount
 from zeropod.runtime import ipcns
-from zeropod.runtime.cgroups.placement import UNIFIED, directories
 from zeropod.runtime.image import parsers, surroundings
 from zeropod.runtime.image.descriptors import MOST_DESCRIPTORS, Table, text
 from zeropod.runtime.image.duplicates import read_sockets, read_unix, with_polls
@@ -94,8 +93,7 @@ class _Reader:
                     own = [kind for kind, link in theirs.items() if namespaces.get(kind) != link]
                     own += [] if _shared(pid, tid, Resource.FILES) else ["files"]
                     own += [] if _shared(pid, tid, Resource.DIRECTORIES) else ["directories"]
-                has = task_attributes.read(tid)
-                found.append(Thread(tid, has.affinity, has.io_priority, has.timer_slack, tuple(own)))
+                found.append(Thread(tid, tuple(own)))
         return found
 
 
@@ -111,7 +109,7 @@ def read(pids: Collection[int], facts: Facts) -> Snapshot:
     processes = part("pipes", lambda: with_polls(processes), processes)
     mounts = part("mounts", lambda: mountinfo.read(first.pid), mounts)
     sockets: list[Socket] = []
-    sockets = part("sockets", lambda: read_sockets(processes, first.pid), sockets)
+    sockets = part("sockets", lambda: read_sockets(processes), sockets)
     around = surroundings.look(frozenset(pids))
     segments = [segment for process in processes for segment in process.segments]
     in_namespace = [each for each in around if each.pid_namespace == first.namespaces.get("pid")]
@@ -124,11 +122,9 @@ def read(pids: Collection[int], facts: Facts) -> Snapshot:
         sockets,
         part("Unix sockets", lambda: read_unix(processes, first.pid, sockets), []),
         [Stranger(each.pid, each.name) for each in in_namespace if facts.pid_namespace == ""],
-        part("cpuset", lambda: _allowed_cpus(first.pid), frozenset(os.sched_getaffinity(0))),
         part("shared memory", lambda: ipcns.shared(segments, f"/proc/{first.pid}/ns/ipc"), []),
         part("message queues", lambda: surroundings.queues(mounts, first.pid), []),
         part("keys", lambda: _keys(facts.id), []),
-        part("timer slack", lambda: task_attributes.read(os.getpid()).timer_slack, 50_000),
         part("user namespace", lambda: own_namespace("user"), ""),
         part("pid namespace", lambda: own_namespace("pid"), ""),
         tuple(reader.complaints),
@@ -155,18 +151,6 @@ def _shared(first: int, second: int, resource: Resource) -> bool:
         return kcmp.shared(first, second, resource)
     except OSError:
         return resource is not Resource.ADDRESS_SPACE
-
-
-def _allowed_cpus(pid: int) -> frozenset[int]:
-    """Return the processors of its cpuset that we may use too: the affinity of a restored thread."""
-    ours = frozenset(os.sched_getaffinity(0))
-    found = directories(text(f"/proc/{pid}/cgroup"), mountinfo.read())
-    for controller, name in (("cpuset", "cpuset.effective_cpus"), (UNIFIED, "cpuset.cpus.effective")):
-        if controller in found:
-            with suppress(OSError):
-                if allowed := parsers.cpus((found[controller] / name).read_text()):
-                    return allowed
-    return ours
 
 
 def _keys(id: str) -> list[str]:

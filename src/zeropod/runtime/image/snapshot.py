@@ -59,9 +59,6 @@ class Descriptor:
 @dataclass(frozen=True, slots=True)
 class Thread:
     tid: int
-    affinity: frozenset[int] = frozenset()
-    io_priority: int = 0
-    timer_slack: int = 0
     own_tables: tuple[str, ...] = ()
     """The tables and namespaces that it does not share with the main thread."""
 
@@ -164,10 +161,6 @@ class Socket:
     failed: bool = False
     """Whether it is a closed TCP connection with a pending error (SO_ERROR)."""
     unsent: int = 0
-    options: tuple[str, ...] = ()
-    """The options that differ from a new socket's and that CRIU does not restore."""
-    groups: tuple[str, ...] = ()
-    """The multicast groups that it has joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +198,6 @@ class Facts:
     """The container's id."""
     ours: frozenset[tuple[int, int]] = frozenset()
     """Descriptors (pid, number) that zeropod has opened in the processes and closes before the dump."""
-    reapplied: bool = False
-    """Whether the attributes of `reapplied` are set again after the restore."""
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "Facts":
@@ -243,16 +234,12 @@ class Snapshot:
     sockets: Sequence[Socket] = ()
     unix: Sequence[UnixEnd] = ()
     strangers: Sequence[Stranger] = ()
-    allowed_cpus: frozenset[int] = frozenset()
-    """The processors of its cpuset."""
     shared_segments: Sequence[int] = ()
     """System V shared memory that processes outside have attached, too."""
     queues: Sequence[str] = ()
     """POSIX message queues."""
     keys: Sequence[str] = ()
     """The lines of /proc/keys for the container's session."""
-    timer_slack: int = 50_000
-    """The timer slack of a restored thread, in nanoseconds."""
     user_namespace: str = ""
     """The user namespace of the reader."""
     pid_namespace: str = ""

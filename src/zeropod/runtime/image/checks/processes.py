@@ -33,21 +33,13 @@ def states(snapshot: Snapshot) -> Iterator[Obstacle]:
 
 
 def attributes(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """Find attributes of tasks that CRIU neither dumps nor restores."""
+    """Find attributes of tasks that CRIU neither dumps nor restores, and `reapplied` does not set again."""
     for process in snapshot.processes:
         if process.personality:
             yield Kind.PERSONALITY.found(f"{process}, {process.personality:#x}")
         for thread in process.threads:
             if thread.own_tables:
                 yield Kind.THREAD_PRIVATE.found(f"{process}, thread {thread.tid}: {', '.join(thread.own_tables)}")
-            if snapshot.facts.reapplied:
-                continue
-            if snapshot.allowed_cpus and thread.affinity and thread.affinity != snapshot.allowed_cpus:
-                yield Kind.AFFINITY.found(f"{process}, thread {thread.tid}")
-            if thread.io_priority:
-                yield Kind.IO_PRIORITY.found(f"{process}, thread {thread.tid}")
-            if thread.timer_slack not in (0, snapshot.timer_slack):  # 0 is a real-time thread's
-                yield Kind.TIMER_SLACK.found(f"{process}, thread {thread.tid}")
     for key in snapshot.keys:
         yield Kind.KEYRING.found(" ".join(key.split()[8:]))
 

@@ -1,4 +1,4 @@
-"""Checks of sockets: their kinds, unread data, peers and options."""
+"""Checks of sockets: their kinds, unread data and peers."""
 
 import socket
 from collections.abc import Iterator
@@ -50,17 +50,6 @@ def waiting(snapshot: Snapshot) -> Iterator[Obstacle]:
             yield Kind.RESET.found(each.holder)
 
 
-def options(snapshot: Snapshot) -> Iterator[Obstacle]:
-    """Find socket options and multicast memberships that CRIU does not restore."""
-    if snapshot.facts.reapplied:
-        return
-    for each in snapshot.sockets:
-        if each.options:
-            yield Kind.SOCKET_OPTION.found(f"{_place(each)}: {', '.join(each.options)}")
-        if each.groups:
-            yield Kind.MULTICAST.found(f"{_place(each)}: {', '.join(each.groups)}")
-
-
 def _place(each: Socket) -> str:
     return f"{each.holder}, {each.local}" if each.local else each.holder
 
@@ -76,4 +65,4 @@ def unix(snapshot: Snapshot) -> Iterator[Obstacle]:
             yield Kind.UNIX_PENDING.found(where)
 
 
-CHECKS = (kinds, waiting, options, unix)
+CHECKS = (kinds, waiting, unix)
