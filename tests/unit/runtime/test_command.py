@@ -208,7 +208,7 @@ async def test_one_that_cannot_be_waited_for_is_ended_and_reaped(monkeypatch: py
     def refuse(_: int) -> int:
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(pidfd, "open", refuse)
+    monkeypatch.setattr(os, "pidfd_open", refuse)
     started: list[int] = []
     try:
         with trio.fail_after(10), pytest.raises(OSError, match="too many open files"):
