@@ -1,4 +1,4 @@
-"""The states of a container, what changes them, and what is done then: two tables, and the one place that changes it.
+"""The states of a container, the events that change them and the actions that follow, as two tables.
 
     CREATED ─start─▶ RUNNING ─idle─▶ CHECKPOINTING ─frozen─▶ STANDBY ─standby-duration─▶ CHECKPOINTING ─dumped─▶ COLD
                        ▲ ▲ │              │                   │   │                                              │
@@ -10,8 +10,8 @@
 Rule 1: a state changes by `Life.happen` and nowhere else. What is not in the table raises IllegalTransition.
 Rule 2: an action returns the event that comes of it, so the last action of a row leads to the next row.
 Rule 3: to containerd every state from CHECKPOINTING to RESTORING is "running".
-Rule 4: CHECKPOINTING and RESTORING end by themselves within a bounded time, so a request that arrives there waits, and
-is looked up again in the state that came of it. Nothing is refused because of the moment.
+Rule 4: CHECKPOINTING and RESTORING end by themselves within a bounded time. A request that arrives there waits, and is
+decided in the state that follows: none is refused for arriving at the wrong moment.
 Rule 5: what ends a container at once (SIGKILL, delete) never wakes it first.
 Rule 6: the processes exist in every state but COLD and STOPPED. Whatever fails there, they are thawed and stay awake.
 """
@@ -31,9 +31,9 @@ class State(Enum):
     CREATED = auto()
     RUNNING = auto()
     CHECKPOINTING = auto()
-    """On the way down: being frozen, frozen again after a nap, or dumped on the way from STANDBY to COLD."""
+    """Being frozen, frozen again after a nap, or dumped on the way from STANDBY to COLD."""
     STANDBY = auto()
-    """Frozen where it is. Its memory moves out; everything else stays in the kernel."""
+    """Frozen in place. Its memory moves out; everything else stays in the kernel."""
     DOZING = auto()
     """Thawed from STANDBY for the length of a probe or an exec, and about to be frozen again."""
     COLD = auto()
@@ -52,64 +52,64 @@ class Event(Enum):
     PAUSE = auto()
     RESUME = auto()
     EXIT = auto()
-    """Its init process has ended, or its end is reported without a process."""
+    """Its init process has ended, or its exit is reported although it has no process."""
     QUIET = auto()
     """No traffic for `scaledown-duration`, and nothing that inhibits sleep; or sleep was asked for."""
     FROZEN = auto()
-    """All its processes are frozen, and nothing had come for it until then."""
+    """All its processes are frozen, and no connection, data or request has arrived until then."""
     NOT_IDLE = auto()
-    """It turned out to be in use while it was being frozen or dumped."""
+    """It was in use after all, which was noticed while it was being frozen or dumped."""
     FAILED = auto()
     """It could not be frozen, dumped or watched."""
     CONNECTION = auto()
     """A new connection has completed its handshake."""
     DATA = auto()
-    """Data, its end or a failure has come on something that its processes have open; or input on its stdin."""
+    """An open file of its processes has data, end of file or an error; or its stdin has input."""
     PROBE = auto()
-    """A health probe has come that only the application can answer."""
+    """A health probe has arrived that only the application can answer."""
     WANTED = auto()
-    """A request waits for it that this state answers by waking it."""
+    """A request waits that needs the container awake."""
     WANTED_SHORTLY = auto()
-    """A request waits for it that this state answers by a nap."""
+    """A request waits that needs only a nap."""
     NAP_OVER = auto()
-    """What it was thawed for is done."""
+    """The probe or exec that it was thawed for has ended."""
     STANDBY_OVER = auto()
-    """`standby-duration` has passed, or too much of its memory stays; and nothing stands against COLD."""
+    """`standby-duration` has passed, or too much of its memory stays in place; and nothing stands against COLD."""
     KEPT = auto()
-    """It could not be dumped, which was known before anything was changed: it stays in STANDBY."""
+    """It cannot be dumped, and nothing was changed yet: it stays in STANDBY."""
     DUMPED = auto()
-    """Its processes have ended, and are in an image."""
+    """It is in an image on disk, and its processes have ended."""
     RESTORED = auto()
 
 
 class Action(Enum):
-    """What `actions` does in a row, in this order."""
+    """The steps of a row, which `actions` performs in order."""
 
     AWAIT_IDLE = auto()
     """Wait until it may sleep. Returns QUIET."""
     BACK_OFF = auto()
-    """Say why it stays awake, and wait before the next attempt."""
+    """Log why it stays awake, and wait before the next attempt."""
     FREEZE = auto()
-    """Returns FROZEN, NOT_IDLE or FAILED."""
+    """Freeze and watch it. Returns FROZEN, NOT_IDLE or FAILED."""
     MOVE_OUT = auto()
-    """Begin to move its memory out, in the background."""
+    """Start to move its memory out, in the background."""
     AWAIT_ARRIVAL = auto()
-    """Wait for what wakes it, makes it nap or sends it to COLD. Returns that."""
+    """Wait for an event that wakes it, makes it nap or sends it to COLD. Returns the event."""
     THAW = auto()
-    """Let it run, watch it no longer."""
+    """Let it run, and stop watching it."""
     NAP = auto()
-    """Let it run for a moment. Returns NAP_OVER, CONNECTION, WANTED or FAILED."""
+    """Let it run for a probe or an exec. Returns NAP_OVER, CONNECTION, WANTED or FAILED."""
     REFREEZE = auto()
-    """Returns FROZEN, PROBE, NOT_IDLE or FAILED."""
+    """Freeze it again after a nap. Returns FROZEN, PROBE, NOT_IDLE or FAILED."""
     DUMP = auto()
-    """Returns DUMPED, KEPT, FAILED, or what has come meanwhile."""
+    """Dump it to disk. Returns DUMPED, KEPT, FAILED, or an event that has arrived meanwhile."""
     RESTORE = auto()
-    """Returns RESTORED. A container that cannot be restored is lost: its exit is reported."""
+    """Restore it from disk. Returns RESTORED. If that fails, its exit is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What follows from one event in one state."""
+    """The next state after an event, and the actions that follow."""
 
     next: State
     actions: tuple[Action, ...] = ()
@@ -150,15 +150,15 @@ TRANSITIONS: dict[tuple[State, Event], Row] = {
     **_rows((State.COLD,), (*_ARRIVALS, *_SHORT, Event.FAILED), Row(State.RESTORING, (Action.RESTORE,))),
     (State.RESTORING, Event.RESTORED): Row(State.RUNNING, (Action.AWAIT_IDLE,)),
 }
-"""Every change of state there is."""
+"""All changes of state."""
 
 
 class IllegalTransition(Exception):  # noqa: N818 - the state machine's own word
-    """An event came in a state in which it cannot happen: a defect of ours."""
+    """An event occurred in a state that has no row for it, which is a bug in zeropod."""
 
 
 def transition(state: State, event: Event) -> Row:
-    """Return what follows from an event. Raises IllegalTransition."""
+    """Return the row for an event in a state. Raises IllegalTransition if there is none."""
     try:
         return TRANSITIONS[state, event]
     except KeyError:
@@ -178,9 +178,9 @@ class Request(Enum):
     SIGNAL = auto()
     """Any signal but the next two."""
     STOP = auto()
-    """A stop signal, to a container that need not notice its end (`wake-on-stop: "false"`)."""
+    """A stop signal to a container that need not shut down in order (`wake-on-stop: "false"`)."""
     STOP_IN_ORDER = auto()
-    """A stop signal, to a container that is to shut down by itself (`wake-on-stop: "true"`)."""
+    """A stop signal to a container that shuts down in order (`wake-on-stop: "true"`)."""
     KILL = auto()
     """SIGKILL."""
     PAUSE = auto()
@@ -195,21 +195,21 @@ class Request(Enum):
 
 class Answer(Enum):
     PASS = auto()
-    """Do it with runc, now."""
+    """Carry it out with runc, now."""
     WAKE = auto()
-    """Wake the container first, then do it."""
+    """Wake the container first, then carry it out."""
     NAP = auto()
-    """Let the container run for as long as this takes, then do it."""
+    """Thaw the container for a nap, and carry it out meanwhile."""
     WAIT = auto()
-    """Look again when the state has changed."""
+    """Decide again when the state has changed."""
     END = auto()
     """Report the exit without waking the container."""
     RECORD = auto()
-    """Answer from what is known, or note it for the next restore: it has no process."""
+    """It has no process: answer from recorded data, or record the change for the next restore."""
     REFUSE = auto()
-    """Not possible in this state."""
+    """Fail: not possible in this state."""
     GONE = auto()
-    """The process has ended: not found."""
+    """Fail with "not found": the process has ended."""
 
 
 _P, _WAKE, _NAP, _WAIT = Answer.PASS, Answer.WAKE, Answer.NAP, Answer.WAIT
@@ -233,13 +233,13 @@ ANSWERS = {
     Request.PIDS: (_P, _P, _P, _P, _P, _REC, _REC, _P, _P),
     Request.DELETE: (_P, _NO, _NO, _NO, _NO, _NO, _NO, _NO, _P),
 }
-"""What to do about a request, by state, in the order of `State`."""
+"""The answer to each request, by state, in the order of `State`."""
 
 ASLEEP = frozenset({State.CHECKPOINTING, State.STANDBY, State.DOZING, State.COLD, State.RESTORING})
 
 
 def decide(state: State, request: Request) -> Answer:
-    """Return what to do about a request in this state."""
+    """Return the answer to a request in this state."""
     return ANSWERS[request][tuple(State).index(state)]
 
 
@@ -250,23 +250,23 @@ class Life:
         self.state = State.CREATED
         self.since_ns = time.time_ns()
         self.tell: Callable[[], None] = lambda: None
-        """Called at every change that is of interest outside of the shim."""
+        """Called at every change that watchers of the shim should see."""
         self._explanation: Explanation | None = None
         self._failure: Explanation | None = None
         self.pretended: State | None = None
-        """The state that it would be in, were it not for `dry-run`; None if that is its real one."""
+        """With `dry-run`, the state that it would be in otherwise; None if that is its real state."""
         self.wake_wanted = trio.Event()
-        """Set where the sleeping container is needed awake."""
+        """Set to wake the sleeping container."""
         self.nap_wanted = trio.Event()
-        """Set where the container in STANDBY is needed for a moment."""
+        """Set to make the container in STANDBY nap."""
         self.sleep_wanted = trio.Event()
-        """Set where it is to sleep without waiting for its idle time; until the next attempt has ended."""
+        """Set to make it sleep without waiting for its idle time; replaced when the next attempt has ended."""
         self._changed = trio.Event()
         self._inhibitors: list[Explanation] = []
 
     @property
     def explanation(self) -> Explanation | None:
-        """Why it is not asleep, or not as deep as it could be."""
+        """Why it is not asleep, or not in COLD."""
         return self._explanation
 
     @explanation.setter
@@ -296,7 +296,7 @@ class Life:
         return str(self._failure or "")
 
     def happen(self, event: Event) -> tuple[Action, ...]:
-        """Enter the state that follows from an event, and return what is to be done. Raises IllegalTransition."""
+        """Enter the state that follows from an event, and return the actions to perform. Raises IllegalTransition."""
         row = transition(self.state, event)
         if self.state is State.RUNNING and row.next is State.CHECKPOINTING:
             self.wake_wanted, self.nap_wanted = trio.Event(), trio.Event()
@@ -310,13 +310,13 @@ class Life:
         return row.actions
 
     def end_attempt(self) -> None:
-        """Whatever came of the attempt to sleep, what has asked for it and waits need not wait any longer."""
+        """Release callers that wait for an attempt to sleep, whatever its outcome."""
         self.sleep_wanted = trio.Event()
         self._notify()
 
     @contextmanager
     def inhibit(self, why: Explanation) -> Iterator[None]:
-        """Inside, the container does not fall asleep; one that sleeps is not woken by this alone."""
+        """Keep the container from falling asleep inside the block. Does not wake it."""
         self._inhibitors.append(why)
         self._notify()
         try:
@@ -326,7 +326,7 @@ class Life:
             self._notify()
 
     def inhibit_for_good(self, why: Explanation) -> None:
-        """From now on it does not fall asleep any more."""
+        """Keep the container from falling asleep from now on."""
         if why not in self._inhibitors:
             self._inhibitors.append(why)
             self._notify()
@@ -338,7 +338,7 @@ class Life:
 
     @property
     def inhibited_by(self) -> str:
-        """The oldest in words; empty if nothing inhibits its sleep."""
+        """The oldest inhibitor in words; empty if there is none."""
         return str(self._inhibitors[0]) if self._inhibitors else ""
 
     async def inhibited(self) -> None:

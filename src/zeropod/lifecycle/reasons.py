@@ -1,8 +1,8 @@
-"""Why a container is awake, or no deeper asleep: every reason with its words and its remedy, which stand nowhere else.
+"""The reasons why a container is awake, or not in COLD, each with its text and its remedy. Both are defined only here.
 
-`zeropod ps` and `zeropod why`, the log and the table in the documentation take both from here. A reason becomes an
-`Explanation` with the details of one case. CRIU, runc and the limits of the disk speak in words of their own, for which
-there is a second table: their remedy says more than that of the reason in which the words stand.
+`zeropod ps`, `zeropod why`, the log and the table in the documentation use them. A reason with the details of one case
+is an `Explanation`. A second table has remedies for messages of CRIU, runc and the disk budget; where such a message is
+part of a reason's text, its remedy takes precedence, being more specific.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _DOCTOR = "Run `zeropod doctor` on the node."
 _NO_DRY_RUN = "Remove the annotation zeropod.ctrox.dev/dry-run, and create the pod anew."
-_HANGS = "A process of it hangs in the kernel, in a network file system for example: look for state D."
+_HANGS = "One of its processes hangs in the kernel, for example in a network file system: look for state D."
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Explanation:
     reason: "Reason"
     text: str
     remedy: str
-    """What to do about it; empty if nothing needs to be."""
+    """What to do about it; empty if nothing needs to be done."""
 
     def __str__(self) -> str:
         return self.text
 
 
 class Reason(Enum):
-    """Kind, as `zeropod why` shows it; text, with a place for each detail; remedy."""
+    """Kind, as `zeropod why` shows it; text, with a placeholder for each detail; remedy."""
 
     # It never sleeps
     SANDBOX = "setting", "it is the pod's sandbox", "Nothing: it holds the pod's namespaces and never sleeps."
@@ -55,14 +55,14 @@ class Reason(Enum):
     USER_NAMESPACE = (
         "setting",
         "it has a user namespace and no pod, whose network namespace it could join",
-        "Run it in a pod, whose network namespace it joins; pods with `hostUsers: false` sleep.",
+        "Run it in a pod, whose network namespace it can join: pods with `hostUsers: false` sleep.",
     )
     DRY_RUN = "dry-run", "dry run: it would sleep since {0} UTC", _NO_DRY_RUN
     IN_DRY_RUN = "dry-run", "it is in a dry run, by its annotation dry-run", _NO_DRY_RUN
     BAD_DEFAULT = (
         "setting",
         "a default is not taken, {0} of the {1}: {2}",
-        "Mend that annotation of the namespace, or that line of zeropod.toml; it is read when a container is created.",
+        "Correct that annotation of the namespace, or line of zeropod.toml; it is read when a container is created.",
     )
     NEVER = "setting", "it never sleeps"
     DRY_RUN_WOKEN = "dry-run", "dry run: it would have been woken", _NO_DRY_RUN
@@ -71,17 +71,17 @@ class Reason(Enum):
     STOPPING = (
         "stop",
         "it is being stopped",
-        "Nothing: it shuts down, and would only be woken to go on with that.",
+        "Nothing: it is shutting down, which sleep would only interrupt.",
     )
     EXEC = (
         "exec",
         "exec {0} is running",
-        "End it, or let it end: it may be a shell that was left open, or a probe that hangs.",
+        "End it, or wait for its end: it may be a shell that was left open, or a probe that hangs.",
     )
     EXEC_OUTPUT = (
         "exec",
         "exec {0} has ended, but a process that it started still has its output open",
-        "End that process, or let it end; what is to stay should be started with its output redirected.",
+        "End that process, or wait for its end. Start processes that should keep running with their output redirected.",
     )
     REQUEST = "request", "a request is under way: {0}"
     PAUSED = "now", "it is paused", "It was paused through containerd: resume it."
@@ -91,19 +91,19 @@ class Reason(Enum):
     NOT_LISTENING = (
         "now",
         "nothing in it listens on a TCP port",
-        "If it is still starting, wait: it is looked at again, every ten seconds at last. Without a listener nothing "
-        "would wake it: such a container never sleeps.",
+        "If it is still starting, wait: it is checked again, at least every ten seconds. A container without a "
+        "listener never sleeps, because no connection could wake it.",
     )
     RECENTLY_ACTIVE = "now", "last active at {0} UTC, sleeps {1:g} s after that"
     ANSWER_DUE = (
         "now",
         "it works on the answer to a request",
-        "Wait for the answer. If none is due, look at what uses the CPU in it.",
+        "Wait for the answer. If no request is open, find out which of its processes uses the CPU.",
     )
     UNHEALTHY = (
         "now",
         "it fails a health probe: {0}",
-        "Asleep it could not become well: look at what the application answers to this probe.",
+        "It could not recover while asleep: check the application's answer to this probe.",
     )
 
     # Something came while it fell asleep
@@ -114,7 +114,7 @@ class Reason(Enum):
     UNREAD = (
         "now",
         "it has not dealt with everything yet: {0}",
-        "Something lies unread: the application may be stuck. If the same still lies there a second later, it sleeps.",
+        "Data is unread: the application may be stuck. If the same data is still unread a second later, it sleeps.",
     )
     ENDING = "now", "it is about to end"
 
@@ -140,34 +140,34 @@ class Reason(Enum):
     DUMP_FAILED = (
         "error",
         "its checkpoint failed: {0}",
-        "Look into CRIU's log. It sleeps in STANDBY, and COLD is tried again after ten minutes. What CRIU cannot dump "
-        "may be ended instead: disable-checkpointing.",
+        "See CRIU's log. It sleeps in STANDBY, and COLD is tried again after ten minutes. If CRIU cannot dump it and "
+        "its state may be lost, set disable-checkpointing.",
     )
     MEMORY_FAILED = "error", "its memory cannot be prepared for a dump: {0}", _DOCTOR
     FAILED = "error", "its sleep failed"
     UNMANAGED = (
         "error",
         "its sleep cannot be managed: {0}",
-        f"{_DOCTOR} The kernel refused what zeropod needs, or something failed that was not foreseen; the container is "
-        "awake, and its sleep is set up anew after a while.",
+        f"{_DOCTOR} The kernel refused what zeropod needs, or there was an unexpected error; the container is awake, "
+        "and its sleep is set up anew after a while.",
     )
     LOST = "error", "{0}"
 
-    # It sleeps, and no deeper
+    # It sleeps, but not in COLD
     TOO_RESIDENT = (
         "depth",
         "{0} stay in memory, standby-max-resident is {1}",
-        "It goes COLD, unless something stands against that. To keep it in STANDBY, raise the annotation.",
+        "It goes COLD, unless COLD would lose something. To keep it in STANDBY, raise the annotation.",
     )
     WOULD_LOSE = (
         "depth",
         "stays in STANDBY, since COLD would lose something of it: {0}",
-        "What can be done is said with each thing. It is examined again every minute.",
+        "The text has a remedy for each obstacle. The container is examined again every minute.",
     )
     NO_COLD = (
         "depth",
         "stays in STANDBY: {0}",
-        "Nothing: something was not as CRIU needs it at that moment, and COLD is tried again soon.",
+        "Nothing: its state at that moment did not allow a dump, and COLD is tried again soon.",
     )
     NOT_YET_READ = (
         "depth",
@@ -185,7 +185,7 @@ class Reason(Enum):
     MEMORY_STAYS = (
         "memory",
         "its memory stays: {0}",
-        "Run `zeropod doctor` on the node: it says what there is for the memory of such containers.",
+        "Run `zeropod doctor` on the node: it shows which memory backends the node supports.",
     )
 
     # What this kernel lacks
@@ -197,10 +197,10 @@ class Reason(Enum):
         self.remedy = remedy
 
     def because(self, *details: object) -> Explanation:
-        """Return the explanation with these details in the places of the text.
+        """Return the explanation with these details filled into the text.
 
-        What a detail that is an explanation itself, or an exception that has one, or words of others have for a remedy
-        goes before the reason's own.
+        The remedy of a detail that is an explanation, or an exception with one, takes precedence over the reason's own;
+        so does the remedy of a known message of another program in the text.
         """
         filled = self.text.format(*details)
         return Explanation(self, filled, next(_remedies(details, filled), self.remedy))
@@ -220,11 +220,11 @@ WORDS_OF_OTHERS = (
     ("max-checkpoint-bytes", f"Raise it in {paths.NODE_CONFIG}, or let fewer containers sleep on this node."),
     ("min-free-bytes", f"Make room on the disk of {paths.STATE}, or lower it in {paths.NODE_CONFIG}."),
 )
-"""Words of CRIU, runc and the disk budget within a text, and what to do about it; the first that fit."""
+"""Messages of CRIU, runc and the disk budget, and what to do about each; the first match counts."""
 
 
 def table() -> str:
-    """Return all reasons with something to do as a table in Markdown, for the documentation."""
+    """Return all reasons that have a remedy as a table in Markdown, for the documentation."""
     rows = [
         f"| {_cell(reason.text)} | {reason.remedy} |" for reason in Reason if reason.remedy and reason.text != "{0}"
     ]

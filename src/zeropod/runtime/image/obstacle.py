@@ -6,7 +6,7 @@ The only place for these texts: the output of `why` and the table in the documen
 from dataclasses import dataclass
 from enum import Enum
 
-_ASK = "none: CRIU 4.2 has no image of it"
+_ASK = "none: CRIU 4.2 does not support it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Kind(Enum):
     STOPPED = "stopped", "a process is stopped (SIGSTOP)", "continue or end it: CRIU would wait for it for ever"
     TRACED = "traced", "a process is traced", "detach the debugger"
     DEAD_LEADER = "dead-leader", "the main thread of a process has ended and other threads run on", _ASK
-    SHARED_MEMORY_MAP = "shared-mm", "two processes share one address space (vfork)", "none; it is over within moments"
+    SHARED_MEMORY_MAP = "shared-mm", "two processes share one address space (vfork)", "none; it passes within moments"
     FOREIGN_PROCESS = (
         "foreign-process",
         "a process that is not the container's is in its pid namespace",
@@ -44,15 +44,15 @@ class Kind(Enum):
     NESTED_NAMESPACE = (
         "nested-namespace",
         "a process has namespaces of its own",
-        "none: CRIU dumps none but the first one's",
+        "none: CRIU dumps only those of the first process",
     )
     THREAD_PRIVATE = "thread-private", "a thread has files, directories or namespaces of its own", _ASK
     LANDLOCK = (
         "landlock",
-        "a process has restricted itself (no_new_privs, not asked for by its spec); if by landlock, that would be lost",
-        "allowPrivilegeEscalation: false in the pod, if it does not use landlock",
+        "a process has set no_new_privs, which its spec does not ask for; landlock rules, if any, would be lost",
+        "set allowPrivilegeEscalation: false in the pod, if it does not use landlock",
     )
-    SECCOMP_NOTIFY = "seccomp-notify", "its seccomp filter asks a listener", "a profile without SCMP_ACT_NOTIFY"
+    SECCOMP_NOTIFY = "seccomp-notify", "its seccomp filter asks a listener", "use a profile without SCMP_ACT_NOTIFY"
     PERSONALITY = "personality", "a process has another personality than Linux's default", "do not start it by setarch"
     KEYRING = "keyring", "there are keys in its session keyring", "read the secret from a file"
 
@@ -60,7 +60,7 @@ class Kind(Enum):
     IO_URING = (
         "io-uring",
         "io_uring is in use",
-        "a seccomp profile that forbids it, as RuntimeDefault does: most programs do without then",
+        "forbid it by a seccomp profile such as RuntimeDefault: most programs have a fallback",
     )
     USERFAULTFD = "userfaultfd", "userfaultfd is in use", _ASK
     BPF = "bpf", "a BPF program, map or link is open", _ASK
@@ -71,20 +71,32 @@ class Kind(Enum):
         "an eventfd counts as a semaphore",
         "none: CRIU 4.2 restores it without that flag",
     )
-    ALARM_TIMER = "alarm-timer", "a timerfd of an alarm clock is open", "CLOCK_MONOTONIC or CLOCK_REALTIME instead"
-    EPOLL_FOREIGN = "epoll", "an epoll watches a file that its process has closed and another one still has", _ASK
+    ALARM_TIMER = "alarm-timer", "a timerfd of an alarm clock is open", "use CLOCK_MONOTONIC or CLOCK_REALTIME"
+    EPOLL_FOREIGN = "epoll", "an epoll watches a file that its process has closed and another still has open", _ASK
     PACKET_PIPE = "packet-pipe", "a pipe in packet mode (O_DIRECT) is open", _ASK
-    PIPE_OUTSIDE = "pipe-outside", "the other end of a pipe is outside of the container", "end what is at the other end"
-    FIFO_OUTSIDE = "fifo-outside", "a FIFO on a shared volume is open", "none: what is in it would be delivered twice"
-    DELETED_LARGE = "deleted-large", "a deleted file beyond 1 MiB is in use", "delete it after it is closed"
-    DELETED_LINKED = "deleted-linked", "an open file has lost its name and has others", "close it, or keep its name"
+    PIPE_OUTSIDE = (
+        "pipe-outside",
+        "the other end of a pipe is outside of the container",
+        "end the process at the other end",
+    )
+    FIFO_OUTSIDE = "fifo-outside", "a FIFO on a shared volume is open", "none: its data would be delivered twice"
+    DELETED_LARGE = "deleted-large", "a deleted file of more than 1 MiB is open", "close it before deleting it"
+    DELETED_LINKED = (
+        "deleted-linked",
+        "the name of an open file was deleted, and it has other names (hard links)",
+        "close it, or keep its name",
+    )
     UNREACHABLE = "unreachable", "an open file or directory cannot be reached by its name any more", "open it again"
     VOLATILE_FILE = (
         "volatile-file",
         "a file of a configMap, Secret or other volume that the kubelet replaces is in use",
-        "close it after reading it; were it replaced meanwhile, the restore would fail",
+        "close it after reading; the restore would fail if it was replaced meanwhile",
     )
-    GROWING_FILE = "growing-file", "a file is open that others write to", "none: the restore fails at another size"
+    GROWING_FILE = (
+        "growing-file",
+        "a file is open that processes outside write to",
+        "none: the restore fails if its size has changed",
+    )
     DEVICE = "device", "a device is open", "none: its state is in the kernel, or in hardware"
     TERMINAL_OUTSIDE = "terminal", "its terminal is outside of the container", "tty: false"
     NAMESPACE_FILE = "namespace-file", "a namespace is open that the container is not in", _ASK
@@ -92,8 +104,8 @@ class Kind(Enum):
     MEMFD_SPECIAL = "special-memory", "secret memory, or memory in huge pages, is in use", _ASK
     SHARED_SEGMENT = (
         "sysv-shared",
-        "others have attached its System V shared memory",
-        "none: it cannot be ended without them",
+        "processes outside have attached its System V shared memory",
+        "none: it cannot be dumped without them",
     )
 
     # Watches and locks
@@ -102,11 +114,19 @@ class Kind(Enum):
     WATCH_FLAGS = "watch-flags", "an inotify watch is for one event only", _ASK
     WATCH_SHARED = (
         "watch-shared",
-        "a directory is watched by inotify that others write to",
-        "poll it instead: what changes while it is COLD would not be reported",
+        "inotify watches a directory that processes outside write to",
+        "poll it instead: changes during COLD would not be reported",
     )
-    LOCK_SHARED = "lock-shared", "a lock is held on a file that others may lock", "none: for a moment two would have it"
-    LOCK_WAITED = "lock-waited", "another process waits for its lock, or holds it too", "none, as above"
+    LOCK_SHARED = (
+        "lock-shared",
+        "it holds a lock on a file that processes outside may lock",
+        "none: two could hold it for a moment",
+    )
+    LOCK_WAITED = (
+        "lock-waited",
+        "another process waits for its lock, or holds it too",
+        "none: two could hold it for a moment",
+    )
 
     # Sockets
     UNIX_PEER = "unix-peer", "a Unix socket is connected to one outside of the container", "close it while idle"
@@ -127,9 +147,9 @@ class Kind(Enum):
     MOUNT_PROPAGATION = (
         "mount-propagation",
         "a volume gets mounts from the node",
-        "mountPropagation: None; CRIU cannot restore the others",
+        "mountPropagation: None; CRIU cannot restore any other",
     )
-    MOUNT_SOURCE = "mount-source", "what is mounted in it was removed or replaced on the node", "create the pod again"
+    MOUNT_SOURCE = "mount-source", "the source of a mount was removed or replaced on the node", "create the pod again"
 
     def __init__(self, code: str, what: str, remedy: str) -> None:
         self.code = code
