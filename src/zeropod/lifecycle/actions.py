@@ -1,8 +1,7 @@
-"""From event to actions to the next event, for one container, with one strategy and as long as that is in use.
+"""Run the actions of the state machine for one container and one strategy, from each event to the next.
 
-Owns the loop, the order within each action, what has woken the container, the length of a nap, and the pauses between
-attempts. An action that waits returns the event that comes of it. `IdleMonitor` knows when, a `SleepStrategy` how.
-Whatever is raised here is the controller's to contain.
+Owns the loop, the order within each action, the cause of a wake, the length of a nap, and the pauses between attempts.
+`IdleMonitor` decides when to sleep, a `SleepStrategy` how. Exceptions raised here are handled by the controller.
 """
 
 import logging
@@ -22,7 +21,7 @@ from zeropod.lifecycle.reservation import DiskBudgetExceeded
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, SleepStrategy, Workload
 
 LONGEST_NAP = 10.0
-"""Seconds beyond which what a container in STANDBY was let run for is not a probe: then it is awake."""
+"""Seconds after which a nap becomes a wake: no probe takes that long."""
 
 RECHECK = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Seconds between attempts after failures; the last one for all further ones."""
@@ -31,7 +30,7 @@ REBUILD = (1.0, 5.0, 15.0, 60.0, 300.0)
 """Seconds after an unexpected failure of the sleep machinery until it is set up anew; the last one for further ones."""
 
 BUSY = 1.0
-"""Seconds until the next look at a container that was busy after all."""
+"""Seconds until the next check of a container that was in use after all."""
 
 CAUSES = {
     Event.CONNECTION: "a connection came",
@@ -41,11 +40,11 @@ CAUSES = {
     Event.WANTED_SHORTLY: "it was asked for",
     Event.FAILED: "its sleep could not be managed any longer",
 }
-"""What has woken it, in words for the log."""
+"""The cause of a wake, in words for the log."""
 
 
 class BackOff:
-    """How long one container is left alone after an attempt to put it to sleep that came to nothing."""
+    """The pauses between attempts to put one container to sleep."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
@@ -54,10 +53,10 @@ class BackOff:
         self._rebuilds = 0
         """Unexpected failures since it last slept."""
         self.next_attempt_ns = 0
-        """When it is tried again after a failure, at the earliest, in nanoseconds since 1970; 0 without one."""
+        """Earliest time of the next attempt after a failure, in nanoseconds since 1970; 0 without a failure."""
 
     def slept(self) -> None:
-        """Begin anew: an attempt has succeeded."""
+        """Reset the pauses: an attempt has succeeded."""
         self._failures = self._rebuilds = 0
 
     def after_failure(self) -> float:
@@ -66,18 +65,18 @@ class BackOff:
         return _of(RECHECK, self._failures)
 
     def after_unexpected_failure(self) -> float:
-        """Count a failure of the machinery, and return the seconds until it is set up anew."""
+        """Count an unexpected failure, and return the seconds until the sleep machinery is set up anew."""
         self._rebuilds += 1
         return _of(REBUILD, self._rebuilds)
 
     async def pause(self, seconds: float) -> None:
-        """End the attempt, and return when the next one may be made or is asked for."""
+        """End the attempt, and return when the next one is due or requested."""
         self._life.end_attempt()
         with trio.move_on_after(seconds):
             await self._life.sleep_wanted.wait()
 
     async def pause_after_failure(self, seconds: float) -> None:
-        """Pause, and tell meanwhile when the next attempt is."""
+        """Pause, and expose the time of the next attempt meanwhile."""
         self.next_attempt_ns = time.time_ns() + round(seconds * 1e9)
         try:
             await self.pause(seconds)
@@ -96,11 +95,11 @@ class Actions:
         self._monitor = monitor
         self._back_off_after = back_off
         self._failure: NotIdle | CheckpointFailed | None = None
-        """Why the last attempt came to nothing."""
+        """Why the last attempt failed."""
         self._nap_ends = 0.0
         self._woken_at = 0.0
         self._cause = ""
-        """What has woken it, in words, until that is logged."""
+        """The cause of the wake, in words, until it is logged."""
         self._perform: dict[Action, Callable[[], Awaitable[Event | None]]] = {
             Action.AWAIT_IDLE: self._await_idle,
             Action.BACK_OFF: self._back_off,
@@ -115,7 +114,7 @@ class Actions:
         }
 
     async def run(self) -> None:
-        """From event to actions to the next event, until something unexpected is raised."""
+        """Perform actions until one raises something unexpected."""
         event = await self._await_idle()
         while True:
             row = self._workload.life.happen(event)
@@ -127,7 +126,7 @@ class Actions:
             event = following
 
     def _note(self, event: Event) -> None:
-        """Log and count what has just changed the state."""
+        """Log and count a change of state."""
         workload, strategy = self._workload, self._strategy
         life, metrics = workload.life, workload.metrics
         match event:
@@ -144,7 +143,7 @@ class Actions:
     # Awake
 
     async def _await_idle(self) -> Event:
-        """Return when the container may sleep, and it is to be tried."""
+        """Return QUIET when the container may sleep."""
         workload, strategy, monitor = self._workload, self._strategy, self._monitor
         life = workload.life
         while True:
@@ -186,7 +185,7 @@ class Actions:
     # Down
 
     async def _attempt(self, step: Callable[[], Awaitable[Event]]) -> Event:
-        """Return what comes of a step; what stands against it is kept for the back-off."""
+        """Return the event of a step; keep its NotIdle or CheckpointFailed for the back-off."""
         try:
             return await step()
         except (NotIdle, CheckpointFailed) as failure:
@@ -222,7 +221,7 @@ class Actions:
         return event
 
     def _thaw_early(self, strategy: SleepStrategy, event: Event) -> None:
-        # A microsecond counts here: nothing else is done before the thaw.
+        # Latency matters: nothing else is done before the thaw.
         if self._workload.life.state is State.STANDBY and transition(State.STANDBY, event).next is State.RUNNING:
             self._woken_at = time.monotonic()
             strategy.thaw()
@@ -241,7 +240,7 @@ class Actions:
         return Event.WANTED_SHORTLY
 
     async def _thaw(self) -> None:
-        """The container runs already, if an arrival has thawed it."""
+        """Finish a wake; the container runs already if `_thaw_early` has thawed it."""
         strategy = self._strategy
         started = self._woken_at or time.monotonic()
         strategy.thaw()
@@ -272,7 +271,7 @@ class Actions:
     # A nap
 
     async def _nap(self) -> Event:
-        """From the thaw to the next freeze, or to where it has to stay awake."""
+        """Wait for the end of a nap; see `Action.NAP`."""
         strategy = self._strategy
         now = trio.current_time()
         if not self._nap_ends:
@@ -305,7 +304,7 @@ class Actions:
                 continue
             if not had_exec:
                 return Event.NAP_OVER
-            # What the application said to probes before the exec may not hold any more.
+            # The answers to probes from before the exec may not hold any more.
             had_exec = False
             try:
                 await strategy.pass_probes()
@@ -316,11 +315,11 @@ class Actions:
     async def _refreeze(self) -> Event:
         life = self._workload.life
         if life.inhibited_by:
-            # Something came in the moment that it took to end the other wait.
+            # The event arrived while the other wait was being cancelled.
             return Event.WANTED_SHORTLY
         event = await self._attempt(self._strategy.refreeze)
         if event is Event.NOT_IDLE:
-            # It is not idle, and nothing stands against its sleep: it is awake, as by a connection.
+            # It is in use, but nothing inhibits its sleep: treat that like a connection.
             self._cause, self._failure = str(self._failure), None
             return Event.CONNECTION
         return event

@@ -1,9 +1,8 @@
-"""Admission slots: only so many containers of a node fall asleep at once, whichever shim they belong to.
+"""Admission slots: only a few containers of a node move memory or are dumped at once, across all shims.
 
-A slot is a lock (flock) on a FIFO, so the kernel gives it back if its shim dies. It is a FIFO so that others can wait:
-they have it open for reading, the shim with the slot for writing, and the kernel tells readers when the last writer is
-gone. It does so after it has let go of the lock (`__fput` in fs/file_table.c), so no reader looks too early, or has to
-look again.
+A slot is a lock (flock) on a FIFO, so the kernel releases it if its shim dies. A FIFO lets the others wait: they have
+it open for reading, the holder for writing, and the kernel notifies readers when the last writer is gone. It does so
+after releasing the lock (`__fput` in fs/file_table.c), so no reader looks too early, or has to look again.
 """
 
 import fcntl
@@ -20,12 +19,12 @@ from zeropod.concurrency import race
 
 
 def slots_for(cpus: int) -> int:
-    """Return how many may fall asleep at once: half of the CPUs are left to what is awake, and a disk is one disk."""
+    """Return the number of slots: half of the CPUs are left to awake containers, and all share one disk."""
     return max(1, min(4, cpus // 2))
 
 
 class AdmissionSlot:
-    """The right to fall asleep now, until `release`."""
+    """The right to move memory or to be dumped, until `release`."""
 
     def __init__(self, reader: int, writer: int) -> None:
         self._descriptors = [reader, writer]
@@ -51,7 +50,7 @@ class AdmissionSlots:
         return None
 
     async def wait_free(self) -> None:
-        """Return when one may be free; another container may take it first. Raises OSError."""
+        """Return when a slot may be free; another container may take it first. Raises OSError."""
         readers: list[int] = []
         try:
             waits: list[Callable[[], Awaitable[None]]] = []
@@ -79,8 +78,8 @@ class AdmissionSlots:
 
 
 def _locked(file: Path, reader: int) -> AdmissionSlot | None:
-    # A reader is told of the end of writers that came after it. The one that does not get the lock was a writer for an
-    # instant, too: the one with the lock may have gone meanwhile, and then it is that instant's end which is told.
+    # The kernel notifies a reader when the last writer closes. A failed attempt is a writer, too, for an instant: if
+    # the holder releases the lock in that instant, the close below is the one that notifies the readers.
     writer = os.open(file, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""The sleep of one container, from its start to its end, whatever fails below.
+"""The sleep of one container, from its start to its end, with all failures contained.
 
-Owns the bulkhead: whatever goes wrong in the sleep machinery, in any task of it, the container is thawed, stays awake,
-says why, and is tried again later with a strategy made anew. What goes right is `actions`.
+Whatever goes wrong in any task of the sleep machinery, the container is thawed and stays awake, the reason is reported,
+and sleep is tried again later with a new strategy object. The normal course is in `actions`.
 """
 
 from functools import partial
@@ -17,8 +17,8 @@ from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import ContainerLost, SleepStrategy, StrategyFactory, Workload, sigkilled
 
 RESCUE = 120.0
-"""Seconds for bringing a container back after an unexpected failure, and for letting go of what its sleep holds; what
-brings memory back has a bound of its own."""
+"""Seconds for bringing a container back after an unexpected failure, and for releasing what its sleep holds. Bringing
+memory back has a limit of its own."""
 
 
 class Controller:
@@ -30,28 +30,29 @@ class Controller:
         self._factory = factory
         self._scope = trio.CancelScope()
         self.strategy: SleepStrategy | None = None
-        """How it sleeps, while that is managed."""
+        """The current strategy; None while sleep is not set up."""
         self.network: PodNetwork | None = None
-        """Of its pod, while it runs."""
+        """The network of its pod; None while sleep is not set up."""
         self._back_off = BackOff(workload.life)
         self.metrics = workload.metrics
 
     @property
     def next_attempt_ns(self) -> int:
-        """When it is tried again after a failure, at the earliest, in nanoseconds since 1970; 0 without one."""
+        """Earliest time of the next attempt after a failure, in nanoseconds since 1970; 0 without a failure."""
         return self._back_off.next_attempt_ns
 
     @property
     def probes_answered(self) -> int:
-        """While it slept, so far."""
+        """The number of probes that the current strategy has answered."""
         return self.strategy.answered if self.strategy else 0
 
     def stop(self) -> None:
-        """The container has ended. Returns at once; the rest is let go of in the controller's own task."""
+        """Stop managing the container, which has ended. Returns at once; the controller's own task releases the
+        rest."""
         self._scope.cancel()
 
     async def make_whole(self) -> None:
-        """Return when all memory of the container, which runs and is inhibited, is in its processes."""
+        """Return when all memory is back in the processes of the running container, whose sleep is inhibited."""
         strategy, init_process = self.strategy, self._workload.init_process
         if strategy and init_process:
             try:
@@ -65,8 +66,8 @@ class Controller:
             while True:
                 try:
                     await self._manage()
-                except Exception as error:  # the bulkhead: whatever it is, the container runs and the shim goes on
-                    failure = _meant(error)
+                except Exception as error:  # the bulkhead: whatever fails, the container runs and the shim goes on
+                    failure = _decisive(error)
                     if isinstance(failure, ContainerLost):
                         await self._report(failure)
                         return
@@ -83,7 +84,7 @@ class Controller:
         await self._workload.finish(lost.status)
 
     async def _manage(self) -> None:
-        """Sleep and wake until something unexpected happens, which is raised. Then the container runs."""
+        """Sleep and wake until an unexpected exception, which is raised once the container runs."""
         workload = self._workload
         settings = workload.settings
         own = settings.localhost_traffic
@@ -108,7 +109,7 @@ class Controller:
         try:
             await race(actions.run, partial(_fail, tasks), strategy.watch_memory)
         except Exception as error:
-            contained = _meant(error)
+            contained = _decisive(error)
             if not isinstance(contained, ContainerLost) and not self._scope.cancel_called:
                 await self._rescue(strategy)
             raise contained from error
@@ -118,19 +119,19 @@ class Controller:
                     await strategy.release()
                 if patience.cancelled_caught:
                     self._workload.log.error(
-                        "its sleep was not taken down within %g s; what is left of it goes with the container", RESCUE
+                        "its sleep was not released within %g s; the rest is released with the container", RESCUE
                     )
             finally:
                 self.metrics.probes_answered += strategy.answered
                 self.strategy = None
 
     async def _rescue(self, strategy: SleepStrategy) -> None:
-        """After an unexpected failure: have the container run. Raises ContainerLost."""
+        """Make the container run after an unexpected failure. Raises ContainerLost."""
         workload = self._workload
         life = workload.life
         try:
             strategy.thaw()
-        except Exception as error:  # noqa: BLE001 - its release tries it once more, and the state has to be told
+        except Exception as error:  # noqa: BLE001 - `release` tries again, and the state must be updated
             workload.log.error("cannot be thawed: %s", _words(error))
         if life.state is State.CHECKPOINTING and strategy.ended:
             life.happen(Event.DUMPED)
@@ -145,7 +146,7 @@ class Controller:
             life.happen(Event.FAILED)
 
     async def _restore_after_failure(self, strategy: SleepStrategy) -> None:
-        """Raises ContainerLost, whatever it is that fails: its processes are gone, and nothing else can be tried."""
+        """Restore the processes, which are gone. Raises ContainerLost for any failure: nothing else can be tried."""
         failure = f"it took longer than {RESCUE:g} s"
         with trio.CancelScope(shield=True, deadline=trio.current_time() + RESCUE) as patience:
             try:
@@ -153,7 +154,7 @@ class Controller:
             except ContainerLost:
                 self.metrics.restore_errors += 1
                 raise
-            except Exception as error:  # noqa: BLE001 - it becomes the container's end, which says it
+            except Exception as error:  # noqa: BLE001 - the container ends with this failure as its reason
                 failure = _words(error)
             else:
                 return
@@ -167,8 +168,8 @@ async def _fail(tasks: GuardedNursery) -> None:
     raise await tasks.failed()
 
 
-def _meant(error: Exception) -> Exception:
-    """Return the exception that a group is about: that the container is lost, else the first one."""
+def _decisive(error: Exception) -> Exception:
+    """Return the decisive exception of a group: ContainerLost if there is one, else the first."""
     found = [leaf for leaf in leaves(error) if isinstance(leaf, Exception)]
     lost = [leaf for leaf in found if isinstance(leaf, ContainerLost)]
     return (lost or found or [error])[0]

@@ -1,10 +1,10 @@
-"""Which value of each setting holds for a container: the pod's, else its namespace's, else the node's. Pure.
+"""The value of each setting of a container: the pod's, else its namespace's, else the node's. Pure functions.
 
-A pod's annotations are the only way to a shim. Those that it has from its namespace were added to it when it was
-created, by the policy in installer/manifests/components/namespace-defaults, which names them in one more annotation.
+A shim sees only a pod's annotations. Those of its namespace were added when the pod was created, by the policy in
+installer/manifests/components/namespace-defaults, which lists them in one more annotation.
 
-A bad value of a pod's own fails the container, whose author is told at once. One of a namespace or of the node is not
-the author's to mend: it is passed over with a complaint, and what is below it holds.
+An invalid value of the pod fails the container, so that its author learns of it at once. The pod's author cannot
+correct an invalid default of a namespace or node: it is reported and ignored, and the next source applies.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ from zeropod.lifecycle.settings import (
 
 
 class Source(StrEnum):
-    """Where a value comes from, the strongest first."""
+    """Where a value comes from, by descending precedence."""
 
     POD = "pod"
     NAMESPACE = "namespace"
@@ -34,7 +34,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A setting that is not left as it is built in."""
+    """A setting whose value is not the built-in default."""
 
     key: str
     text: str
@@ -46,20 +46,20 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The settings of one container, and how they came about."""
+    """The settings of one container, and where they come from."""
 
     settings: Settings
     choices: tuple[Choice, ...] = ()
     complaints: tuple[Explanation, ...] = ()
-    """Defaults that mean nothing, and are passed over."""
+    """Invalid defaults, which are ignored."""
 
     def source(self, key: str) -> Source | None:
-        """Return where the value of a setting comes from; None for what is built in."""
+        """Return where the value of a setting comes from; None for the built-in default."""
         return next((choice.source for choice in self.choices if choice.key == key), None)
 
 
 def resolve(annotations: Mapping[str, str], node: Mapping[str, str], container: str) -> Resolution:
-    """Return what holds for the container with this name. Raises SettingsError for a bad value of the pod's own."""
+    """Return the settings of the container with this name. Raises SettingsError for an invalid value of the pod."""
     values, choices = {}, []
     complaints = [
         Reason.BAD_DEFAULT.because(key, Source.NODE, "this version has no such annotation")
@@ -90,5 +90,5 @@ def _candidates(
 
 
 def complaints_about(node: Mapping[str, str]) -> list[Explanation]:
-    """Return what is wrong with the node's defaults, whatever a pod says."""
+    """Return the invalid defaults of the node, regardless of pods."""
     return list(resolve({}, node, "").complaints)

@@ -1,7 +1,7 @@
-"""Sleep that is only counted: what `dry-run` does in the place of a checkpoint.
+"""Count sleeps without sleeping: what `dry-run` does instead of a freeze.
 
-The container goes on running, so nothing tells at once that it would be woken. But activity leaves its time behind, and
-a sleep takes a whole scale-down duration without any: a look once in that time misses none.
+The container keeps running, so no event tells that it would have been woken. But activity leaves a timestamp, and a
+sleep needs a whole scale-down duration without any: one check per duration misses no wake.
 """
 
 import time
@@ -18,7 +18,7 @@ from zeropod.lifecycle.strategy import Workload
 
 
 async def pretend(workload: Workload, watch: IdleMonitor) -> None:
-    """From when the container would fall asleep to when it would be awake again."""
+    """Count a sleep, wait until the container would be woken, and count the wake."""
     life, metrics = workload.life, workload.metrics
     life.wake_wanted = trio.Event()
     life.end_attempt()

@@ -1,7 +1,7 @@
-"""A container's init process, from its start or restore to its exit, with everything that lives in its cgroup.
+"""A container's init process, from its start or restore to its exit, with all processes in its cgroup.
 
-A container that sleeps and wakes has many, one after the other. The exit of one is the container's own exit, unless it
-was said beforehand that it is expected.
+A container that sleeps and wakes has several, one after the other. The exit of one is the container's exit, unless
+`exit_expected` is set.
 """
 
 import os
@@ -18,22 +18,22 @@ from zeropod.runtime.cgroups import CgroupNotFound
 
 class InitProcess:
     def __init__(self, pid: int, before: "InitProcess | None") -> None:
-        """Raises ProcessLookupError where the process is gone, CgroupNotFound when the first is dead already."""
+        """Raises ProcessLookupError if the process is gone; CgroupNotFound if the first one has died already."""
         self.pid = pid
         try:
             self.cgroup = cgroups.of(pid)
         except CgroupNotFound:
             if before is None:
                 raise
-            self.cgroup = before.cgroup  # it died at once, in the cgroup in which it had lived
+            self.cgroup = before.cgroup  # it died at once, in the cgroup of the one before
         self.exit_expected = False
-        """Set before it is ended on purpose; the container then lives on without processes."""
+        """Set before zeropod ends it on purpose: its exit is then not the container's exit."""
         self.exit: ExitStatus | None = None
         self.exited = trio.Event()
         self._handle = os.pidfd_open(pid)
 
     async def run(self, out_of_memory: Callable[[], None]) -> ExitStatus:
-        """Watch until it has ended, and reap it."""
+        """Wait for its exit, and reap it. Calls `out_of_memory` at each OOM kill in its cgroup."""
         reported = 0
 
         def report() -> None:
@@ -48,20 +48,20 @@ class InitProcess:
                 nursery.cancel_scope.cancel()
         finally:
             os.close(self._handle)
-        if self.cgroup.oom_kills() > reported:  # the kernel tells of the last one later than of the death
+        if self.cgroup.oom_kills() > reported:  # the kernel may report the last OOM kill after the exit
             report()
         self.exit = status
         self.exited.set()
         return status
 
     async def ended_by_itself(self) -> None:
-        """Return when it has ended, but never where it was ended on purpose: what has done so goes on from there."""
+        """Return when it has ended by itself; never if zeropod ended it on purpose."""
         await self.exited.wait()
         if self.exit_expected:
             await trio.sleep_forever()
 
     def is_dead(self) -> bool:
-        """Return whether it has ended, if only an instant ago."""
+        """Return whether it has ended, even if `run` has not noticed yet."""
         poll = select.poll()
         poll.register(self._handle, select.POLLIN)
         return self.exit is not None or bool(poll.poll(0))

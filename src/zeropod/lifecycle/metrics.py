@@ -1,6 +1,6 @@
-"""What has become of a container's sleep so far, in numbers that only ever grow.
+"""Counters of a container's sleep, which only grow.
 
-They live here, in the shim: collectors may come and go, and ask as often as they like.
+The shim keeps them, so collectors may come and go, and query as often as they like.
 """
 
 from bisect import bisect_left
@@ -15,7 +15,7 @@ BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0
 class Histogram:
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
-        """What fell into each bucket, the last of which has no bound."""
+        """Observations in each bucket; the last one has no upper bound."""
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
@@ -33,28 +33,28 @@ class Histogram:
 @dataclass(slots=True)
 class ContainerMetrics:
     checkpoint_seconds: Histogram = field(default_factory=Histogram)
-    """From the freeze to the end."""
+    """Durations of falling asleep, from the freeze on."""
     standby_wake_seconds: Histogram = field(default_factory=Histogram)
     cold_wake_seconds: Histogram = field(default_factory=Histogram)
     standby_sleeps: int = 0
     cold_sleeps: int = 0
-    """Those that were in STANDBY before, too."""
+    """Including those that were in STANDBY before."""
     dozes: int = 0
     probes_answered: int = 0
     checkpoint_errors: int = 0
     restore_errors: int = 0
     refused_sleeps: int = 0
     memory_written_bytes_total: int = 0
-    """By the moves of all sleeps."""
+    """Written by the moves of all sleeps."""
     memory_faults_total: int = 0
     """Page faults that brought memory back in."""
     dry_run_sleeps: int = 0
     dry_run_wakes: int = 0
     last_checkpoint: float = 0.0
-    """Seconds that the last one took; 0 before the first."""
+    """Duration of the last fall asleep in seconds; 0 before the first."""
     last_restore: float = 0.0
     last_checkpoint_ns: int = 0
-    """When the last one was done, in nanoseconds since 1970; 0 before the first."""
+    """Time of the last fall asleep, in nanoseconds since 1970; 0 before the first."""
     last_restore_ns: int = 0
 
     @property
@@ -74,7 +74,7 @@ class ContainerMetrics:
         self.last_restore, self.last_restore_ns = seconds, at_ns
 
     def describe(self, status: status_pb2.ContainerStatus) -> None:
-        """Writes everything into the message."""
+        """Write all values into the message."""
         status.last_checkpoint_ms = self.last_checkpoint * 1000
         status.last_restore_ms = self.last_restore * 1000
         status.checkpoints = self.checkpoints

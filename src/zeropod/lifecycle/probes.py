@@ -1,9 +1,9 @@
-"""Health probes of one container: answered while it sleeps, where that is possible without it.
+"""Health probes of one container: answered in its place while it sleeps, as far as possible.
 
-Owns when the application is asked what probes ask, and when they are intercepted: while the container sleeps, and, to
-find out what probes ask, from when it listens until it sleeps for the first time, and again while it fails one. Not for
-ever, since they go through this process meanwhile. Without eBPF, or where the pod does not want it, probes are
-connections like any other.
+Owns when the application is asked for its answers, and when probes are intercepted: while the container sleeps, from
+when it listens until it first sleeps (to learn its probes), and while it fails one. Interception is limited in time,
+because intercepted probes pass through this process. Without eBPF, or with `disable-probe-detection`, probes are
+ordinary connections.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,19 +22,19 @@ from zeropod.lifecycle.reasons import Reason
 from zeropod.lifecycle.strategy import NotIdle, Workload
 
 DISCOVERY = STALE + 60.0
-"""Seconds for a container that does not sleep: a few periods of a probe."""
+"""Seconds of interception for a container that does not sleep: a few periods of a probe."""
 
 SHORTEST_LOOK, LONGEST_LOOK = 0.1, 30.0
-"""Seconds between looks whether a container that was started listens: a tenth of the time that it has taken so far."""
+"""Seconds between checks whether a started container listens: a tenth of the elapsed time, within these bounds."""
 
 UNDER_WAY = 1.0
-"""Seconds that a container which is about to sleep is given to answer the probes that it has received."""
+"""Seconds that a container about to sleep has to answer the probes that it has received."""
 
 LOOK = 0.005
-"""Seconds between looks whether it has."""
+"""Seconds between checks whether it has answered them."""
 
 RECOVERY = 5.0
-"""Seconds in which a container that would fail a probe is not asked again."""
+"""Seconds until a container that fails a probe is asked again."""
 
 
 class Probes:
@@ -69,7 +69,7 @@ class Probes:
 
     @property
     def answered(self) -> int:
-        """Probes so far."""
+        """The number of probes answered so far."""
         return self.inspector.answered if self.inspector else 0
 
     async def _start(self) -> None:
@@ -90,9 +90,9 @@ class Probes:
             self._discovery.end()
 
     async def pass_all(self) -> None:
-        """Return when the container has answered all that probes are known to ask of it, and well.
+        """Return when the container has passed all its known probes.
 
-        Raises NotIdle: asleep it could not become well, and would be reported as well.
+        Raises NotIdle if it fails one: it could not recover while asleep.
         """
         if not self._results:
             return
@@ -100,13 +100,13 @@ class Probes:
             failures = await self._results.ask_all()
             self._asked_at = trio.current_time()
             if failures and not self._unwell:
-                self._learn()  # whether it is still asked what it fails
+                self._learn()  # whether the probe that it fails is still being sent
             self._unwell = "; ".join(failures)
         if self._unwell:
             raise NotIdle(Reason.UNHEALTHY.because(self._unwell))
 
     async def intercept(self, init_process: InitProcess, ports: frozenset[int]) -> None:
-        """Intercept probes from now on, and return when those before have been dealt with. Raises OSError."""
+        """Intercept probes from now on, and return when earlier ones have been answered. Raises OSError."""
         if not self._interceptor:
             return
         self._end_discovery()
@@ -118,13 +118,13 @@ class Probes:
                 await trio.sleep(LOOK)
 
     def release(self) -> None:
-        """Let probes go to the container, which runs."""
+        """Let probes reach the container, which runs."""
         if self._interceptor:
             self._end_discovery()
             self._interceptor.disengage()
 
     def intercept_node(self, *, on: bool) -> None:
-        """Intercept all that comes from the node, as is due while the container naps; or probes alone again."""
+        """Intercept all connections from the node, for a nap; or, with `on=False`, only probes."""
         if not self._interceptor:
             return
         try:
@@ -140,15 +140,15 @@ class Probes:
             self._interceptor.application_runs()
 
     async def let_all_through(self) -> None:
-        """Return when the container has answered them."""
+        """Return when the container has answered the probes that waited for it."""
         if self._interceptor:
             await self._interceptor.idle()
 
     def hold(self) -> Event | None:
         """Keep probes from the container again, which is about to be frozen.
 
-        Where another probe or a client's connection waits for it, or is with it, nothing changes: returns PROBE or
-        CONNECTION then.
+        Returns PROBE or CONNECTION, and changes nothing, if another probe or a client's connection waits for the
+        container or is being served by it.
         """
         if self._interceptor:
             if self._interceptor.client_came.is_set():
@@ -159,17 +159,17 @@ class Probes:
         return None
 
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
-        """Return what can come to the interceptor, each to be waited for."""
+        """Return the waits for events of the interceptor."""
         return (self._connection, self._probe) if self._interceptor else ()
 
     async def _connection(self) -> Event:
-        """Return when what was intercepted turned out to be a client's connection."""
+        """Return when an intercepted connection turns out to be a client's."""
         assert self._interceptor is not None
         await self._interceptor.client_came.wait()
         return Event.CONNECTION
 
     async def _probe(self) -> Event:
-        """Return when a probe has come that only the application can answer."""
+        """Return when a probe has arrived that only the application can answer."""
         assert self._interceptor is not None
         await self._interceptor.probe_came.wait()
         return Event.PROBE
@@ -187,7 +187,7 @@ class ProbeDiscovery:
         self._scope.cancel()
 
     async def run(self, start: Callable[[], Awaitable[None]]) -> None:
-        """Intercept for a while; `start` has the interceptor listen."""
+        """Intercept for some seconds; `start` returns when the interceptor listens."""
         with self._scope:
             try:
                 await start()
@@ -199,7 +199,7 @@ class ProbeDiscovery:
             self._interceptor.disengage()
 
     async def _ports(self) -> frozenset[int]:
-        """Return the ports on which the container listens, when it does."""
+        """Return the ports of the container once it listens."""
         started = trio.current_time()
         while True:
             init_process = self._workload.init_process

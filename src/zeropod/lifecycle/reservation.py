@@ -1,6 +1,6 @@
-"""Whether the disk has room for what a container is about to write: its image, or its page store.
+"""Reserve disk space for the image or page store that a container is about to write.
 
-Asked by the configuration of the node before each dump and each move, and reserved until that is over.
+Checked against the node's configuration before each dump and each move, and reserved until that is over.
 """
 
 from collections.abc import AsyncIterator
@@ -14,17 +14,17 @@ from zeropod.runtime import budget, node_config
 
 
 class DiskBudgetExceeded(CheckpointFailed):
-    """What it would write takes too much of the disk: nothing was tried."""
+    """Its image or page store would exceed a disk limit; nothing was written."""
 
 
 def key_of(workload: Workload) -> budget.Key:
-    """Return the name under which the container reserves."""
+    """Return the key of the container's reservation."""
     return (workload.runc.namespace, workload.id)
 
 
 @asynccontextmanager
 async def disk_reservation(workload: Workload) -> AsyncIterator[None]:
-    """Inside, room for the image of the container is reserved. Raises DiskBudgetExceeded."""
+    """Reserve disk space for the container's image inside the block. Raises DiskBudgetExceeded."""
     init_process = workload.init_process
     assert init_process is not None
     need = init_process.cgroup.resident_bytes()
@@ -39,12 +39,12 @@ async def disk_reservation(workload: Workload) -> AsyncIterator[None]:
 
 
 def reserve(key: budget.Key, need: int, what: str, *, beside: bool = False) -> tuple[str, list[str]]:
-    """Return why `need` bytes of `what` must not be written, or nothing; and what is wrong with the configuration.
+    """Reserve `need` bytes for `what`. Return why that is refused, or an empty text; and errors in the configuration.
 
-    `beside`: what the container has on disk already stays.
+    `beside`: files that the container already has on disk stay, in addition.
     """
     config, complaints = node_config.read()
     try:
         return budget.reserve(key, need, config, what, beside=beside), complaints
     except OSError as error:
-        return "", [*complaints, f"the room on disk cannot be looked at, it is taken to be enough: {error}"]
+        return "", [*complaints, f"cannot determine the free disk space, assuming that it is enough: {error}"]

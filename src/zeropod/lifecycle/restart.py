@@ -1,7 +1,7 @@
-"""To sleep by being ended, and to wake by being started afresh: containers with `disable-checkpointing`.
+"""Sleep by ending the container, and wake by starting it anew: for `disable-checkpointing`.
 
-Their state is lost, which is what the user asked for. The application binds its ports itself when it starts again, so
-its listeners cannot be held: new connections are redirected to the activator meanwhile and proxied when it is up.
+Its state is lost, as the user has asked for. The application binds its ports itself when it starts again, so its
+listeners cannot be held: new connections are redirected to the activator meanwhile, and proxied once it listens.
 """
 
 import os
@@ -31,7 +31,7 @@ GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 
 SHORTEST_LOOK, LONGEST_LOOK = 0.002, 10.0
-"""Seconds between looks whether the started application listens: a tenth of the time that it has taken so far."""
+"""Seconds between checks whether the started application listens: a tenth of the elapsed time, within these bounds."""
 
 
 class RestartStrategy:
@@ -58,14 +58,14 @@ class RestartStrategy:
         return self._ended
 
     def memory_report(self) -> None:
-        """Return nothing: it has no STANDBY."""
+        """Return None: there is no STANDBY."""
 
     def memory_needed(self) -> int:
-        """Return 0: it begins with nothing."""
+        """Return 0: it starts anew."""
         return 0
 
     async def ready(self) -> None:
-        """Waits until the started application listens, and sends new connections straight to it from then on."""
+        """Wait until the started application listens, and stop redirecting new connections then."""
         started = trio.current_time()
         while self._redirect and self._ports:
             init_process = self._workload.init_process
@@ -90,7 +90,7 @@ class RestartStrategy:
             raise CheckpointFailed(Reason.NO_EBPF.because())
         self._probes.release()
         listening = network.listening_ports(init_process.socket_inodes())
-        # A port of its settings that it never opens would be waited for in vain after its start.
+        # Only ports that it listens on: `ready` would wait for ever for a port of `ports-map` that it never opens.
         self._ports = counted_ports(workload, listening)
         before = network.activity(self._ports)
         require_idle(replace(look_at_life(workload.life), listens=bool(self._ports)))
@@ -120,7 +120,7 @@ class RestartStrategy:
         return Event.DUMPED
 
     def _look_once_more(self, before: Activity) -> None:
-        """Raise NotIdle if something has come until the connections were redirected."""
+        """Raise NotIdle if a connection or data arrived before connections were redirected."""
         has_connected = self._network.activity(self._ports) != before
         pending = Reason.CONNECTION.because() if has_connected else None
         require_idle(look_at_traffic(self._workload, self._network, self._ports, pending))
@@ -154,7 +154,7 @@ class RestartStrategy:
     def awake(self) -> None:
         """Do nothing: nothing watches it."""
 
-    # It has no STANDBY to nap in, or to leave for the disk.
+    # Without STANDBY, these are never called.
 
     def move_out(self) -> NoReturn:
         raise AssertionError("it has no STANDBY")

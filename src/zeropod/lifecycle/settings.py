@@ -1,7 +1,7 @@
-"""The settings of a container: what each is called, which texts it takes, and what holds where nothing is said.
+"""The settings of a container: their names, accepted texts and built-in defaults.
 
-They are the same for all containers of a pod; `container-names` and `ports-map` tell which of them are meant, by
-container name (Kubernetes) or id (ctr). Where the texts come from is the business of `defaults`.
+All containers of a pod have the same annotations; `container-names` and `ports-map` select containers by name
+(Kubernetes) or id (ctr). `defaults` decides between pod, namespace and node.
 """
 
 import re
@@ -33,25 +33,26 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 SCALEDOWN = 60.0
-"""Seconds without activity after which a container sleeps that says nothing about it."""
+"""Default of `scaledown-duration`, in seconds."""
 
 STANDBY_MAX_RESIDENT = 64 << 20
-"""Bytes of memory that a container in standby may keep, if it says nothing about it."""
+"""Default of `standby-max-resident`, in bytes."""
 
 
 PROBE_BUFFER = 1024
-"""Bytes of a request that are looked at to find out whether it is a probe's."""
+"""Default of `probe-buffer-size`, in bytes."""
 
 MOST_PROBE_BUFFER = 16 << 10
-"""What HTTP/2 carries in one frame."""
+"""Largest `probe-buffer-size`, in bytes: the most that HTTP/2 carries in one frame by default."""
 
 
 class SettingsError(ValueError):
-    """A setting has a value that means nothing; the text says which it is and what would do."""
+    """A setting has an invalid value; the text names the value and a valid form."""
 
 
 def duration(text: str) -> float:
-    """Seconds of a Go duration such as 1m30s, 500ms or 0. Raises ValueError for anything else, negative ones too."""
+    """Return the seconds of a Go duration such as 1m30s, 500ms or 0. Raises ValueError for any other text, and for
+    negative ones."""
     if text == "0":
         return 0.0
     total, end = Fraction(0), 0
@@ -91,7 +92,7 @@ def names(text: str) -> frozenset[str]:
 
 
 def ports_map(text: str) -> dict[str, frozenset[int]]:
-    """`nginx=80,81;sidecar=8080` as port numbers by container name."""
+    """Return the port numbers by container name of a text such as `nginx=80,81;sidecar=8080`. Raises ValueError."""
     result: dict[str, frozenset[int]] = {}
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         name, separator, ports = entry.partition("=")
@@ -108,44 +109,44 @@ def _is_port(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one container; every default is what the documentation says."""
+    """The settings of one container, with the documented defaults."""
 
     scaledown: float = SCALEDOWN
-    """Seconds without TCP activity after which the container sleeps; 0 is never."""
+    """Seconds without TCP activity after which the container sleeps; 0 means never."""
     selected: bool = True
-    """Whether the pod wants this container to sleep at all."""
+    """Whether `container-names` selects this container."""
     ports: frozenset[int] = frozenset()
-    """The ports whose connections count and wake; empty: those that it is found to listen on."""
+    """The ports whose connections count and wake; empty for all ports on which it listens."""
     pre_dump: bool = False
     """Dump most of the memory before the freeze, where the kernel tracks changes."""
     disable_checkpointing: bool = False
-    """Kill it instead of checkpointing it, and start it afresh on the first connection."""
+    """Instead of checkpointing it, end it, and start it anew on the next connection."""
     connect_timeout: float = 0.0
-    """Seconds that a proxied connection waits for the application to listen; 0 is without limit."""
+    """Seconds that a proxied connection waits for the application to listen; 0 means no limit."""
     proxy_timeout: float = 0.0
-    """Seconds without a byte after which a proxied connection is closed; 0 is without limit."""
+    """Seconds without a byte after which a proxied connection is closed; 0 means no limit."""
     standby: bool = True
-    """Keep the sleeping process ready in a frozen cgroup, which a thaw wakes; otherwise it sleeps on disk alone."""
+    """Sleep in STANDBY; otherwise on disk only."""
     standby_duration: float = 0.0
-    """Seconds in standby after which the process ends and sleeps on disk alone; 0 is to stay in standby."""
+    """Seconds in STANDBY after which it goes COLD; 0 means never."""
     standby_memory: str = choice.AUTO
     """Where the memory of a container in standby goes: auto, swap, store or resident."""
     standby_max_resident: int = STANDBY_MAX_RESIDENT
-    """Bytes of memory beyond which standby is not worth it; 0 is that nothing at all may stay resident."""
+    """It goes COLD if more bytes of memory than this stay resident."""
     tcp_established: bool = True
-    """Keep established connections through sleep; otherwise they are closed when it begins."""
+    """Keep established connections through sleep; otherwise they are closed when it falls asleep."""
     wake_on_stop: bool = True
-    """Wake the container from disk to let it shut down in order; otherwise it is gone at once."""
+    """A stop signal wakes the container from COLD to shut down in order; otherwise its exit is reported at once."""
     disable_probe_detection: bool = False
-    """Take health probes for traffic: they reach the application, wake it and keep it awake."""
+    """Treat health probes as traffic: they reach the application, wake it and keep it awake."""
     probe_buffer_size: int = PROBE_BUFFER
-    """Bytes of a request beyond which it cannot be answered as a probe while the container sleeps."""
+    """Largest probe request, in bytes, that is answered while the container sleeps."""
     probe_processes: frozenset[str] = probe_sources.NAMES
     """The names of the processes on the node whose connections may be probes."""
     io_uring: bool = False
-    """Without effect: io_uring is the container's, which sleeps in standby while it uses it. Kept for older pods."""
+    """No effect any more: a container that uses io_uring sleeps in STANDBY. Accepted for existing pods."""
     localhost_traffic: bool | None = None
-    """Connections from within the pod count; None: only where there are no others, without a pod."""
+    """Whether connections from within the pod count as activity; None: only for a container without a pod."""
     dry_run: bool = False
     """Only count when it would sleep and wake."""
 
@@ -171,13 +172,13 @@ CONVERTERS: Mapping[str, Callable[[str], Any]] = {
     "localhost-traffic": boolean,
     "dry-run": boolean,
 }
-"""What reads the text of each setting; raises ValueError with words for what would do."""
+"""The converter of each setting's text; raises ValueError with a description of valid texts."""
 
 KNOWN = frozenset(CONVERTERS)
 
 
 def convert(key: str, text: str) -> Any:
-    """Return the value of a setting's text. Raises SettingsError, which names the value and not the setting."""
+    """Return the value of a setting's text. Raises SettingsError, which names the text but not the setting."""
     try:
         return CONVERTERS[key](text.strip())
     except ValueError as error:
@@ -185,7 +186,7 @@ def convert(key: str, text: str) -> Any:
 
 
 def settings_of(values: Mapping[str, Any], container: str) -> Settings:
-    """Return the settings of the container with this name, from the values of those that anything is said about."""
+    """Return the settings of the container with this name. `values` has only those that are set."""
     rest = dict(values)
     meant = rest.pop("container-names", ())
     ports = rest.pop("ports-map", {})
@@ -198,13 +199,14 @@ def settings_of(values: Mapping[str, Any], container: str) -> Settings:
 
 
 FROM_NAMESPACE = "from-namespace"
-"""The annotation that names those of a pod that it has from its namespace, with commas between them."""
+"""The annotation of a pod that lists, with commas, the annotations that come from its namespace."""
 
 OTHERS = frozenset({FROM_NAMESPACE, "wanted", "cpu-requests", "memory-requests"})
-"""Annotations that are no settings: one says where settings come from, the others are the manager's."""
+"""Annotations with the prefix that are not settings: one lists inherited annotations, the others belong to the
+manager."""
 
 
 def unknown(annotations: Mapping[str, str]) -> list[str]:
-    """Annotations of ours that this version does not know: a slip of the pen, or a newer version's."""
+    """Return annotations with the prefix that this version does not know: misspelt, or of a newer version."""
     known = KNOWN | OTHERS
     return sorted(key for key in annotations if key.startswith(PREFIX) and key.removeprefix(PREFIX) not in known)

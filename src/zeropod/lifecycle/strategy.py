@@ -1,7 +1,7 @@
-"""What the controller asks of a way to sleep, and what a way to sleep asks of its container.
+"""The protocols between the controller, a strategy of sleeping, and the container.
 
-Owns the two protocols and what can come of an attempt. `Workload` is all that this package knows of a container:
-nothing in it is containerd's.
+`SleepStrategy` is what the controller needs of a strategy, `Workload` all that this package knows of a container:
+nothing in it is specific to containerd. The outcomes of an attempt are exceptions or events.
 """
 
 import logging
@@ -45,15 +45,15 @@ class _Explained(Exception):  # noqa: N818 - what the next two have in common
 
 
 class NotIdle(_Explained):
-    """The container turned out to be in use; it goes on as if nothing had been."""
+    """The container is in use after all; it runs on as before."""
 
 
 class CheckpointFailed(_Explained):
-    """The container could not be put to sleep; it goes on, and is tried again later."""
+    """The container could not be put to sleep; it runs on, and sleep is tried again later."""
 
 
 def sigkilled(pid: int) -> ExitStatus:
-    """Return the exit that is reported for a container which cannot be brought back."""
+    """Return the exit status that is reported for a container that cannot be brought back."""
     return ExitStatus(pid, 128 + signal.SIGKILL, time.time_ns())
 
 
@@ -63,16 +63,16 @@ class MemoryReport:
 
     kind: Kind
     why: Explanation
-    """Why it is this backend, or why memory stays."""
+    """Why it has this backend, or why its memory stays in place."""
     usage: Usage
     left: int
     """Bytes in memory."""
     moving: bool = False
-    """Whether memory is on its way out now."""
+    """Whether memory is being moved out now."""
 
 
 class PodContext(Protocol):
-    """What the containers of a pod share."""
+    """State shared by the containers of a pod."""
 
     def network(
         self, path: str, probers: Collection[str] = ..., *, own: bool = ...
@@ -80,7 +80,7 @@ class PodContext(Protocol):
         """Open the network namespace at `path` for as long as the block lasts. Raises OSError."""
 
     def complain(self, complaints: Iterable[str], log: "logging.LoggerAdapter[logging.Logger]") -> None:
-        """Log what is wrong with the node, each thing once."""
+        """Log problems of the node, each of them once."""
 
 
 class Process(Protocol):
@@ -101,9 +101,9 @@ class Workload(Protocol):
     metrics: ContainerMetrics
     log: "logging.LoggerAdapter[logging.Logger]"
     init_process: InitProcess | None
-    """The present one, or the last one while it is COLD."""
+    """The current one; in COLD, the last one."""
     slept: Metrics | None
-    """The statistics of its lives up to the last time that it was ended."""
+    """The accumulated statistics of its earlier init processes, up to the last sleep that ended one."""
     pinned_network: Path | None
 
     @property
@@ -115,105 +115,108 @@ class Workload(Protocol):
         """Its init process."""
 
     def stats_awake(self) -> Metrics:
-        """Return its use of resources over all its lives."""
+        """Return its resource usage over all its init processes."""
 
     def configure_criu(self, *, stopped: bool = ..., more: Sequence[str] = ...) -> None:
         """Write CRIU's configuration for its next dump or restore. Raises OSError."""
 
     def criu_options(self, *, stopped: bool = ..., more: Sequence[str] = ...) -> str:
-        """Return the text of that configuration."""
+        """Return the text of CRIU's configuration."""
 
     async def restore(
         self, images: Path, work: Path, options: Sequence[str], timeout: float, started: Started
     ) -> InitProcess:
-        """Bring its processes back out of an image. Raises RuncError."""
+        """Restore its processes from an image. Raises RuncError."""
 
     async def start_afresh(self) -> None:
-        """Start its program again, with the streams that it had. Raises RpcError."""
+        """Start its program anew, with the same standard streams. Raises RpcError."""
 
     async def finish(self, status: ExitStatus) -> None:
-        """Report its end."""
+        """Report its exit."""
 
 
 class SleepStrategy(Protocol):
-    """How a container gets to sleep and back; used by one task, in the order of the methods."""
+    """How a container falls asleep and wakes. The methods are called by one task."""
 
     why_kept: Explanation | None
-    """Why it is not as deep asleep as it was to be; None if there is nothing to say."""
+    """Why it is not in COLD although it should be; None if there is no reason to report."""
 
     frozen_at: float
-    """When it last began to keep requests waiting to fall asleep; of time.monotonic()."""
+    """When requests began to wait for the last fall asleep, by time.monotonic()."""
 
     @property
     def obstacles(self) -> Sequence[Obstacle]:
-        """What was found to stand against COLD, in this sleep."""
+        """What stands against COLD, as found during this sleep."""
 
     @property
     def answered(self) -> int:
-        """Probes that were answered in its stead, so far."""
+        """The number of probes answered in its place so far."""
 
     @property
     def image_bytes(self) -> int:
-        """What its image takes on disk; 0 if there is none."""
+        """Bytes of its image on disk; 0 if there is none."""
 
     @property
     def ended(self) -> bool:
-        """Whether its processes were ended to sleep, and were not brought back yet."""
+        """Whether its processes were ended for sleep, and are not restored yet."""
 
     def memory_report(self) -> MemoryReport | None:
-        """Return where its memory is; None where nothing was moved. Reads a file or two of its cgroup."""
+        """Return where its memory is; None if none was moved. Reads one or two files of its cgroup."""
 
     def memory_needed(self) -> int:
-        """Return how many bytes of memory it takes once all of it is back; 0 where nothing is out."""
+        """Return the bytes of memory that it needs once all of it is back; 0 if none is out."""
 
     async def ready(self) -> None:
-        """Return when the last wake is entirely over, so that the container may sleep again. Raises ContainerLost."""
+        """Return when the last wake is complete, so that the container may sleep again. Raises ContainerLost."""
 
     async def pass_probes(self) -> None:
-        """Return when the container, which runs, has answered well what probes ask of it. Raises NotIdle."""
+        """Return when the running container has passed all its known probes. Raises NotIdle."""
 
     async def freeze(self) -> Event:
-        """Freeze it: FROZEN; or end it: DUMPED. Raises NotIdle or CheckpointFailed when it runs as before."""
+        """Freeze it and return FROZEN, or end it and return DUMPED. If it runs on: raises NotIdle or
+        CheckpointFailed."""
 
     def move_out(self) -> None:
-        """Begin to move its memory out; the container is frozen."""
+        """Start to move its memory out; the container is frozen."""
 
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
-        """What can happen to the sleeping container, each to be waited for."""
+        """Return functions that each wait for an event of the sleeping container."""
 
     def thaw(self) -> None:
-        """Let it run, from wherever it stands; nothing more. Does nothing if it runs."""
+        """Let it run at once, and do nothing else. Does nothing if it runs."""
 
     def awake(self) -> None:
-        """Let go of what watched it and stood in for it; it runs."""
+        """Release the watch and the interception of probes; the container runs."""
 
     def nap(self) -> None:
-        """Let it run for a moment."""
+        """Let it run for a probe or an exec."""
 
     async def napped(self) -> Explanation | None:
-        """Return when what it was let run for from outside of containerd is over.
+        """Return when the nap's probes are answered.
 
-        Returns why it has to stay awake, None if it may be frozen again.
+        The result is why it has to stay awake, or None if it may be frozen again.
         """
 
     async def refreeze(self) -> Event:
-        """Freeze it again: FROZEN, or PROBE where another probe has come. Raises NotIdle, CheckpointFailed."""
+        """Freeze it again and return FROZEN; or PROBE if another probe has arrived. Raises NotIdle,
+        CheckpointFailed."""
 
     async def dump(self) -> Event:
-        """End it: DUMPED; or KEPT, or what has come meanwhile. Raises CheckpointFailed when it runs, ContainerLost."""
+        """Dump it and return DUMPED; or KEPT, or an event that has arrived meanwhile. Raises CheckpointFailed if it
+        runs, or ContainerLost."""
 
     async def restore(self) -> None:
-        """Bring its processes back. Raises ContainerLost when that is not possible in any way."""
+        """Restore its processes. Raises ContainerLost if every attempt fails."""
 
     async def make_whole(self) -> None:
-        """Return when all of its memory is in its processes, which run. Raises ContainerLost."""
+        """Return when all memory is back in its running processes. Raises ContainerLost."""
 
     async def watch_memory(self) -> NoReturn:
-        """Raise ContainerLost when pages that are out of memory cannot be had any more."""
+        """Raise ContainerLost when pages that were moved out are lost."""
 
     async def release(self) -> None:
-        """Let go of everything, and let it run if it is frozen. Raises ContainerLost."""
+        """Release everything, and thaw it if it is frozen. Raises ContainerLost."""
 
 
 StrategyFactory = Callable[[Workload, PodNetwork, TaskStarter], SleepStrategy]
-"""Makes the strategy for one container; what it leaves running in the nursery ends with the container."""
+"""Make the strategy for one container; tasks that it starts in the nursery end with the container."""

@@ -1,12 +1,11 @@
-"""To sleep with everything kept: in STANDBY frozen in place, later perhaps in COLD, ended and on disk; and back.
+"""The strategy that keeps a container's state: STANDBY, frozen in place; COLD, on disk; and the way back.
 
-Owns the order of things between the parts, none of which knows another:
+Owns the order of steps between its parts, which are independent of each other:
 
-    STANDBY: watch what it has open ▶ stand in for it before probes ▶ freeze ▶ look once more ▶ move memory out
-             thaw, at any moment ▶ watch no more ▶ probes are its own business again
-             or, for a probe: thaw ▶ freeze ▶ look whether anything has come ▶ move out what came back in
-    COLD:    look for what CRIU would lose ▶ begin the dump ▶ hold its traffic ▶ look once more ▶ dump
-             restore ▶ hand over what waits ▶ the pager fills memory ▶ drop the image
+    STANDBY: watch what it has open ▶ stand in for it before probes ▶ freeze ▶ look once more ▶ move memory out thaw, at
+    any moment ▶ watch no more ▶ probes are its own business again or, for a probe: thaw ▶ freeze ▶ look once more ▶
+    move out again COLD:    look for what CRIU would lose ▶ begin the dump ▶ hold its traffic ▶ look once more ▶ dump
+    restore ▶ hand over what waits ▶ the pager fills memory ▶ drop the image
 """
 
 import time
@@ -47,11 +46,11 @@ from zeropod.runtime.image.obstacle import Obstacle
 from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost, bring_back_within
 
 FREEZE = 2.0
-"""Seconds for all tasks to freeze; they take a millisecond unless one hangs in a system call."""
+"""Seconds for all tasks to freeze. It takes a millisecond unless one of them hangs in a system call."""
 
 MASTER_WAITS = 1.0
-"""Seconds that a process with children waits after a thaw at least, if nothing comes for it: its workers need pages of
-theirs before they can report to it."""
+"""Seconds that a process with children waits at least after a thaw if no event arrives: its workers have to get their
+pages back before they can report to it."""
 
 _EVENTS = {Arrived.CONNECTION: Event.CONNECTION, Arrived.DATA: Event.DATA}
 
@@ -69,7 +68,8 @@ class SuspendStrategy:
         self._slot: AdmissionSlot | None = None
         self._sockets = FrozenSockets()
         self._unread: Mapping[int, int] = {}
-        """What lay unread when it was last about to sleep, by inode: as long as it is the same, it may sleep."""
+        """Bytes unread at the last attempt to sleep, by inode. The same unread data does not keep the container awake
+        again."""
         self._frozen = False
         self._since = 0.0
         self._nap: Nap | None = None
@@ -123,7 +123,7 @@ class SuspendStrategy:
             await self._lose(str(error))
 
     async def _lose(self, why: str) -> NoReturn:
-        """End what cannot get all of its memory back any more. Raises ContainerLost."""
+        """End a container that cannot get all of its memory back. Raises ContainerLost."""
         init_process = self._init_process()
         if init_process.is_dead():
             await trio.sleep_forever()  # its exit ends this task, too
@@ -161,7 +161,7 @@ class SuspendStrategy:
         return Event.FROZEN
 
     def _look_once_more(self, ports: frozenset[int], has_connected: bool) -> None:
-        """Raises NotIdle if anything has come until the freeze that the application has still to deal with."""
+        """Raise NotIdle if something arrived before the freeze that the application has not handled."""
         workload, sockets = self._workload, self._sockets
         chosen = workload.settings.ports
         unread = sockets.pending(chosen)
@@ -188,9 +188,9 @@ class SuspendStrategy:
         return _EVENTS[await self._sockets.event(self._workload.settings.ports)]
 
     async def _missed(self) -> Event:
-        """Return when a process that could not be stopped for a move has had something to deal with meanwhile.
+        """Return when a process that could not be stopped during a move has handled an event meanwhile.
 
-        It was frozen again in the middle of that, perhaps, and what woke it is in no queue any more.
+        It may have been frozen again in the middle of that, and the event is no longer in any queue.
         """
         while True:
             since = await self.memory.ran()
@@ -208,7 +208,7 @@ class SuspendStrategy:
         await self._lose(await self.memory.lost())
 
     async def _standby_over(self) -> Event:
-        """Return when the container is to go on to COLD, and may."""
+        """Return when the container is due for COLD, and nothing stands against it."""
         self._keep(await self._prospect.until_over(self.memory.moved, self._since))
         if self._prospect.is_postponed:
             self._keep(self._prospect.why_postponed)
@@ -218,7 +218,7 @@ class SuspendStrategy:
             self._keep(against)
             await trio.sleep(EXAMINE_AGAIN)
         if not self._workload.settings.standby:
-            # What is in the page store by then need not be dumped; and a move can be broken off, a dump cannot.
+            # Memory in the page store by then need not be dumped; and a move can be interrupted, a dump cannot.
             self.memory.begin(self._init_process())
             await self.memory.moved()
         while (slot := self._slots.try_acquire()) is None:
@@ -282,7 +282,7 @@ class SuspendStrategy:
             self._sockets.disregard()
             let_workers_go_first(pids, init_process.pid)
             self._probes.intercept_node(on=False)
-            # What comes later than this is not answered, and found by the watch.
+            # Anything that arrives after this is not intercepted, and is seen by the watch.
             connected = self._baseline.has_connected()
             require_idle(Snapshot(pending=Reason.CONNECTION_IN_NAP.because() if connected else self._nap.use()))
             unread = self._sockets.pending(self._workload.settings.ports)
@@ -296,7 +296,7 @@ class SuspendStrategy:
     # COLD
 
     async def dump(self) -> Event:
-        """End it, which is frozen and watched all the time; nothing is lost if anything fails before CRIU begins."""
+        """Dump the frozen, watched container. Until CRIU begins, a failure changes nothing."""
         init_process, sockets, ports = self._init_process(), self._sockets, self._workload.settings.ports
         try:
             await self._cold.prepare(init_process, sockets)
@@ -327,7 +327,7 @@ class SuspendStrategy:
         return Event.DUMPED
 
     def _stay(self, seconds: float, why: NotIdle | CheckpointFailed) -> Event:
-        """Stay in STANDBY, and save its memory there."""
+        """Stay in STANDBY for some seconds, and move its memory out again."""
         self._keep(self._prospect.postpone(seconds, why))
         self.memory.begin(self._init_process())
         return Event.KEPT
@@ -340,16 +340,16 @@ class SuspendStrategy:
     # The end
 
     async def release(self) -> None:
-        async with AsyncExitStack() as rest:  # whatever fails of it, the rest is done
+        async with AsyncExitStack() as rest:  # each step runs even if another one fails
             rest.push_async_callback(self._let_go_of_memory)
             for step in (self._cold.close, self._traffic.hand_over, self.awake, self.thaw):
                 rest.callback(step)
         self._workload.store.drop_images()
 
     async def _let_go_of_memory(self) -> None:
-        """Have it run with all of its memory: what brings that ends with the strategy. Raises ContainerLost.
+        """Bring all memory back before the strategy, which serves it, ends. Raises ContainerLost.
 
-        However long the caller would wait: pages that are given up are the end of the container, and that is told.
+        Ignores cancellation by the caller: if pages are lost, the container must end, and its exit must be reported.
         """
         init_process = self._workload.init_process
         with trio.CancelScope(shield=True):
@@ -369,9 +369,9 @@ class SuspendStrategy:
 
 
 def let_workers_go_first(pids: Sequence[int], init: int) -> None:
-    """Have workers of the frozen processes wake at once after the thaw, and their master a moment later.
+    """Make workers among the frozen processes wake at once after the thaw, and their master a moment later.
 
-    A master that checks its workers' heartbeats would find them late otherwise.
+    Otherwise a master that checks its workers' heartbeats would find them late.
     """
     if len(pids) > 1:
         pending_timeouts.expire(pids, init)

@@ -1275,7 +1275,7 @@ async def test_a_release_that_takes_too_long_is_told_and_ends(
     sleeping.controller.stop()
     with trio.fail_after(RESCUE + 1.0):
         await sleeping.ended.wait()
-    assert "its sleep was not taken down within 120 s; what is left of it goes with the container" in caplog.text
+    assert "its sleep was not released within 120 s; the rest is released with the container" in caplog.text
 
 
 # Naps

@@ -1,7 +1,7 @@
-"""One attempt to restore: runc with CRIU on the one side, the pager that is to bring the memory on the other.
+"""One attempt to restore: runc with CRIU on one side, the pager that serves the memory on the other.
 
-What CRIU restores touches its memory before it runs, and waits for it. If the pager dies, CRIU would wait for that for
-ever, and we for CRIU; so whichever of the two ends first decides.
+Processes that CRIU restores touch memory before they run, and wait for the pager. If it dies, CRIU would wait for ever;
+so the attempt ends when either of the two ends.
 """
 
 import socket
@@ -22,7 +22,7 @@ RESTORE = 60.0
 
 class Attempt:
     def __init__(self, workload: Workload, wanted: WorkingSet, silence: Silence) -> None:
-        """`wanted` is for the pager; `silence` for what has to be undone."""
+        """`wanted` is the working set for the pager; `silence` mutes connections of processes that are undone."""
         self._workload = workload
         self._wanted = wanted
         self._silence = silence
@@ -30,10 +30,11 @@ class Attempt:
         self._has_pager = trio.Event()
         self._unserved = False
         self.pager: Pager | None = None
-        """Of a lazy restore, once that has begun."""
+        """The pager of a lazy restore, once it has started."""
 
     async def run(self, options: Sequence[str], listener: socket.socket | None) -> InitProcess:
-        """With a pager if there is a `listener` for it, which is closed. Raises CriuError, RuncError, OSError."""
+        """Restore once, with a pager if there is a `listener`, which is closed. Raises CriuError, RuncError,
+        OSError."""
         try:
             self._init_process = await race(lambda: self._restore(options, listener), self._give_up)
         except RuncError as error:
@@ -50,9 +51,9 @@ class Attempt:
         workload, store = self._workload, self._workload.store
 
         def has_started(_pid: int) -> None:
-            # runc takes longer to get to the point where CRIU asks for the pager than the pager takes to be there.
+            # The pager starts faster than runc and CRIU get to the point where they connect to it.
             if listener:
-                with listener:  # which is the pager's alone: where it has died, CRIU shall not wait
+                with listener:  # only the pager keeps it open: if it dies, CRIU's connection fails instead of waiting
                     self.pager = Pager.at(listener, store.images, self._wanted, say=workload.log.warning)
                 self._has_pager.set()
 
@@ -61,7 +62,7 @@ class Attempt:
         return init_process
 
     async def _give_up(self) -> InitProcess:
-        """When the pager has died. It ends CRIU, too, but not runc, which has mounts to undo; that fails then."""
+        """Wait for the death of the pager, then kill CRIU, but not runc, which then fails and undoes its mounts."""
         await self._has_pager.wait()
         assert self.pager is not None
         await self.pager.died()
@@ -69,10 +70,10 @@ class Attempt:
         await kill_until_cancelled(self._workload, self._silence)
 
     async def undo(self) -> None:
-        """Leaves nothing of it but the image."""
+        """Undo everything of the attempt except the image."""
         if self._init_process:
             self._init_process.exit_expected = True
         with trio.CancelScope(shield=True):
             await cleanup_failed_restore(self._workload, self._silence)
-            if self.pager:  # not before: what waits for it would read zeroes
+            if self.pager:  # not before: processes that wait for it would read zeroes
                 await self.pager.kill()

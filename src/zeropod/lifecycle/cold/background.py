@@ -1,7 +1,7 @@
-"""The priority of a dump: in the background as long as nothing waits for it, the usual one as soon as something does.
+"""The priority of a dump: low as long as no request waits for it, normal as soon as one does.
 
-A dump takes CPU and disk from containers that are awake, so its programs get little of both. But what comes for its own
-container meanwhile waits for its end. A kernel that refuses a change of priority costs time, nothing else.
+A dump takes CPU and disk from awake containers, so its programs run at low priority. But connections to its own
+container have to wait for its end. If the kernel refuses a change of priority, the dump only takes longer.
 """
 
 import logging
@@ -29,7 +29,7 @@ class BackgroundPriority:
         self._ended = trio.Event()
 
     def lower(self, pid: int) -> None:
-        """Take note of a program that has been started; the one before has ended."""
+        """Lower the priority of a program that was just started; the one before has ended."""
         if self._is_raised:
             return
         self._program = pid
@@ -39,14 +39,14 @@ class BackgroundPriority:
             self._log.warning("cannot put a dump into the background: %s", error)
 
     def watch(self, *wanted: Callable[[], Awaitable[object]]) -> None:
-        """From now on take the usual priority as soon as the first of these returns, or it takes long; until `end`."""
+        """Raise the priority when the first of `wanted` returns or after BACKGROUND_SECONDS, until `end` is called."""
         self._scope = trio.CancelScope()
         self._nursery.start_soon(self._watch, self._scope, wanted)
 
     async def _watch(self, scope: trio.CancelScope, wanted: tuple[Callable[[], Awaitable[object]], ...]) -> None:
         try:
             with scope:
-                with suppress(OSError):  # what cannot be watched any more may be waited for
+                with suppress(OSError):  # if watching fails, a request may be waiting
                     with trio.move_on_after(BACKGROUND_SECONDS):
                         await race(*wanted)
                 self._raise()
@@ -64,7 +64,7 @@ class BackgroundPriority:
             )
 
     async def end(self) -> None:
-        """Watch no longer: what is watched may be closed after this."""
+        """Stop watching; the watched objects may be closed afterwards."""
         if self._scope:
             self._scope.cancel()
             with trio.CancelScope(shield=True):

@@ -1,10 +1,9 @@
-"""From a container in STANDBY to its image on disk: what has to be held, in which order, and how it is undone.
+"""Dump a container in STANDBY to an image on disk: what is held, in which order, and how that is undone.
 
     start runc and CRIU ▶ hold the listeners ▶ lock established connections ▶ look once more ▶ dump
 
-The container is frozen and watched all the time. Up to the last look whatever comes for it ends the attempt, and it is
-frozen and watched as before. From then on what comes waits, and finds a restored container; or the same one, if CRIU
-fails.
+The container is frozen and watched all the time. Until the last look, any event ends the attempt, and leaves the
+container in STANDBY. After it, connections wait for the restored container, or for the same one if CRIU fails.
 """
 
 from collections.abc import Awaitable, Callable
@@ -33,7 +32,7 @@ from zeropod.runtime.tmpfs import KeptMounts
 
 
 class Checkpointer:
-    """One container's; `kept` is what does not go through the image."""
+    """The checkpointer of one container; `kept` are mounts that do not go through the image."""
 
     def __init__(self, workload: Workload, nursery: TaskStarter, traffic: Traffic, kept: KeptMounts) -> None:
         self._workload = workload
@@ -42,10 +41,10 @@ class Checkpointer:
         self._kept = kept
 
     async def checkpoint(self, init_process: InitProcess, sockets: FrozenSockets) -> Inventory:
-        """Dump the frozen container, and end its processes. What comes for them is held then.
+        """Dump the frozen container, and end its processes; their connections stay held.
 
-        Raises NotIdle when something has come or stands against a dump, CheckpointFailed when CRIU has failed: it is
-        frozen as before. Raises ContainerLost when its processes are gone, and no image of them was made.
+        Raises NotIdle if an event arrived or the state does not allow a dump, CheckpointFailed if CRIU failed: the
+        container is frozen as before. Raises ContainerLost if its processes are gone without an image.
         """
         background = BackgroundPriority(self._nursery, self._workload.log)
         try:
@@ -76,7 +75,7 @@ class Checkpointer:
             background.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
             init_process.exit_expected = True
             return await self._dump(init_process, dump)
-        except BaseException as error:  # cancelled, too: whatever is held is let go of
+        except BaseException as error:  # on cancellation, too: release everything that is held
             with trio.CancelScope(shield=True):
                 await self._undo(init_process, dump)
             if init_process.exit:
@@ -89,7 +88,7 @@ class Checkpointer:
         workload = self._workload
         if dump:
             await dump.stop()
-            with suppress(OSError):  # what was for this dump alone must not get into another one
+            with suppress(OSError):  # options of this dump must not affect the next one
                 workload.configure_criu()
         if init_process.exit_expected:
             self._traffic.leave_repair(init_process)
@@ -110,7 +109,7 @@ class Checkpointer:
             kept.close()
 
     async def _begun(self, dump: Dump, arrival: Callable[[], Awaitable[object]]) -> None:
-        """Return when CRIU waits to begin. Raises NotIdle when something comes for the container before."""
+        """Return when CRIU waits to begin. Raises NotIdle if an event arrives before."""
         life = self._workload.life
         try:
             await race(dump.ready, arrival, life.inhibited, life.wake_wanted.wait, life.nap_wanted.wait)
@@ -120,7 +119,8 @@ class Checkpointer:
             raise NotIdle(Reason.SOMETHING.because())
 
     async def _pre_dump(self, background: BackgroundPriority) -> list[str]:
-        """Write most of the memory while the container can still be thawed, where that is wanted and possible."""
+        """Write most of the memory while the container can still be thawed, if set and possible; return CRIU's
+        options."""
         workload, store = self._workload, self._workload.store
         if not workload.settings.pre_dump:
             return []
@@ -144,7 +144,7 @@ class Checkpointer:
         except RuncError as error:
             if not criu.has_dumped(store.work / "dump.log"):
                 raise criu.explain(store.work / "dump.log", error) from error
-            workload.log.warning("CRIU did not live to end what it had dumped: %s", error)
+            workload.log.warning("CRIU died after the dump, before it had ended the processes; ending them: %s", error)
             await terminate(workload, init_process)
         await init_process.exited.wait()
         workload.slept = stats

@@ -1,7 +1,7 @@
-"""A container's way from STANDBY to its image on disk, and back: what happens in COLD, after it was decided.
+"""A container's way from STANDBY to its image on disk, and back.
 
-Owns the image with what it leaves out, and the order in a restore: memory and what CRIU loses are back before the
-processes run, what has waited for them is handed over once they do.
+Owns the image, and the order of a restore: memory that the image leaves out, and state that CRIU loses, are back before
+the processes run; held connections are handed over once they run.
 """
 
 from collections.abc import Collection
@@ -24,23 +24,23 @@ from zeropod.runtime.errors import CriuError
 from zeropod.runtime.images import Inventory
 
 ATTEMPTS = (True, False, False)
-"""Whether each attempt to restore from COLD is with lazy pages."""
+"""For each attempt to restore, whether it uses lazy pages."""
 
 
 class Memory(Protocol):
-    """The memory of a container in STANDBY, as far as a dump and a restore have to do with it."""
+    """The operations on STANDBY memory that a dump and a restore need."""
 
     def needed(self, init_process: InitProcess) -> int:
-        """Return how many bytes it takes once everything is in."""
+        """Return the bytes of memory needed once all of it is back."""
 
     async def leave(self, init_process: InitProcess) -> bool:
-        """Make the processes ready for a dump that leaves out what is in the page store; False where there is none."""
+        """Prepare the processes for a dump that leaves out memory in the page store. Returns False if there is none."""
 
     async def bring_back(self) -> None:
-        """Bring everything back in."""
+        """Bring all memory back."""
 
     async def rejoin(self, init_process: InitProcess) -> None:
-        """Give restored processes, which are stopped, what the image has left out."""
+        """Give restored, stopped processes the memory that the image has left out."""
 
 
 class ColdSleep:
@@ -53,28 +53,29 @@ class ColdSleep:
         self._checkpointer = Checkpointer(workload, nursery, self.traffic, self._restorer.kept)
         self._inventory: Inventory = {}
         self.is_cold = False
-        """Whether the processes have ended, and were not brought back yet."""
+        """Whether the processes have ended, and are not restored yet."""
         self.memory_needed = 0
-        """Bytes of memory that it takes once all of it is back."""
+        """Bytes of memory needed once all of it is back."""
         self._carried = False
-        """Whether the image leaves out what is in the page store."""
+        """Whether the image leaves out memory in the page store."""
 
     @property
     def image_bytes(self) -> int:
-        """What its image takes on disk; 0 if there is none."""
+        """Bytes of its image on disk; 0 if there is none."""
         return sum(file.size for file in self._inventory.values())
 
     async def complete(self) -> None:
-        """Return when all memory is back after a restore. Raises CriuError when it cannot be."""
+        """Return when all memory is back after a restore. Raises CriuError if that fails."""
         await self._restorer.complete()
         self._inventory = {}
 
     # Down
 
     async def prepare(self, init_process: InitProcess, sockets: FrozenSockets) -> None:
-        """Have the memory of the frozen container where CRIU may leave it out, or back in; no request waits for that.
+        """Prepare the memory of the frozen container for a dump: CRIU leaves it out, or it is brought back. No request
+        waits yet.
 
-        Raises NotIdle when something comes meanwhile; MemoryFailed, MemoryLost.
+        Raises NotIdle when an event arrives meanwhile; MemoryFailed, MemoryLost.
         """
         self.memory_needed = self._memory.needed(init_process)
         self._carried = await self._memory.leave(init_process)
@@ -95,14 +96,15 @@ class ColdSleep:
             raise NotIdle(Reason.SOMETHING.because())
 
     async def dump(self, init_process: InitProcess, sockets: FrozenSockets) -> None:
-        """End the frozen container, whose memory is prepared, into an image. Raises as `Checkpointer.checkpoint`."""
+        """Dump the frozen container, whose memory is prepared, and end it. Raises the same as
+        `Checkpointer.checkpoint`."""
         self._inventory = await self._checkpointer.checkpoint(init_process, sockets)
         self.is_cold = True
 
     # Back
 
     async def restore(self) -> None:
-        """Bring the processes back, and what has waited to them. Raises ContainerLost when that is not possible."""
+        """Restore the processes, and hand over held connections. Raises ContainerLost if every attempt fails."""
         store, log = self._workload.store, self._workload.log
         if damage := store.damage(self._inventory):
             raise self._lost([f"the checkpoint was damaged while the container slept: {damage}"])
@@ -110,7 +112,7 @@ class ColdSleep:
         before_they_run = self._complete if self._is_completed_before else None
         for lazy in ATTEMPTS:
             try:
-                # What the image leaves out comes from the page store, by a pager of its own.
+                # Memory that the image leaves out comes from the page store, by a pager of its own.
                 await self._restorer.restore(lazy=lazy and not self._carried, before_it_runs=before_they_run)
             except Exception as error:  # noqa: BLE001 - nothing is left of it, and the next attempt may work
                 failures.append(str(error) if isinstance(error, CriuError) else f"{type(error).__name__}: {error}")
@@ -122,7 +124,7 @@ class ColdSleep:
         raise self._lost(failures)
 
     def finish_restore(self) -> None:
-        """Do what is left to do once the processes run, and nothing waits for it."""
+        """Clean up after a restore, once the processes run and no request waits."""
         self._restorer.drain()
         self._restorer.tidy()
         init_process = self._workload.init_process
@@ -131,11 +133,11 @@ class ColdSleep:
 
     @property
     def _is_completed_before(self) -> bool:
-        """Whether something is missing in the image that the application could notice."""
+        """Return whether restored processes need something that the image lacks before they run."""
         return self._carried or self.prospect.loses_something
 
     async def _complete(self, init_process: InitProcess) -> None:
-        """Give restored processes, which are stopped, what the image has left out."""
+        """Give restored, stopped processes what the image lacks."""
         if self._carried:
             await self._memory.rejoin(init_process)
         self.prospect.reapply(init_process)
@@ -150,5 +152,5 @@ class ColdSleep:
     # The end
 
     def close(self) -> None:
-        """Let go of what does not go through the image."""
+        """Release the kept mounts."""
         self._restorer.kept.close()

@@ -1,8 +1,8 @@
-"""One dump: as much of it as can be is done before the container is frozen, since what comes then has to wait.
+"""One dump. As much as possible is done before requests have to wait for it.
 
-runc and CRIU take a good part of their time to start: runc itself, CRIU to say its version, CRIU once more. So they are
-started while the container runs, and CRIU is stopped where it reads its configuration, which is before it looks at the
-container. There it waits until that is frozen, its connections are held, and nothing has come at the last moment.
+runc and CRIU take long to start: runc itself, CRIU to report its version, CRIU again for the dump. So they are started
+while the container can still be thawed. CRIU then blocks where it reads its configuration, before it touches the
+container, until connections are held and nothing has arrived at the last moment.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from zeropod.runtime.errors import RuncError
 from zeropod.runtime.programs import UNFINISHED
 
 DUMP = 60.0
-"""Seconds for a dump, during which requests wait."""
+"""Seconds for one dump; requests wait during it."""
 
 FINISHED = " skip\n"
 """The value of that option."""
@@ -30,17 +30,17 @@ class Dump:
         self._options = options
         self._text = text
         self._started = started
-        # Another runtime may not look at the configuration at all: it is not started before everything is held.
+        # Another runtime may not read the configuration at all: it is started only after connections are held.
         self._barrier = FifoBarrier(workload.store.config, UNFINISHED) if workload.runc.is_runc else None
         self.is_ready = False
-        """Whether CRIU waits for `go`; without a reader, what is written would be lost."""
+        """Whether CRIU waits for `go`. Without a reader, writing the configuration would have no effect."""
         self._scope = trio.CancelScope()
         self._go = trio.Event()
         self._ended = trio.Event()
         self._failure: RuncError | None = None
 
     async def run(self) -> None:
-        """In the background, until `stop` or the end."""
+        """Run the dump until it ends or `stop` is called."""
         workload = self._workload
         try:
             with self._scope:
@@ -51,11 +51,11 @@ class Dump:
                 )
         except RuncError as error:
             self._failure = error
-        finally:  # also when all that the container has is cancelled: `stop` waits for this, come what may
+        finally:  # on cancellation, too: `stop` waits for this
             self._ended.set()
 
     async def ready(self) -> None:
-        """Returns when CRIU waits for `go`. Raises RuncError when it has not come that far."""
+        """Return when CRIU waits for `go`. Raises RuncError if it ends before."""
         if self._barrier:
             await race(self._ended.wait, self._barrier.reached)
             if self._ended.is_set():
@@ -63,7 +63,7 @@ class Dump:
         self.is_ready = True
 
     async def go(self) -> None:
-        """The container is frozen: dumps it, which ends its processes. Raises RuncError, OSError."""
+        """Let CRIU dump the frozen container, which ends its processes. Raises RuncError, OSError."""
         if self._barrier:
             self._barrier.let_through(FINISHED + self._text)
         else:
@@ -74,7 +74,7 @@ class Dump:
             raise self._failure
 
     async def stop(self) -> None:
-        """Ends it, wherever it is; the container is let run only after that."""
+        """End the dump wherever it is. The container may run only afterwards."""
         self._scope.cancel()
         with trio.CancelScope(shield=True):
             await self._ended.wait()

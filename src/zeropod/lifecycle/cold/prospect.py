@@ -1,7 +1,7 @@
-"""Whether a container in STANDBY may go on to COLD: what CRIU would lose of it, and when that is tried again.
+"""Whether a container in STANDBY may go COLD, and when that is tried again.
 
-Owns how long STANDBY lasts, what was found at the last examination, what CRIU loses without harm and is set again
-after a restore, and the time before which another dump is of no use.
+Owns the length of STANDBY, the obstacles of the last examination, the state that is set again after a restore because
+CRIU loses it, and the time before which another dump is pointless.
 """
 
 import math
@@ -18,13 +18,13 @@ from zeropod.runtime.image import reapplied, unsupported
 from zeropod.runtime.image.obstacle import Obstacle
 
 AFTER_FAILURE = 600.0
-"""Seconds after a dump that failed until COLD is tried again."""
+"""Seconds until COLD is tried again after a failed dump."""
 
 AFTER_BUSY = 5.0
-"""Seconds after a dump that was given up, since something was under way, until COLD is tried again."""
+"""Seconds until COLD is tried again after a dump that was given up because the container was in use."""
 
 EXAMINE_AGAIN = 60.0
-"""Seconds until a container in STANDBY is examined again for what stands against COLD."""
+"""Seconds until a container that may not go COLD is examined again."""
 
 
 class ColdProspect:
@@ -32,16 +32,16 @@ class ColdProspect:
         self._workload = workload
         self._network = network
         self.obstacles: Sequence[Obstacle] = ()
-        """What stands against COLD, in this sleep."""
+        """What stands against COLD, as found during this sleep."""
         self._noted = reapplied.Noted()
-        """What CRIU loses, and is set again."""
+        """State that CRIU loses, and that is set again after a restore."""
         self._not_before = -math.inf
         self.why_postponed: Explanation | None = None
 
     async def until_over(self, moved: Callable[[], Awaitable[None]], since: float) -> Explanation | None:
-        """Return when STANDBY, which began at `since` (trio's time), has lasted long enough; why, if it ends early.
+        """Return when STANDBY, which began at `since` (trio's time), is over; the result is why, if it ends early.
 
-        `moved` returns when no memory is on its way out any more.
+        `moved` returns when no memory is being moved out any more.
         """
         settings, init_process = self._workload.settings, self._workload.init_process
         if not settings.standby:
@@ -55,7 +55,8 @@ class ColdProspect:
         return None
 
     async def examine(self, init_process: InitProcess, ours: Collection[tuple[int, int]]) -> Explanation | None:
-        """Return why the frozen container must not go COLD; `ours` are descriptors that the backend keeps in it."""
+        """Return why the frozen container must not go COLD, or None. `ours` are descriptors that the memory backend has
+        opened in its processes."""
         texts = await trio.to_thread.run_sync(self._examine, init_process, ours, abandon_on_cancel=True)
         return Reason.WOULD_LOSE.because("; ".join(texts)) if texts else None
 
@@ -82,18 +83,18 @@ class ColdProspect:
         await trio.sleep_until(max(self._not_before, trio.current_time()))
 
     def postpone(self, seconds: float, why: NotIdle | CheckpointFailed) -> Explanation:
-        """Return why the container stays in STANDBY for so long."""
+        """Return why the container stays in STANDBY, and allow no dump for some seconds."""
         self._not_before = trio.current_time() + seconds
         self.why_postponed = Reason.NO_COLD.because(why)
         return self.why_postponed
 
     @property
     def loses_something(self) -> bool:
-        """Whether something is to be set again before restored processes run."""
+        """Whether state has to be set again before restored processes run."""
         return bool(self._noted.options or self._noted.groups)
 
     def reapply(self, init_process: InitProcess) -> None:
-        """Set again what the restore has lost."""
+        """Set again the state that the restore has lost."""
         for complaint in reapplied.reapply(init_process.pids(), self._noted):
             self._workload.log.warning("cannot be set again after its restore: %s", complaint)
 

@@ -1,7 +1,8 @@
-"""Brings a container's processes back out of its image, and all of their memory after them.
+"""Restore a container's processes from its image, and all of their memory after them.
 
-Lazily first: the processes exist at once, and a pager brings a page when it is touched. The image stays until the last
-page is in. What was touched first after a wake is remembered, for the next pager to bring beforehand.
+The first attempt is lazy: the processes run at once, and a pager brings in each page when it is touched; the image
+stays until the last page is in. Pages that were touched first after a wake are remembered, for the next pager to
+prefetch.
 """
 
 import os
@@ -24,11 +25,12 @@ from zeropod.runtime.pager import Pager, PagerLost, WorkingSet, listen
 from zeropod.runtime.tmpfs import KeptMounts
 
 FORGET = 60.0
-"""Seconds after which an image that will not be read is taken out of the page cache: by then the kernel has written it
-to the disk by itself, and one of a container that has woken sooner need not be written at all."""
+"""Seconds after which an image that will not be read is dropped from the page cache. By then the kernel has written it
+to disk by itself; if the container wakes earlier, that write is avoided."""
 
 LATER = 1.0
-"""Seconds after a wake in which its image stays: others of the node may be waking up now, and they come first."""
+"""Seconds after a wake until its image is deleted: other containers of the node may be waking up now, and have
+priority."""
 
 
 class Restorer:
@@ -38,26 +40,26 @@ class Restorer:
         self._nursery = nursery
         self._pager: Pager | None = None
         self._done = trio.Event()
-        """Set when the present pager, if there is one, has ended."""
+        """Set when the current pager, if any, has ended."""
         self._lost = ""
-        """Why the memory can not be completed any more."""
+        """Why the memory cannot be completed any more."""
         self._stay = trio.CancelScope()
-        """Ends with the present restore's image."""
+        """Cancelled when the image of the current restore is not needed any more."""
         self._working_set: WorkingSet = ()
         self._dump_waits = trio.Event()
-        """Set where the present image has to be gone."""
+        """Set when the next dump needs the place of the current image."""
         self._dropped = trio.Event()
-        """Set when it is."""
+        """Set when the image is deleted."""
         self._dropped.set()
         self.kept = KeptMounts(paths.tmpfs(workload.runc.namespace, workload.id))
-        """What does not go through the image."""
+        """Mounts that do not go through the image."""
 
     async def restore(
         self, *, lazy: bool, before_it_runs: Callable[[InitProcess], Awaitable[None]] | None = None
     ) -> InitProcess:
-        """Bring the processes back, and have something done with them before they run.
+        """Restore the processes, and call `before_it_runs` on them, stopped.
 
-        Raises CriuError, and then nothing is left of it but the image; so it is with what `before_it_runs` raises.
+        Raises CriuError, or the exception of `before_it_runs`; then only the image is left.
         """
         workload, store = self._workload, self._workload.store
         attempt, listener = Attempt(workload, self._working_set, self._silence), None
@@ -73,11 +75,11 @@ class Restorer:
             if before_it_runs:
                 await before_it_runs(restored)
                 _continue(restored)
-            workload.configure_criu()  # what is for this restore alone must not get into the next dump
+            workload.configure_criu()  # options for this restore must not affect the next dump
         except BaseException as error:
             try:
                 self.kept.has_failed()
-            except OSError as failure:  # what is left of it must be ended all the same
+            except OSError as failure:  # the rest must be undone all the same
                 workload.log.warning("cannot take back its tmpfs mounts, the next restore does: %s", failure)
             await attempt.undo()
             if isinstance(error, RuncError | OSError | CgroupError):
@@ -95,7 +97,7 @@ class Restorer:
         return restored
 
     def tidy(self) -> None:
-        """Take away what only CRIU needed, in some milliseconds; after a restore, when nothing waits any more."""
+        """Take away what only CRIU needed, in some milliseconds; call it after a restore, when no request waits."""
         init_process = self._workload.init_process
         try:
             self.kept.has_restored(init_process.pids() if init_process else ())
@@ -107,26 +109,27 @@ class Restorer:
             await pager.run()
         except PagerLost as reason:
             self._lost = str(reason)
-        finally:  # what waits for it must not wait for ever when all that the container has is cancelled
+        finally:  # or waiters would hang when all tasks of the container are cancelled
             done.set()
         self._working_set = pager.working_set
         if not self._lost:
             await self._forget()
 
     async def _forget(self) -> None:
-        """All memory is in. If that is so before the wake, the image is of use only where standby fails."""
+        """Drop the image from the page cache after a while. All memory is in, so the image is needed only if STANDBY
+        fails."""
         with self._stay:
             await trio.sleep(FORGET)
             with suppress(OSError):
                 self._workload.store.forget_pages()
 
     def drain(self) -> None:
-        """The container runs: brings everything."""
+        """Bring in all pages: the container runs."""
         if self._pager:
             self._pager.drain()
 
     async def complete(self) -> None:
-        """Returns when all memory is there; the image follows later. Raises CriuError when it can not be completed."""
+        """Return when all memory is in; the image is deleted later. Raises CriuError if memory is lost."""
         if self._pager:
             await self._done.wait()
             if self._lost:
@@ -140,18 +143,18 @@ class Restorer:
     async def _drop_image(self) -> None:
         with trio.move_on_after(LATER):
             await self._dump_waits.wait()
-        # Some hundred milliseconds for gigabytes, in which other containers of the pod may have to be woken.
+        # Deleting gigabytes takes some hundred milliseconds, in which other containers of the pod may have to wake.
         await trio.to_thread.run_sync(self._workload.store.drop_images)
         self._dropped.set()
 
     async def dropped(self) -> None:
-        """Returns when the last image is gone, which is now: the next one takes its place."""
+        """Delete the last image at once, and return when it is gone: the next one takes its place."""
         self._dump_waits.set()
         await self._dropped.wait()
 
 
 def _continue(init_process: InitProcess) -> None:
-    """Let processes run that CRIU has left stopped."""
+    """Continue processes that CRIU has left stopped."""
     for pid in init_process.pids():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)

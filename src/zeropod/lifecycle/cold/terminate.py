@@ -1,6 +1,6 @@
-"""Ends a container's processes on purpose, frozen or not, so that the container can live on without them.
+"""End a container's processes on purpose, frozen or not; the container lives on without them.
 
-Also those of a restore that has failed: they are known by their cgroup only, since runc has moved CRIU itself there.
+This includes the processes of a failed restore, which are known only by their cgroup: runc has moved CRIU itself there.
 """
 
 import os
@@ -18,13 +18,13 @@ from zeropod.runtime.cgroups import Cgroup
 from zeropod.runtime.errors import RuncError
 
 Silence = Callable[[Collection[int]], None]
-"""Sees to it that the connections of these processes end without a word to their peers."""
+"""Makes the connections of these processes close without a packet to their peers."""
 
 AGAIN = 0.005
-"""Seconds until the next look whether killed processes are gone. One that was forking may have left another."""
+"""Seconds between checks whether killed processes are gone. One that was forking may have left another."""
 
 DEATH = 10.0
-"""Seconds for killed processes to be gone; they take milliseconds, with gigabytes of memory some more."""
+"""Seconds for killed processes to be gone. They take milliseconds, or longer with gigabytes of memory."""
 
 
 async def terminate(workload: Workload, init_process: InitProcess) -> None:
@@ -40,7 +40,7 @@ async def terminate(workload: Workload, init_process: InitProcess) -> None:
 
 
 async def kill_until_cancelled(workload: Workload, silence: Silence) -> NoReturn:
-    """Kill whatever appears in the cgroup, until cancelled."""
+    """Kill all processes that appear in the cgroup, until cancelled."""
     while True:
         if workload.init_process:
             _silence_and_kill(workload.init_process.cgroup, silence)
@@ -48,7 +48,7 @@ async def kill_until_cancelled(workload: Workload, silence: Silence) -> NoReturn
 
 
 async def cleanup_failed_restore(workload: Workload, silence: Silence) -> None:
-    """Kill what a failed restore has left, and have runc forget the container; log what is left after all."""
+    """Kill the processes of a failed restore, and delete runc's state of it; log what remains."""
     if workload.init_process:
         cgroup = workload.init_process.cgroup
         with trio.move_on_after(DEATH) as patience:
@@ -57,7 +57,7 @@ async def cleanup_failed_restore(workload: Workload, silence: Silence) -> None:
         if patience.cancelled_caught:
             workload.log.error("failed restore: processes %s survive SIGKILL", cgroup.pids())
     try:
-        # A runc that was killed leaves the container's root mounted there. It would be emptied with the rest.
+        # A killed runc leaves the container's root mounted there, and `delete` would remove its files.
         mount.unmount_below(workload.runc.state_of(workload.id))
         await workload.runc.delete(workload.id, force=True)
     except (OSError, RuncError) as error:
@@ -68,7 +68,7 @@ def _silence_and_kill(cgroup: Cgroup, silence: Silence) -> bool:
     pids = cgroup.pids()
     for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)  # or CRIU's part in it would end the silence, as the last step of a restore
+            os.kill(pid, signal.SIGSTOP)  # or CRIU's code in it would leave repair mode, as the last step of a restore
     if pids:
         silence(pids)
     return cgroup.kill()

@@ -1,7 +1,7 @@
-"""What comes for a container that cannot answer: nothing of it is refused, and nothing lost.
+"""The connections of a container that cannot answer: none is refused, no data is lost.
 
 From the freeze until its processes are back, new connections complete their handshake in duplicates of its listeners,
-packets of its established connections wait in the pod's lock. `hand_over` gives both to the restored sockets.
+and packets of its established connections wait in the pod's lock. `hand_over` gives both to the restored sockets.
 """
 
 import socket
@@ -23,7 +23,7 @@ from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import CheckpointFailed, Workload
 
 SETTLE = 1.0
-"""Seconds after the lock in which bare acknowledgements, the echo of what was sent before, do not wake."""
+"""Seconds after the lock during which bare acknowledgements of earlier data do not wake."""
 
 
 class Traffic:
@@ -36,7 +36,8 @@ class Traffic:
         self._data_came = False
 
     def hold(self, init_process: InitProcess) -> None:
-        """Hold everything from now on; the container is frozen. Raises NotIdle, CheckpointFailed, OSError."""
+        """Hold connections and packets from now on; the container is frozen. Raises NotIdle, CheckpointFailed,
+        OSError."""
         own = init_process.socket_inodes()
         listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}
         self._held = HeldListeners.take(init_process.pids(), listening)
@@ -44,11 +45,11 @@ class Traffic:
         if words := self._network.cannot_hand_over:
             raise CheckpointFailed(Reason.CANNOT_HAND_OVER.because(words))
         self._lock(self._network.connections(), own)
-        # Not before: now nothing runs, and nothing more reaches a connection, so what is seen remains true.
+        # Checked after the lock: no process runs and no packet arrives any more, so the result stays true.
         require_idle(Snapshot(pending=self._pending(own)))
 
     def _pending(self, own: Collection[int]) -> Explanation | None:
-        """Return what was not dealt with; what is held does not change any more."""
+        """Return why connections are not idle, or None; they do not change any more."""
         if self._held.waiting():
             return Reason.CONNECTION.because()
         mine = [sock for sock in self._network.connections() if sock.inode in own]
@@ -65,35 +66,38 @@ class Traffic:
             self._locked_at = trio.current_time()
 
     def processes_are_gone(self) -> None:
-        """Lets restored listeners bind beside those that are held."""
+        """Let restored listeners bind beside the held ones."""
         self._held.prepare_hand_over()
 
     async def connection(self) -> Event:
-        """Return when a connection has come for the container, for which everything is held."""
+        """Return CONNECTION when a connection has arrived at a held listener."""
         await self._held.connection(self._workload.settings.ports)
         return Event.CONNECTION
 
     async def data(self) -> Event:
-        """Return when a packet has come for one of the connections that sleep with the container.
+        """Return DATA when a packet has arrived for a locked connection.
 
-        It is true until the hand-over: a later wait returns at once.
+        Until the hand-over, later calls return at once.
         """
         while not self._data_came:
             held = await self._network.established.packet(self._locked)
-            # Later on even a bare acknowledgement wakes: a keep-alive without an answer ends the connection.
+            # After SETTLE a bare acknowledgement wakes, too: it may be a keep-alive, which must be answered.
             if held.incoming and (held.carries_data or trio.current_time() > self._locked_at + SETTLE):
                 self._data_came = True
         return Event.DATA
 
     def hand_over(self) -> None:
-        """Gives what has come to the container's own sockets; without any, it is refused."""
+        """Give held connections and packets to the container's own sockets; if it has none, they are refused."""
         self._held.close()
         self._data_came = False
         self._network.established.release(self._locked)
         self._locked = frozenset()
 
     def silence(self, pids: Collection[int]) -> None:
-        """Their connections vanish without a word to the peers when they are killed. To be restored they have to."""
+        """Put the connections of these processes into repair mode, so that killing them sends nothing to the peers.
+
+        Otherwise the connections could not be restored again.
+        """
         if not self._workload.settings.tcp_established:
             return
         try:
@@ -104,7 +108,7 @@ class Traffic:
             self._workload.log.warning("its connections may be lost: %s", error)
 
     def leave_repair(self, init_process: InitProcess) -> None:
-        """A CRIU that was killed leaves connections behind on which the application can not even read."""
+        """Take connections out of repair mode: a killed CRIU leaves them there, unreadable for the application."""
         try:
             for connection in self._connections_of(init_process.pids()):
                 with connection:
@@ -113,7 +117,7 @@ class Traffic:
             self._workload.log.warning("its connections may be unusable after the failed checkpoint: %s", error)
 
     def _connections_of(self, pids: Collection[int]) -> Iterable[socket.socket]:
-        """Duplicates of their sockets. Raises OSError."""
+        """Return duplicates of the connected sockets of these processes. Raises OSError."""
         own = {inode for pid in pids for _, inode in sockets.sockets_of(pid)}
         connected = {sock.inode for sock in self._network.connections() if sock.inode in own}
         return sockets.duplicate(pids, connected).values()

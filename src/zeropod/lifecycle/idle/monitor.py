@@ -1,9 +1,8 @@
-"""What is seen of a container for `policy.decide`, and the wait until it may sleep by that.
+"""Collect the data for `policy.decide`, and wait until a container is idle.
 
-A new connection is seen by the `sk_lookup` program, data on an established one, either way, by the kernel's own
-`tcpi_last_data_recv` and `tcpi_last_data_sent`. The monitor looks no more often than it has to: between activity and
-the end of the scale-down duration it sleeps, too, and looks again when the container could be idle at the earliest.
-What it found last is what `zeropod ps` shows as the reason why a container is not asleep.
+The `sk_lookup` program reports new connections; the kernel's `tcpi_last_data_recv` and `tcpi_last_data_sent` report
+data on established ones. The monitor checks no more often than necessary: after activity it sleeps until the container
+could be idle at the earliest. `zeropod ps` shows the last result as the reason why a container is awake.
 """
 
 import time
@@ -23,30 +22,30 @@ from zeropod.lifecycle.strategy import NotIdle, Workload
 _MILLISECOND = 1_000_000
 
 LISTENING = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds between looks for listening sockets; the last one for all further ones."""
+"""Seconds between checks for listening sockets; the last value repeats."""
 
 LOOK = 0.25
-"""Seconds between looks at the CPU time of a container that owes an answer."""
+"""Seconds between checks of the CPU time of a container that has not answered a request."""
 
 GLANCES = 5
-"""In the duration of one such look, at what its tasks are doing."""
+"""Samples of the states of its tasks within LOOK seconds."""
 
 SHORTEST = 0.1
-"""Seconds in which CPU time says something."""
+"""Shortest interval, in seconds, over which CPU time is meaningful."""
 
 WORKING = 0.2
-"""Of one CPU. A runtime that only keeps itself busy, a JVM say, uses less."""
+"""Share of one CPU from which a container counts as working. An idle runtime such as a JVM uses less."""
 
 
 def look_at_life(life: Life, pending: Explanation | None = None) -> Snapshot:
-    """Return what is known without asking the kernel, `pending` included."""
+    """Return a snapshot of what is known without querying the kernel, with `pending`."""
     return Snapshot(
         now=time.monotonic_ns(),
         wall_clock=time.time(),
         pending=pending,
         state=life.state,
         inhibitors=life.inhibitors,
-        # What has woken a container that runs again is still set.
+        # While it runs, wake_wanted may still be set from its last wake.
         is_wanted=life.state is State.CHECKPOINTING and life.wake_wanted.is_set(),
     )
 
@@ -54,13 +53,13 @@ def look_at_life(life: Life, pending: Explanation | None = None) -> Snapshot:
 def look_at_traffic(
     workload: Workload, network: PodNetwork, ports: Collection[int], pending: Explanation | None = None
 ) -> Snapshot:
-    """Return also when it was active last, and whether a client waits for an answer.
+    """Return a snapshot that includes the last activity, and whether a client waits for an answer.
 
-    The kernel takes some milliseconds to list connections: it is not asked where something is `pending` already.
+    Listing connections takes the kernel some milliseconds, so it is skipped if `pending` is set already.
     """
     seen = look_at_life(workload.life, pending)
     if pending or not ports:
-        # Where a person has asked for the sleep, a person can end it.
+        # A sleep by `zeropod sleep` needs no listener: `zeropod wake` can end it.
         return replace(seen, listens=bool(ports) or workload.life.sleep_wanted.is_set())
     now, connections = time.monotonic_ns(), network.counting()
     last = last_activity(ports, network.activity(ports), connections, now)
@@ -74,16 +73,16 @@ def look_at_traffic(
 
 
 def counted_ports(workload: Workload, listening: frozenset[int]) -> frozenset[int]:
-    """Return those of the ports that it listens on whose connections count and wake.
+    """Return the listening ports whose connections count and wake.
 
-    None until it listens: one that starts slowly must not fall asleep before anything can wake it.
+    The result is empty until it listens, so that a slowly starting container does not sleep before it can be woken.
     """
     wanted = workload.settings.ports
     return listening & wanted if wanted else listening
 
 
 def idle_threshold(workload: Workload) -> float:
-    """Return the seconds without activity that it takes to put it to sleep; 0 if it was asked for."""
+    """Return the seconds without activity after which it sleeps; 0 if sleep was requested."""
     return 0.0 if workload.life.sleep_wanted.is_set() else workload.settings.scaledown
 
 
@@ -99,14 +98,16 @@ class IdleMonitor:
         self._workload = workload
         self._network = network
         self.awake_since = time.monotonic_ns()
-        """The start, the first look that found it listening, or the last wake, which count as activity; in nanoseconds
-        of CLOCK_MONOTONIC."""
+        """Time of its start, of the first check that found it listening, or of its last wake, which count as activity;
+        in nanoseconds of CLOCK_MONOTONIC."""
         self._just_woke = False
-        """So that it listens is known."""
+        """Whether the next check can skip the kernel: a container that was woken listens."""
 
     def woke(self) -> None:
-        """The container has just woken up. The kernel is not asked again in the moment in
-        which others of the node may be waking up, too, and takes some milliseconds of a CPU to answer."""
+        """Record a wake as activity.
+
+        The next check does not query the kernel, which would cost CPU time while other containers may be waking up.
+        """
         self.awake_since = time.monotonic_ns()
         self._just_woke = True
 
@@ -118,7 +119,7 @@ class IdleMonitor:
             if reason is Reason.ANSWER_DUE:
                 rests = not self._worked_since(cpu_before) and not await self._is_busy()
                 if rests:
-                    continue  # that took a moment, so all else is looked at once more
+                    continue  # that took time, so check everything again
             life.explanation = decision.why
             match reason:
                 case Reason.ANSWER_DUE:
@@ -127,7 +128,7 @@ class IdleMonitor:
                 case Reason.NOT_LISTENING:
                     await trio.sleep(LISTENING[min(looks, len(LISTENING) - 1)])
                     looks += 1
-                    self.awake_since = time.monotonic_ns()  # one that starts slowly is not asleep as soon as it has
+                    self.awake_since = time.monotonic_ns()  # once it listens, it stays awake for a whole duration
                 case Reason.RECENTLY_ACTIVE:
                     rests, cpu_before = False, self._cpu_now()
                     assert decision.until is not None
@@ -147,7 +148,8 @@ class IdleMonitor:
         return replace(seen, last_activity=max(self.awake_since, seen.last_activity), rests=rests)
 
     async def used(self, since: int) -> None:
-        """Return when its ports were active after `since` (CLOCK_MONOTONIC, ns), at the next look at the latest."""
+        """Return when its ports were active after `since` (CLOCK_MONOTONIC, ns), checked once per scale-down
+        duration."""
         while True:
             await trio.sleep(max(self._workload.settings.scaledown, SHORTEST))
             if look_at_traffic(self._workload, self._network, self._ports()).last_activity > since:
@@ -165,17 +167,17 @@ class IdleMonitor:
         return time.monotonic(), init_process.cgroup.cpu_seconds() if init_process else 0.0
 
     def _worked_since(self, before: tuple[float, float]) -> bool:
-        """Return whether it has used the CPU since then, while nothing came in or went out.
+        """Return whether it has used the CPU since then, without traffic.
 
-        A request that takes longer than the scale-down duration must not be put to sleep in its middle. That a client
-        has sent last is not enough to go by: on a one-way stream it always has.
+        A request that takes longer than the scale-down duration must not be interrupted by sleep. That the client sent
+        last is not sufficient evidence of a request: on a one-way stream it always did.
         """
         now, used = self._cpu_now()
         elapsed = now - before[0]
         return elapsed < SHORTEST or used - before[1] > WORKING * elapsed
 
     async def _is_busy(self) -> bool:
-        """Return whether it wants a CPU or a disk most of the time, however little it gets.
+        """Return whether it needs a CPU or a disk most of the time, however little it gets.
 
         With a limit of 100m, or on a busy node, a request may use less of the CPU than an idle runtime elsewhere.
         """
@@ -198,14 +200,14 @@ def last_activity(
 
 
 def quiet_ms(sock: TcpSocket) -> int:
-    """Return the milliseconds since data went either way; 0 where the kernel does not say."""
+    """Return the milliseconds since data was sent or received; 0 if the kernel does not report it."""
     return min(sock.last_data_received_ms or 0, sock.last_data_sent_ms or 0)
 
 
 def unanswered(ports: Collection[int], sockets: Iterable[TcpSocket]) -> bool:
-    """Return whether on a connection to one of `ports` the client may have sent last, and be waiting for an answer.
+    """Return whether the client of a connection to one of `ports` may have sent last, and so may wait for an answer.
 
-    The kernel's clock here ticks every 4 ms or so: of two ages that are the same, either may be the later.
+    The kernel's timestamps have a resolution of some 4 ms: with equal ages, either side may have sent last.
     """
     return any(
         sock.local[1] in ports

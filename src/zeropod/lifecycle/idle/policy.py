@@ -1,8 +1,7 @@
-"""Whether a container is idle: one decision, from what was seen of it at one moment.
+"""Decide whether a container is idle, from a snapshot of one moment.
 
-The monitor asks before an attempt, and so do the last look before a freeze, the end of a nap, a dump and a restart.
-They differ in what they have looked at: the rest stays at its default, which keeps nothing awake. What was looked at
-means the same to all of them.
+Called by the monitor before an attempt, and by the last check before a freeze, the end of a nap, a dump and a restart.
+Each fills in what it has examined; all other fields have defaults that keep nothing awake.
 """
 
 from collections.abc import Sequence
@@ -15,28 +14,28 @@ from zeropod.lifecycle.reasons import Explanation, Reason
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was seen of a container at one moment."""
+    """The data about a container at one moment."""
 
     now: int = 0
     """Nanoseconds of CLOCK_MONOTONIC."""
     wall_clock: float = 0.0
-    """`now` in seconds since 1970, for the words."""
+    """`now` in seconds since 1970, for texts."""
     pending: Explanation | None = None
-    """What has come for it, or from it, and was not dealt with; or how it was used when it was let run for a probe."""
+    """A connection, data or request that is not handled yet; or how a client used it during a nap."""
     state: State = State.RUNNING
     inhibitors: Sequence[Explanation] = ()
     is_wanted: bool = False
     """Whether a request waits for it."""
     listens: bool = True
-    """Whether it can be connected to, and so be woken."""
+    """Whether it listens, so that a connection can wake it."""
     last_activity: int = 0
-    """When a connection came or data went either way, as `now` counts; 0 is never."""
+    """Time of the last new connection or data, on the clock of `now`; 0 means never."""
     idle_threshold: float = 0.0
     """Seconds without activity after which it is idle."""
     is_unanswered: bool = False
     """Whether a client may be waiting for an answer."""
     rests: bool = True
-    """Whether it was seen to do nothing for a while, and so is not working on an answer."""
+    """Whether it has used little CPU for a while, and so is not working on an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +48,13 @@ class Awake:
     """Something keeps it awake."""
 
     until: int | None
-    """When it may be idle at the earliest, as `Snapshot.now` counts: that very moment for what may be over at any one;
-    None for what ends with a change of the state or of the inhibitors, which is told."""
+    """Earliest time at which it may be idle, on the clock of `Snapshot.now`; equal to `now` if that can be at any
+    moment. None if only a change of the state or of the inhibitors can make it idle; that wakes the monitor."""
     why: Explanation
 
 
 def decide(seen: Snapshot) -> Idle | Awake:
-    """Return whether a container is idle; of several reasons why not, the first in this order."""
+    """Return whether a container is idle, or the first reason why not, in the order below."""
     if seen.pending:
         return Awake(seen.now, seen.pending)
     if seen.inhibitors:

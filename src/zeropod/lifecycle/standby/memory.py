@@ -1,7 +1,7 @@
-"""Where one container's memory goes while it is in STANDBY: which backend it has, and the move in the background.
+"""Where one container's memory goes in STANDBY: its backend, and the move in the background.
 
-Owns the choice at each sleep, the task that moves out, and what is said of it. A backend that still has pages of the
-container stays: another one is chosen only when everything is back in.
+Owns the choice at each sleep, the task that moves memory out, and the report of it. A backend that still holds pages of
+the container is kept: another one is chosen only when all memory is back.
 """
 
 from functools import partial
@@ -37,11 +37,11 @@ class StandbyMemory:
         self._choice = ""
         self._changed = trio.Event()
         self._left_out: LeftOut | None = None
-        """What the image, or the one that is being made, leaves out."""
+        """The memory that the current image, or one being written, leaves out."""
         self._ran_since = 0.0
         self._has_run = trio.Event()
         self.why: Explanation | None = None
-        """Why it is this backend, or why memory stays."""
+        """Why this backend was chosen, or why the memory stays."""
 
     @property
     def kind(self) -> Kind:
@@ -50,12 +50,12 @@ class StandbyMemory:
 
     @property
     def usage(self) -> Usage:
-        """What it has done."""
+        """The amounts that the backend has moved."""
         return self._backend.usage if self._backend else Usage()
 
     @property
     def descriptors(self) -> frozenset[tuple[int, int]]:
-        """What the backend keeps in the descriptor tables of the processes: (pid, number)."""
+        """The descriptors that the backend has opened in the processes: (pid, number)."""
         return self._backend.descriptors if self._backend else frozenset()
 
     def report(self, init_process: InitProcess) -> MemoryReport | None:
@@ -67,17 +67,17 @@ class StandbyMemory:
         return MemoryReport(self.kind, self.why, usage, init_process.cgroup.resident_bytes(), self.moves)
 
     def needed(self, init_process: InitProcess) -> int:
-        """Return how many bytes it takes once everything is in; those that are out are charged to nothing."""
+        """Return the bytes of memory needed once all is back. Memory that is out is charged to no cgroup."""
         return self.usage.out + init_process.cgroup.resident_bytes()
 
     def _count_faults(self, usage: Usage) -> None:
-        # A backend begins at 0 again with a move.
+        # A backend counts from 0 again after each move.
         new = usage.faults - self._faults_counted if usage.faults >= self._faults_counted else usage.faults
         self._workload.metrics.memory_faults_total += new
         self._faults_counted = usage.faults
 
     def begin(self, init_process: InitProcess) -> None:
-        """Move the memory of the frozen processes out, in the background; not again after a nap that changed little."""
+        """Start to move out the memory of the frozen processes, unless the last nap brought back little of it."""
         if self._left and init_process.cgroup.resident_bytes() < self._left + GROWN:
             return
         self._left = 0
@@ -89,7 +89,7 @@ class StandbyMemory:
     ) -> None:
         try:
             with trio.CancelScope(shield=True):
-                await before.wait()  # of a move that was cut just now, and ends in a moment
+                await before.wait()  # for the end of a move that was cut just now
             began = trio.current_time()
             with scope:
                 await self._move_out(init_process)
@@ -117,7 +117,7 @@ class StandbyMemory:
             left = (f"process {pid} stays in memory: it {why}" for pid, why in backend.left.items())
             self.why = Reason.MEMORY_BACKEND.because("; ".join([self._choice, *left]))
         except MemoryLost as error:
-            # What watches the memory is told, too, and ends the container.
+            # `watch_memory` raises this, too, and ends the container.
             self._workload.log.error("its memory cannot be brought back: %s", error)
         except (MemoryFailed, OSError) as error:
             self.why = Reason.MEMORY_STAYS.because(error)
@@ -133,7 +133,7 @@ class StandbyMemory:
             settings = self._workload.settings
             kind, self._choice = choice.choose(settings.standby_memory, facts, present, for_a_dump=not settings.standby)
             if self._backend is None or self._backend.kind is not kind:
-                if self._backend:  # a pager that just ended would leave pages that wait for it
+                if self._backend:  # closing alone would end the pager, and page faults would wait for ever
                     await self._backend.bring_back()
                 await self.close()
                 self._backend = self._make(kind, init_process)
@@ -157,21 +157,21 @@ class StandbyMemory:
 
     @property
     def moves(self) -> bool:
-        """Whether memory is on its way out."""
+        """Whether memory is being moved out now."""
         return not self._idle.is_set()
 
     async def moved(self) -> None:
-        """Return when nothing is on its way out any more."""
+        """Return when no memory is being moved out any more."""
         await self._idle.wait()
 
     async def ran(self) -> float:
-        """Return when a move has let a process run that it could not stop, and since when it may have run."""
+        """Return when a move has let a process run that it could not stop; the result is since when (trio's time)."""
         await self._has_run.wait()
         self._has_run = trio.Event()
         return self._ran_since
 
     def cut(self) -> None:
-        """End the move: the container is about to run. Returns at once."""
+        """Interrupt a move: the container is about to run. Returns at once."""
         self._has_run = trio.Event()
         self._scope.cancel()
         if self._backend:
@@ -180,7 +180,7 @@ class StandbyMemory:
             self._left = 0
 
     def woke(self) -> None:
-        """The container runs for longer than a nap: the next sleep begins with a move."""
+        """Record a wake: the next sleep begins with a move."""
         self._left = 0
         if self._backend:
             self._backend.woke()
@@ -192,7 +192,7 @@ class StandbyMemory:
             await self._backend.bring_back()
 
     async def leave(self, init_process: InitProcess) -> bool:
-        """Make the frozen processes ready for a dump that leaves out what is in the store; False where there is none.
+        """Prepare the frozen processes for a dump without the memory in the page store. Returns False if there is none.
 
         Raises MemoryFailed, MemoryLost.
         """
@@ -201,19 +201,19 @@ class StandbyMemory:
         return self._left_out is not None
 
     async def ended(self) -> None:
-        """The processes are in an image, which leaves out what `leave` has said."""
+        """Record that the processes have ended, and are in an image."""
         if self._left_out:
             await self._left_out.processes_ended()
         else:
             await self.close()
 
     async def rejoin(self, init_process: InitProcess) -> None:
-        """Give restored processes, which are stopped, what the image has left out. Raises MemoryFailed, MemoryLost."""
+        """Give restored, stopped processes the memory that the image left out. Raises MemoryFailed, MemoryLost."""
         assert self._left_out
         await self._left_out.rejoin(init_process.pids())
 
     async def lost(self) -> str:
-        """Return why pages that are out cannot be had any more; wait for ever as long as they can."""
+        """Wait until pages that were moved out are lost, and return why."""
         while True:
             backend, changed = self._backend, self._changed
             if backend is None:
@@ -222,7 +222,7 @@ class StandbyMemory:
                 return lost
 
     async def close(self) -> None:
-        """Let go of what the backend holds: the processes are gone, or have all their memory."""
+        """Release the backend: the processes are gone, or have all their memory."""
         backend, self._backend = self._backend, None
         self.why = None
         if backend:

@@ -1,8 +1,9 @@
-"""A nap: a container in STANDBY runs for a probe or an exec, and is frozen again or has to stay awake.
+"""A nap: a container in STANDBY runs for a probe or an exec, and is then frozen again or stays awake.
 
-A client that comes meanwhile finds an application that answers, and must not see it freeze in the middle of that: any
-use by a client turns the nap into a wake. No client is missed, even one that is gone again: before and after the nap,
-while the application cannot answer, what waits is looked at; in between everything from the node is intercepted.
+A client that connects meanwhile reaches a running application, which must not freeze while serving it: any use by a
+client turns the nap into a wake. No client is missed, even if it has disconnected again: waiting connections are
+checked before and after the nap, while the application cannot accept any, and during it all connections from the node
+are intercepted.
 """
 
 import os
@@ -18,19 +19,19 @@ from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.strategy import Workload
 
 SETTLE = 2.0
-"""Seconds for the application to close connections that the other end has closed, as those of a probe are. On a machine
-whose CPUs are busy it needs some tenths of one, and frozen before that it would be woken by them at once."""
+"""Seconds for the application to close connections that the client has closed, as a prober does. On a busy machine this
+takes some tenths of a second; if it were frozen before, these connections would wake it at once."""
 
 WORKS = 0.3
-"""Seconds for what the nap has set off, such as the handling of a signal that an exec has sent; one that computes all
-the time would nap for longer otherwise."""
+"""Seconds for follow-up work, such as handling a signal that an exec has sent; it bounds the nap of a container that
+always computes."""
 
 LOOKS = (0.002, 0.005, 0.01, 0.02, 0.05)
-"""Seconds between looks whether it has, which take a millisecond or two each; the last one for all further ones."""
+"""Seconds between checks of these conditions, which take a millisecond or two each; the last value repeats."""
 
 
 class Nap:
-    """Made before the container is thawed."""
+    """One nap; create it before the container is thawed."""
 
     def __init__(self, workload: Workload, network: PodNetwork, baseline: Baseline) -> None:
         init_process = workload.init_process
@@ -39,12 +40,12 @@ class Nap:
         self._network = network
         self._baseline = baseline
         self.awaited: Explanation | None = None
-        """That a connection waits for the container as it begins to run."""
+        """Why it must stay awake: a connection waited when the nap began."""
         self._ports = workload.settings.ports or network.listening_ports(init_process.socket_inodes())
         self._since = trio.current_time()
 
     def begins(self) -> None:
-        """Look at what waits; to be called before each thaw, when probes are intercepted already."""
+        """Check for waiting connections. Call this before each thaw, after probes are intercepted."""
         if not self._baseline.has_connected():
             return
         seen = self._baseline.seen()
@@ -54,10 +55,10 @@ class Nap:
             self._baseline.disregard(seen)
 
     async def settled(self) -> None:
-        """Return when nothing is left of what the nap was for.
+        """Return when the nap's probe or exec is complete.
 
-        Connections of probers that came to the container itself are answered, and what they have closed has a moment;
-        so have signals that an exec has sent, and what follows from them.
+        Probes on the container's own sockets are answered, then closed connections and pending signals are handled (for
+        SETTLE seconds at most), then no thread runs (for WORKS seconds at most).
         """
         await self._while(self._is_probed)
         with trio.move_on_after(SETTLE):
@@ -74,11 +75,12 @@ class Nap:
             looks += 1
 
     def _is_probed(self) -> bool:
-        """A probe that came to the container itself is still with it; for PROBE_SECONDS, after which it is none."""
+        """Return whether a probe on the container's own sockets is open. After PROBE_SECONDS it does not count as
+        one."""
         return bool(self._network.from_probe_sources(self._init_process.socket_inodes, self._ports))
 
     def use(self) -> Explanation | None:
-        """Return how a connection of the container, which is frozen again, was used; None if none was."""
+        """Return how a client used a connection during the nap, or None; the container is frozen again."""
         if sock := used_since(self._network, self._init_process.socket_inodes(), self._ports, self._since):
             return Reason.USED_IN_NAP.because(*sock.remote, sock.state.name)
         return None
@@ -93,7 +95,8 @@ def _runs(pid: int) -> bool:
 
 
 def used_since(network: PodNetwork, own: Collection[int], ports: Collection[int], since: float) -> TcpSocket | None:
-    """Return a connection to these ports, of one of these inodes, on which data went either way since then."""
+    """Return a connection with one of these inodes and ports that has carried data since `since` (trio's time), or
+    None."""
     passed_ms = (trio.current_time() - since) * 1000
     for sock in network.connections():
         if sock.inode in own and sock.local[1] in ports and quiet_ms(sock) <= passed_ms:
