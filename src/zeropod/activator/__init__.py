@@ -1,1 +1,1 @@
-"""How the next connection of a sleeping container is waited for, and how the container gets it."""
+"""A pod's connections while its containers cannot answer: waiting for the next one, and handing it over."""

@@ -1,7 +1,7 @@
-"""What a prober is told in a container's stead: the bytes of an answer, in the prober's protocol. Sans-IO.
+"""The response to a probe in place of the container: its bytes, in the prober's protocol. Sans-IO.
 
-What is said is what the application said when it was asked the same (probe_results.py), and only where classify.py is
-sure of the request.
+It repeats the application's response to the same request (probe_results.py). Only requests that classify.py is sure of
+are answered.
 """
 
 import http
@@ -19,14 +19,14 @@ _GRPC = (b"content-type", b"application/grpc")
 _REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
 UNIMPLEMENTED = ProbeResult(well=False, status=12)
-"""What a health service says to a call of a method that it does not have."""
+"""The response of a health service to a method that it does not have."""
 
 
 def answer(kind: ProbeKind, request: bytes, result: ProbeResult, *, greeted: bool) -> bytes | None:
-    """Return the answer to a request of this kind; `greeted`: our SETTINGS have been sent before.
+    """Return the response to a request of this kind; `greeted`: zeropod's SETTINGS have been sent before.
 
-    None when the prober has left no way to answer, such as a flow-control window of nothing. Raises ValueError for a
-    kind that is not a probe's.
+    Returns None if the prober does not allow a response, for example with a flow-control window of 0. Raises ValueError
+    for a kind that is not a probe's.
     """
     match kind:
         case ProbeKind.HTTP:

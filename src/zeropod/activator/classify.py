@@ -1,10 +1,10 @@
-"""Whether a connection's first bytes are a kubelet's probe, or a client's request for the application.
+"""Classify the first bytes of a connection: a kubelet's probe, or a client's request for the application.
 
-Sans-IO: bytes in, a classification out. Strict, because the two errors do not weigh the same: a probe that is taken for
-a request reaches the application, which answers it as well; a request that is taken for a probe gets an answer that
-means nothing. So a probe is only what is complete, alone on its connection, and says itself that it is one.
+Sans-IO. Strict, because the two errors differ in weight: a probe taken for a request is still answered by the
+application, but a request taken for a probe would get a wrong response. So a probe must be complete, alone on its
+connection, and identify itself.
 
-Source of facts: Kubernetes' pkg/probe/{http,grpc}, grpc's health/v1/health.proto, RFC 9113 for HTTP/2's preface.
+Sources: Kubernetes' pkg/probe/{http,grpc}, grpc's health/v1/health.proto, RFC 9113 for HTTP/2's preface.
 """
 
 from collections.abc import Iterable
@@ -21,24 +21,24 @@ AGENT = b"kube-probe/"
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes.fromhex("000000040000000000")
-"""An empty SETTINGS frame: what a server has to say first, if it wants nothing special."""
+"""An empty SETTINGS frame, which a server without special settings must send first."""
 ACKNOWLEDGED = bytes.fromhex("000000040100000000")
-"""The client's answer to that."""
+"""The client's acknowledgement of it."""
 
 _AGENT_HEADER = b"user-agent"
 _METHOD = b"GET "
 _FRAME_HEADER = 9
 _GIVEN_UP = (h2.events.StreamReset, h2.events.ConnectionTerminated)
-"""The client does not wait for an answer any more."""
+"""Events by which the client stops waiting for a response."""
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class ProbeKind(Enum):
     UNDECIDED = auto()
-    """Too little to say."""
+    """Not enough data yet."""
     AWAITS_SETTINGS = auto()
-    """Too little to say, and there may be no more before the server has sent its SETTINGS: gRPC's clients wait."""
+    """Not enough data, and there may be no more before the server has sent its SETTINGS: gRPC clients wait for them."""
     HTTP = auto()
     """An HTTP probe."""
     GRPC = auto()
@@ -46,19 +46,19 @@ class ProbeKind(Enum):
     GRPC_OTHER = auto()
     """Another method of the health service, called by a prober."""
     APPLICATION = auto()
-    """None of that: the application's business."""
+    """Neither: a request for the application."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """What a probe asks. Two that are equal ask the same, whatever version of the prober does, and however patient."""
+    """The request of a probe. Equal ones ask the same, whatever the prober's version and timeout."""
 
     kind: ProbeKind
     subject: tuple[bytes, ...]
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), compare=False)
-    """Those of HTTP/2 include the method and the path."""
+    """With HTTP/2, they include method and path."""
     target: bytes = field(default=b"", compare=False)
-    """What an HTTP/1 request names; part of the headers in HTTP/2."""
+    """The target of an HTTP/1 request; with HTTP/2, one of the headers."""
     body: bytes = field(default=b"", compare=False)
 
     def __str__(self) -> str:
@@ -71,16 +71,16 @@ class ProbeRequest:
 class Classification:
     kind: ProbeKind
     request: ProbeRequest | None = None
-    """Of what is a probe's, and of nothing else."""
+    """The request, for probes only."""
 
 
 _UNDECIDED, _APPLICATION = Classification(ProbeKind.UNDECIDED), Classification(ProbeKind.APPLICATION)
 
 
 def classify(data: bytes, limit: int) -> Classification:
-    """Return what `data`, all that has come so far, is the beginning of; more than `limit` bytes are not a probe's.
+    """Classify `data`, everything received so far; more than `limit` bytes are not a probe's. Never raises.
 
-    Never raises. Once it is something else than undecided, more bytes can make it the application's and nothing else.
+    A result other than undecided can only change to the application's with more data.
     """
     if len(data) > limit:
         return _APPLICATION
@@ -108,7 +108,7 @@ def _http1(data: bytes) -> Classification:
     if connection.trailing_data[0] or not _names_prober(headers) or _values(headers, b"upgrade"):
         return _APPLICATION
     if not _values(headers, b"host"):
-        return _APPLICATION  # HTTP/1.0, in which it could not be asked again
+        return _APPLICATION  # HTTP/1.0 requests could not be repeated
     subject = (request.target, *(b"%s: %s" % header for header in headers if header[0] != _AGENT_HEADER))
     return Classification(ProbeKind.HTTP, ProbeRequest(ProbeKind.HTTP, subject, tuple(headers), request.target))
 
@@ -147,10 +147,11 @@ def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 
 
 def without_acknowledgement(data: bytes) -> bytes | None:
-    """Return an HTTP/2 client's first bytes without its answer to our SETTINGS; None as long as that has not come.
+    """Return an HTTP/2 client's first bytes without its acknowledgement of zeropod's SETTINGS; None until that has
+    arrived.
 
-    For a server that takes the connection over and has not sent those SETTINGS: some end a connection on which
-    something is acknowledged that they have not said.
+    For a server that takes over the connection and has not sent those SETTINGS: some servers close a connection on an
+    acknowledgement of SETTINGS that they have not sent.
     """
     position = len(PREFACE)
     while position + _FRAME_HEADER <= len(data):

@@ -1,7 +1,7 @@
-"""Connections of ours to the application, in the place of the client that connected to us.
+"""zeropod's own connections to the application, in place of a client.
 
-They are made from the pod's own address, the one that was asked for, and the kernel's program is told beforehand what
-they are: it would take them for the pod's own.
+They come from the pod's own address to which the client connected. The kernel's program is told beforehand what they
+stand for; it would take them for the pod's own connections otherwise.
 """
 
 import errno
@@ -17,17 +17,17 @@ from zeropod.kernel import namespace
 from zeropod.kernel.lookup import Flow, FlowOrigin, Lookup
 
 CLOSED_REMEMBERED = 32
-"""Closed connections that are remembered."""
+"""Closed connections that stay tagged."""
 
 SocketAddress = tuple[Any, ...]
-"""What getsockname() returns: address, port, and for IPv6 two numbers more."""
+"""The result of getsockname(): address and port, and two more numbers for IPv6."""
 
 Announce = Callable[[tuple[str, int]], AbstractContextManager[None]]
-"""Says what a connection to the application from this address of the pod is, for as long as it exists."""
+"""Tags the application's connections from this address of the pod, inside the block."""
 
 
 def asked_for(connection: trio.socket.SocketType) -> SocketAddress:
-    """The address that a connection came to. An application's IPv6 listener takes IPv4, too: that is IPv4 here."""
+    """Return the address to which a connection was made; for IPv4 through an IPv6 listener, the IPv4 address."""
     address: SocketAddress = connection.getsockname()
     mapped = ip_address(address[0].partition("%")[0])
     if isinstance(mapped, IPv6Address) and mapped.ipv4_mapped:
@@ -40,10 +40,10 @@ def unannounced(_: tuple[str, int]) -> AbstractContextManager[None]:
 
 
 class OurConnections:
-    """Tags connections of ours to one pod with what they stand for: a probe, or a client.
+    """Tags for zeropod's connections to one pod: a probe's, or a client's.
 
-    Of a probe's it still does when they are closed, for a while: the application may be slow to close its ends, and a
-    segment that was sent twice would be taken for a new connection.
+    A probe's tag outlives its connection for a while: the application may close its end late, and a retransmitted
+    segment would be taken for a new connection.
     """
 
     def __init__(self, lookup: Lookup) -> None:
@@ -51,7 +51,7 @@ class OurConnections:
         self._closed: dict[Flow, None] = {}
 
     def announced(self, origin: FlowOrigin, port: int) -> Announce:
-        """That the next one to this port is that."""
+        """Tag the next connection to this port with `origin` inside the block."""
 
         @contextmanager
         def announce(address: tuple[str, int]) -> Iterator[None]:
@@ -76,9 +76,9 @@ class OurConnections:
 async def connect(
     target: SocketAddress, netns: namespace.PathOrFd, announce: Announce, known: ExitStack
 ) -> trio.SocketStream:
-    """A connection to one of the pod's own addresses. Raises OSError.
+    """Connect to one of the pod's own addresses. Raises OSError.
 
-    `known`, in which it is announced, is to be closed when the connection has been.
+    `known`, which tags the connection, must be closed after the connection.
     """
     family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
     with namespace.entered(netns):
@@ -88,8 +88,8 @@ async def connect(
         known.enter_context(announce(sock.getsockname()[:2]))
         await sock.connect(target)
         if sock.getsockname() == sock.getpeername():
-            # Nobody listens, and the kernel happened to choose that very port as ours: TCP's simultaneous
-            # open then connects a socket with itself, and would keep the port from the application.
+            # Nothing listens, and the kernel chose that very port as the source port: TCP's simultaneous open then
+            # connects a socket with itself, and would keep the port from the application.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
         return trio.SocketStream(sock)
     except BaseException:

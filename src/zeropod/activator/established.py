@@ -1,6 +1,6 @@
 """The established connections of a pod's sleeping containers: locked while their sockets do not exist.
 
-The kernel side is one lock for the whole pod; here its packets find the container they are for.
+The kernel has one lock for the whole pod; this module assigns its packets to containers.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,7 +16,7 @@ TABLE = "zeropod"
 
 
 class EstablishedConnections:
-    """Opens the lock with its first use: most containers sleep without a connection."""
+    """The lock; opened at its first use, because most containers sleep without a connection."""
 
     def __init__(self, network_path: str) -> None:
         self._network_path = network_path
@@ -25,7 +25,7 @@ class EstablishedConnections:
         self._receiving = trio.Lock()
 
     def lock(self, sockets: Iterable[TcpSocket]) -> frozenset[Connection]:
-        """Holds every packet of these connections from now on. Raises OSError where nf_tables refuses."""
+        """Hold all packets of these connections from now on. Raises OSError if nf_tables refuses."""
         connections = frozenset(Connection(sock.local, sock.remote) for sock in sockets)
         if connections:
             self._lock = self._lock or ConnectionLock(self._network_path, TABLE)
@@ -33,29 +33,29 @@ class EstablishedConnections:
         return connections
 
     async def packet(self, connections: Collection[Connection]) -> Held:
-        """Waits for the next packet of one of these connections; for ever if there are none."""
+        """Return the next packet of one of these connections; wait for ever if there are none."""
         if not connections or not self._lock:
             await trio.sleep_forever()
             raise AssertionError("sleep_forever returned")
         while True:
-            # The task with the lock receives for all others, too.
+            # The task that holds the lock receives packets for all others, too.
             async with self._receiving:
                 for held in self._unclaimed:
                     if held.connection in connections:
                         self._unclaimed.remove(held)
                         return held
                 received = await self._lock.receive()
-                self._unclaimed += received  # only now: a release meanwhile has made another list of it
+                self._unclaimed += received  # only now: a `release` meanwhile has replaced the list
 
     def release(self, connections: Collection[Connection]) -> None:
-        """Lets the connections' packets pass, those that were held first."""
+        """Let the connections' packets pass, the held ones first."""
         if connections and self._lock:
             self._unclaimed = [held for held in self._unclaimed if held.connection not in connections]
             self._lock.release(connections)
 
     def close(self) -> None:
-        """Lets all packets pass. Blocks for up to 40 ms where a connection was ever held: call it in a thread."""
+        """Let all packets pass. Blocks for up to 40 ms if a connection was ever held: call it in a thread."""
         if self._lock:
-            # A namespace that is being torn down has lost its tables already.
+            # A namespace that is being destroyed has lost its tables already.
             with suppress(OSError):
                 self._lock.close()

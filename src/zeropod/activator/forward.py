@@ -1,11 +1,10 @@
-"""One accepted connection, passed on to the application where its client wanted to go.
+"""Forward one accepted connection to the application, at the address to which its client connected.
 
-Owns the wait for the application to listen, and how both connections are closed. Which connections come here,
-and from when on the application may be asked, is decided in redirect.py and interceptor.py; the connection to it is
-connect.py's, the copying proxy.py's.
+Owns the wait for the application to listen, and how both connections are closed. redirect.py and interceptor.py decide
+which connections come here, and when the application may be contacted; connect.py connects, proxy.py copies.
 
-Until the end of both sides was seen, closing a socket resets it, even if this process is killed: a client
-must not take an answer that was cut off for a complete one.
+Until both sides have ended, closing a socket resets it, even if this process is killed: a client must not take a
+truncated response for a complete one.
 """
 
 import errno
@@ -47,17 +46,18 @@ async def forward(
     connect_timeout: float = 0.0,
     proxy_timeout: float = 0.0,
 ) -> None:
-    """Connects an accepted connection with the application and proxies until both sides are done.
+    """Connect an accepted connection with the application, and proxy until both sides are done.
 
-    `netns` is the pod's network namespace. Nothing is tried before `up` is set: until then that address leads
-    back to us. `head` was read from the client before. `connect_timeout` (seconds from now until the application
-    has the connection) and `proxy_timeout` (seconds without a byte) are no limits if 0. Closes `client` in any
-    case. Raises OSError if the application can never be reached: the namespace is gone, or a rule forbids it.
+    `netns` is the pod's network namespace. Nothing is tried before `up` is set: until then that address leads back
+    here. `head` was read from the client before. `connect_timeout` (seconds from now until the application has the
+    connection) and `proxy_timeout` (seconds without a byte) are no limits if 0.
+
+    Closes `client` in any case. Raises OSError if the application can never be reached: the namespace is gone, or a
+    firewall rule forbids it.
     """
     async with client:
         reset_on_close(client, True)
-        # A client that disappears without a word is noticed here or nowhere: the application's connection
-        # ends in this node.
+        # Only here can a vanished client be noticed: the application's connection ends in this node.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         with ExitStack() as known:
             application = None
@@ -91,7 +91,7 @@ async def _application(
     announced: Announce,
     known: ExitStack,
 ) -> trio.SocketStream | None:
-    """A connection to the application, announced in `known`; None when the client has given up meanwhile."""
+    """Connect to the application, announced in `known`; None if the client has given up meanwhile."""
     while not up.is_set():
         with trio.move_on_after(_RESET_LOOK):
             await up.wait()
@@ -113,7 +113,7 @@ async def _application(
 
 
 def _is_reset(sock: trio.socket.SocketType) -> bool:
-    # POLLERR and POLLHUP are reported without being asked for. A half-close is neither.
+    # POLLERR and POLLHUP are always reported. A half-close is neither.
     poll = select.poll()
     poll.register(sock.fileno(), 0)
     return bool(poll.poll(0))

@@ -1,7 +1,7 @@
-"""An HTTP/2 connection of h2's that does not outlive its use.
+"""A context for h2's HTTP/2 connections that breaks their reference cycles.
 
-It refers to itself, and would wait for the collector: a shim, which rarely looks for garbage, would hold hundreds of
-them by then, of ten kilobytes each.
+A connection refers to itself, and waits for the garbage collector. A shim collects rarely, and would hold hundreds of
+them, of ten kilobytes each.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ MALFORMED = (H2Error, HPACKError, HyperframeError)
 
 @contextmanager
 def server() -> Iterator[H2Connection]:
-    """A server's end, begun, with headers as bytes; of no use after the context, which raises what h2 raises."""
+    """A server's connection, initiated, with headers as bytes. Not usable after the block, which raises what h2
+    raises."""
     connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
     connection.initiate_connection()
     try:

@@ -1,11 +1,9 @@
-"""Connections of probers to a sleeping container are accepted here, before they reach the application.
+"""Accept probers' connections to a sleeping container before they reach the application.
 
-Owns listeners of ours, the steering of probers' connections to them while the container sleeps, and what becomes of
-each: a probe is answered, anything else is passed on to the application and wakes it. All other connections never come
-here, except during a nap: then all from the node do, since the application could have answered and closed one before it
-is known whose it is.
-
-While the container runs, intercepting the kubelet only finds out what probes ask: everything is passed on.
+Owns listeners, the steering of probers' connections to them while the container sleeps, and the outcome of each: a
+probe is answered, anything else is passed on to the application and wakes it. Other connections never come here, except
+during a nap: then all connections from the node do, because the application could answer and close one before its
+source is known. While the container runs, interception serves only to learn probe requests: everything is passed on.
 """
 
 import logging
@@ -23,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class ProbeInterceptor:
-    """The probes of one container. `lookup` must stay open as long as run() runs; timeouts as in forward()."""
+    """The interceptor of one container. `lookup` must stay open as long as run() runs; timeouts as in forward()."""
 
     def __init__(
         self,
@@ -45,11 +43,11 @@ class ProbeInterceptor:
         self._up = trio.Event()
         self._up.set()
         self.client_came = trio.Event()
-        """Set when a client has come, which wants the application; until `application_sleeps`."""
+        """Set when a client's connection has arrived for the application; cleared by `application_sleeps`."""
         self.probe_came = trio.Event()
-        """Set when a probe has come that only the application can answer; likewise."""
+        """Set when a probe has arrived that only the application can answer; cleared by `application_sleeps`."""
         self._probes: set[trio.SocketStream] = set()
-        """Connections of probers that are the application's business."""
+        """Probers' connections that the application has to serve."""
         self._over = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -63,16 +61,16 @@ class ProbeInterceptor:
                 self.disengage()
 
     def engage(self, ports: Collection[int]) -> None:
-        """Intercept new connections of probers to these ports, and answer them: the application is about to sleep.
+        """Intercept probers' new connections to these ports, and answer them: the application is about to sleep.
 
-        Raises OSError when the program's maps have no room for the ports.
+        Raises OSError if the program's maps have no room for the ports.
         """
         self.application_sleeps()
         self._answers = True
         self._inspect(ports)
 
     def intercept_kubelet(self, ports: Collection[int]) -> None:
-        """Intercept new connections of the kubelet, and pass them on to the application. Raises OSError as engage()."""
+        """Intercept the kubelet's new connections, and pass them on to the application. Raises OSError as engage()."""
         self._inspect(ports, named=True)
 
     def _inspect(self, ports: Collection[int], *, named: bool = False) -> None:
@@ -82,41 +80,41 @@ class ProbeInterceptor:
             self._lookup.inspect(port, self._listeners.sockets, named=named)
 
     def disengage(self) -> None:
-        """Let connections go straight to the application, which is awake, and pass on what waits here."""
+        """Let connections go straight to the running application, and pass on those that wait here."""
         for port in self._ports:
             self._lookup.uninspect(port)
         self._ports, self._answers = frozenset(), False
         self.application_runs()
 
     def intercept_node(self, *, on: bool) -> None:
-        """Intercept all new connections from the node, or those of probers alone again. Raises OSError."""
+        """Intercept all new connections from the node, or only probers' ones again. Raises OSError."""
         for port in self._ports:
             self._lookup.inspect_nodes(port, on=on)
 
     def application_runs(self) -> None:
-        """Pass on what waits here; what comes is still intercepted."""
+        """Pass on waiting connections: the application runs. New ones are still intercepted."""
         self._up.set()
 
     def application_sleeps(self) -> None:
-        """Hold what is for the application from now on."""
+        """Hold connections for the application from now on: it is about to be frozen."""
         self._up = trio.Event()
         self.client_came, self.probe_came = trio.Event(), trio.Event()
 
     async def idle(self) -> None:
-        """Return when no probe waits here for the application, or is with it."""
+        """Return when no probe waits here for the application, or is being served by it."""
         while self._probes:
             await self._over.wait()
 
     @property
     def has_probe(self) -> bool:
-        """Whether a probe here waits for the application, or is with it."""
+        """Whether a probe waits here for the application, or is being served by it."""
         return bool(self._probes)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         port = stream.socket.getsockname()[1]
         assert self._listeners is not None
         if port in (listener.getsockname()[1] for listener in self._listeners.sockets):
-            # Something in the pod has connected to our own port. Passing that on would lead back here.
+            # A process in the pod has connected to zeropod's own port. Passing that on would loop.
             return
         inspection = await self._inspector.inspect(stream, answers=self._answers)
         if inspection.disposition is Disposition.ANSWERED:
@@ -130,7 +128,7 @@ class ProbeInterceptor:
             if inspection.pending:
                 await self._up.wait()
                 if not await self._inspector.ask(stream, inspection.pending):
-                    self.client_came.set()  # it needs to run to become well
+                    self.client_came.set()  # it can recover only while it runs
                 return
             await forward(
                 stream,

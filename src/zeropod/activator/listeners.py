@@ -1,7 +1,7 @@
-"""Listeners of ours in a pod's network namespace, to which the sk_lookup program hands connections: one per family.
+"""Listeners of zeropod in a pod's network namespace, one per family, to which the sk_lookup program steers connections.
 
-Owns the sockets and the accepting: how many connections at once, and what to do when descriptors run out. What
-becomes of an accepted connection is up to the caller.
+Owns the sockets and the accepting: the limit of concurrent connections, and what happens when descriptors run out. The
+caller serves the accepted connections.
 """
 
 import errno
@@ -27,11 +27,12 @@ _IP_FREEBIND = 15  # include/uapi/linux/in.h
 _LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
-"""Deals with one connection, which is closed afterwards if it was not before."""
+"""Serves one connection, which is closed afterwards."""
 
 
 class Listeners:
-    """They listen from the creation on, on none of `ports`. Raises OSError: no such namespace, or no room in it."""
+    """The listeners; they listen from their creation on, never on one of `ports`. Raises OSError: no such namespace, or
+    no free port."""
 
     def __init__(self, netns: str | os.PathLike[str], ports: Collection[int]) -> None:
         self._netns = netns
@@ -48,13 +49,13 @@ class Listeners:
         self._owned.close()
 
     async def accept(self, connections: trio.Nursery, serve: Serve) -> None:
-        """Accepts for ever, and serves each connection in the nursery."""
+        """Accept until cancelled, and serve each connection in the nursery."""
         async with trio.open_nursery() as accepting:
             for listener in self._listeners:
                 accepting.start_soon(self._accept_all, listener, connections, serve)
 
     async def accept_waiting(self, connections: trio.Nursery, serve: Serve) -> None:
-        """Accepts what is in the queues right now."""
+        """Accept the connections that are in the queues now."""
         for listener in self._listeners:
             while listener.socket.is_readable():
                 await self._accept(listener, connections, serve)
@@ -84,14 +85,14 @@ class Listeners:
             async with stream:
                 await serve(stream)
         except Exception:
-            # Whatever it was that a stranger has sent, it ends his own connection and nothing else.
+            # Whatever a client has sent, the failure ends its own connection and nothing else.
             log.exception("a connection in %s was closed, which is a mistake of zeropod's", self._netns)
         finally:
             self._slots.release()
 
 
 def _listen(netns: str | os.PathLike[str], ports: Collection[int]) -> Iterator[socket.socket]:
-    """One for each address family that the kernel knows."""
+    """Listen with one socket for each address family that the kernel supports."""
     for family, address in _LOOPBACK:
         for _ in range(_ATTEMPTS):
             try:
@@ -105,8 +106,8 @@ def _listen(netns: str | os.PathLike[str], ports: Collection[int]) -> Iterator[s
                 undo.enter_context(listener)
                 if family == socket.AF_INET6:
                     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                # Steered connections do not care for a listener's address. On loopback it is not seen
-                # outside of the pod; FREEBIND, because the address may be missing while its family works.
+                # Steered connections ignore a listener's address. On loopback it is not visible outside of the pod;
+                # FREEBIND, because the address may be missing while its family works.
                 listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
                 listener.bind((address, 0))
                 if listener.getsockname()[1] in ports:
@@ -123,9 +124,9 @@ def _listen(netns: str | os.PathLike[str], ports: Collection[int]) -> Iterator[s
 
 
 def _share_of_descriptors() -> int:
-    """How many connections to have at once; more wait in the listener's queue.
+    """Return the limit of concurrent connections; more wait in the listener's queue.
 
-    A proxied one takes two descriptors. Half is left, for starting the container that they wait for.
+    A proxied one takes two descriptors. Half of all are left for starting the container.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 1 << 20 if limit == resource.RLIM_INFINITY else max(limit // 4, 4)

@@ -1,9 +1,8 @@
-"""A pod's network as the shim sees it: new and open connections, and whether listeners can be handed over.
+"""A pod's network: new and open connections, and whether listeners can be handed over.
 
-Not all connections count: those of probers never do, and the pod's own only where that is wanted.
-
-One for each network namespace, shared by the containers of a pod. What the kernel lacks is found out here once, in
-words, and the callers get by without it.
+Not all connections count: probers' never do, and the pod's own only if set. One object for each network namespace,
+shared by the containers of a pod. Features that the kernel lacks are determined here once, in words, and callers do
+without them.
 """
 
 import time
@@ -27,33 +26,33 @@ CONNECTED = frozenset(TcpState) - {TcpState.LISTEN, TcpState.CLOSE, TcpState.TIM
 
 
 def combined(seen: Mapping[int, Activity], ports: Collection[int]) -> Activity:
-    """What was seen at several ports, as if they were one."""
+    """Return the activity of several ports as one."""
     wanted = [activity for port, activity in seen.items() if port in ports]
     last = max((activity.last_ns for activity in wanted), default=0)
     return Activity(last, sum(activity.connections for activity in wanted))
 
 
 def _unaccepted(connections: Iterable[TcpSocket], ports: Collection[int]) -> list[TcpSocket]:
-    """Return those that were not accepted yet. One without an inode in any other state was closed by its process."""
+    """Return connections that were not accepted yet. One without an inode in any other state was closed by its
+    process."""
     states = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
     return [sock for sock in connections if sock.local[1] in ports and not sock.inode and sock.state in states]
 
 
 def avoid_multipath(path: str) -> None:
-    """To be called before anything listens in the namespace.
+    """Disable MPTCP in the namespace; call it before anything listens there.
 
-    Go opens MPTCP listeners, which CRIU refuses (Unsupported proto 262); where MPTCP is off, Go falls back to TCP.
+    Go opens MPTCP listeners, which CRIU refuses (Unsupported proto 262); without MPTCP, Go falls back to TCP.
     """
     with suppress(OSError):  # a kernel without MPTCP
         namespace.set_sysctl(path, _MPTCP, "0")
 
 
 class PodNetwork:
-    """Opens on creation, by a thread in the node's network; after `close` nothing watches the namespace any more.
-    `established` has a close of its own, which blocks.
+    """A network; create it in a thread in the node's network namespace. After `close` nothing watches the namespace.
 
-    `probers`: the names of processes whose connections are probes; without any, all connections count. `own`: the pod's
-    own connections count, too.
+    `established` has a close of its own, which blocks. `probers`: names of processes whose connections are probes; if
+    empty, all connections count. `own`: whether the pod's own connections count, too.
     """
 
     def __init__(self, path: str, probers: Collection[str] = (), *, own: bool = True) -> None:
@@ -65,7 +64,7 @@ class PodNetwork:
         self.lookup: Lookup | None = None
         self.probe_sources: ProbeSources | None = None
         self.limits: list[str] = []
-        """What this kernel lacks and what is done about it, in words."""
+        """Features that this kernel lacks, and the consequence, in words."""
         try:
             self.lookup = Lookup.attach(path)
             self.probe_sources = self._know(probers)
@@ -76,7 +75,7 @@ class PodNetwork:
             )
         self._counted = Activity(0, self._passive_opens())
         self.cannot_hand_over = self._allow_migration()
-        """Why the connections that wait in one listener cannot be moved to another one; empty if they can."""
+        """Why waiting connections cannot be moved between listeners; empty if they can."""
 
     def _know(self, probers: Collection[str]) -> ProbeSources | None:
         assert self.lookup is not None
@@ -87,7 +86,7 @@ class PodNetwork:
             return None
 
     async def run(self) -> None:
-        """Keeps up with the node's addresses until close()."""
+        """Follow the node's addresses until close()."""
         with self._scope:
             if self.probe_sources:
                 await self.probe_sources.follow()
@@ -102,9 +101,10 @@ class PodNetwork:
         return ""
 
     def activity(self, ports: Collection[int]) -> Activity:
-        """Return the new connections to these ports: when the last came, and how many so far.
+        """Return the new connections to these ports: the time of the last, and their number.
 
-        Without the program the kernel's counter says that there was one since the last look, not when or to which port.
+        Without the eBPF program, the kernel's counter only tells that there was one since the last call, not when or to
+        which port.
         """
         if self.lookup:
             return combined(self.lookup.activity(own=self._own), ports)
@@ -113,7 +113,7 @@ class PodNetwork:
         return self._counted
 
     def _passive_opens(self) -> int:
-        """Connections that were accepted in the namespace so far (RFC 1213's tcpPassiveOpens)."""
+        """Return the number of connections accepted in the namespace (RFC 1213's tcpPassiveOpens)."""
         with namespace.entered(self.path), open("/proc/thread-self/net/snmp") as file:
             names, values = [line.split() for line in file if line.startswith("Tcp:")]
         return int(values[names.index("PassiveOpens")])
@@ -133,11 +133,11 @@ class PodNetwork:
         return not self.probe_sources.made(sock)
 
     def from_probe_sources(self, inodes_now: Callable[[], Collection[int]], ports: Collection[int]) -> list[TcpSocket]:
-        """Return the connections of probers to these ports that were not accepted yet, or have one of these inodes."""
+        """Return probers' connections to these ports that were not accepted yet, or have one of these inodes."""
         if not self.probe_sources:
             return []
         connections = self.connections()
-        # Afterwards: what is accepted meanwhile had no inode yet among the connections.
+        # Read afterwards: a connection accepted meanwhile had no inode yet in the list.
         inodes = inodes_now()
         accepted = [sock for sock in connections if sock.local[1] in ports and sock.inode in inodes]
         return [sock for sock in (*accepted, *_unaccepted(connections, ports)) if self.probe_sources.made(sock)]
@@ -159,9 +159,9 @@ class PodNetwork:
 
 
 class Baseline:
-    """Which connections to a sleeping container count: those that were not there when it was frozen.
+    """The connections to a sleeping container that do not count: those from before the freeze.
 
-    The `sk_lookup` program counts on while the container sleeps or naps. `chosen`: the ports that its settings name.
+    The `sk_lookup` program keeps counting while the container sleeps or naps. `chosen`: the ports of its settings.
     """
 
     def __init__(self, network: PodNetwork, chosen: frozenset[int]) -> None:
@@ -169,12 +169,12 @@ class Baseline:
         self._chosen = chosen
         self._ports: frozenset[int] = frozenset()
         self._before = Activity(0, 0)
-        """Connections to these ports from before the freeze, and later ones that do not count."""
+        """Counts of connections to these ports from before the freeze, and later ones that do not count."""
         self._ended: frozenset[Connection] = frozenset()
-        """Connections that the peers had ended before, and of which nothing more can come."""
+        """Connections that the peers had ended before, and on which nothing more can arrive."""
 
     def take(self, own: Collection[int], ports: frozenset[int]) -> None:
-        """Remember what there is now, while the container, which listens on `ports`, is frozen; `own`: its inodes."""
+        """Record the connections of the frozen container, which listens on `ports`; `own`: its inodes."""
         self._ports = self._chosen or ports
         self._before = self._network.activity(self._ports)
         self._ended = frozenset(
@@ -184,7 +184,7 @@ class Baseline:
         )
 
     def seen(self) -> Activity:
-        """Return the new connections to its ports, so far."""
+        """Return the counts of connections to its ports so far."""
         return self._network.activity(self._ports)
 
     def has_connected(self) -> bool:
@@ -192,7 +192,7 @@ class Baseline:
         return self.seen() != self._before
 
     def disregard(self, seen: Activity) -> None:
-        """What was seen is a part of a handshake, say, or what is left of a connection that is gone."""
+        """Disregard these connections: a part of a handshake, for example, or the rest of a closed connection."""
         self._before = seen
 
     def waits_in_listeners(self, own: Collection[int]) -> bool:
@@ -201,7 +201,7 @@ class Baseline:
         return any(listener.receive_queue for listener in counted if listener.inode in own)
 
     def ending(self, own: Collection[int]) -> bool:
-        """Return whether a peer has ended a connection since the freeze which the container has not ended itself."""
+        """Return whether a peer has ended a connection since the freeze, and the container has not closed it yet."""
         ended = (sock for sock in self._network.connections() if sock.state is TcpState.CLOSE_WAIT)
         return any(sock.inode in own and connection_of(sock) not in self._ended for sock in ended)
 

@@ -1,11 +1,11 @@
-"""Finds out what a connection is that may be a probe's, and answers it if it is a probe.
+"""Find out whether an accepted connection is a probe, and answer it if so.
 
-The connection was accepted to be looked at, in the place of an application that sleeps. What it says is only peeked at,
-so that the application can still be given all of it. Only a prober's process is waited for longer than
-`CLIENTS_PATIENCE`: where the server speaks first, the client waits for us.
+The connection is accepted in place of a sleeping application. Its data is only peeked at, so that the application can
+still read all of it. Only a prober's process is waited for longer than `CLIENTS_PATIENCE`: with a protocol in which the
+server speaks first, the client waits.
 
-What it says is not enough: only a prober's process is answered. And what a prober sends need not be a probe that can be
-answered here: HTTPS, a request that is too large, one that does not say what sent it.
+The request alone is not sufficient: only a prober's process is answered. And a prober's request may not be answerable
+here: HTTPS, a request that is too large, or without a probe's User-Agent.
 """
 
 import logging
@@ -29,55 +29,55 @@ from zeropod.kernel.sock_diag import Address
 log = logging.getLogger(__name__)
 
 CLIENTS_PATIENCE = 0.5
-"""Seconds in which a client has to say what it wants. The kubelet does so at once, and waits a second for an answer."""
+"""Seconds in which a client has to send its request. The kubelet does so at once, and waits a second for a response."""
 
 PROBERS_PATIENCE = 10.0
-"""Further seconds for a prober's process, which speaks first in all that it does, but may not get to it on a busy node;
-and for what its owner has closed, and so will end."""
+"""Further seconds for a prober's process, which always speaks first, but may be delayed on a busy node; and for a
+closed connection, which will end."""
 
 LAST_WORDS = 1.0
-"""Seconds for the prober to take its answer and close the connection."""
+"""Seconds for the prober to read its response and close the connection."""
 
 PEEKS_AT_ONCE = 4
-"""Looks without a pause between them: as many segments as a probe comes in at the most."""
+"""Peeks without a pause between them: the most segments in which a probe arrives."""
 
 PEEK_PAUSE = 0.01
-"""Seconds between further looks: a client that sends byte by byte costs no more than a look in that time."""
+"""Seconds between further peeks: a client that sends byte by byte costs one peek in that time."""
 
-_CHUNK = 1 << 12  # bytes: of what is only thrown away
+_CHUNK = 1 << 12  # bytes per read of data that is discarded
 
 ACKNOWLEDGEMENT = 10.0
-"""Seconds for an HTTP/2 client to acknowledge our SETTINGS, which it must."""
+"""Seconds for an HTTP/2 client to acknowledge SETTINGS, which it must."""
 _MUCH = 1 << 16  # bytes that it may send meanwhile
 
 
 class Disposition(Enum):
     ANSWERED = auto()
-    """It was a probe and has been answered, or has gone."""
+    """A probe, which was answered or has gone."""
     NEEDS_APPLICATION = auto()
-    """It is a probe that only the application can answer."""
+    """A probe that only the application can answer."""
     PASS_ON = auto()
-    """It is a client's connection, for the application."""
+    """A client's connection, for the application."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingProbe:
-    """A probe that has come completely, and waits for its answer."""
+    """A complete probe request that waits for its response."""
 
     request: ProbeRequest
     data: bytes
-    """As it came."""
+    """Its bytes as received."""
     greeted: bool
-    """It was sent our SETTINGS."""
+    """Whether it was sent zeropod's SETTINGS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
     disposition: Disposition
     head: bytes = b""
-    """What was read from the connection, and is to come before the rest."""
+    """Data read from the connection, to be passed on first."""
     pending: PendingProbe | None = None
-    """To be put to the application by `ask`, instead of the connection being passed on."""
+    """For `ask`, instead of passing the connection on."""
 
 
 _ANSWERED = Inspection(Disposition.ANSWERED)
@@ -85,17 +85,17 @@ _RESET = (ConnectionError, TimeoutError, trio.BrokenResourceError)
 
 
 class Peeker:
-    """What a connection has received, not taken away: the application can still be given all of it."""
+    """Data that a connection has received, without consuming it."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self._looks = 0
         self.data = b""
         self.ended = False
-        """No more will come."""
+        """Whether no more data will come."""
 
     async def more(self, most: int) -> None:
-        """Waits until there is more than before, or the end. Raises OSError when the connection was reset."""
+        """Wait until there is more data, or the end. Raises OSError if the connection was reset."""
         self._looks += 1
         if self._looks > PEEKS_AT_ONCE:
             await trio.sleep(PEEK_PAUSE)
@@ -104,13 +104,13 @@ class Peeker:
         await self._look(most)
 
     async def at_last(self, most: int) -> None:
-        """What has come by now, without waiting: a `more` may have run out of time as it came. Raises OSError."""
+        """Update the data without waiting: a `more` may have timed out as data arrived. Raises OSError."""
         self._expect_more()
         if self._socket.is_readable():
             await self._look(most)
 
     def _expect_more(self) -> None:
-        # Otherwise what was seen already would make it readable.
+        # Otherwise data that was peeked at already would make it readable.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(self.data) + 1)
 
     async def _look(self, most: int) -> None:
@@ -118,17 +118,17 @@ class Peeker:
         self.ended = len(self.data) <= seen
 
     def take(self) -> bytes:
-        """Takes away what was seen."""
+        """Consume the data that was peeked at."""
         self.done()
         return os.read(self._socket.fileno(), len(self.data))
 
     def done(self) -> None:
-        """Makes it an ordinary connection again, of whatever it has received."""
+        """Make it an ordinary connection again."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 class ProbeInspector:
-    """`limit`: bytes beyond which a request is not a probe. `lookup` says which connections may be a prober's."""
+    """`limit`: bytes above which a request is not a probe. `lookup` says which connections may be a prober's."""
 
     def __init__(
         self, lookup: Lookup, limit: int, peers: ProbeSources, results: ProbeResults, ours: OurConnections
@@ -139,19 +139,17 @@ class ProbeInspector:
         self._results = results
         self._ours = ours
         self.answered = 0
-        """Probes so far, without the application."""
+        """The number of probes answered without the application."""
         self.on_answer: Callable[[], None] = lambda: None
-        """Called after each."""
+        """Called after each of them."""
 
     async def inspect(self, stream: trio.SocketStream, *, answers: bool = True) -> Inspection:
-        """Return what a connection is, which stays open unless it was answered.
-
-        Without `answers` everything is for the application.
-        """
+        """Classify a connection, which stays open unless it was answered. Without `answers`, every connection is for
+        the application."""
         try:
             ends = stream.socket.getpeername()[:2], stream.socket.getsockname()[:2]
         except OSError:
-            # Reset before it was accepted: a TCP probe in a hurry.
+            # Reset before it was accepted: a TCP probe.
             self._count()
             await trio.aclose_forcefully(stream)
             return _ANSWERED
@@ -163,10 +161,10 @@ class ProbeInspector:
             request, greeted = await self._listen(stream, peeker, lambda: self._waits_for_nothing(ends))
             if peeker.ended and not peeker.data:
                 if answers:
-                    self._count()  # a TCP probe: it was accepted
+                    self._count()  # a TCP probe: answered by being accepted
                 await trio.aclose_forcefully(stream)
                 return _ANSWERED
-            # A prober that has given up is gone. What says that it is a probe, and waits for no answer, is one.
+            # The prober has given up. A connection that identifies itself as a probe and is closed counts as one.
             by_prober = await (
                 self._waits_for_nothing(ends) if request else _in_thread(self._peers.is_probe_source, ends)
             )
@@ -184,15 +182,15 @@ class ProbeInspector:
             return _ANSWERED
         if by_prober:
             return Inspection(Disposition.NEEDS_APPLICATION, head)
-        self._lookup.untag_flow(flow)  # or what it sends would not count
+        self._lookup.untag_flow(flow)  # or its data would not count
         return Inspection(Disposition.PASS_ON, head)
 
     async def _waits_for_nothing(self, ends: tuple[Address, Address]) -> bool:
-        """Return whether the other end is a prober, or closed: neither waits for a server to speak first."""
+        """Return whether the other end is a prober, or closed: neither waits for the server to speak first."""
         return await _in_thread(self._peers.is_probe_source, ends) or await _in_thread(self._peers.has_closed, ends)
 
     async def _decide(self, stream: trio.SocketStream, probe: PendingProbe) -> Inspection:
-        """Answer a probe if its result is known."""
+        """Answer a probe whose result is known."""
         if probe.request.kind is ProbeKind.GRPC_OTHER:
             result: ProbeResult | None = UNIMPLEMENTED
         else:
@@ -204,9 +202,10 @@ class ProbeInspector:
         return _ANSWERED
 
     async def ask(self, stream: trio.SocketStream, probe: PendingProbe) -> bool:
-        """Ask the application, which has to run, pass its answer on, and close the connection.
+        """Ask the running application, pass on its response, and close the connection. Return whether the application
+        is healthy.
 
-        Returns whether the application is well. If it does not answer, the connection is closed without an answer.
+        If it does not respond, the connection is closed without a response.
         """
         result = await self._results.ask(_check(stream, probe))
         if result is None:
@@ -220,7 +219,7 @@ class ProbeInspector:
         self.on_answer()
 
     def announced(self, disposition: Disposition, port: int) -> Announce:
-        """Return for forward() what our connection to the port stands for, by the connection that it is made for."""
+        """Return the function for forward() that tags connections to the port with what they stand for."""
         return self._ours.announced(
             FlowOrigin.PROBE if disposition is Disposition.NEEDS_APPLICATION else FlowOrigin.CLIENT, port
         )
@@ -228,7 +227,7 @@ class ProbeInspector:
     async def _listen(
         self, stream: trio.SocketStream, peeker: Peeker, waits_for_nothing: Callable[[], Awaitable[bool]]
     ) -> tuple[ProbeRequest | None, bool]:
-        """Return what it asks, if it is a probe that says so in time, and whether it was sent our SETTINGS."""
+        """Return the request of a probe that identifies itself in time, and whether it was sent SETTINGS."""
         found, greeted = classify(b"", self._limit), False
         for patience in (CLIENTS_PATIENCE, PROBERS_PATIENCE):
             with trio.move_on_after(patience) as scope:
@@ -244,7 +243,7 @@ class ProbeInspector:
             if not scope.cancelled_caught:
                 break
             waited_for = not await waits_for_nothing()
-            # Afterwards: what has closed it has sent everything before.
+            # Checked afterwards: a process that has closed it has sent everything before.
             await peeker.at_last(self._limit + 1)
             found = classify(peeker.data, self._limit)
             if waited_for:
@@ -261,7 +260,7 @@ def _check(stream: trio.SocketStream, probe: PendingProbe) -> ProbeCheck:
 
 
 async def _tell(stream: trio.SocketStream, probe: PendingProbe, result: ProbeResult) -> None:
-    """Answer, and let the prober close first: a close with something unread would reset the connection."""
+    """Send the response, and let the prober close first: closing with unread data would reset the connection."""
     data = answer(probe.request.kind, probe.data, result, greeted=probe.greeted)
     if data is not None:
         with trio.move_on_after(LAST_WORDS), suppress(trio.BrokenResourceError):
@@ -272,7 +271,7 @@ async def _tell(stream: trio.SocketStream, probe: PendingProbe, result: ProbeRes
 
 
 async def _acknowledged(peeker: Peeker) -> bytes | None:
-    """Return all that came up to the acknowledgement of our SETTINGS, without that; None if it never comes."""
+    """Return all data up to the acknowledgement of SETTINGS, without that; None if it never arrives."""
     with trio.move_on_after(ACKNOWLEDGEMENT):
         while (head := without_acknowledgement(peeker.data)) is None:
             if peeker.ended or len(peeker.data) == _MUCH:

@@ -1,11 +1,10 @@
-"""What probes ask one container, and what it answered when it was asked last.
+"""The probe requests of one container, and its last response to each.
 
-A sleeping container cannot be asked whether it is well. So what probes ask is remembered, and asked again before every
-sleep: what is told to a prober meanwhile is what the application itself has said to the same request. Only what has
-not been asked before needs the application to run once more. What counts as well is the kubelet's to say: a status from
-200 to 399, or SERVING.
+A sleeping container cannot be asked for its health. So its probe requests are remembered and sent to it again before
+every sleep; probes meanwhile get the application's own response to the same request. Only an unknown request needs the
+application to run. As for the kubelet, healthy means a status from 200 to 399, or SERVING.
 
-Source of facts: Kubernetes' pkg/probe/{http,grpc}, grpc's health/v1/health.proto.
+Sources: Kubernetes' pkg/probe/{http,grpc}, grpc's health/v1/health.proto.
 """
 
 import logging
@@ -28,13 +27,13 @@ from zeropod.kernel.lookup import FlowOrigin
 log = logging.getLogger(__name__)
 
 ANSWER_WITHIN = 10.0
-"""Seconds for an answer: as long as the longest nap."""
+"""Seconds for a response: as long as the longest nap."""
 
 REQUESTS_REMEMBERED = 16
-"""Requests that are remembered. A container has three probes at the most, each of them one, or two with a redirect."""
+"""Requests that are remembered. A container has three probes at most, with one request each, or two with a redirect."""
 
 STALE = 240.0
-"""Seconds in which a request that fails has to be heard from a prober: a startup probe, say, is not asked for ever."""
+"""Seconds after which a failing request is forgotten if no prober sends it any more, as after a startup probe."""
 
 _CHUNK = 1 << 14  # bytes
 
@@ -42,23 +41,23 @@ SERVING = b"\0\0\0\0\2\x08\1"
 """A HealthCheckResponse with status 1, not compressed, after its length."""
 
 LONGEST_ANSWER = 1 << 16
-"""Bytes of an answer beyond which it is none."""
+"""Largest response in bytes; a larger one counts as none."""
 
 _MALFORMED = (*http2.MALFORMED, h11.ProtocolError, ValueError)
 _GRPC_OK = 0
 _ITS_OWN = frozenset({b"grpc-timeout", b"grpc-accept-encoding"})
-"""How long the prober waited at the time, and which compressions it understood."""
+"""Headers that differ between probers: their timeout, and the compressions that they support."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What the application said to a probe, as far as the prober looks at it."""
+    """The application's response to a probe, as far as a prober evaluates it."""
 
     well: bool
     status: int
-    """HTTP's status code; gRPC's, for its probes."""
+    """The HTTP status code, or gRPC's for its probes."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    """Where HTTP redirects to."""
+    """The redirect target of an HTTP response."""
     body: bytes = b""
     """gRPC's message, with its length."""
 
@@ -68,7 +67,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class ProbeCheck:
-    """A request, and the socket address of the pod's that it was put to."""
+    """A request, and the pod's socket address that it was sent to."""
 
     target: SocketAddress
     request: ProbeRequest
@@ -79,7 +78,7 @@ class ProbeCheck:
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of a request, and since when (trio's time) it has mattered whether it is still asked."""
+    """The state of a known request, and since when (trio's time) its failure counts towards STALE."""
 
     result: ProbeResult | None
     since: float
@@ -94,12 +93,12 @@ class ProbeResults:
         self._known: dict[ProbeCheck, _Known] = {}
 
     def result(self, check: ProbeCheck) -> ProbeResult | None:
-        """Return what the application said when it was asked last; None if it was not, or did not answer."""
+        """Return the application's last response; None if there is none."""
         known = self._known.get(check)
         return known.result if known else None
 
     async def ask(self, check: ProbeCheck) -> ProbeResult | None:
-        """Ask the application, which has to run, and remember what it says; None if it does not answer."""
+        """Ask the running application, and remember its response; None if it does not respond."""
         result = await self._ask(check)
         self._known.pop(check, None)
         self._known[check] = _Known(result, trio.current_time())
@@ -108,9 +107,9 @@ class ProbeResults:
         return result
 
     async def ask_all(self) -> Sequence[str]:
-        """Ask everything anew, at once, and return what is not well, in words.
+        """Repeat all requests at once, and return failures in words.
 
-        What has not been well for long, and was asked by no prober meanwhile, is forgotten.
+        A request that has failed for STALE seconds without being sent by a prober is forgotten.
         """
         async with trio.open_nursery() as nursery:
             for check, known in self._known.items():
@@ -147,9 +146,10 @@ def _is_well(result: ProbeResult | None) -> bool:
 
 
 class ProbeExchange:
-    """One request on a new connection: `data_to_send` after the creation and after each `receive`, until it is over.
+    """One request on a new connection, as bytes: send `data_to_send` after creation and after each `receive`, until it
+    is over.
 
-    The answer is read to its end, even where its beginning says it all: no application likes to be cut off.
+    A response is read to its end even if its beginning is sufficient, because applications log an aborted connection.
     """
 
     def __init__(self, request: ProbeRequest) -> None:
@@ -159,7 +159,7 @@ class ProbeExchange:
 
     @property
     def result(self) -> ProbeResult | None:
-        """None as long as there is none; when it is over, for ever."""
+        """The response; None until there is one."""
         return self._talk.result
 
     def data_to_send(self) -> bytes:
@@ -167,7 +167,7 @@ class ProbeExchange:
         return data
 
     def receive(self, data: bytes) -> None:
-        """What has come from the application; nothing is the end. Never raises."""
+        """Process data from the application; empty data means the end. Never raises."""
         self._received += len(data)
         try:
             ended = self._talk.receive(data)

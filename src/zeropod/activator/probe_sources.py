@@ -1,7 +1,7 @@
-"""Where probes come from: processes of this node, by their names and the addresses that the node has at the moment.
+"""The sources of probes: processes of this node, by name, and the node's current addresses.
 
-Owns what the sk_lookup program is told about that, and the two rules by which its hint is corrected later: a flow that
-lasts, or carries more than a probe does, is a client's after all; and the process at its other end can be looked up.
+Owns the entries for the sk_lookup program, and the two rules that correct its hint: a flow that lasts longer or carries
+more than a probe is a client's; and the process at its other end can be looked up.
 """
 
 import logging
@@ -16,26 +16,25 @@ from zeropod.kernel.sock_diag import Address, TcpSocket
 log = logging.getLogger(__name__)
 
 NAMES = frozenset({"kubelet", "kubelite", "k3s", "k3s-server", "k3s-agent"})
-"""What the kubelet is called in Kubernetes, MicroK8s and K3s."""
+"""Names of the kubelet's process in Kubernetes, MicroK8s and K3s."""
 
 DEFERRED = frozenset({"ksoftirqd"})
-"""The kernel's thread that receives for others when a processor has too much to receive."""
+"""The kernel thread that receives packets for other tasks when a CPU has too many."""
 
 FORWARDERS = frozenset({"containerd"})
-"""What connects to a port from within the pod for a client outside: `kubectl port-forward`."""
+"""Processes that connect to a port from within the pod for a client outside: `kubectl port-forward`."""
 
 PROBE_SECONDS = 10.0
-"""Seconds beyond which an open connection is a client's."""
+"""Seconds after which an open connection counts as a client's."""
 
 PROBE_BYTES = 16 << 10
-"""Bytes received beyond which a connection is a client's. The ClientHello of an HTTPS probe alone takes 2,000."""
+"""Received bytes from which a connection counts as a client's. The ClientHello of an HTTPS probe alone has 2,000."""
 
 
 class ProbeSources:
-    """To be made in the node's network namespace. Raises OSError.
+    """The sources of probes; create it in the node's network namespace. Raises OSError.
 
-    `is_probe_source` and `has_closed` block, for as long as it takes to look through the node's processes: call them in
-    a thread.
+    `is_probe_source` and `has_closed` block while they search the node's processes: call them in a thread.
     """
 
     def __init__(self, lookup: Lookup, names: Collection[str]) -> None:
@@ -54,7 +53,7 @@ class ProbeSources:
         self._addresses.close()
 
     async def follow(self) -> None:
-        """Keep the addresses up to date, for ever."""
+        """Keep the addresses up to date until cancelled."""
         try:
             while True:
                 await self._addresses.changed()
@@ -69,11 +68,11 @@ class ProbeSources:
             log.warning("probes from some of this node's addresses count as traffic: %s", error)
 
     def is_probe_source(self, own: Address, other: Address) -> bool:
-        """Return whether the process at the `own` end, on this node, of a connection to `other` is a prober."""
+        """Return whether a prober's process on this node has the end `own` of a connection to `other`."""
         return self._known(self._peers.is_named, own, other)
 
     def has_closed(self, own: Address, other: Address) -> bool:
-        """Return whether the process at the `own` end, on this node, has closed the connection to `other`."""
+        """Return whether the process on this node with the end `own` of a connection to `other` has closed it."""
         return self._known(self._peers.has_closed, own, other)
 
     def _known(self, ask: Callable[[Address, Address], bool], own: Address, other: Address) -> bool:
@@ -84,7 +83,7 @@ class ProbeSources:
             return False
 
     def made(self, sock: TcpSocket) -> bool:
-        """Return whether this connection, at its end in the pod, is still to be taken for a prober's."""
+        """Return whether this connection, seen from the pod, still counts as a prober's."""
         origin = self._lookup.flow(Flow(sock.remote, sock.local[1]))
         if origin is None or origin in (FlowOrigin.CLIENT, FlowOrigin.FORWARDED):
             return False
@@ -92,5 +91,5 @@ class ProbeSources:
         return origin == FlowOrigin.PROBE or short
 
     def for_client(self, sock: TcpSocket) -> bool:
-        """Return whether this connection from within the pod was made for a client outside."""
+        """Return whether this connection from within the pod serves a client outside."""
         return self._lookup.flow(Flow(sock.remote, sock.local[1])) in (FlowOrigin.CLIENT, FlowOrigin.FORWARDED)

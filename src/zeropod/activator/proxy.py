@@ -1,14 +1,11 @@
 """Copying between two connected streams until both sides are done.
 
-Owns the copying and the judgement how it ended. Knows nothing of addresses, and leaves opening and closing
-the streams to forward.py.
+Owns the copying, and how it ended. Knows no addresses, and leaves opening and closing the streams to forward.py. Rules:
 
-Rules:
-
-1. The end of one side's data is passed on as just that (half-close). It is over when both sides have ended.
+1. The end of one side's data is passed on as a half-close. The copying is over when both sides have ended.
 2. Nothing is read from one side before the other has taken what was read last: the slower one sets the pace.
 3. It may last for ever, and be quiet for ever, unless its owner sets a timeout.
-4. Whatever ends it otherwise is told apart: an answer that was cut off must not look complete.
+4. Any other end is distinguished from that: a truncated response must not look complete.
 """
 
 import math
@@ -19,7 +16,7 @@ import trio
 
 _CHUNK = 1 << 17  # bytes; larger ones come from mmap(2) each time, which costs more than it saves
 LAST_WORDS = 5.0
-"""Seconds for what a side that is gone has sent before."""
+"""Seconds to read data that a side has sent before it reset the connection."""
 
 
 class End(Enum):

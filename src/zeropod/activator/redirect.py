@@ -1,8 +1,7 @@
-"""New connections to a container that has no process and whose listeners could not be held.
+"""Redirect new connections to a container that has no process and whose listeners could not be held.
 
-That is so where the application is started afresh and has to bind its ports itself, and where the kernel
-cannot move waiting connections from one listener to another. Owns the steering of the container's ports to
-listeners of ours. What happens to an accepted connection is forward.py's part; when to redirect, to start the
+That is the case if the application is started anew and binds its ports itself. Owns the steering of the container's
+ports to listeners of ours. What happens to an accepted connection is forward.py's part; when to redirect, to start the
 container and to stop is decided above.
 
 The order that loses no connection: steer, then end the application; start it; once it listens, stop steering;
@@ -25,7 +24,8 @@ from zeropod.kernel.lookup import Lookup
 log = logging.getLogger(__name__)
 
 HANDSHAKE = 64.0
-"""Seconds that a handshake can take: net.ipv4.tcp_synack_retries at its default of 5 gives up after 63 s."""
+"""Seconds that a handshake can take: with net.ipv4.tcp_synack_retries at its default of 5, the kernel gives up after 63
+s."""
 
 
 class Redirect:
@@ -79,23 +79,23 @@ class Redirect:
                 redirected.close()
 
     async def connection(self) -> None:
-        """Returns when a first connection has been accepted: the sign to start the container."""
+        """Return when a first connection has been accepted, which means that the container must start."""
         await self._arrived.wait()
 
     def ready(self, ports: Collection[int] | None = None) -> None:
-        """The application listens on these ports (None: all): new connections go straight to it from now on.
+        """Stop redirecting these ports (None: all): the application listens on them.
 
-        Those that came before are proxied to it. Do not call it earlier: connections would be refused. Ports
-        that are not redirected, or not any more, are ignored.
+        Connections accepted before are proxied to it. Called earlier, connections would be refused. Ports that are not
+        redirected are ignored.
         """
         for port, up in self._up.items():
-            # Once only: by now a port may be steered again, by the next sleep's redirect.
+            # Only once: the next sleep may redirect the port again.
             if (ports is None or port in ports) and not up.is_set():
                 self._lookup.unsteer(port)
                 up.set()
 
     def close(self) -> None:
-        """Ends the redirect and resets what came through it: the container is gone for good."""
+        """End the redirect, and reset its connections: the container is gone for good."""
         self._scope.cancel()
 
     async def _accept_until_ready(self, listeners: Listeners, connections: trio.Nursery) -> None:
@@ -103,8 +103,8 @@ class Redirect:
             accepting.start_soon(listeners.accept, connections, self._serve)
             for up in self._up.values():
                 await up.wait()
-            # A connection is in no queue yet while its handshake is on its way, and one on its way when the
-            # steering went off is still ours.
+            # A connection is in no queue during its handshake, and one in its handshake when the redirect ended still
+            # arrives here.
             await trio.sleep(self._linger)
             accepting.cancel_scope.cancel()
         await listeners.accept_waiting(connections, self._serve)
@@ -113,7 +113,7 @@ class Redirect:
         try:
             port = stream.socket.getsockname()[1]
             if port not in self._up:
-                # Something in the pod has connected to our own port. Proxying that would lead back here.
+                # A process in the pod has connected to zeropod's own port. Proxying that would loop.
                 return
             inspection = await self._inspector.inspect(stream) if self._inspector else Inspection(Disposition.PASS_ON)
             if inspection.disposition is Disposition.ANSWERED:

@@ -1,4 +1,4 @@
-"""From the file on disk, zeropod.pyz, to the first line of a mode: unpacking, and whether the result can be trusted.
+"""From the file zeropod.pyz to the first line of a mode: unpacking it, and checking its permissions.
 
 Only the standard library is imported here: the rest may have to be unpacked first.
 """

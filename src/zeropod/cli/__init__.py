@@ -1,1 +1,1 @@
-"""Commands for people that reach a cluster by its API alone."""
+"""Commands for users of a cluster, by its API alone."""

@@ -1,6 +1,6 @@
-"""`zeropod installer`: brings zeropod to a node and tells its containerd, or takes all of it away again.
+"""`zeropod installer`: installs zeropod on a node and in its containerd's configuration, or removes it again.
 
-What is there is looked at first (`facts`), then pure functions say what should be there (`contents`, `configure`), the
-difference is a list of changes (`changes`), and that is shown, or made in one transaction that a failure undoes
-(`transaction`). Kubernetes itself is never asked: what it has to know is in the manifests.
+It examines the node (`facts`); pure functions compute what should be there (`contents`, `configure`); the difference is
+a list of changes (`changes`), which is shown, or carried out in one transaction that a failure undoes (`transaction`).
+It does not contact Kubernetes: the manifests have all that Kubernetes needs.
 """

@@ -1,5 +1,5 @@
-"""containerd's calls of the shim binary, up to a process that serves: flags, `start`, and how that asks a zygote.
+"""containerd's calls of the shim binary, until a shim serves: flags, `start`, and its request to the zygote.
 
-containerd waits for `start` at every container, so only the standard library is imported here, and of that as little as
-possible.
+containerd waits for `start` at every container, so these modules import as little as possible, and only from the
+standard library.
 """

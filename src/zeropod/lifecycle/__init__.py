@@ -1,4 +1,4 @@
-"""When a container sleeps and wakes, and what follows.
+"""When a container sleeps and wakes, and the steps of both.
 
 Read `machine` first, then `controller`, `actions` and `suspend`.
 """

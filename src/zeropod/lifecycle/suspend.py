@@ -2,10 +2,11 @@
 
 Owns the order of steps between its parts, which are independent of each other:
 
-    STANDBY: watch what it has open ▶ stand in for it before probes ▶ freeze ▶ look once more ▶ move memory out thaw, at
-    any moment ▶ watch no more ▶ probes are its own business again or, for a probe: thaw ▶ freeze ▶ look once more ▶
-    move out again COLD:    look for what CRIU would lose ▶ begin the dump ▶ hold its traffic ▶ look once more ▶ dump
-    restore ▶ hand over what waits ▶ the pager fills memory ▶ drop the image
+    STANDBY: watch its open files ▶ intercept probes ▶ freeze ▶ look once more ▶ move memory out
+             thaw, at any moment ▶ stop watching ▶ let probes through
+             or, for a probe: thaw ▶ freeze ▶ look once more ▶ move out again
+    COLD:    examine it ▶ begin the dump ▶ hold its traffic ▶ look once more ▶ dump
+             restore ▶ hand over connections ▶ the pager brings memory back ▶ delete the image
 """
 
 import time

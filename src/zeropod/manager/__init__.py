@@ -1,1 +1,1 @@
-"""The commands and the daemon for a whole node: they find every shim by its socket and query it."""
+"""The commands and the daemon for a whole node: they find each shim by its socket, and query it."""

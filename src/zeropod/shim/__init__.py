@@ -1,1 +1,1 @@
-"""The shim: containerd's task service on one side, one pod's containers on the other, asleep or awake."""
+"""The shim: containerd's task service for the containers of one pod, asleep or awake."""

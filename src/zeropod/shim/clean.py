@@ -1,6 +1,6 @@
-"""What `delete` does where a shim has not lived to do it: nothing of its containers may be left on the node.
+"""Clean up after a dead shim: what `delete` does so that nothing of its containers is left on the node.
 
-Everything is found by the container's id and bundle, and nothing is asked of the shim.
+Everything is found by the container's id and bundle; no shim is queried.
 """
 
 import errno
@@ -25,18 +25,18 @@ from zeropod.shim import leftovers
 
 
 def up(flags: Flags, bundle: Path) -> list[str]:
-    """Removes all that is left of the container, and of its pod if that has no shim any more; returns complaints."""
+    """Remove all that is left of the container, and of its pod if that has no shim any more; return complaints."""
     options = _options(bundle / "options.json") or {"bundle": str(bundle)}
     try:
         group = start.group(flags.id, str(bundle))
-    except (OSError, ValueError):  # no bundle that was ever started
+    except (OSError, ValueError):  # no bundle of a started container
         return clean(flags.namespace, flags.id, options)
     pod = paths.pod(flags.namespace, group)
     own = pod / flags.id
     was_listed = own.exists()
     with _cleanup_lock(pod):
         if was_listed and not own.exists():
-            return []  # another one has removed the whole pod
+            return []  # another process has removed the whole pod
         address = start.socket_path(flags, group)
         if start.answers(address):
             complaints = clean(flags.namespace, flags.id, options)
@@ -48,11 +48,10 @@ def up(flags: Flags, bundle: Path) -> list[str]:
 
 @contextmanager
 def _cleanup_lock(pod: Path) -> Iterator[None]:
-    """Inside, no other process cleans up after this pod's shim.
+    """Keep other processes from cleaning up after this pod's shim inside the block.
 
-    containerd runs `delete` for all its containers at once, and all of them would do everything side by side. The one
-    with the lock is done after `QUICK` for each container at the latest. The lock is that of the directory: it ends
-    with the process that has it, however that ends.
+    containerd runs `delete` for all containers of a pod at once, and each would clean up the whole pod. Waits `QUICK`
+    seconds at most for each container. The lock is on the directory, so it ends with its process.
     """
     try:
         descriptor = os.open(pod, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -67,7 +66,7 @@ def _cleanup_lock(pod: Path) -> Iterator[None]:
 
 
 def clean_pod(containerd_namespace: str, group: str) -> list[str]:
-    """Clean up after all containers of a pod whose shim is dead: containerd asks for its sandbox alone."""
+    """Clean up after all containers of a pod whose shim is dead: containerd calls `delete` for its sandbox only."""
     pod, complaints = paths.pod(containerd_namespace, group), []
     for member in sorted(pod.iterdir()) if pod.exists() else ():
         complaints += _clean_listed(containerd_namespace, member, _options(member))
@@ -77,7 +76,7 @@ def clean_pod(containerd_namespace: str, group: str) -> list[str]:
 
 
 def _clean_listed(containerd_namespace: str, member: Path, options: Mapping[str, str]) -> list[str]:
-    """Clean up after one of a pod's containers, and note that nothing is left of it."""
+    """Clean up after one of a pod's containers, and record in its bundle that nothing is left."""
     complaints = clean(containerd_namespace, member.name, options)
     leftovers.kill_pagers(containerd_namespace, member.name)
     member.unlink(missing_ok=True)
@@ -85,10 +84,8 @@ def _clean_listed(containerd_namespace: str, member: Path, options: Mapping[str,
 
 
 def clean(containerd_namespace: str, id: str, options: Mapping[str, str]) -> list[str]:
-    """Ends and removes everything of one container; returns what went wrong, in words.
-
-    `options`: what its shim has kept of the request that created it.
-    """
+    """End and remove everything of one container, and return complaints. `options`: the runtime options that its shim
+    has saved at its creation."""
     store = images.ImageStore.of(containerd_namespace, id)
     limits = paths.store(containerd_namespace, id) / LIMITS
     complaints = _complaints(id, "its limits could not be put back", lambda: restore_limits(limits))
@@ -108,7 +105,7 @@ def clean(containerd_namespace: str, id: str, options: Mapping[str, str]) -> lis
 
 
 def _complaints(id: str, what: str, action: Callable[[], None]) -> list[str]:
-    """Do it, and return what went wrong, in words."""
+    """Run the block, and return its failure in words."""
     try:
         action()
     except OSError as error:
@@ -117,7 +114,7 @@ def _complaints(id: str, what: str, action: Callable[[], None]) -> list[str]:
 
 
 def _options(path: Path) -> dict[str, str]:
-    """What was kept in a file; nothing if it was never written whole."""
+    """Return the options saved in a file; none if it was not written completely."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -143,13 +140,13 @@ def _delete_in_runc(containerd_namespace: str, id: str, options: Mapping[str, st
 
 
 def _empty(bundle: Path) -> None:
-    """Unmount what is in a bundle, and remove the whole of it if containerd has given it up.
+    """Unmount everything in a bundle, and remove it if containerd has given it up.
 
-    That is so when a restore has made mount points in the bundle's root after it was unmounted: containerd says so in
-    its log and never tries again. What is not empty is not a mount point, and stays. Raises OSError.
+    That is so when a restore has made mount points in the bundle's root after it was unmounted: containerd logs that,
+    and never tries again. A directory that is not empty is not a mount point, and stays. Raises OSError.
     """
     root = bundle / "rootfs"
-    mount.unmount_below(root)  # before anything there is looked at: it may be a directory of the node's
+    mount.unmount_below(root)  # before reading it: a mount may show a directory of the node
     if still := mount.mounted_below(root):
         raise OSError(errno.EBUSY, "still mounted", still[0])
     if root.is_symlink() or not root.is_dir() or not os.listdir(root):
@@ -164,7 +161,7 @@ def _empty(bundle: Path) -> None:
 
 
 def remove_abandoned_bundle(id: str, bundle: Path) -> list[str]:
-    """For a container of which nothing else is left: its bundle, which containerd keeps when `delete` has failed."""
+    """Remove the bundle of a container of which nothing else is left; containerd keeps it when `delete` has failed."""
     try:
         if bundle.name == id and bundle.exists():  # as containerd names them
             _remove(bundle)
@@ -174,11 +171,11 @@ def remove_abandoned_bundle(id: str, bundle: Path) -> list[str]:
 
 
 def _remove(bundle: Path) -> None:
-    """The bundle, and what containerd keeps beside it. Raises OSError, also if there is anything in its root."""
+    """Remove the bundle, and containerd's files beside it. Raises OSError, also if its root is not empty."""
     with suppress(FileNotFoundError):
         os.rmdir(bundle / "rootfs")
     work = bundle / "work"
     if work.is_symlink() and work.readlink().name == bundle.name:
         shutil.rmtree(work.readlink(), ignore_errors=True)
-    with suppress(FileNotFoundError):  # containerd has come to it after all
+    with suppress(FileNotFoundError):  # containerd has removed it after all
         shutil.rmtree(bundle)

@@ -1,8 +1,7 @@
-"""One container: what containerd asks of it, in whichever state it is.
+"""One container: containerd's requests to it, in any state.
 
-Owns the order of things: no event before the one it follows from, no runc command in a state that does not allow it
-(the table of `lifecycle` decides), the exit of the init process last of all. How it sleeps and wakes is the
-controller's part, how it comes into being `create`'s.
+Owns the order: no event before its cause, no runc command in a state that does not allow it (by the table of
+`lifecycle`), the exit of the init process last. The controller puts it to sleep and wakes it; `create` creates it.
 """
 
 import logging
@@ -42,8 +41,8 @@ from zeropod.shim.process import Command, Process
 log = logging.getLogger(__name__)
 
 CONTROLLER_STARTS = 0.05
-"""Seconds after the start: the kernel takes milliseconds to load its eBPF program, and containerd shall have its answer
-first. Nothing is missed, since the start itself counts as activity."""
+"""Seconds after the start. The kernel takes milliseconds to load the eBPF program, and containerd should get its
+response first. Nothing is missed, because the start itself counts as activity."""
 
 LAST_EXECS = 10.0
 """Seconds that the exit of the init process waits for those of its execs, which the kernel has killed by then."""
@@ -52,13 +51,13 @@ LAST_KILLS = 10.0
 """Seconds that the exit of the init process waits for signals that runc is delivering."""
 
 LAST_EVENTS = 1.0
-"""Seconds that it waits until containerd has heard that there was no memory left."""
+"""Seconds that the exit waits until containerd has received the event that memory ran out."""
 
 RESTORE = 120.0
-"""Seconds for the restore of a checkpoint that containerd brings."""
+"""Seconds for a restore from a checkpoint that containerd supplies."""
 
 CHECKPOINT = 300.0
-"""Seconds for a checkpoint that containerd asks for, of any size."""
+"""Seconds for a checkpoint by containerd, whatever its size."""
 
 
 class Container:
@@ -77,21 +76,21 @@ class Container:
         self.store = ImageStore.of(runc.namespace, id)
         self.controller: Controller | None = None
         self.init_process: InitProcess | None = None
-        """The present one, or the last one while it is COLD."""
+        """The current one; in COLD, the last one."""
         self.slept: Metrics | None = None
-        """The statistics of its lives up to the last sleep."""
+        """The accumulated statistics of its earlier init processes, up to the last sleep."""
         self.io_owner = (0, 0)
-        """User and group that its pipes belong to."""
+        """User and group that own its pipes."""
         self.criu_configuration = ""
-        """What the user wants CRIU to do."""
+        """CRIU options of the user."""
         self.restore_from: Path | None = None
-        """An image that containerd wants it to start from, instead of the start of its program."""
+        """An image from which it starts, as asked by containerd, instead of running its program from the start."""
         self.pinned_network: Path | None = None
-        """The network namespace that was made for it and goes with it."""
+        """The network namespace that was made for it, and that is removed with it."""
         self._starting = trio.Lock()
-        """Held from before the program starts until that is announced, so that no exit is announced before."""
+        """Held from the start of the program until the start is announced, so that no exit is announced before."""
         self._killing = trio.Lock()
-        """Held while runc delivers a signal: once it hears of the exit, containerd does not wait for that any more."""
+        """Held while runc delivers a signal. containerd stops waiting for that as soon as it learns of the exit."""
         self._ran_out_of_memory = False
 
     def publish(self, event: Message) -> None:
@@ -104,12 +103,12 @@ class Container:
 
     @property
     def probes_answered(self) -> int:
-        """Probes that were answered in its stead, and in that of those before it."""
+        """The number of probes answered in its place, its predecessors of the same name included."""
         return self.metrics.probes_answered + (self.controller.probes_answered if self.controller else 0)
 
     @property
     def group(self) -> str:
-        """What the containers of this shim have in common: the pod's sandbox, or what ctr calls a group."""
+        """The common name of this shim's containers: the pod's sandbox, or what ctr calls a group."""
         return group_of(self.id, self.spec.annotations)
 
     @property
@@ -118,10 +117,8 @@ class Container:
 
     @asynccontextmanager
     async def allowed(self, request: Request) -> AsyncIterator[Answer]:
-        """What to do about a request, after waiting and waking as the table says; it stays so inside the block.
-
-        Raises RpcError when the state does not allow it.
-        """
+        """Allow a request, after waiting or waking by the table; the state does not change inside the block. Raises
+        RpcError if the state does not allow it."""
         with self.life.inhibit(Reason.REQUEST.because(request.name.lower())):
             while (answer := decide(self.life.state, request)) in (Answer.WAIT, Answer.WAKE, Answer.NAP):
                 if answer is Answer.WAKE:
@@ -140,12 +137,12 @@ class Container:
     # Start and exit
 
     async def create(self) -> None:
-        """Creates it in runc, up to the point where its program would start. Raises RpcError."""
+        """Create it in runc, without starting its program. Raises RpcError."""
         with reported("OCI runtime create failed"):
             await self._begin(lambda console: self.runc.create(self.id, self.init.io.streams, self.pid_file, console))
 
     async def start(self) -> int:
-        """Starts the init process and returns its pid. Raises RpcError."""
+        """Start the init process, and return its pid. Raises RpcError."""
         async with self.allowed(Request.START), self._starting:
             if self.restore_from:
                 await self._restore_given_checkpoint(self.restore_from)
@@ -174,28 +171,28 @@ class Container:
             )
 
     async def _begin(self, command: Command) -> None:
-        """Have runc create the init process, the first one. Raises StdioError, RuncError."""
+        """Let runc create the first init process. Raises StdioError, RuncError."""
         await self.run_command(self.init, command)
         self.live()
         self.pod.nursery.start_soon(self.init.io.copy, self._input)
 
     async def run_command(self, process: Process, command: Command) -> None:
-        """Have runc create a process in it, with its streams. Raises StdioError, RuncError."""
+        """Let runc create a process in it, with its streams. Raises StdioError, RuncError."""
         await process.create(command, self.io_owner, self.id, self.runc.namespace)
 
     async def start_afresh(self) -> None:
-        """Starts its program again, with the streams that it had. Raises RpcError."""
+        """Start its program anew, with the same streams. Raises RpcError."""
         with reported("OCI runtime create failed"):
             await self.runc.create(self.id, self.init.io.streams, self.pid_file)
             self.live()
             await self.runc.start(self.id)
 
     def configure_criu(self, *, stopped: bool = False, more: Sequence[str] = ()) -> None:
-        """Writes CRIU's configuration for its next dump or restore. Raises OSError."""
+        """Write CRIU's configuration for its next dump or restore. Raises OSError."""
         self.store.config.write_text(self.criu_options(stopped=stopped, more=more))
 
     def criu_options(self, *, stopped: bool = False, more: Sequence[str] = ()) -> str:
-        """The text of that configuration."""
+        """Return the text of that configuration."""
         return criu.configuration(
             self.criu_configuration, tcp_established=self.settings.tcp_established, stopped=stopped, more=more
         )
@@ -203,14 +200,14 @@ class Container:
     async def restore(
         self, images: Path, work: Path, options: Sequence[str], timeout: float, started: Started
     ) -> InitProcess:
-        """Brings its processes back out of an image, with the streams that they had. Raises RuncError."""
+        """Restore its processes from an image, with the same streams. Raises RuncError."""
         await self.runc.restore(
             self.id, images, work, self.init.io.streams, self.pid_file, options, timeout, started=started
         )
         return self.live()
 
     def live(self) -> InitProcess:
-        """A new init process is there, by creation or by restore: it is watched from now on."""
+        """Watch a new init process, from a creation or a restore."""
         self.init_process = InitProcess(int(self.pid_file.read_text()), self.init_process)
         self.init.pid = self.init_process.pid
         self.pod.nursery.start_soon(self._watch, self.init_process)
@@ -222,7 +219,7 @@ class Container:
             await self.finish(status)
 
     def _input(self) -> None:
-        """Wake it for input on its standard input, as for a connection."""
+        """Wake it when its standard input has data."""
         self.life.wake_wanted.set()
 
     def _out_of_memory(self) -> None:
@@ -230,9 +227,9 @@ class Container:
         self.publish(events_pb2.TaskOOM(container_id=self.id))
 
     async def finish(self, status: ExitStatus) -> None:
-        """It has ended, awake or asleep: ends what belongs to it and announces the exit.
+        """Release everything of a container that has ended, awake or asleep, and announce its exit.
 
-        A cancellation waits until that is done, which is bounded: half an end would be none.
+        A cancellation waits until that is done, which takes a bounded time.
         """
         with trio.CancelScope(shield=True):
             await self._finish(status)
@@ -272,11 +269,11 @@ class Container:
 
     async def kill(self, number: int, everyone: bool) -> None:
         if everyone and self.life.state is State.STOPPED:
-            await self._kill_everyone()  # what init has left behind, if it shared its pid namespace
+            await self._kill_everyone()  # processes that init has left behind, if it shared its pid namespace
             return
         request = signals.request_of(number, self.settings, in_pod=bool(self.name))
         if request in (Request.STOP, Request.STOP_IN_ORDER):
-            # Whatever its shutdown takes: from now on it stays awake.
+            # It stays awake from now on, however long its shutdown takes.
             self.life.inhibit_for_good(Reason.STOPPING.because())
         async with self.allowed(request) as answer:
             if answer is Answer.END:
@@ -315,7 +312,7 @@ class Container:
                 self.spec.write()
 
     async def checkpoint(self, path: Path, work: Path | None, options: list[str]) -> None:
-        """containerd's own checkpoint, of the container that it believes to run."""
+        """Write a checkpoint for containerd, to which the container is running."""
         async with self.allowed(Request.CHECKPOINT):
             if self.controller:
                 await self.controller.make_whole()
@@ -324,15 +321,15 @@ class Container:
             with reported("OCI runtime checkpoint failed"):
                 await self.runc.checkpoint(self.id, path, directory, options, CHECKPOINT)
 
-    # Looking
+    # Queries
 
     def pids(self) -> list[int]:
-        """Process ids of everything in it; none while it sleeps."""
+        """Return the pids of all its processes; none while it sleeps."""
         asleep = decide(self.life.state, Request.PIDS) is Answer.RECORD
         return [] if asleep or not self.init_process else self.init_process.pids()
 
     def stats(self) -> Metrics:
-        """Its use of resources over all its lives. Raises RpcError when it never had a cgroup."""
+        """Return its resource usage over all its init processes. Raises RpcError if it never had a cgroup."""
         if self.slept is not None and decide(self.life.state, Request.STATS) is Answer.RECORD:
             return cgroups.asleep(self.slept)
         return self.stats_awake()
@@ -349,7 +346,7 @@ class Container:
     # The end
 
     async def delete(self) -> ExitStatus:
-        """Removes what is left of it on the node: mounts, the image, its network namespace. Raises RpcError."""
+        """Remove everything of it on the node: mounts, image, network namespace. Raises RpcError."""
         async with self.allowed(Request.DELETE):
             await self.init.release()
             self.execs.close()
@@ -366,9 +363,10 @@ class Container:
         return status
 
     async def remove(self) -> None:
-        """Takes away what it has left on the node. A cancellation waits until that is done. Raises OSError."""
+        """Remove its files on the node. A cancellation waits until that is done. Raises OSError."""
         mount.unmount_below(self.runc.bundle / "rootfs")
-        with trio.CancelScope(shield=True):  # gigabytes take some hundred milliseconds, in which others are to wake
+        # gigabytes take some hundred milliseconds, in which other containers may have to wake
+        with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self.store.remove)
         if self.pinned_network:
             namespace.unpin(self.pinned_network)

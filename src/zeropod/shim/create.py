@@ -1,7 +1,7 @@
-"""How a container comes into being: from containerd's request to a container that runc has created.
+"""Create a container: from containerd's request to a container that runc has created.
 
-Whether it may ever sleep is decided here, once, and said in words. Only a container that may sleep has its bundle
-changed: its network namespace gets a name, so that it outlives the processes, and CRIU gets its configuration.
+Decides, once, whether it may ever sleep, and why not. Only the bundle of a container that may sleep is changed: its
+network namespace gets a name, so that it outlives the processes, and CRIU gets its configuration.
 """
 
 import json
@@ -34,7 +34,7 @@ HOST_NETWORK = "/proc/self/ns/net"
 
 
 async def create(request: task_pb2.CreateTaskRequest, pod: Pod) -> Container:
-    """The container, as runc has created it. Raises RpcError; then nothing of it is left."""
+    """Return a container that runc has created. Raises RpcError, and then removes everything of it."""
     if not paths.is_identifier(request.id):
         raise RpcError(Code.INVALID_ARGUMENT, f"{request.id!r} is not an identifier as containerd has them")
     bundle = Path(request.bundle)
@@ -112,7 +112,7 @@ def why_never(spec: Spec, resolution: Resolution) -> Explanation | None:
 
 
 def _owner(key: str, resolution: Resolution) -> str:
-    """Return what goes before the name of a setting: the prefix of a pod's annotation, or that it is a default."""
+    """Return the prefix of a setting's name in messages: that of a pod's annotation, or that it is a default."""
     source = resolution.source(key)
     return settings.PREFIX if source is Source.POD else f"the {source}'s default for "
 
@@ -140,7 +140,7 @@ def _prepare_for_sleep(container: Container) -> None:
 
 
 def _keep_for_delete(container: Container, options: runc_options_pb2.Options) -> None:
-    """Writes down what `delete` has to know when this shim is dead."""
+    """Save what `delete` needs if this shim dies."""
     bundle, pod = container.runc.bundle, paths.pod(container.runc.namespace, container.group)
     kept = {"root": options.root, "binary_name": options.binary_name, "bundle": str(bundle)}
     paths.make_private(pod)

@@ -1,7 +1,7 @@
-"""`delete`: what containerd runs after every container, and when a shim is dead.
+"""`delete`, which containerd runs after every container, and for a dead shim.
 
-After an ordinary end nothing is left to do, which the shim notes in the bundle. containerd waits for that answer before
-a pod is gone, so it needs, like `start`, only modules that are built into the interpreter.
+After an ordinary end nothing is left to do, as a note of the shim in the bundle says. A pod is gone only after this
+response, so this module, like `start`, imports only modules that are built into the interpreter.
 """
 
 import posix
@@ -12,14 +12,14 @@ from zeropod.launch.flags import Flags
 from zeropod.launch.zygote_client import read
 
 REMOVED = "removed"
-"""The name of the note, in the bundle: its container has left nothing on the node, nor its pod with the last."""
+"""The name of that note: the container has left nothing on the node, and the last one nothing of the pod."""
 
 EXIT_STATUS = 128 + 9
-"""As if SIGKILL had ended it, which containerd assumes too."""
+"""As after SIGKILL, which containerd assumes, too."""
 
 
 def main(flags: Flags) -> int:
-    """Prints containerd's DeleteResponse; what could not be removed is said on stderr."""
+    """Print containerd's DeleteResponse; complaints go to stderr."""
     bundle = flags.bundle or f"{posix.getcwd().rpartition('/')[0]}/{flags.id}"
     pid = _pid(bundle)
     try:
@@ -31,10 +31,11 @@ def main(flags: Flags) -> int:
 
 
 def _clean_up(flags: Flags, bundle: str) -> None:
-    """By a child, which goes on when this process is ended: containerd does that after five seconds, and asks no more.
+    """Clean up in a child process, which survives this one.
 
-    A pod of many containers may take longer on a node that is busy, and nothing else would end them. What the child
-    complains about gets into containerd's log even so. The container's bundle is not containerd's any more then.
+    containerd kills `delete` after five seconds, and does not call it again. A pod of many containers may take longer
+    on a busy node. The child's complaints still reach containerd's log. By then the bundle does not belong to
+    containerd any more.
     """
     own = posix.getpid()
     if child := posix.fork():
@@ -62,7 +63,7 @@ def _clean_up(flags: Flags, bundle: str) -> None:
 
 
 def response(pid: int, at_ns: int) -> bytes:
-    """containerd.task.v3.DeleteResponse: 1 pid, 2 exit status, 3 time of the exit (1 seconds, 2 nanoseconds)."""
+    """Return a containerd.task.v3.DeleteResponse: 1 pid, 2 exit status, 3 exit time (1 seconds, 2 nanoseconds)."""
     seconds, nanoseconds = divmod(at_ns, 1_000_000_000)
     exited_at = b"\x08" + _varint(seconds) + b"\x10" + _varint(nanoseconds)
     return b"\x08" + _varint(pid) + b"\x10" + _varint(EXIT_STATUS) + b"\x1a" + _varint(len(exited_at)) + exited_at

@@ -1,6 +1,6 @@
-"""How failures of the layers below reach containerd: as ttrpc statuses, in the words of containerd's runc shim.
+"""Failures of the layers below as ttrpc statuses, with the texts of containerd's runc shim.
 
-Kubernetes and ctr look for some of these words, so they are kept.
+Kubernetes and ctr search for some of these texts, so they must not change.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ FINISHED = "process already finished: not found"
 
 
 def refused(request: Request, state: State) -> RpcError:
-    """A request that a state does not allow; the code is what plain errors of the runc shim arrive as."""
+    """Return the error for a request that the state does not allow, with the code of the runc shim's plain errors."""
     name = "running" if state in ASLEEP else state.name.lower()
     if request is Request.EXEC:
         return RpcError(Code.UNKNOWN, f"cannot exec in a {name} state")
@@ -26,7 +26,7 @@ def refused(request: Request, state: State) -> RpcError:
 
 @contextmanager
 def reported(what: str) -> Iterator[None]:
-    """Turns what the runtime layer raises inside into an RpcError that begins with `what`."""
+    """Turn exceptions of the runtime layer inside the block into an RpcError that begins with `what`."""
     try:
         yield
     except (RuncError, StdioError, SpecError, CgroupError, OSError) as error:

@@ -1,8 +1,8 @@
 """The additional processes of a container: `kubectl exec`, exec probes, attached shells.
 
-An exec lets the container that it enters run, and keeps it from falling asleep until it has ended and all of its output
-is read: what it has left running may still hold that open, and containerd waits for its end. One
-with input or a terminal wakes it; for any other a container in STANDBY only naps.
+An exec lets its container run, and keeps it awake until the exec has ended and all its output is read: processes that
+it has started may hold its output open, and containerd waits for their end. An exec with input or a terminal wakes the
+container; for any other, a container in STANDBY naps.
 """
 
 import json
@@ -48,7 +48,7 @@ class Execs:
         self._container.publish(events_pb2.TaskExecAdded(container_id=self._container.id, exec_id=process.id))
 
     async def start(self, id: str) -> int:
-        """Starts an exec that was added; returns its pid. Raises RpcError."""
+        """Start an exec that was added, and return its pid. Raises RpcError."""
         process = self.get(id)
         if process.pid:
             raise RpcError(Code.UNKNOWN, f"cannot start a {'stopped' if process.exit else 'running'} process")

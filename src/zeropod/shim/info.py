@@ -1,6 +1,6 @@
-"""`-info`: what this runtime is and can do, as containerd's CRI asks at its start.
+"""`-info`: the runtime's name and features, which containerd's CRI plugin queries at its start.
 
-The features are runc's own; from them Kubernetes learns of user namespaces and recursive read-only mounts.
+The features are runc's; Kubernetes learns of user namespaces and recursive read-only mounts from them.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from zeropod.runtime.programs import environment
 NAME = "io.containerd.zeropod.v2"
 
 FEATURES_URL = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
-"""The type of OCI's features document, in JSON (containerd's typeurl registration)."""
+"""The type URL of OCI's features document as JSON (containerd's typeurl registration)."""
 
 TIMEOUT = 10.0
 """Seconds for `runc features`."""
@@ -44,7 +44,7 @@ def main(flags: Flags) -> int:
 
 
 def _features(binary: str) -> bytes:
-    """Empty for a runtime that has no such command, such as an old runc."""
+    """Return runc's features; none for a runtime without that command, such as an old runc."""
     try:
         command = [binary, "features"]
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, env=environment(), check=False)

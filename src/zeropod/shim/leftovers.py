@@ -1,7 +1,7 @@
-"""What still runs of a shim that is dead: commands that it had just started, and pagers that served its containers.
+"""Processes that a dead shim has left running: commands that it had started, and pagers of its containers.
 
-Some of them would make anew what is being removed. They are found by their command lines and names, since their pids
-were known to the dead shim alone.
+Some of them would create files again that are being removed. They are found by command line and name, because only the
+dead shim knew their pids.
 """
 
 import os
@@ -17,17 +17,17 @@ from zeropod.runtime import images
 from zeropod.runtime.programs import UNFINISHED
 
 PAGER = b"zeropod-pager\n"
-"""What `runtime.pager` calls its processes."""
+"""The process name of pagers, as set by `runtime.pager`."""
 
 GRACE = 2.0
 """Seconds for killed processes to be gone; containerd gives `delete` five for all."""
 
 
 def end_dump(configuration: Path) -> None:
-    """End a CRIU that waits for its shim, and would for ever: it gets the end of its configuration, and fails."""
+    """End a CRIU that waits for its dead shim: it reads the end of its configuration, and fails."""
     with suppress(OSError):
         if configuration.is_fifo():
-            # Open at both ends: a reader that waits for a writer goes on, and one that comes later does not wait.
+            # Open for both directions: a reader that waits for a writer continues, and a later one does not wait.
             fifo = os.open(configuration, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 os.write(fifo, UNFINISHED.encode())
@@ -37,12 +37,12 @@ def end_dump(configuration: Path) -> None:
 
 
 def end_restore(root: Path, id: str) -> None:
-    """End runc's restore of this container and all that it has started. `root` is runc's for the namespace.
+    """End runc's restore of this container and all processes that it has started. `root` is runc's for the namespace.
 
-    It would go on making mount points in the bundle that containerd is about to remove, which fails then.
+    It would go on making mount points in the bundle, and containerd would fail to remove that.
     """
     ours: set[int] = set()
-    # A stopped process does not fork: a second look that finds nothing new has found everything.
+    # A stopped process does not fork: a second pass that finds nothing new has found everything.
     while fresh := set(_restoring(str(root), id)) - ours:
         _signal(fresh, signal.SIGSTOP)
         ours |= fresh
@@ -52,9 +52,9 @@ def end_restore(root: Path, id: str) -> None:
 
 
 def kill_pagers(containerd_namespace: str, id: str) -> None:
-    """End pagers that have outlived their shim, and by now what they served: one that is stopped would stay.
+    """End pagers that have outlived both their shim and the processes they served; a stopped pager would stay for ever.
 
-    They have the files of an image or of a page store open, which may be deleted by now.
+    They hold files of an image or a page store open, which may be deleted by now.
     """
     directory = f"{images.ImageStore.of(containerd_namespace, id).directory}/"
     for pid in proc_stat.pids():
@@ -100,7 +100,7 @@ def _handles(pids: Iterable[int]) -> Iterator[int]:
 
 
 def _wait(handles: Iterable[int]) -> None:
-    """Wait until all have ended, zombies among them, for as long as `GRACE`; close the handles."""
+    """Wait `GRACE` seconds at most until all have ended, zombies included; close the handles."""
     deadline = time.monotonic() + GRACE
     for handle in handles:
         try:

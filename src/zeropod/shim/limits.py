@@ -1,4 +1,4 @@
-"""New limits for a container's resources, as containerd asks for them, and which of them are refused."""
+"""Changed resource limits of a container, and which of them are refused."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ MEBIBYTE = 1 << 20
 
 
 def parse(resources: bytes) -> Mapping[str, Any]:
-    """Return OCI's LinuxResources out of JSON. Raises RpcError."""
+    """Return OCI's LinuxResources from JSON. Raises RpcError."""
     try:
         changes: Mapping[str, Any] = json.loads(resources)
     except ValueError as error:
@@ -19,9 +19,9 @@ def parse(resources: bytes) -> Mapping[str, Any]:
 
 
 def check_memory(changes: Mapping[str, Any], needed: int) -> None:
-    """Raise RpcError for a memory limit below `needed`, with which the kernel would end the container as it comes back.
+    """Raise RpcError for a memory limit below `needed` bytes, at which the container would be OOM-killed on waking.
 
-    The kernel and runc compare a limit with what is charged to the cgroup, which does not include memory that is out.
+    The kernel and runc compare a limit only with memory charged to the cgroup, which excludes memory that is moved out.
     """
     limit = (changes.get("memory") or {}).get("limit") or 0
     if 0 < limit < needed:

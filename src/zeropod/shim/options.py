@@ -1,8 +1,8 @@
-"""How runc is to be run: the options of the runtime in containerd's configuration, in either form they come in.
+"""The runtime options in containerd's configuration, in both of their forms.
 
-`ctr` sends runc's own message. The CRI plugin does so for runc's runtime type alone; for every other it sends the
-section `options` of the runtime, as TOML (containerd's `internal/cri/config`, `GenerateRuntimeOptions`): this is where
-`SystemdCgroup = true` comes from on a node whose kubelet uses systemd's driver.
+`ctr` sends runc's own message, and the CRI plugin does so for runc's runtime type. For any other type it sends the
+runtime's section `options` as TOML (containerd's `internal/cri/config`, `GenerateRuntimeOptions`); `SystemdCgroup =
+true` comes from there on a node whose kubelet uses the systemd driver.
 """
 
 import logging
@@ -18,11 +18,11 @@ from zeropod.rpc.status import Code, RpcError
 log = logging.getLogger(__name__)
 
 _NAMES = {field.name.replace("_", ""): field.name for field in runc_options_pb2.Options.DESCRIPTOR.fields}
-"""The fields by their names in TOML, which are Go's, in lower case: `SystemdCgroup` is `systemd_cgroup`."""
+"""Fields by their lower-case names in TOML, which are Go's: `SystemdCgroup` for `systemd_cgroup`."""
 
 
 def read(any: Any) -> runc_options_pb2.Options:
-    """Raises RpcError when they cannot be read."""
+    """Return the options. Raises RpcError if they cannot be read."""
     if (options := unpack(any, runc_options_pb2.Options)) is not None:
         return options
     if (generic := unpack(any, runtimeoptions_pb2.Options)) is not None:
@@ -31,11 +31,11 @@ def read(any: Any) -> runc_options_pb2.Options:
 
 
 def from_toml(text: bytes) -> runc_options_pb2.Options:
-    """Raises RpcError for what is no TOML, or no value for its option; an unknown one is said in the log."""
+    """Return the options from TOML. Raises RpcError for invalid TOML or an invalid value; logs unknown options."""
     options = runc_options_pb2.Options()
     try:
         found = tomllib.loads(text.decode())
-    except ValueError as error:  # of the encoding, too
+    except ValueError as error:  # of the text encoding, too
         raise _refused(f"they are no TOML: {error}") from error
     for key, value in found.items():
         name = _NAMES.get(key.replace("_", "").lower())

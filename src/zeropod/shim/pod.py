@@ -1,6 +1,5 @@
-"""What the containers of one shim share: their nursery, the way to containerd, the pod's networks, and the revisions
-by which watchers hear of changes.
-"""
+"""Objects shared by the containers of one shim: the nursery, the connection to containerd, the pod's networks, and the
+revisions by which watchers learn of changes."""
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
@@ -32,18 +31,18 @@ class Pod:
     containers: "dict[str, Container]" = field(default_factory=dict)
     revisions: Revisions = field(default_factory=Revisions)
     _metrics: dict[str, ContainerMetrics] = field(default_factory=dict)
-    """Those of containers that are gone, by their names in the pod."""
+    """Metrics of containers that are gone, by their names in the pod."""
     _complaints: set[str] = field(default_factory=set)
     _networks: dict[str, tuple[PodNetwork, int]] = field(default_factory=dict)
 
     def add(self, container: "Container") -> None:
-        """Take note that the container exists."""
+        """Register a container."""
         self.containers[container.id] = container
         container.life.tell = partial(self.revisions.bump, container.id)
         self.revisions.bump(container.id)
 
     def remove(self, container: "Container") -> None:
-        """It does not exist any more; its successor in the pod, if there will be one, goes on counting."""
+        """Remove a container; a successor of the same name continues its metrics."""
         if self.containers.pop(container.id, None) is None:
             return
         container.life.tell = lambda: None
@@ -53,11 +52,11 @@ class Pod:
             self._metrics[name] = container.metrics
 
     def metrics_of(self, name: str) -> ContainerMetrics:
-        """Return the metrics of the last container of this name in the pod; new ones for a new name, or none."""
+        """Return the metrics of the last container of this name in the pod; new ones for a new or empty name."""
         return self._metrics.pop(name, None) or ContainerMetrics()
 
     def complain(self, complaints: Iterable[str], log: "logging.LoggerAdapter[logging.Logger]") -> None:
-        """Log what is wrong with the node, each thing once."""
+        """Log problems of the node, each of them once."""
         for words in complaints:
             if words not in self._complaints:
                 self._complaints.add(words)
@@ -67,7 +66,7 @@ class Pod:
     def network(self, path: str, probers: Collection[str] = (), *, own: bool = True) -> Iterator[PodNetwork]:
         """The network at `path`, opened by the first of its containers and closed by the last. Raises OSError.
 
-        The containers of a pod have the same annotations: what the first one asks for is right for all.
+        The containers of a pod have the same annotations, so the first one's `probers` and `own` are right for all.
         """
         network, users = self._networks.get(path) or (PodNetwork(path, probers, own=own), 0)
         if not users:
@@ -84,12 +83,13 @@ class Pod:
                 self.nursery.start_soon(self._close_connections, network)
 
     async def _close_connections(self, network: PodNetwork) -> None:
-        """The kernel takes 20 to 40 ms for it, in which another pod's container may have to wake."""
+        """Close the lock of established connections in a thread: it takes 20 to 40 ms, in which another container may
+        have to wake."""
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(network.established.close)
 
     async def _run_network(self, network: PodNetwork) -> None:
-        """The network's addresses are followed as long as that works: without it probes may wake, and nothing ends."""
+        """Follow the network's addresses. A failure is logged, and ends nothing: probes may then wake containers."""
         try:
             await network.run()
         except Exception as error:  # noqa: BLE001 - whatever it is, the pod's containers go on

@@ -1,4 +1,4 @@
-"""One process that containerd knows of, the container's init or an exec: its streams, its pid, how it ended."""
+"""One process that containerd knows, the container's init or an exec: its streams, its pid, its exit."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ DRAIN = 2.0
 """Seconds that a deletion waits for the rest of the output, as containerd's runc shim does."""
 
 Command = Callable[[Path | None], Awaitable[None]]
-"""The runc command that creates a process, given the socket for its terminal if it gets one."""
+"""The runc command that creates a process; its argument is the socket for its terminal, if it has one."""
 
 
 @dataclass(slots=True)
@@ -22,9 +22,9 @@ class Process:
     id: str
     io: ProcessIO
     spec: Mapping[str, Any] = field(default_factory=dict)
-    """OCI's description of an exec; the init process has its own in the bundle."""
+    """OCI's description of an exec; None for the init process, which has its own in the bundle."""
     starting: bool = False
-    """A request to start it is being carried out."""
+    """Whether a request to start it is being carried out."""
     pid: int = 0
     exit: ExitStatus | None = None
     exited: trio.Event = field(default_factory=trio.Event)
@@ -34,10 +34,8 @@ class Process:
         return self.io.stdio
 
     async def create(self, command: Command, owner: tuple[int, int], container: str, namespace: str) -> None:
-        """Opens the streams, which belong to `owner`, and runs the command; without success all are closed again.
-
-        Raises StdioError or RuncError.
-        """
+        """Open the streams, which belong to `owner`, and run the command; on failure close them again. Raises
+        StdioError or RuncError."""
         try:
             if self.stdio.terminal:
                 with console_socket() as (path, listener):
@@ -47,7 +45,7 @@ class Process:
                 self.io.open_pipes(*owner)
                 await self.io.start_logger(container, namespace)
                 await command(None)
-        except BaseException:  # cancelled, too: nothing stays open
+        except BaseException:  # on cancellation, too
             self.io.close()
             raise
 
@@ -57,7 +55,7 @@ class Process:
         self.exited.set()
 
     async def release(self) -> None:
-        """Waits for the last output to be read, for a while, and closes the streams."""
+        """Wait until the last output is read, for DRAIN seconds at most, and close the streams."""
         if self.exited.is_set():
             with trio.move_on_after(DRAIN):
                 await self.io.drained.wait()

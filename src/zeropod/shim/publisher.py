@@ -1,8 +1,8 @@
-"""Events on their way to containerd, in the order in which they happened.
+"""Events on their way to containerd, in their order.
 
-containerd may be restarting: an event stays at the head of the queue until it was taken, so none overtakes another.
-The queue is bounded, since a containerd that never returns must not cost memory, and an event that containerd refuses
-is not offered again, since all others wait behind it; what is dropped is logged.
+While containerd restarts, an event stays at the head of the queue until it was delivered, so none overtakes another.
+The queue is bounded, so that a containerd that never returns costs no memory. An event that containerd refuses is
+dropped, because all others wait behind it. Dropped events are logged.
 """
 
 import logging
@@ -28,10 +28,11 @@ ATTEMPT = 5.0
 """Seconds for one attempt."""
 
 PAUSES = (0.05, 0.2, 1.0, 5.0)
-"""Seconds between attempts, the last one for all further ones."""
+"""Seconds between attempts; the last value repeats."""
 
 AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
-"""The errors of a containerd that is not there, or about to go; any other is its answer and would be the same again."""
+"""Errors of a containerd that is not running, or about to end. Any other error is its response, and would not
+change."""
 
 TOPICS: dict[type[Message], str] = {
     events_pb2.TaskCreate: "/tasks/create",
@@ -48,7 +49,7 @@ TOPICS: dict[type[Message], str] = {
 
 
 class Publisher:
-    """The queue and the task that empties it."""
+    """The queue, and the task that delivers it."""
 
     def __init__(self, namespace: str, address: str) -> None:
         self._namespace = namespace
@@ -58,7 +59,7 @@ class Publisher:
         self._delivered = trio.Event()
 
     def publish(self, event: Message) -> None:
-        """Queues an event with the present time; never waits."""
+        """Queue an event with the current time; never waits."""
         if len(self._queue) == LIMIT:
             lost = self._queue.popleft()
             log.error("containerd has been away for too long, an event is lost: %s", lost.envelope.topic)
@@ -71,7 +72,7 @@ class Publisher:
         self._queued.set()
 
     async def run(self) -> None:
-        """Delivers until it is cancelled."""
+        """Deliver events until cancelled."""
         failures = 0
         while True:
             await self._queued.wait()
@@ -103,7 +104,7 @@ class Publisher:
             self._delivered = trio.Event()
 
     async def flush(self, seconds: float) -> None:
-        """Waits until everything is delivered, for at most so long."""
+        """Wait until all events are delivered, for `seconds` at most."""
         if self._queue:
             with trio.move_on_after(seconds):
                 await self._delivered.wait()

@@ -1,6 +1,6 @@
-"""Numbers the changes of a shim's containers, so that a watcher knows which of them it has not heard of yet.
+"""Numbers of the changes of a shim's containers, so that a watcher knows which of them it has missed.
 
-Only the number of its last change is kept for each container: a watcher that is slow, or gone, costs nothing.
+For each container only the number of its last change is kept: a watcher that is slow or gone costs nothing.
 """
 
 import trio
@@ -14,16 +14,16 @@ class Revisions:
         self._happened = trio.Event()
 
     def bump(self, id: str) -> None:
-        """Take note that the container with this id has changed, or is new."""
+        """Count a change of the container with this id, or its creation."""
         self._of[id] = self._next()
 
     def forget(self, id: str) -> None:
-        """Take note that the container does not exist any more."""
+        """Count the removal of a container."""
         self._of.pop(id, None)
         self._next()
 
     def since(self, number: int) -> list[str]:
-        """Return the ids of the containers that have changed after this number, in the order in which they did."""
+        """Return the ids of the containers that have changed after this number, in the order of their last changes."""
         return sorted((name for name, last in self._of.items() if last > number), key=self._of.__getitem__)
 
     async def wait_after(self, number: int) -> None:

@@ -1,7 +1,7 @@
-"""`serve`: the shim itself, one process for the containers of a pod, from its first to its last.
+"""`serve`: the shim itself, one process for a pod, from its first container to its last.
 
-Everything that runs belongs to the one nursery here. When containerd asks for the shutdown and no container is left,
-the last events are delivered and the nursery is cancelled: that is the end of the process.
+All tasks belong to the one nursery here. When containerd requests the shutdown and no container is left, the last
+events are delivered and the nursery is cancelled, which ends the process.
 """
 
 import logging
@@ -26,22 +26,22 @@ from zeropod.shim.status import StatusService, status_listener
 log = logging.getLogger(__name__)
 
 LAST_EVENTS = 5.0
-"""Seconds that a shim which is told to end waits for containerd to take its last events."""
+"""Seconds that an ending shim waits until containerd has received its last events."""
 
 LAST_CALLS = 10.0
-"""Seconds that it waits for calls that are under way to be answered."""
+"""Seconds that an ending shim waits for the responses of calls in progress."""
 
 ORPHANS = 2.0
 """Seconds between a child's death and the first look at children that no task waits for."""
 
 
 def main(flags: Flags) -> int:
-    """Where no zygote could be asked for this shim, and so it was started as a program."""
+    """Run a shim that was started as a program, because no zygote could fork it."""
     return shim(flags, socket.socket(fileno=SOCKET_FD))
 
 
 def shim(flags: Flags, listener: socket.socket) -> int:
-    """Serves at `listener` until the last container is gone; then its socket is removed. Runs in the bundle."""
+    """Serve at `listener` until the last container is gone, then remove its socket. Runs in the bundle's directory."""
     logfile.configure("log", debug=flags.debug)
     pidfd.set_subreaper()
     pidfd.set_name("zeropod-shim")
@@ -82,10 +82,10 @@ def _listener(listener: socket.socket) -> trio.SocketListener:
 
 
 async def reap() -> None:
-    """Reaps orphans that came to the shim as subreaper; wakes up only when a child has died."""
+    """Reap orphans that the shim got as subreaper; wakes up only when a child has died."""
     with trio.open_signal_receiver(signal.SIGCHLD) as deaths:
         async for _ in deaths:
-            # Twice, since only what was seen dead before is reaped.
+            # Twice: only children that were dead at the first look are reaped at the second.
             for _look in range(2):
                 await trio.sleep(ORPHANS)
                 pidfd.reap_orphans(command.RUNNING)

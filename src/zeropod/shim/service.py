@@ -1,6 +1,6 @@
-"""containerd's task service: its requests and responses on one side, containers on the other.
+"""containerd's task service: requests and responses on one side, containers on the other.
 
-A translation and nothing more: what a request means in which state is the container's business.
+Only a translation: `Container` decides what a request does in which state.
 """
 
 import json
@@ -25,7 +25,7 @@ from zeropod.shim.pod import Pod
 from zeropod.shim.process import Process
 
 NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
-"""The same methods and messages under both names: containerd 1.7 calls the first, 2.x the second."""
+"""Both names of the service, with the same methods and messages: containerd 1.7 uses the first, 2.x the second."""
 
 _STATUS = {
     State.CREATED: process_pb2.CREATED,
@@ -80,10 +80,10 @@ class TaskService:
         return handler if handler.cancel_on_disconnect else Handler(run)
 
     async def answered(self) -> None:
-        """Returns when no call that changes something is under way.
+        """Return when no call that changes anything is in progress.
 
-        containerd asks for the shutdown as soon as it knows of an exit, whatever else it is waiting for: the kill that
-        has brought the exit about may not have been answered.
+        containerd requests the shutdown as soon as it learns of an exit, even if the kill that caused the exit has not
+        been answered.
         """
         while self._open_calls:
             await self._answered.wait()
@@ -203,8 +203,8 @@ class TaskService:
         container = self._container(request.id)
         execs = container.execs.by_pid()
         response = task_pb2.PidsResponse()
-        # Asleep it has the process that containerd knows: a containerd that starts takes a shim without any for one
-        # that was left behind, and deletes it (its loadShim in core/runtime/v2).
+        # A sleeping container keeps its pid for containerd: a containerd that starts takes a shim without any for an
+        # abandoned one, and deletes it (its loadShim in core/runtime/v2).
         for pid in container.pids() or ([container.init.pid] if container.life.state in ASLEEP else []):
             entry = response.processes.add(pid=pid)
             if pid in execs:
@@ -219,7 +219,7 @@ class TaskService:
         return task_pb2.ConnectResponse(shim_pid=os.getpid(), task_pid=container.init.pid if container else 0)
 
     async def shutdown(self, _request: task_pb2.ShutdownRequest) -> Message:
-        """Ends the shim, unless it has containers yet; containerd asks after each container of a pod."""
+        """End the shim, unless it still has containers; containerd calls this after each container of a pod."""
         if not self._pod.containers:
             self.shutdown_requested.set()
         return Empty()

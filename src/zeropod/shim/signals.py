@@ -1,4 +1,4 @@
-"""What a signal asks of a container: to stop, to end at once, or something else."""
+"""The request that a signal means: to stop in order, to end at once, or neither."""
 
 import signal
 
@@ -6,16 +6,17 @@ from zeropod.lifecycle.machine import Request
 from zeropod.lifecycle.settings import Settings
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGRTMIN + 3})
-"""Signals that stop a container outside of Kubernetes; a kubelet sends none but the image's stop signal, whichever that
-is, and SIGKILL."""
+"""Signals that stop a container outside of Kubernetes. A kubelet sends only the image's stop signal, whichever it is,
+and SIGKILL."""
 
 
 def request_of(number: int, settings: Settings, *, in_pod: bool) -> Request:
-    """Return what this signal asks of a container with these settings."""
+    """Return the request that this signal is for a container with these settings."""
     if number == signal.SIGKILL:
         return Request.KILL
     if number in STOP_SIGNALS or in_pod:
-        # What a sleep has ended with its stop signal already is not started for another one.
+        # A container that sleeps by being ended has got its stop signal already: it is not started again for another
+        # one.
         in_order = settings.wake_on_stop and not settings.disable_checkpointing
         return Request.STOP_IN_ORDER if in_order else Request.STOP
     return Request.SIGNAL

@@ -1,7 +1,6 @@
-"""What the shim says about its containers to `zeropod` and the manager, and does for them: a second socket, with a
-service of our own.
+"""zeropod's own service of a shim, for `zeropod` and the manager, at a second socket.
 
-containerd's socket is containerd's; this one lies in a directory where every shim of the node can be found.
+containerd's socket belongs to containerd; this one is in a directory in which every shim of the node can be found.
 """
 
 import os
@@ -30,10 +29,10 @@ from zeropod.shim.why import explain
 SERVICE = "zeropod.v1.Status"
 
 BACKLOG = 16
-"""Connections that wait to be accepted."""
+"""Connections in the listen backlog."""
 
 LONGEST_GATHER = 10_000
-"""Milliseconds for which a watch may have changes gathered."""
+"""Most milliseconds for which a watch may collect changes."""
 
 SLEEPS = (State.STANDBY, State.COLD)
 ON_THE_WAY = (State.CHECKPOINTING, State.RESTORING, State.DOZING)
@@ -41,9 +40,9 @@ ON_THE_WAY = (State.CHECKPOINTING, State.RESTORING, State.DOZING)
 
 @contextmanager
 def status_listener(flags: Flags) -> Iterator[socket.socket]:
-    """Listens at the shim's place in the directory, for root and the manager, as long as the block lasts.
+    """Listen at this shim's path in the directory, for root and the manager, inside the block.
 
-    A socket that is there can be connected to: it gets its name when it listens, and takes a dead shim's place.
+    The socket gets its name only when it listens, replacing a dead shim's: each socket that exists accepts connections.
     """
     paths.make_status_sockets()
     path = paths.status_socket(flags.namespace, flags.id)
@@ -147,7 +146,7 @@ class StatusService:
 
 
 def cannot_sleep(container: Container) -> Explanation | None:
-    """Return why it makes no sense to try; None if it does."""
+    """Return why trying to put it to sleep is pointless; None if it is not."""
     if container.settings.dry_run:
         return Reason.IN_DRY_RUN.because()
     if not container.controller:
@@ -157,12 +156,12 @@ def cannot_sleep(container: Container) -> Explanation | None:
 
 
 def reasons_of(container: Container) -> list[status_pb2.Reason]:
-    """Return all that has a part in what a container does."""
+    """Return all reasons for the container's current state."""
     return [status_pb2.Reason(kind=each.kind, text=each.text, remedy=each.remedy) for each in explain(container)]
 
 
 def describe(container: Container) -> status_pb2.ContainerStatus:
-    """Return all that is known of a container. Reads a file or two of its cgroup where its memory is out."""
+    """Return all that is known of a container. Reads one or two files of its cgroup if memory is out."""
     life, controller, annotations = container.life, container.controller, container.spec.annotations
     status = status_pb2.ContainerStatus(
         id=container.id,

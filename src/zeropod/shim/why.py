@@ -1,7 +1,6 @@
-"""Why a container is not asleep, or no deeper, in full: what is seen of it now, and what to do about each thing.
+"""All reasons why a container is awake or not in COLD, from its current state, with remedies.
 
-What is asked of the kernel is gathered first; what it means is decided by a pure function. `lifecycle.reasons` has the
-words of each reason and its remedy.
+Data is collected from the kernel first; a pure function turns it into statements. `lifecycle.reasons` has the texts.
 """
 
 import time
@@ -30,12 +29,12 @@ if TYPE_CHECKING:
 MEBIBYTE = 1 << 20
 
 MOST = 20
-"""Connections that are listed one by one."""
+"""Most connections that are listed individually."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One thing to say. `text` is a sentence; `remedy` is what to do, empty if nothing needs to be."""
+    """One statement. `text` is a sentence; `remedy` is what to do, or empty."""
 
     kind: str
     text: str
@@ -43,7 +42,7 @@ class Statement:
 
 
 class Part(Enum):
-    """What a connection means for the container's sleep."""
+    """The effect of a connection on the container's sleep."""
 
     COUNTS = "counts"
     PROBE = "is a health probe's, and does not count"
@@ -60,12 +59,12 @@ class Link:
     idle: float
     part: Part
     from_node: bool = False
-    """Its other end is on this node, as a kubelet's is."""
+    """Whether its other end is on this node, as a kubelet's is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of one container at one moment."""
+    """The data about one container at one moment."""
 
     state: State
     why: Explanation | None
@@ -79,29 +78,29 @@ class Facts:
     """Seconds since the last new connection to the ports; None before the first."""
     links: Sequence[Link] = ()
     probes: int = 0
-    """Health probes that were answered in its stead so far."""
+    """The number of health probes answered in its place."""
     failure: Explanation | None = None
-    """The last one."""
+    """The last failure."""
     next_attempt: str = ""
     log: str = ""
     """The path of CRIU's log of the last attempt; empty if there is none."""
     limits: Sequence[str] = ()
-    """What the kernel lacks."""
+    """Features that the kernel lacks."""
     memory: MemoryReport | None = None
     """Where its memory is in STANDBY."""
     obstacles: Sequence[Obstacle] = ()
     """What stands against COLD."""
     choices: Sequence[Choice] = ()
-    """Its settings, other than those that are built in."""
+    """Settings that differ from the built-in defaults."""
     complaints: Sequence[Explanation] = ()
-    """Defaults that are passed over."""
+    """Invalid defaults, which are ignored."""
 
 
 PERHAPS_A_PROBE = "It comes from this node: if it is a health probe, name its sender in the annotation probe-processes."
 
 
 def statements(facts: Facts) -> list[Statement]:
-    """Return what there is to say, the weightiest first; what does not keep it awake, but was seen, comes last."""
+    """Return the statements, by descending importance; observations that do not keep it awake come last."""
     found: list[Statement] = []
     if facts.state in ASLEEP:
         found.append(Statement("asleep", f"It sleeps, {facts.state.name} since {facts.since}."))
@@ -138,7 +137,7 @@ def _against_cold(obstacle: Obstacle) -> Statement:
 
 
 def _memory(memory: MemoryReport) -> Statement:
-    """Where its memory is, and why there."""
+    """Return where its memory is, and why."""
     usage, left = memory.usage, _mebibytes(memory.left)
     if memory.kind is Kind.RESIDENT:
         text = f"Its memory stays where it is, {left}"
@@ -188,7 +187,7 @@ def _failure(facts: Facts) -> list[Statement]:
 
 
 def explain(container: "Container") -> list[Statement]:
-    """All that can be said of it now."""
+    """Return all statements about the container now."""
     return statements(gather(container))
 
 
@@ -224,7 +223,7 @@ def _look(container: "Container", network: PodNetwork) -> tuple[Collection[int],
     ports = counted_ports(container, network.listening_ports(own))
     last = network.activity(ports).last_ns
     quiet = (time.monotonic_ns() - last) / 1e9 if last else None
-    # By their ends: between two looks the ages of what was last sent have changed.
+    # Compared by their ends: the ages of their data change between two queries.
     counting = {(sock.local, sock.remote) for sock in network.counting()}
     mine = [sock for sock in network.connections() if sock.local[1] in ports or sock.inode in own]
     here = _node_addresses()
@@ -258,7 +257,7 @@ def _address(end: tuple[str, int]) -> str:
 
 
 def _log(work: Path) -> str:
-    """The newest of CRIU's logs."""
+    """Return the path of the newest of CRIU's logs."""
     logs = [path for name in ("dump.log", "restore.log") if (path := work / name).exists()]
     return str(max(logs, key=lambda path: path.stat().st_mtime_ns)) if logs else ""
 

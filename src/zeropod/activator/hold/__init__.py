@@ -1,1 +1,1 @@
-"""What is held for a container that cannot answer: duplicates of what it has open, watched and left as it is."""
+"""Duplicates of the open files of a container that cannot answer: watched, never read."""

@@ -38,22 +38,22 @@ _Made = TypeVar("_Made")
 
 
 class Arrived(Enum):
-    """What the application is wanted for."""
+    """What has arrived for the application."""
 
     CONNECTION = auto()
     """A connection in a listener's accept queue."""
     DATA = auto()
-    """Data, its end or its failure, a connect(2) that has finished, or room to write in where there was none."""
+    """Data, end of file or an error, a finished connect(2), or room to write again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """What lies unread in one object."""
+    """The unread data of one object."""
 
     inode: int
     amount: int
-    """Bytes or connections, and one more for an end or an error. To be compared: the bytes of a queue of messages are
-    those of the first one, or what all of them take in the kernel."""
+    """Bytes or connections, plus one for an end or error. Only for comparison: for message queues it is the size of the
+    first message, or the kernel's memory for all."""
     where: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -62,12 +62,12 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What is there already; false when there is nothing that was not known."""
+    """Unread data at one moment; false if all of it was known before."""
 
     unread: tuple[Unread, ...] = ()
-    """Without what was known."""
+    """Unread data that was not known before."""
     amounts: Mapping[int, int] = field(default_factory=dict)
-    """By inode, of all there is: what is known to the next attempt."""
+    """All unread data, by inode, for the next attempt."""
 
     def __bool__(self) -> bool:
         return bool(self.unread)
@@ -77,26 +77,26 @@ class Pending:
 
 
 class FrozenSockets:
-    """Duplicates of what the processes of one container have open; without any, nothing ever arrives."""
+    """Duplicates of the open files of one container's processes; without any, nothing ever arrives."""
 
     def __init__(self, known_unread: Mapping[int, int] | None = None) -> None:
         self._known = dict(known_unread or {})
         self._watched: dict[int, Watched] = {}
-        """By descriptor."""
+        """Watched duplicates, by descriptor."""
         self._ignored: set[Key] = set()
-        """Looked at, and found not to count."""
+        """Objects that do not count."""
         self._epoll: select.epoll | None = None
         self._connected: set[int] = set()
-        """The listeners that a connection has come to."""
+        """Listeners at which a connection has arrived."""
         self._first: Watched | None = None
-        """Where data was first seen to have come."""
+        """The object at which data was first seen."""
 
     @classmethod
     def take(cls, pids: Collection[int], *, known_unread: Mapping[int, int] | None = None) -> "FrozenSockets":
-        """Duplicate what these processes have open and watch it from now on.
+        """Duplicate the open files of these processes, and watch them from now on.
 
-        `known_unread`: what a former attempt found to be there; as long as it is the same, `pending` does not tell of
-        it. Raises OSError where the kernel refuses, or when this process may not have as many descriptors; then nothing
+        `known_unread` is the unread data that a former attempt found: as long as it is the same, `pending` does not
+        report it. Raises OSError if the kernel refuses or this process reaches its limit of descriptors; then nothing
         stays open.
         """
         frozen = cls(known_unread)
@@ -104,7 +104,7 @@ class FrozenSockets:
         return frozen
 
     def renew(self, pids: Collection[int]) -> None:
-        """Watch also what was opened since, and let go of what was closed. Raises OSError, and is closed then."""
+        """Also watch files opened since, and close duplicates of closed ones. On OSError, everything is closed."""
         try:
             present = self._duplicate(pids)
             self._forget(watched for watched in list(self._watched.values()) if watched.found.key not in present)
@@ -119,7 +119,7 @@ class FrozenSockets:
         return len(self._watched)
 
     def pending(self, ports: Collection[int] = ()) -> Pending:
-        """Return what lies there now, for the last look at a container that seems to be idle; `ports` as in `event`."""
+        """Return unread data, for the last look at a container that seems to be idle; `ports` as in `event`."""
         chosen = frozenset(ports)
         amounts: dict[int, int] = {}
         where: dict[int, str] = {}
@@ -143,10 +143,10 @@ class FrozenSockets:
         return Arrived.CONNECTION if any(self._watched[each].counts(chosen) for each in self._connected) else None
 
     async def event(self, ports: Collection[int] = ()) -> Arrived:
-        """Wait until something has arrived, and leave it there; one task at a time.
+        """Wait for an arrival without consuming it; one task at a time.
 
-        Of the TCP listeners only those on one of the ports count (empty: all), everything else always does. Where
-        there are both a new connection and data, it is DATA, which is for the application without doubt.
+        TCP listeners count only on one of `ports` (empty: all); everything else always counts. If there are both a new
+        connection and data, the result is DATA, which is certainly for the application.
         """
         while (arrived := self.ready(ports)) is None:
             if self._epoll is None:
@@ -156,12 +156,12 @@ class FrozenSockets:
         return arrived
 
     def disregard(self) -> None:
-        """Let only count what arrives from now on."""
+        """Disregard all arrivals until now."""
         self._edges()
         self._connected, self._first = set(), None
 
     def close(self) -> None:
-        """Let go of everything, which the application still has; when nothing is waiting for an event."""
+        """Close all duplicates; the application keeps its files. Not while `event` waits."""
         if self._epoll:
             self._epoll.close()
             self._epoll = None
@@ -171,7 +171,7 @@ class FrozenSockets:
         _limit.release(self)
 
     def _duplicate(self, pids: Collection[int]) -> set[Key]:
-        """Watch what is new, and return the keys of all that is there."""
+        """Watch new objects, and return the keys of all current ones."""
         known = {watched.found.key for watched in self._watched.values()}
         present: set[Key] = set()
         fresh: dict[int, Watched] = {}
@@ -220,12 +220,12 @@ class FrozenSockets:
         before = dict(_polled(fresh, ASKED | select.POLLOUT))
         for descriptor, watched in fresh.items():
             events = ASKED | select.EPOLLET
-            # What could be written to all along is not waited for. Without room the application may be waiting
-            # for the other end to make some, or for its connect(2) to finish.
+            # Not watched for writing if it was writable all along. If it was full, the application may be waiting for
+            # the peer to read, or for its connect(2) to finish.
             if not watched.listens and not before.get(descriptor, 0) & select.POLLOUT:
                 events |= select.EPOLLOUT
             _register(self._epoll, descriptor, events)
-        # The kernel reports once what was ready already.
+        # The kernel reports once what was ready before.
         for descriptor, events in self._epoll.poll(0, len(self._watched) + len(fresh)):
             if descriptor not in fresh:
                 self._note(descriptor)
@@ -270,10 +270,10 @@ def _register(epoll: select.epoll, descriptor: int, events: int) -> None:
 
 
 class DescriptorLimit:
-    """The soft limit of this process on descriptors: it may have 1,024, a container thousands of sockets.
+    """The soft limit of this process on descriptors: 1,024, while a container may have thousands of sockets.
 
-    It is raised to the hard one only while that is needed, and put back with the last that needs it: what the shim
-    starts meanwhile inherits it, and programs exist that walk through all descriptors up to it.
+    It is raised to the hard limit while that is needed, and restored with the last user, because children of the shim
+    inherit it, and some programs iterate over all descriptors up to it.
     """
 
     def __init__(self) -> None:
@@ -281,10 +281,8 @@ class DescriptorLimit:
         self._before = 0
 
     def make(self, needed_by: object, make: Callable[[], _Made]) -> _Made:
-        """Return what `make` opens, in a raised limit if need be.
-
-        Raises OSError; EMFILE, in words that name the limit, when the hard limit is reached.
-        """
+        """Return the result of `make`, with the limit raised if necessary. Raises OSError; EMFILE names the limit if
+        the hard one is reached."""
         try:
             return make()
         except OSError as error:
@@ -299,7 +297,7 @@ class DescriptorLimit:
             raise
 
     def release(self, needed_by: object) -> None:
-        """Put the limit back if this was the last that needed more. Descriptors above it stay open."""
+        """Restore the limit if this was the last user. Descriptors above it stay open."""
         if needed_by not in self._needed_by:
             return
         self._needed_by.remove(needed_by)
@@ -322,4 +320,4 @@ class DescriptorLimit:
 
 
 _limit = DescriptorLimit()
-"""One object for all that may need more."""
+"""The process-wide limit."""

@@ -1,4 +1,4 @@
-"""What counts of all that frozen processes have open: each queue that something outside can fill or make room in.
+"""Which open files of frozen processes count: those that a process outside can fill, or make room in.
 
 | watched                                                | what wakes                                                |
 |--------------------------------------------------------|-----------------------------------------------------------|
@@ -6,7 +6,7 @@
 | pipes, FIFOs, terminals, POSIX message queues          | data, an end, room where none was                         |
 | eventfd, pidfd, /dev/net/tun, /dev/fuse, seccomp notify, fanotify that is asked for permission | it is readable    |
 
-Left out, since it would keep a container awake, or only tells of what happens to others:
+Left out, because they would keep a container awake, or report only events of others:
 
 - inotify, fanotify that only notifies, netlink sockets with multicast groups (routes, neighbours): a log file, a
   mounted ConfigMap or a neighbour's address changes all the time. What they were told lies there at the next wake.
@@ -16,8 +16,8 @@ Left out, since it would keep a container awake, or only tells of what happens t
 - epoll (what is in it is watched itself), signalfd (signals go through the shim), userfaultfd (it may be zeropod's),
   io_uring, bpf, perf; AF_XDP, whose poll(2) sends what is in the ring.
 
-An eventfd is nearly always the processes' own, and then nothing comes; but a process that the container was handed it
-by may write to it. One that a cgroup v1 memory threshold is bound to wakes when the threshold is crossed.
+An eventfd is nearly always used only within the container, and then has no events; but a process that has handed it to
+the container may write to it. One that a cgroup v1 memory threshold is bound to wakes when the threshold is crossed.
 
 Not to be seen at all, so that it waits for the next wake: a socket that is only registered with an io_uring or only in
 flight in another socket, one in the private descriptor table of a thread, a wait for a file lock or a System V
@@ -40,7 +40,7 @@ from zeropod.kernel.open_files import Identity, Table
 _AF_KEY, _AF_ALG, _AF_XDP = 15, 38, 44
 _NEVER = frozenset({_AF_KEY, _AF_ALG, _AF_XDP})
 _COPIES_OF_OTHERS = frozenset({0, 0x0003, 0x0800, 0x0806, 0x86DD})
-"""Protocols of a packet socket: none, ETH_P_ALL, IP, ARP, IPv6."""
+"""Protocols of a packet socket that see packets of others: none, ETH_P_ALL, IP, ARP, IPv6."""
 _TRANSPORT = frozenset({socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_UDPLITE})
 _MESSAGES = frozenset({socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_RDM})
 
@@ -62,36 +62,37 @@ _FAN_CLASS_CONTENT, _FAN_CLASS_PRE_CONTENT = 0x4, 0x8
 
 _ENDED = select.POLLRDHUP | select.POLLERR
 ASKED = select.POLLIN | select.POLLPRI | select.POLLRDHUP
-"""Data, a lone urgent byte (POLLPRI only), an end. Errors are reported unasked. The same values are EPOLL's."""
+"""Poll events: data, a lone urgent byte (POLLPRI only), end. Errors are always reported. EPOLL's values are the
+same."""
 
 
 class FileKind(Enum):
     SOCKET = auto()
     STREAM = auto()
-    """Bytes: a pipe, a FIFO, a terminal."""
+    """A byte stream: a pipe, a FIFO, a terminal."""
     OTHER = auto()
-    """What is readable or is not."""
+    """An object that is readable or not, without an amount."""
 
 
 Key = Hashable
-"""Tells one open file from another."""
+"""Identifies one open file description."""
 
 
 class Found(NamedTuple):
-    """One descriptor of a frozen process that may count. A tuple: a container has thousands of them."""
+    """One descriptor of a frozen process that may count. A tuple, because a container may have thousands."""
 
     pid: int
     number: int
     kind: FileKind
     key: Key
-    """Equal for all descriptors of one object, as far as that can be told."""
+    """Equal for all descriptors of one object, as far as the kernel tells."""
     inode: int
-    """0 where the object has none of its own."""
+    """0 if the object has no inode of its own."""
     link: str
     what: str
 
     def is_behind(self, duplicate: int) -> bool:
-        """Whether this is what was duplicated: the number may have been given to another file meanwhile."""
+        """Return whether this duplicate is the file that was found: its number may have been reused meanwhile."""
         if self.inode:
             return os.fstat(duplicate).st_ino == self.inode
         return os.readlink(f"/proc/self/fd/{duplicate}") == self.link
@@ -106,7 +107,7 @@ class Watched:
     sock: socket.SocketType | None = None
     listens: bool = False
     port: int | None = None
-    """Of a TCP listener."""
+    """The port of a TCP listener."""
 
     def __str__(self) -> str:
         if self.sock is None:
@@ -115,13 +116,13 @@ class Watched:
         return f"{_name(self.sock)} {kind}" + (f" on port {self.port}" if self.port else "")
 
     def counts(self, ports: frozenset[int]) -> bool:
-        """Whether what arrives counts; of TCP listeners only those on one of the ports do, unless there are none."""
+        """Return whether arrivals count; TCP listeners count only on one of `ports`, or all if `ports` is empty."""
         return not (self.listens and ports and self.port is not None) or self.port in ports
 
     def unread(self, events: int) -> int:
-        """Return what lies in it, given what poll(2) says: bytes or connections, one more for an end or an error.
+        """Return the amount of unread data, given poll(2)'s events: bytes or connections, plus one for an end or error.
 
-        Of what does not tell, 1. It is the same as long as nothing has come and nothing was read.
+        For objects without an amount, 1. It stays the same as long as nothing arrives and nothing is read.
         """
         ended = bool(events & _ENDED) or bool(self.found.kind is FileKind.STREAM and events & select.POLLHUP)
         return self._lying(events) + ended
@@ -137,7 +138,7 @@ class Watched:
             amount = open_files.unread(self.descriptor)
             if self.sock.type in _MESSAGES:
                 amount = max(amount, sockets.receive_memory(self.sock))
-        # A stream of which only the end is there is readable as well.
+        # A stream at its end without data is readable as well.
         return amount or (0 if events & _ENDED else 1)
 
     def close(self) -> None:
@@ -148,7 +149,7 @@ class Watched:
 
 
 def found(pid: int, table: Table) -> Iterator[Found]:
-    """Yield what a process has open that may count; one object as often as it has descriptors of it."""
+    """Yield the open files of a process that may count; an object with several descriptors repeatedly."""
     queues: set[tuple[int, int]] | None = None
     for number, link in table:
         if (inode := open_files.inode_in(link, "socket")) is not None:
@@ -158,7 +159,7 @@ def found(pid: int, table: Table) -> Iterator[Found]:
         elif link.startswith("/"):
             if link in _NOT_QUEUES:
                 continue
-            with suppress(OSError):  # of a file system that cannot tell at once; queues are in the kernel
+            with suppress(OSError):  # of a network file system that does not answer; queues are in the kernel
                 if (identity := table.identity(number)) is None:
                     continue
                 if stat.S_ISREG(identity.mode) and link.count("/") == 1:
@@ -173,7 +174,7 @@ def found(pid: int, table: Table) -> Iterator[Found]:
 
 
 def watched(found: Found, duplicate: int) -> Watched | None:
-    """Return what is to be watched of a duplicate, which the answer owns then; None when it does not count."""
+    """Return how to watch a duplicate, taking ownership of it; None if it does not count."""
     if found.kind is not FileKind.SOCKET:
         return Watched(duplicate, found)
     sock = sockets.adopt(duplicate)
@@ -209,7 +210,7 @@ def _anonymous(pid: int, number: int, link: str) -> str | None:
         return "pidfd"
     if link == _FANOTIFY:
         flags = open_files.fdinfo(pid, number).get("fanotify flags", "0").partition(" ")[0]
-        # One that asks for permission lets what is outside wait for the answer.
+        # A permission event makes a process outside wait for the answer.
         return "fanotify" if int(flags, 16) & (_FAN_CLASS_CONTENT | _FAN_CLASS_PRE_CONTENT) else None
     return _ANONYMOUS.get(link)
 

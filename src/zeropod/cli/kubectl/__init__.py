@@ -1,5 +1,5 @@
-"""`kubectl zeropod`: what the custom resources say of a cluster's pods, and requests to sleep and wake.
+"""`kubectl zeropod`: shows the state of a cluster's pods from the custom resources, and requests sleeps and wakes.
 
 kubectl runs any program on PATH that is called kubectl-NAME; this one is zeropod.pyz under that name. Exit codes and
-words of errors are kubectl's.
+error messages are like kubectl's.
 """

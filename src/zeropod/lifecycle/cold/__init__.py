@@ -1,1 +1,1 @@
-"""COLD: a container that was ended, and is on disk by CRIU."""
+"""COLD: a container whose processes have ended, and which CRIU has written to disk."""

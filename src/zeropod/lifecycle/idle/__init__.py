@@ -1,1 +1,1 @@
-"""Whether a container is idle: what the kernel tells of its traffic, and what follows from it."""
+"""Whether a container is idle, judged by its traffic as the kernel reports it."""

@@ -1,1 +1,1 @@
-"""STANDBY: a container that is frozen where it is."""
+"""STANDBY: a container that is frozen in place, and its memory."""

@@ -1,4 +1,4 @@
-"""The Kubernetes side of the manager and of kubectl's plugin: a client of the API, and what goes through it.
+"""The Kubernetes side of the manager and of kubectl's plugin: a client of the API, and its users.
 
-Imported only by what needs the API: a manager without such a flag does without.
+Not imported by a manager without a flag that needs the API.
 """

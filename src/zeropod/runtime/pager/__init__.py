@@ -1,7 +1,7 @@
 """zeropod's pager in place of `criu lazy-pages`: serves the missing pages of a container by userfaultfd.
 
-It does nothing in the background while the container sleeps, brings in the pages that the last wake touched before the
-next one, and loses nothing when it dies: a successor continues. docs/pager.md compares the two.
+It prefetches the pages that the last wakes touched, does no other work while the container sleeps, and loses nothing
+when it dies: a successor continues. docs/pager.md compares it with CRIU's.
 """
 
 from zeropod.runtime.pager.handover import listen
