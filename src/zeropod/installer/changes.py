@@ -1,4 +1,4 @@
-"""What is at a path, what should be there, and the difference as people read it. No I/O."""
+"""The entry at a path, the wanted entry, and the difference as a diff. No I/O."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file. Its owner is kept where it exists, and root where it is new."""
+    """A regular file. A replaced file keeps its owner; a new one belongs to root."""
 
     content: bytes
     mode: int = 0o644
@@ -19,12 +19,12 @@ class Link:
 
 
 Entry = File | Link | None
-"""What is at a path; None is nothing."""
+"""The entry at a path; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From one entry to another, at an absolute path of the node."""
+    """A change of the entry at an absolute path of the node."""
 
     path: str
     before: Entry
@@ -32,13 +32,13 @@ class Change:
 
 
 def compare(look: Callable[[str], Entry], wanted: Mapping[str, Entry]) -> list[Change]:
-    """What has to change for the wanted entries to be there, in their order."""
+    """Return the changes that lead to the wanted entries, in their order."""
     found = ((path, look(path), after) for path, after in wanted.items())
     return [Change(path, before, after) for path, before, after in found if before != after]
 
 
 def show(changes: Iterable[Change], quiet_below: str) -> str:
-    """The changes as a unified diff; what is `quiet_below` a directory of our own is counted instead."""
+    """Return the changes as a unified diff; files below `quiet_below` are only counted."""
     counts: dict[str, list[int]] = {}
     parts = []
     for change in changes:

@@ -1,8 +1,7 @@
-"""What containerd's configuration has to be on a node, by its distribution and what is there. No I/O of its own.
+"""Compute containerd's configuration for a node, from its distribution and its present files. No I/O of its own.
 
-containerd 2 merges what it imports key by key, so that our table has a file of its own. containerd 1 takes each
-plugin's whole section from the last file that has one (its `mergeConfig`), so that there the table is put into that
-very file.
+containerd 2 merges imported files key by key, so zeropod's table has a file of its own. containerd 1 takes each
+plugin's whole section from the last file that has one (its `mergeConfig`), so the table is added to that file.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,34 +14,34 @@ from zeropod.installer.distributions import Distribution, Kind
 from zeropod.installer.errors import InstallError
 
 MERGES = 2
-"""The first major version of containerd that merges plugins' sections."""
+"""First major version of containerd that merges plugins' sections."""
 
 BASE = '{{ template "base" . }}\n'
-"""What K3s and RKE2 write themselves, for templates that add to it."""
+"""The default template of K3s and RKE2, for templates that extend it."""
 
 K0S_RENDERED = "/run/k0s/containerd-cri.toml"
-"""What k0s has made of its drop-ins."""
+"""The file into which k0s renders its drop-ins."""
 
 _DISABLED = {"cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"}
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What the configuration depends on."""
+    """The inputs of the configuration."""
 
     read: Callable[[str], str | None]
     glob: Callable[[str], list[str]]
     config: str
-    """The file that containerd reads, or what is rendered to it."""
+    """The file that containerd reads, or the result of a template."""
     major: int
     """containerd's major version."""
     ordinary: Mapping[str, Any] | None
-    """The handler that pods have without a RuntimeClass, as containerd describes it; None if it has not been asked."""
+    """The handler of pods without a RuntimeClass, as containerd describes it; None if containerd was not queried."""
 
 
 @dataclass(slots=True)
 class Configuration:
-    """Texts by path: those that are ours as a whole, and those that were there and have been added to."""
+    """Texts by path: files that only the installer writes, and existing files with additions."""
 
     own: dict[str, str] = field(default_factory=dict)
     edited: dict[str, str] = field(default_factory=dict)
@@ -51,7 +50,7 @@ class Configuration:
 
 
 def configure(distribution: Distribution, node: Node, shim: str) -> Configuration:
-    """The texts for a shim at this absolute path. Raises InstallError where a file cannot be extended."""
+    """Return the texts for a shim at this absolute path. Raises InstallError if a file cannot be extended."""
     match distribution.kind:
         case Kind.TEMPLATE:
             return _template(node, shim)
@@ -64,7 +63,7 @@ def configure(distribution: Distribution, node: Node, shim: str) -> Configuratio
 
 
 def taken_back(text: str, drop_in: str | None) -> str:
-    """An edited file without what is ours; for what others have changed since we edited it."""
+    """Return an edited file without zeropod's part, with all later changes of others."""
     rest = edits.without_block(text)
     return edits.without_import(rest, drop_in) if drop_in else rest
 
@@ -118,7 +117,7 @@ def _template(node: Node, shim: str) -> Configuration:
     rendered = node.read(node.config)
     old, new = f"{node.config}.tmpl", str(PurePosixPath(node.config).with_name("config-v3.toml.tmpl"))
     is_new = rendered is not None and (_version(rendered, node.config) or 2) >= max(handler.PLUGINS)
-    # A template of the newer name wins over one of the older, so that a user's own must not get one beside it.
+    # A template of the newer name takes precedence, so one must not be added beside a user's own of the older name.
     path = new if is_new and (node.read(new) is not None or node.read(old) is None) else old
     present = edits.without_block(node.read(path) or "")
     if f".runtimes.{handler.NAME}]" in present:
@@ -129,7 +128,7 @@ def _template(node: Node, shim: str) -> Configuration:
 
 
 def is_ours_alone(text: str) -> bool:
-    """Whether nothing is left, of a file that we have edited, that is not of our making."""
+    """Return whether an edited file without zeropod's part has only content that the installer created."""
     return text.strip() in ("", BASE.strip(), "version = 2", "version = 3")
 
 
@@ -139,7 +138,7 @@ def _version(text: str, path: str) -> int | None:
 
 
 def _checked(text: str, path: str) -> dict[str, Any]:
-    """The file's values. Raises InstallError where no handler can be added, or another party has added one."""
+    """Return the file's values. Raises InstallError if no handler can be added, or another program has added one."""
     values = edits.parse(text, path)
     version = values.get("version", 1)
     if not isinstance(version, int) or version < min(handler.PLUGINS):
@@ -172,7 +171,7 @@ def _runtimes(values: Mapping[str, Any], plugin: str) -> Mapping[str, Any]:
 
 
 def _ordinary(text: str, path: str) -> Mapping[str, Any] | None:
-    """runc's own table, where containerd could not be asked."""
+    """Return runc's own table, if containerd could not be queried."""
     values = edits.parse(text, path)
     tables = [_runtimes(values, name).get("runc") for name in handler.PLUGINS.values()]
     return next((found for found in tables if isinstance(found, dict)), None)

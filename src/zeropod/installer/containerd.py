@@ -1,4 +1,4 @@
-"""Asks containerd's CRI plugin, over its socket, what version it has and which handlers it knows."""
+"""Query containerd's CRI plugin, over its socket, for its version and its handlers."""
 
 import json
 import time
@@ -20,12 +20,12 @@ PATIENCE = 10.0
 VERIFYING = 60.0
 """Seconds for containerd to know the handler, or to forget it, after its restart."""
 POLL = 0.2
-"""Seconds between two questions to a containerd that is starting."""
+"""Seconds between queries of a containerd that is starting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """What a running containerd says of itself."""
+    """The version and handlers of a running containerd."""
 
     version: str
     handlers: Mapping[str, Mapping[str, Any]]
@@ -35,7 +35,8 @@ class Handlers:
 
 
 def major(version: str) -> int:
-    """Of `v2.1.9`, `1.7.24~ds1` or `containerd github.com/… 1.7.24 …`; 0 if there is none in it."""
+    """Return the major version from `v2.1.9`, `1.7.24~ds1` or `containerd github.com/… 1.7.24 …`; 0 if there is
+    none."""
     for word in version.split():
         head = word.lstrip("v").partition(".")[0]
         if head.isdecimal() and "." in word:
@@ -44,7 +45,7 @@ def major(version: str) -> int:
 
 
 def ask(socket: str) -> Handlers:
-    """Raises RpcError; UNAVAILABLE where no containerd listens."""
+    """Query containerd. Raises RpcError; UNAVAILABLE if none listens."""
     return trio.run(_ask, socket)
 
 
@@ -55,7 +56,8 @@ async def _ask(socket: str) -> Handlers:
 
 
 def parse(version: str, config: str) -> Handlers:
-    """`config` is the JSON of the CRI plugin's configuration, which has the same keys in containerd 1.7 and 2."""
+    """Return the handlers. `config` is the JSON of the CRI plugin's configuration, with the same keys in containerd 1.7
+    and 2."""
     try:
         found = json.loads(config).get("containerd") or {}
         runtimes, default = found.get("runtimes") or {}, found.get("defaultRuntimeName") or "runc"

@@ -1,4 +1,4 @@
-"""What the install root is to hold: zeropod, and of a bundle what this node does not have itself."""
+"""The content of the install root: zeropod, and the parts of a bundle that this node lacks."""
 
 import json
 import os
@@ -16,23 +16,23 @@ from zeropod.installer.errors import InstallError
 PROGRAM, SHIM = "zeropod", SHIM_BINARY
 ARCHIVE = "bin/zeropod.pyz"
 NODE_CONFIG = "etc/zeropod.toml"
-"""In the install root: what `paths.NODE_CONFIG` is on the node."""
+"""The path of the node's zeropod.toml in the install root."""
 LINKS = "/usr/local/bin"
-"""On the PATH of people, and of containerd for those who name the runtime by its type."""
+"""A directory on the PATH of users and of containerd, which may search it for the shim binary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the node lacks."""
+    """Parts that the node lacks."""
 
     python: bool
-    """A Python that is new enough, with the modules that zeropod imports."""
+    """Python 3.11 or newer, with the modules that zeropod imports."""
     tar: bool
-    """GNU's tar, which CRIU runs."""
+    """GNU tar, which CRIU runs."""
 
 
 def contents(bundle: str, root: str, needs: Needs) -> dict[str, Entry]:
-    """The entries of the install root, from a bundle (`installer/bundle.py`). Raises InstallError, OSError."""
+    """Return the entries of the install root, from a bundle (`installer/bundle.py`). Raises InstallError, OSError."""
     description = describe(bundle)
     wanted = {"python3": needs.python, "tar": needs.tar, "gzip": needs.tar}
     programs = [name for name in description["programs"] if wanted.get(name, True)]
@@ -49,12 +49,12 @@ def contents(bundle: str, root: str, needs: Needs) -> dict[str, Entry]:
 
 
 def bare(archive: bytes, root: str) -> dict[str, Entry]:
-    """What to install without a bundle, on a node that has everything."""
+    """Return the entries to install without a bundle, on a node that lacks nothing."""
     return {f"{root}/{ARCHIVE}": File(archive, 0o755)} | starters(root, Needs(python=False, tar=False))
 
 
 def starters(root: str, needs: Needs) -> dict[str, Entry]:
-    """What zeropod is started by, under its own name and under the shim's."""
+    """Return the entries that start zeropod under its own name and the shim's."""
     if not needs.python and root == paths.INSTALL_ROOT:
         link = Link(ARCHIVE.rpartition("/")[2])
         return {f"{root}/bin/{PROGRAM}": link, f"{root}/bin/{SHIM}": link}
@@ -67,7 +67,7 @@ def links(root: str) -> dict[str, Entry]:
 
 
 def describe(bundle: str) -> dict[str, Any]:
-    """What the bundle says of itself. Raises InstallError where it is none, or one for other machines."""
+    """Return the bundle's description. Raises InstallError if it is not a bundle, or one for another architecture."""
     try:
         description = json.loads((Path(bundle) / "bundle.json").read_text())
         architecture = description["architecture"]
@@ -80,7 +80,7 @@ def describe(bundle: str) -> dict[str, Any]:
 
 
 def _tree(top: str) -> dict[str, Entry]:
-    """Every file and link below a directory, by its path in it."""
+    """Yield every file and link below a directory, with its relative path."""
     entries: dict[str, Entry] = {}
     for directory, _, names in os.walk(top):
         for name in sorted(names):

@@ -1,4 +1,5 @@
-"""The kinds of nodes: where each has containerd's configuration, its socket, and what restarts it. A table, no I/O."""
+"""The distributions of nodes: where each has containerd's configuration and socket, and what restarts it. A table, no
+I/O."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from zeropod.installer.errors import InstallError
 
 
 class Kind(Enum):
-    """How containerd's configuration comes about."""
+    """How containerd's configuration is produced."""
 
     CONFIG = "containerd reads the file itself"
     TEMPLATE = "K3s and RKE2 render it from a Go template at each start"
@@ -21,15 +22,15 @@ class Distribution:
     name: str
     kind: Kind
     markers: tuple[str, ...]
-    """A node that has one of these paths is of this distribution."""
+    """Paths that identify a node of this distribution."""
     config: str
-    """The file that containerd reads; what a template is rendered to; for k0s the drop-in itself."""
+    """The file that containerd reads; the result of a template; for k0s the drop-in itself."""
     socket: str
     units: tuple[str, ...]
-    """Services that run containerd, whichever is active."""
+    """Services that may run containerd; the active one is restarted."""
     install_root: str = paths.INSTALL_ROOT
     links: bool = True
-    """Whether /usr/local/bin can be written to."""
+    """Whether /usr/local/bin is writable."""
 
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
@@ -75,7 +76,7 @@ DISTRIBUTIONS = (
         "/etc/containerd/config.toml",
         CONTAINERD_SOCKET,
         ("containerd",),
-        # Of what may be written on Container-Optimized OS, this alone is not mounted noexec.
+        # Of the writable file systems on Container-Optimized OS, only this one is not mounted noexec.
         install_root="/home/kubernetes/bin/zeropod",
         links=False,
     ),
@@ -86,16 +87,16 @@ DISTRIBUTIONS = (
         "containerd", Kind.CONFIG, (), "/etc/containerd/config.toml", CONTAINERD_SOCKET, ("containerd",)
     ),
 )  # fmt: skip
-"""The last one is for every node that has none of the others' markers."""
+"""The last one is for all nodes without markers of the others."""
 
 NAMES = tuple(distribution.name for distribution in DISTRIBUTIONS)
 
 
 def detect(exists: Callable[[str], bool], name: str | None = None) -> Distribution:
-    """The distribution of the node, or the one of that name.
+    """Return the node's distribution, or the one of that name.
 
-    What was uninstalled leaves its directories behind, so that one whose socket is there comes first. Raises
-    InstallError where that leaves more than one.
+    An uninstalled distribution leaves its directories behind, so one whose socket exists takes precedence. Raises
+    InstallError if several are left.
     """
     if name is not None:
         return next(known for known in DISTRIBUTIONS if known.name == name)

@@ -1,7 +1,7 @@
-"""Edits of another program's configuration that can be taken back. Pure text; what is not ours stays as it was.
+"""Reversible edits of another program's configuration. Pure functions on text; all other content stays unchanged.
 
-A block of ours stands between two comments at the end of the file: tables may come in any order in TOML, and templates
-that render to TOML can be extended in the same way without being understood.
+zeropod's block is at the end of the file, between two comments: TOML allows tables in any order, and templates that
+render to TOML can be extended in the same way without parsing them.
 """
 
 import fnmatch
@@ -20,7 +20,7 @@ _BLOCK = re.compile(rf"\n?^{re.escape(BEGIN)}$.*?^{re.escape(END)}$\r?\n?", re.M
 
 
 def with_block(text: str, block: str) -> str:
-    """The text with our block at its end, in place of an earlier one."""
+    """Return the text with zeropod's block at its end, replacing an earlier one."""
     rest = without_block(text)
     gap = "" if not rest else "\n" if rest.endswith("\n") else "\n\n"
     return f"{rest}{gap}{BEGIN}\n{block}{END}\n"
@@ -31,7 +31,7 @@ def without_block(text: str) -> str:
 
 
 def parse(text: str, path: str) -> dict[str, Any]:
-    """The file's values. Raises InstallError where it is no TOML."""
+    """Return the file's values. Raises InstallError for invalid TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -44,7 +44,7 @@ def imports(values: dict[str, Any]) -> list[str]:
 
 
 def imported_by(patterns: list[str], drop_in: str, directory: str) -> bool:
-    """Whether one of the patterns, which may be relative to the importing file's directory, covers the path."""
+    """Return whether one of the patterns matches the path; they may be relative to the importing file's directory."""
     absolute = (pattern if pattern.startswith("/") else f"{directory}/{pattern}" for pattern in patterns)
     # Go's filepath.Glob does not let a star stand for a slash.
     return any(
@@ -53,11 +53,11 @@ def imported_by(patterns: list[str], drop_in: str, directory: str) -> bool:
 
 
 def with_import(text: str, drop_in: str) -> str:
-    """The text with one more import, in the array that is there, on one line or many, or in a new one."""
+    """Return the text with one more import: in its array, on one line or several, or in a new one."""
     document = tomlkit.parse(text)
     present = document.get("imports")
     if present is None:
-        # A bare key has to come before the first table, so it follows the version or is the first.
+        # A bare key must precede the first table, so it follows the version or is the first line.
         version = re.search(r"^version\b.*$\n?", text, re.MULTILINE)
         head, tail = (text[: version.end()], text[version.end() :]) if version else ("", text)
         gap = "" if not head or head.endswith("\n") else "\n"
@@ -70,7 +70,7 @@ def with_import(text: str, drop_in: str) -> str:
 
 
 def without_import(text: str, drop_in: str) -> str:
-    """The text without this import; without the whole key, if it is the last one."""
+    """Return the text without this import; without the whole key, if it was the only one."""
     document = tomlkit.parse(text)
     present = document.get("imports")
     if not isinstance(present, Array) or drop_in not in list(present):

@@ -1,5 +1,5 @@
-"""The one error of the installer that a user is meant to read."""
+"""The installer's error for users."""
 
 
 class InstallError(Exception):
-    """Nothing was changed, or all changes were undone; says what is in the way and what to do about it."""
+    """Nothing was changed, or all changes were undone. The text says what is in the way, and what to do."""

@@ -1,4 +1,4 @@
-"""Looks at the node: what it is, what runs on it and what it lacks. Everything here only reads."""
+"""Examine the node: what it is, what runs on it, and what it lacks. Read-only."""
 
 import os
 import platform
@@ -16,13 +16,13 @@ from zeropod.installer.service import Service
 from zeropod.rpc.status import RpcError
 
 PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
-"""The names under which zeropod.pyz looks for Python (installer/header.sh)."""
+"""The names under which zeropod.pyz searches for Python (installer/header.sh)."""
 
 IMPORTS = (
     "import sys; assert sys.version_info >= (3, 11); import ctypes, email, fcntl, hashlib, http, json, logging, mmap,"
     " resource, select, socket, ssl, tomllib, uuid, zipfile, zlib"
 )
-"""Distributions take Python apart: a minimal one is new enough and lacks half of this."""
+"""Modules that zeropod imports. Distributions split Python into packages, and a minimal one lacks half of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Facts:
     config: str
     socket: str
     live: Handlers | None
-    """What containerd says; None where none runs."""
+    """The data of the running containerd; None if none runs."""
     major: int
     """containerd's major version."""
     service: Service
@@ -40,7 +40,7 @@ class Facts:
 def gather(
     root: Root, *, distribution: str | None, config: str | None, socket: str | None, command: str | None
 ) -> Facts:
-    """Raises InstallError where the kernel is too old, or no containerd is found, or more than one could be meant."""
+    """Return the facts. Raises InstallError if the kernel is too old, or if there is no containerd or more than one."""
     if words := requirements.too_old(platform.release(), requirements.OLDEST_KERNEL):
         raise InstallError(f"this node has Linux {words}")
     kind = detect(root.exists, distribution)
@@ -61,7 +61,7 @@ def gather(
 
 
 def running_config(root: Root) -> str | None:
-    """The file that the containerd which runs was told to read, if it was told."""
+    """Return the configuration file on the command line of the running containerd; None without one."""
     for path in root.glob("/proc/[0-9]*/cmdline"):
         try:
             with open(root.outside(path), "rb") as file:
@@ -74,7 +74,7 @@ def running_config(root: Root) -> str | None:
 
 
 def config_of(words: list[str]) -> str | None:
-    """The value of `--config` in a command line of containerd's."""
+    """Return the value of `--config` in containerd's command line."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word in ("-c", "--config", "-config"):
             return following or None
@@ -84,7 +84,7 @@ def config_of(words: list[str]) -> str | None:
 
 
 def needs(root: Root, python: str) -> Needs:
-    """What has to come from the bundle; `python` is "auto", or "bundled" for not to ask what the node has."""
+    """Return what has to come from the bundle; with `python` "bundled", the node's Python is not considered."""
     has_python = python == "auto" and any(
         root.succeeds([name, "-I", "-S", "-c", IMPORTS]) is not None for name in PYTHONS
     )
@@ -92,7 +92,7 @@ def needs(root: Root, python: str) -> Needs:
 
 
 def demand_criu(root: Root, program: str) -> str:
-    """The version of a CRIU that is new enough. Raises InstallError with the remedy."""
+    """Check that a CRIU is new enough. Raises InstallError with the remedy."""
     said = root.succeeds([program, "--version"])
     found = re.search(r"Version: (\d+\.\d+\S*)", said or "")
     wanted = ".".join(map(str, requirements.OLDEST_CRIU))

@@ -1,7 +1,6 @@
-"""The table of containerd's configuration that makes `zeropod` a handler of the CRI plugin. Pure text.
+"""The table in containerd's configuration that defines the handler `zeropod` of the CRI plugin. Pure functions.
 
-What the node's ordinary runtime is told has to be told ours, too: which cgroup driver, above all, and what every
-container's specification starts from.
+Options of the node's ordinary runtime are copied: the cgroup driver above all, and the base spec of containers.
 """
 
 import json
@@ -10,14 +9,14 @@ from typing import Any
 
 NAME = "zeropod"
 RUNTIME_TYPE = "io.containerd.runc.v2"
-"""runc's own, with our shim as its `runtime_path`: containerd's CRI asks only runtimes of this type what they can
-do, user namespaces and recursive read-only mounts above all, which it then tells the kubelet."""
+"""runc's runtime type, with the shim as its `runtime_path`: containerd's CRI plugin queries features (user namespaces,
+recursive read-only mounts), which it passes on to the kubelet, only from runtimes of this type."""
 ANNOTATIONS = ["zeropod.ctrox.dev/*"]
 
 PLUGINS = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
 """The CRI plugin's name, by the version of the configuration; newer versions keep the newest name."""
 
-# By CRI's JSON and by TOML; runc's own are passed on where they are set.
+# By CRI's JSON and by TOML names; copied from runc's table if set.
 _OF_RUNTIME = {
     "baseRuntimeSpec": "base_runtime_spec",
     "privilegedWithoutHostDevices": "privileged_without_host_devices",
@@ -25,7 +24,7 @@ _OF_RUNTIME = {
     "snapshotter": "snapshotter",
 }
 _NOT_PASSED_ON = {"CriuPath", "CriuImagePath", "CriuWorkPath"}
-"""Options of runc's that name a CRIU of another version, or its places, which are the shim's own business."""
+"""Options of runc's table that name another CRIU or its directories, which the shim sets itself."""
 
 
 def plugin(version: int) -> str:
@@ -33,9 +32,10 @@ def plugin(version: int) -> str:
 
 
 def table(version: int, shim: str, like: Mapping[str, Any] | None) -> str:
-    """The handler's table for a configuration of this version, by the absolute path of the shim.
+    """Return the handler's table for a configuration of this version.
 
-    `like` is the node's ordinary runtime, with keys as in CRI's JSON or as in TOML.
+    `shim` is the absolute path of the shim; `like` is the node's ordinary runtime, with the keys of CRI's JSON or of
+    TOML.
     """
     like = like or {}
     place = f'plugins."{plugin(version)}".containerd.runtimes.{NAME}'
@@ -49,13 +49,13 @@ def table(version: int, shim: str, like: Mapping[str, Any] | None) -> str:
 
 
 def template_table(version: int, shim: str) -> str:
-    """The handler in K3s' and RKE2's templates, which know the cgroup driver themselves."""
+    """Return the handler's table for templates of K3s and RKE2, which know the cgroup driver."""
     place = f'plugins."{plugin(version)}".containerd.runtimes.{NAME}'
     return table(version, shim, None) + f"[{place}.options]\n  SystemdCgroup = {{{{ .SystemdCgroup }}}}\n"
 
 
 def options_of(like: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the ordinary runtime's options that are ours as well; none unless it is runc."""
+    """Return the ordinary runtime's options that apply to zeropod; none unless it is runc."""
     if (like.get("runtimeType") or like.get("runtime_type")) != RUNTIME_TYPE:
         return {}
     options = like.get("options") or {}

@@ -1,4 +1,4 @@
-"""Installs: all of it, verified with containerd itself, or nothing."""
+"""Install everything, verified with containerd, or nothing."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ UNPACKING = 300.0
 
 
 def install(root: Root, found: Facts, install_root: str, source: Source, say: Say, *, links: bool, dry: bool) -> None:
-    """Raises InstallError or OSError, after the node has been made again as it was."""
+    """Install. Raises InstallError or OSError, after restoring the node."""
     planned = plan(root, found, install_root, source, links=links)
     for note in planned.notes:
         say(f"note: {note}")
@@ -41,7 +41,7 @@ def install(root: Root, found: Facts, install_root: str, source: Source, say: Sa
 
 
 def _check(root: Root, install_root: str, planned: Plan, source: Source) -> None:
-    """What was brought runs on this node."""
+    """Check that the installed files work on this node."""
     if planned.needs.python:
         done = root.run([f"{install_root}/bin/python3", "-I", "-S", "-c", facts.IMPORTS], UNPACKING)
         if done.returncode:
@@ -55,7 +55,7 @@ def _check(root: Root, install_root: str, planned: Plan, source: Source) -> None
 
 def _conclude(root: Root, found: Facts, install_root: str, planned: Plan, restarts: bool, say: Say) -> None:
     say(f"zeropod {__version__} is in {install_root}: {len(planned.changes)} files changed")
-    # Else the first pod waits for it. A failure undoes nothing: zeropod runs without.
+    # Otherwise the first pod waits for it. A failure undoes nothing: zeropod works without.
     try:
         done = root.run([f"{install_root}/bin/{contents.PROGRAM}", "unpack"], UNPACKING)
         failure = (done.stdout.strip() or f"exit status {done.returncode}") if done.returncode else ""

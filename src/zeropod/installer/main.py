@@ -21,11 +21,12 @@ again changes only what differs. A failure leaves the node as it was.
 
 
 def main(arguments: list[str]) -> int:
-    """0 is done, 1 that something is in the way, which stderr says; nothing has changed then."""
+    """Run the installer. Returns 0 on success; 1 with the reason on stderr if something is in the way, and then nothing
+    has changed."""
     options = parser().parse_args(arguments)
     if os.geteuid() != 0 and not options.dry_run:
         return _complain("only root may change the node: run it with sudo")
-    # A kubelet that ends us has everything undone first, as Ctrl-C has.
+    # If a kubelet ends this process, everything is undone first, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run(options)
@@ -80,7 +81,7 @@ def _uninstall(root: Root, install_root: str, options: argparse.Namespace) -> No
 
 
 def _own_archive() -> str:
-    """The zeropod.pyz that we run from: it hands its own path on as the name it was called by."""
+    """Return the path of this zeropod.pyz, which passes its own path on as the program's name."""
     archive = os.path.realpath(sys.argv[0])
     if not os.path.isfile(archive):
         raise InstallError(f"{archive} is not zeropod.pyz: run the installer by its path")
@@ -88,13 +89,13 @@ def _own_archive() -> str:
 
 
 def _own_bundle() -> str | None:
-    """The bundle that our archive is in, as in the node image."""
+    """Return the bundle that contains this archive, as in the node image; None if there is none."""
     bundle = os.path.dirname(os.path.dirname(os.path.realpath(sys.argv[0])))
     return bundle if os.path.exists(f"{bundle}/bundle.json") else None
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options; the manifests use them, too."""
+    """Return the parser of the options; the manifests use them, too."""
     made = argparse.ArgumentParser(prog="zeropod installer", description=DESCRIPTION)
     made.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
     made.add_argument("--uninstall", action="store_true", help="take everything away and restore the node")

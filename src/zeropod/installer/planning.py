@@ -1,4 +1,4 @@
-"""Compares the node with what it should be, and notes what is needed to make it again as it was."""
+"""Compare the node with its wanted state, and record what is needed to restore it."""
 
 from dataclasses import dataclass, field, replace
 
@@ -19,12 +19,12 @@ from zeropod.runtime import node_config
 @dataclass(frozen=True, slots=True)
 class Source:
     archive: str
-    """zeropod.pyz, as it runs now."""
+    """The running zeropod.pyz."""
     bundle: str | None
     python: str = "auto"
-    """Or "bundled": the bundle's Python even where the node has one."""
+    """"auto", or "bundled": the bundle's Python even if the node has one."""
     node_config: str | None = None
-    """A file to become the node's zeropod.toml."""
+    """A file to install as the node's zeropod.toml."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class Plan:
     changes: list[Change]
     needs: Needs
     configures: bool
-    """Whether containerd's configuration is among what changes."""
+    """Whether containerd's configuration changes."""
     notes: list[str] = field(default_factory=list)
-    """What the user should know."""
+    """Notes for the user."""
 
 
 def plan(root: Root, found: Facts, install_root: str, source: Source, *, links: bool) -> Plan:
-    """Raises InstallError where the node cannot be made what it should be."""
+    """Return the plan. Raises InstallError if the node cannot be brought into the wanted state."""
     place = f"{install_root}/{record.PLACE}"
     previous = record.read(root.look(place), place)
     needs, inner = _programs(root, install_root, source, previous)
@@ -77,7 +77,7 @@ def _programs(root: Root, install_root: str, source: Source, previous: Record | 
         return needs, contents.contents(source.bundle, install_root, needs)
     if needs.python:
         raise InstallError("there is no Python 3.11 or newer here with all of its modules: name a --bundle with one")
-    # One that a person has put there stays; one of an earlier bundle goes.
+    # An administrator's file stays; that of an earlier bundle is removed.
     by_hand = root.exists(f"{install_root}/bin/criu") and not (previous and "bin/criu" in previous.inner)
     facts.demand_criu(root, f"{install_root}/bin/criu" if by_hand else "criu")
     with open(source.archive, "rb") as file:
@@ -87,7 +87,7 @@ def _programs(root: Root, install_root: str, source: Source, previous: Record | 
 def _node_config(
     root: Root, install_root: str, source: Source, previous: Record | None
 ) -> tuple[dict[str, Entry], list[str]]:
-    """Return the node's configuration, if there is to be one of ours, and what the user should know of it."""
+    """Return the node's configuration file, if the installer provides one, and a note for the user."""
     if source.node_config is None:
         return {}, []
     path = f"{install_root}/{contents.NODE_CONFIG}"
@@ -111,7 +111,7 @@ def _remember(
     previous: Record | None,
     install_root: str,
 ) -> tuple[Record, dict[str, Entry]]:
-    """The record of this installation, and the backups that go with it."""
+    """Return the record of this installation, and the backups that belong to it."""
     edited = {root.resolve(path) for path in configuration.edited}
     files: dict[str, Kept] = {}
     backups: dict[str, Entry] = {}
@@ -120,14 +120,14 @@ def _remember(
         present = root.look(path)
         backup = f"{install_root}/{record.BACKUPS}{path}"
         if known is not None and record.digest(present) == known.digest:
-            # As we have left it: what it was before us is in the backup.
+            # As the installer has left it: the original is in the backup.
             files[path] = replace(known, digest=record.digest(after))
             if known.existed:
                 backups[backup] = root.look(backup)
             continue
         original = present if path in edited else None
         if known is not None and isinstance(original, File):
-            # Changed by others since: what it would be without us is what they want.
+            # Changed by others since: the backup is their version without zeropod's part.
             rest = configure.taken_back(original.content.decode(), configuration.drop_in)
             original = None if configure.is_ours_alone(rest) else File(rest.encode(), original.mode)
         if isinstance(original, File):
@@ -137,7 +137,7 @@ def _remember(
         else:
             files[path] = Kept(record.digest(after), path in edited, existed=False)
     if previous is not None and (stale := set(previous.files) - set(files)):
-        for path in sorted(stale):  # of another configuration, which is not what containerd reads any more
+        for path in sorted(stale):  # of a configuration that containerd does not read any more
             files[path] = previous.files[path]
             if files[path].existed:
                 backups[f"{install_root}/{record.BACKUPS}{path}"] = root.look(f"{install_root}/{record.BACKUPS}{path}")

@@ -1,6 +1,6 @@
-"""What the installer remembers on the node: which files outside the install root it has written, and what they were.
+"""The installer's record on the node: the files outside the install root that it has written, and their former content.
 
-With it, uninstalling restores the node byte for byte, and installing again knows what is its own.
+With it, uninstalling restores the node byte for byte, and a second installation knows its own files.
 """
 
 import hashlib
@@ -15,17 +15,17 @@ from zeropod.installer.transaction import Metadata
 
 PLACE = "etc/installed.json"
 BACKUPS = "etc/backup"
-"""Below it, each file that was edited, as it was, under its own path."""
+"""Backups of edited files, below this directory under their own paths."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A path outside the install root that we have written."""
+    """A path outside the install root that the installer has written."""
 
     digest: str
-    """Of what we have written."""
+    """The digest of the written content."""
     edited: bool
-    """Whether it holds what is not ours, too; else it is removed as a whole."""
+    """Whether it also has content of others; if not, it is removed as a whole."""
     existed: bool
     """Whether there is a backup."""
     mode: int = 0
@@ -43,21 +43,21 @@ class Record:
     version: str
     distribution: str
     config: str
-    """containerd's configuration, as it was found or named."""
+    """The path of containerd's configuration, found or given."""
     socket: str
     drop_in: str | None = None
     files: Mapping[str, Kept] = field(default_factory=dict)
     directories: tuple[str, ...] = ()
-    """Those that did not exist before, the outermost first."""
+    """Directories that did not exist before, the outermost first."""
     inner: tuple[str, ...] = ()
-    """What we have put into the install root, relative to it; the rest there is not ours."""
+    """The installer's files in the install root, by relative path; any others are not zeropod's."""
 
     def entry(self) -> File:
         return File((json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode(), 0o600)
 
 
 def read(entry: Entry, path: str) -> Record | None:
-    """The record in a file; None if there is none. Raises InstallError for a damaged one."""
+    """Return the record in a file; None if there is none. Raises InstallError if it is damaged."""
     if not isinstance(entry, File):
         return None
     try:
@@ -70,7 +70,7 @@ def read(entry: Entry, path: str) -> Record | None:
 
 
 def digest(entry: Entry) -> str:
-    """What tells whether an entry has been changed since."""
+    """Return a digest by which a later change of an entry is detected."""
     match entry:
         case File(content):
             return hashlib.sha256(content).hexdigest()

@@ -1,7 +1,8 @@
-"""The node's file system and programs, which may be mounted somewhere below our own.
+"""The node's file system and programs; its root may be mounted below this process's, for example at /host in a
+container.
 
-In a container the node's root is at /host, say. Its symbolic links are the node's: an absolute one begins at the
-node's root again, so the kernel must not follow them for us. Programs of the node run in a chroot.
+Symbolic links are the node's: an absolute one starts at the node's root, so the kernel must not follow it. Programs of
+the node run in a chroot.
 """
 
 import glob
@@ -15,27 +16,28 @@ from zeropod.installer.changes import Entry, File, Link
 from zeropod.installer.errors import InstallError
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
-"""Where the node's programs are, as containerd's own PATH under systemd has it."""
+"""PATH for the node's programs, like that of containerd under systemd."""
 
 QUICK = 30.0
-"""Seconds for a program that only answers."""
+"""Seconds for a program that only prints something."""
 
 MOST_LINKS = 40
-"""Symbolic links on the way to a file, as in the kernel."""
+"""Most symbolic links in a path, as in the kernel."""
 
 
 class Root:
-    """A node whose `/` is at `top`. Paths are the node's own, absolute."""
+    """A node whose `/` is at `top`. Paths are absolute paths of the node."""
 
     def __init__(self, top: str = "/") -> None:
         self.top = os.path.abspath(top)
 
     def outside(self, path: str, *, follow: bool = True) -> str:
-        """Where we find the node's `path`; its last part, if a link, is not followed unless asked to."""
+        """Return the path of the node's `path` for this process; a link as its last part is followed only on
+        request."""
         return self.top.rstrip("/") + self.resolve(path, follow=follow)
 
     def resolve(self, path: str, *, follow: bool = True) -> str:
-        """The node's path without its links. Raises InstallError where they go round in a circle."""
+        """Return the node's path without symbolic links. Raises InstallError for a loop."""
         todo = list(PurePosixPath(path).parts[1:])[::-1]
         done: list[str] = []
         links = 0
@@ -57,7 +59,7 @@ class Root:
         return "/" + "/".join(done)
 
     def look(self, path: str) -> Entry:
-        """What is at `path` itself. Raises InstallError for what is neither a file nor a link."""
+        """Return the entry at `path`. Raises InstallError if it is neither a file nor a link."""
         outside = self.outside(path, follow=False)
         try:
             status = os.lstat(outside)
@@ -71,7 +73,8 @@ class Root:
             return File(file.read(), stat.S_IMODE(status.st_mode))
 
     def text(self, path: str) -> str | None:
-        """The text at `path`, links followed; None if it does not exist. Raises InstallError for other bytes."""
+        """Return the text at `path`, following links; None if it does not exist. Raises InstallError if it is not
+        UTF-8."""
         match self.look(self.resolve(path)):
             case File(content):
                 try:
@@ -85,12 +88,12 @@ class Root:
         return os.path.lexists(self.outside(path))
 
     def glob(self, pattern: str) -> list[str]:
-        """The node's paths that match, sorted."""
+        """Return the matching paths of the node, sorted."""
         top = self.top.rstrip("/")
         return sorted(found.removeprefix(top) for found in glob.glob(glob.escape(top) + pattern))
 
     def walk(self, directory: str) -> list[str]:
-        """Every file and link below a directory, none if it does not exist; links are not followed."""
+        """Yield every file and link below a directory, without following links; nothing if it does not exist."""
         top = self.outside(directory)
         return sorted(
             f"{directory}{parent.removeprefix(top)}/{name}"
@@ -99,8 +102,8 @@ class Root:
         )
 
     def run(self, command: Sequence[str], timeout: float) -> "subprocess.CompletedProcess[str]":
-        """Runs a program of the node. Raises InstallError when there is none, or when it does not end in time."""
-        # systemctl takes a chroot for an image under construction, in which there is nothing to restart.
+        """Run a program of the node. Raises InstallError if it does not exist or does not end in time."""
+        # In a chroot, systemctl assumes an image under construction, and would restart nothing.
         environment = {"PATH": PATH, "SYSTEMD_IGNORE_CHROOT": "1", "LC_ALL": "C.UTF-8", "HOME": "/root"}
         try:
             return subprocess.run(
@@ -113,7 +116,7 @@ class Root:
             raise InstallError(f"there is no {error.filename} here") from error
         except subprocess.TimeoutExpired as error:
             raise InstallError(f"{' '.join(command)} did not end within {timeout:g} s") from error
-        except (OSError, subprocess.SubprocessError) as error:  # the latter if it is _enter that fails
+        except (OSError, subprocess.SubprocessError) as error:  # the latter if _enter fails
             raise InstallError(f"{command[0]} cannot be run on the node: {error}") from error
 
     def _enter(self) -> None:
@@ -121,7 +124,7 @@ class Root:
         os.chdir("/")
 
     def succeeds(self, command: Sequence[str]) -> str | None:
-        """What a program of the node prints; None if it is not there or fails."""
+        """Return the output of a program of the node; None if it does not exist or fails."""
         try:
             done = self.run(command, QUICK)
         except InstallError:

@@ -1,4 +1,4 @@
-"""Restarts what runs containerd: a unit of systemd, a service of OpenRC, or by a command that the user names."""
+"""Restart the service that runs containerd: a systemd unit, an OpenRC service, or a command of the user."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -10,26 +10,26 @@ from zeropod.installer.errors import InstallError
 from zeropod.installer.root import Root
 
 SECONDS = 300.0
-"""K3s says that it has started when its whole control plane has."""
+"""Timeout in seconds. K3s reports its start only when its whole control plane has started."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How containerd is restarted on this node; no command if that is not known."""
+    """How containerd is restarted on this node; without a command if that is not known."""
 
     command: tuple[str, ...] | None
     name: str
     by_itself: bool = False
-    """Whether what runs containerd restarts it when its configuration changes."""
+    """Whether the service restarts containerd by itself when its configuration changes."""
 
     @property
     def is_automatic(self) -> bool:
-        """Whether containerd gets a new configuration without a person's help."""
+        """Whether containerd gets a new configuration without manual action."""
         return self.command is not None or self.by_itself
 
 
 def find(root: Root, distribution: Distribution, command: str | None) -> Service:
-    """The service of this node. `command` is the user's own, run on the node by a shell."""
+    """Return the service of this node. `command` is the user's own, for a shell on the node."""
     names = " or ".join(distribution.units)
     if command is not None:
         return Service(("/bin/sh", "-c", command), f"containerd, by {shlex.quote(command)}")
@@ -47,7 +47,7 @@ def find(root: Root, distribution: Distribution, command: str | None) -> Service
 
 
 def restart(root: Root, service: Service) -> None:
-    """Raises InstallError with what the command has said."""
+    """Run the restart command. Raises InstallError with its output."""
     assert service.command is not None
     done = root.run(service.command, SECONDS)
     if done.returncode:
@@ -56,9 +56,9 @@ def restart(root: Root, service: Service) -> None:
 
 @contextmanager
 def restarting(root: Root, service: Service, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Yield what restarts containerd, where that can be done; if the block fails after that, do it once more.
+    """Yield the function that restarts containerd; if the block fails afterwards, restart it once more.
 
-    The block has put containerd's old configuration back by then.
+    By then, the block has restored containerd's old configuration.
     """
     restarted = False
 
@@ -71,7 +71,7 @@ def restarting(root: Root, service: Service, say: Callable[[str], None]) -> Iter
 
     try:
         yield now
-    except BaseException:  # an interruption, too: no half of a change may stay
+    except BaseException:  # on interruption, too: no change may stay half made
         say("it failed; everything is as it was before")
         if restarted:
             try:

@@ -1,8 +1,7 @@
-"""Makes changes all or not at all, also when it is killed in the middle.
+"""Make all changes or none, even if the installer is killed in between.
 
-Before the first change a journal is written: what was at each path, and which directories were missing. A change that
-fails, or a check after all of them, has everything put back; an installer that finds a journal of one that has died
-does the same first.
+Before the first change, a journal records what is at each path, and which directories are missing. If a change or the
+final check fails, everything is restored; an installer that finds a journal of a killed one does so first.
 """
 
 import contextlib
@@ -19,21 +18,21 @@ from zeropod.installer.errors import InstallError
 from zeropod.installer.root import Root
 
 JOURNAL = ".unfinished"
-"""The directory with the journal, in the install root."""
+"""The journal's directory in the install root."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a file has besides its content and mode."""
+    """A file's metadata besides content and mode."""
 
     uid: int = 0
     gid: int = 0
     mtime_ns: int | None = None
-    """None is now."""
+    """None means now."""
 
 
 class Transaction:
-    """The changes of one run, and the way back. `directories` are those that were made, the outermost first."""
+    """The changes of one run, and their journal. `directories` are the created ones, the outermost first."""
 
     def __init__(self, root: Root, install_root: str) -> None:
         self._root = root
@@ -43,7 +42,7 @@ class Transaction:
 
     @contextlib.contextmanager
     def making(self, changes: Sequence[Change], metadata: dict[str, Metadata] | None = None) -> Iterator[None]:
-        """Makes the changes; they are final at the end of the block, and undone if it raises."""
+        """Make the changes; they are final at the end of the block, and undone if it raises."""
         try:
             self._begin(changes)
             for change in changes:
@@ -56,7 +55,7 @@ class Transaction:
         shutil.rmtree(self._root.outside(self._place))
 
     def undo(self) -> bool:
-        """Puts everything back that the journal has, if there is one."""
+        """Restore everything in the journal, if there is one."""
         place = self._root.outside(self._place)
         try:
             with open(f"{place}/journal.json") as file:
@@ -75,7 +74,7 @@ class Transaction:
 
     def _remove(self, directories: Sequence[str]) -> None:
         for directory in reversed(directories):
-            with contextlib.suppress(OSError):  # it was not made yet, or another program has put something there
+            with contextlib.suppress(OSError):  # it was not created yet, or another program has files there
                 os.rmdir(self._root.outside(directory))
 
     def _begin(self, changes: Sequence[Change]) -> None:
@@ -86,7 +85,7 @@ class Transaction:
         os.mkdir(place, 0o700)
         for number, change in enumerate(changes):
             with contextlib.suppress(FileNotFoundError):
-                # Files are replaced by renaming, never written to, so a second name is a copy.
+                # Files are replaced by rename, never written in place, so a hard link can serve as the copy.
                 _duplicate(self._root.outside(change.path, follow=False), f"{place}/{number}")
         written = {"paths": [change.path for change in changes], "directories": self.directories}
         with open(f"{place}/.journal", "w") as file:
@@ -128,7 +127,7 @@ class Transaction:
             _duplicate(kept, f"{outside}.zeropod-new")
             os.rename(f"{outside}.zeropod-new", outside)
             with contextlib.suppress(FileNotFoundError):
-                # rename(2) does nothing where both are names of one file: it had not been replaced yet.
+                # rename(2) does nothing if both names are of one file, which then was not replaced yet.
                 os.unlink(f"{outside}.zeropod-new")
         else:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -136,7 +135,7 @@ class Transaction:
 
 
 def missing(directories: Sequence[str], exists: Callable[[str], bool]) -> list[str]:
-    """Those of the directories, and of their parents, that do not exist, the outermost first."""
+    """Return those of the directories and their parents that do not exist, the outermost first."""
     found: set[str] = set()
     for directory in directories:
         while directory not in found and directory != "/" and not exists(directory):
@@ -146,7 +145,7 @@ def missing(directories: Sequence[str], exists: Callable[[str], bool]) -> list[s
 
 
 def stat_of(root: Root, path: str) -> dict[str, Any]:
-    """What `Metadata` needs to make a file as it was."""
+    """Return the `Metadata` of a file."""
     status = os.lstat(root.outside(path, follow=False))
     return {"uid": status.st_uid, "gid": status.st_gid, "mtime_ns": status.st_mtime_ns}
 
@@ -164,7 +163,7 @@ def _duplicate(path: str, copy: str) -> None:
 
 
 def _give(descriptor: int, outside: str, metadata: Metadata | None) -> None:
-    """Gives a file that is about to replace `outside` its owner, or the one that `metadata` says."""
+    """Give a file that will replace `outside` the same owner, or the owner in `metadata`."""
     if metadata is None:
         with contextlib.suppress(FileNotFoundError):
             status = os.lstat(outside)

@@ -1,4 +1,4 @@
-"""Takes everything away again and restores the node, byte for byte where it has not been changed since."""
+"""Remove everything and restore the node, byte for byte as far as its files were not changed since."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from zeropod.installer.service import Service
 from zeropod.installer.transaction import Metadata, Transaction
 
 STATE = (paths.STATE, paths.RUN)
-"""What zeropod itself has made on the node: images, unpacked code, sockets."""
+"""Files that zeropod creates at run time: images, unpacked code, sockets."""
 
 Say = Callable[[str], None]
 
@@ -23,7 +23,8 @@ Say = Callable[[str], None]
 def uninstall(
     root: Root, known: Record, install_root: str, restarter: Service, say: Say, *, force: bool, dry: bool
 ) -> None:
-    """Raises InstallError where pods still use the runtime; it or OSError after everything has been put back."""
+    """Uninstall. Raises InstallError if containers still use the runtime; or InstallError or OSError after restoring
+    everything."""
     in_use = _users(root, say, force=force, dry=dry)
     wanted, metadata = _restored(root, known, install_root, say)
     differences = changes.compare(root.look, wanted)
@@ -65,7 +66,7 @@ def _users(root: Root, say: Say, *, force: bool, dry: bool) -> bool:
 
 
 def _restored(root: Root, known: Record, install_root: str, say: Say) -> tuple[dict[str, Entry], dict[str, Metadata]]:
-    """What the files outside the install root have to be, and whose."""
+    """Return the content and metadata that the files outside the install root should have."""
     wanted: dict[str, Entry] = {}
     metadata: dict[str, Metadata] = {}
     for path, kept in known.files.items():
@@ -94,9 +95,9 @@ def _backup(root: Root, install_root: str, path: str, kept: Kept) -> File:
 
 
 def _remove(root: Root, known: Record, install_root: str, say: Say, *, keep_state: bool) -> None:
-    """Nothing of containerd's refers to it any more; from here on there is nothing to put back."""
+    """Remove the install root; containerd does not refer to it any more, so nothing is undone from here on."""
     ours = {f"{install_root}/{path}" for path in (record.PLACE, *known.inner)}
-    # What Python has compiled lies below lib, too.
+    # Python's compiled files are below lib, too.
     foreign = [
         path for path in root.walk(install_root) if path not in ours and not path.startswith(f"{install_root}/lib/")
     ]
@@ -116,12 +117,12 @@ def _remove(root: Root, known: Record, install_root: str, say: Say, *, keep_stat
     if left:
         raise InstallError("zeropod is uninstalled, but some of it could not be removed:\n  " + "\n  ".join(left))
     for directory in reversed(known.directories):
-        with contextlib.suppress(OSError):  # others have put something there
+        with contextlib.suppress(OSError):  # it has files of others
             os.rmdir(root.outside(directory))
 
 
 def _remove_files(root: Root, paths: Iterable[str], install_root: str) -> None:
-    """Removes these files, and the directories in the install root that are empty then."""
+    """Remove these files, and directories in the install root that are empty then."""
     shutil.rmtree(root.outside(f"{install_root}/lib"), ignore_errors=True)
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -132,8 +133,8 @@ def _remove_files(root: Root, paths: Iterable[str], install_root: str) -> None:
 
 
 def _remove_tree(directory: str) -> list[str]:
-    """Removes it with all that is in it. Returns what could not be removed, and why."""
+    """Remove a directory with its content. Returns what could not be removed, with reasons."""
     left: list[str] = []
     shutil.rmtree(directory, onerror=lambda _call, path, failure: left.append(f"{path}: {failure[1]}"))
-    # A disk of its own may be mounted there, which stays, empty.
+    # A separate disk may be mounted there; its empty mount point stays.
     return left if os.path.lexists(directory) and os.listdir(directory) else []

@@ -1,4 +1,4 @@
-"""The containers on this node that run on zeropod, asked of their shims; and how those that sleep are woken."""
+"""The running containers of zeropod on this node, as their shims report them; and waking those that sleep."""
 
 from collections.abc import Iterable
 
@@ -11,14 +11,14 @@ from zeropod.rpc.status import RpcError
 from zeropod.shims import Found
 
 ANSWER = 5.0
-"""Seconds for one answer."""
+"""Seconds for one response."""
 WAKING = 120.0
-"""Seconds for one that sleeps to be awake."""
+"""Seconds for one sleeping container to wake."""
 ASLEEP = frozenset({State.CHECKPOINTING, State.STANDBY, State.DOZING, State.COLD, State.RESTORING})
 
 
 def name(container: ContainerStatus) -> str:
-    """As people know it: by its pod, if it has one."""
+    """Return a container's name for messages: that of its pod, if it has one."""
     if container.pod:
         return f"{container.pod_namespace}/{container.pod}/{container.container or container.id[:13]}"
     return f"{container.namespace}/{container.id}"

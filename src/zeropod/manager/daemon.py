@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 LISTEN = ("0.0.0.0", 8080)
 
 Prepared = tuple[Collector, Callable[[], Awaitable[None]]]
-"""Metrics, and what runs until it is cancelled."""
+"""Metrics, and a task that runs until cancelled."""
 
 
 class _UsageError(Exception):
-    """Flags that need what is not there."""
+    """Flags that need settings which are missing."""
 
 
 def main(arguments: list[str]) -> int:
@@ -66,7 +66,7 @@ async def run(
     page_hosts: Collection[str] = (),
 ) -> None:
     """Run until a signal ends it. Raises OSError when it cannot listen, or watch the shims."""
-    # What importing has left, above all where modules had to be compiled for it. Not every C library has that.
+    # Free memory left over from importing, above all after compiling modules. Not every C library can.
     with suppress(AttributeError):
         libc.call("malloc_trim", 0)
     sockets, page = bind(addresses), Source(History(), "node", name)
@@ -84,7 +84,7 @@ async def run(
 
 
 def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | None:
-    """What talks to the API server, imported only if a flag asks for it. Raises _UsageError."""
+    """Return the part that talks to the API server, imported only if a flag asks for it. Raises _UsageError."""
     wanted = (options.status_labels, options.status_events, options.in_place_scaling, options.zeropods)
     if not any(wanted):
         return None
@@ -108,7 +108,7 @@ async def _until_signal(scope: trio.CancelScope) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return what understands its flags."""
+    """Return the parser of its flags."""
     made = argparse.ArgumentParser(prog="zeropod manager", description=__doc__)
     made.add_argument(
         "--listen",

@@ -1,6 +1,7 @@
-"""A small HTTP/1.1 server: takes requests that have no body of interest, and sends what a function answers to them.
+"""A small HTTP/1.1 server: receives requests without bodies, and sends the responses of a function.
 
-h11 knows the protocol; here are its clients: how many there may be, how long each may take, and how large its head is.
+h11 implements the protocol; this module limits clients: their number, the time of each, and the size of a request's
+head.
 """
 
 import logging
@@ -15,12 +16,12 @@ import trio
 log = logging.getLogger(__name__)
 
 CLIENTS = 500
-"""Connections at a time; those above that are closed."""
+"""Most connections at a time; further ones are closed."""
 BACKLOG = 100
 PATIENCE = 90.0
-"""Seconds for a client to send its next request and take the answer: longer than scrapers wait between two."""
+"""Seconds for a client to send its next request and read the response: longer than scrapers wait between two."""
 MAX_HEAD = 16 << 10
-"""Bytes of a request's head."""
+"""Most bytes of a request's head."""
 PLAIN = "text/plain; charset=utf-8"
 
 Address = tuple[str, int]
@@ -31,10 +32,10 @@ Header = tuple[bytes, bytes]
 class Request:
     method: str
     path: str
-    """As it was sent: nothing that is served has a name that would have to be quoted."""
+    """As it was sent: no served name needs quoting."""
     query: str
     headers: dict[str, str]
-    """By names in small letters; of values any byte is a character."""
+    """Headers by lower-case names; values are decoded byte by byte (Latin-1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Response:
     status: int
     kind: str
     body: bytes | Iterable[bytes]
-    """Pieces where the whole would be large."""
+    """In pieces, if the whole would be large."""
     headers: Iterable[Header] = field(default=())
 
 
@@ -50,12 +51,12 @@ Answer = Callable[[Request], Response]
 
 
 def plain(status: int, text: str) -> Response:
-    """Return an answer that is a text."""
+    """Return a response of plain text."""
     return Response(status, PLAIN, text.encode())
 
 
 def address(text: str) -> Address:
-    """Parse host and port of 0.0.0.0:8080, [::]:8080 or :8080. Raises ValueError for anything else."""
+    """Return host and port of 0.0.0.0:8080, [::]:8080 or :8080. Raises ValueError for any other text."""
     host, separator, port = text.rpartition(":")
     if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("an address and a port such as 0.0.0.0:8080 or [::]:8080")
@@ -63,7 +64,7 @@ def address(text: str) -> Address:
 
 
 def bind(addresses: Iterable[Address]) -> list[socket.socket]:
-    """Return sockets that listen there. Raises OSError naming an address where one cannot; then none is open."""
+    """Return listening sockets. Raises OSError that names the address; then none is open."""
     bound: list[socket.socket] = []
     try:
         for host, port in addresses:
@@ -75,7 +76,7 @@ def bind(addresses: Iterable[Address]) -> list[socket.socket]:
                 made.listen(BACKLOG)
             except OSError as error:
                 raise OSError(error.errno, error.strerror or str(error), f"{host}:{port}") from error
-    except BaseException:  # whatever it is: none stays open
+    except BaseException:  # on any failure: none stays open
         for made in bound:
             made.close()
         raise
@@ -83,13 +84,13 @@ def bind(addresses: Iterable[Address]) -> list[socket.socket]:
 
 
 def url(listening: socket.socket) -> str:
-    """Return where a socket of this machine's is reached."""
+    """Return the URL of a listening socket on this machine."""
     host, port, *_ = listening.getsockname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def serve(sockets: Iterable[socket.socket], answer: Answer) -> None:
-    """Serve on these sockets, which it owns from now on, until cancelled."""
+    """Serve on these sockets, taking ownership of them, until cancelled."""
     async with trio.open_nursery() as nursery:
         clients = trio.CapacityLimiter(CLIENTS)
         for each in sockets:
@@ -98,7 +99,7 @@ async def serve(sockets: Iterable[socket.socket], answer: Answer) -> None:
 
 
 async def _serve(answer: Answer, clients: trio.CapacityLimiter, stream: trio.SocketStream) -> None:
-    """Answer the requests of one client."""
+    """Serve the requests of one client."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     async with stream:
         try:
@@ -116,15 +117,15 @@ async def _serve(answer: Answer, clients: trio.CapacityLimiter, stream: trio.Soc
                     return
                 connection.start_next_cycle()
         except (trio.TooSlowError, trio.BrokenResourceError, h11.ProtocolError):
-            return  # its own doing
-        except Exception:  # no request must be able to end the server for all others
+            return  # the client's own fault
+        except Exception:  # no request may end the server for all others
             log.exception("cannot answer a request")
         finally:
             clients.release_on_behalf_of(stream)
 
 
 async def _request(connection: h11.Connection, stream: trio.SocketStream) -> Request | None:
-    """Return the next request, whose body is not looked at; None after the last."""
+    """Return the next request, ignoring its body; None after the last."""
     request = None
     while True:
         event = connection.next_event()
@@ -144,13 +145,13 @@ async def _respond(connection: h11.Connection, stream: trio.SocketStream, method
     headers: list[Header] = [(b"Content-Type", response.kind.encode()), *response.headers]
     pieces = response.body
     if isinstance(pieces, bytes):
-        # A 304 is about a body that is not in it.
+        # A 304 describes a body that it does not contain.
         headers += [(b"Content-Length", b"%d" % len(pieces))] if response.status != 304 else []
         pieces = (pieces,)
     waiting = connection.send(h11.Response(status_code=response.status, headers=headers)) or b""
     for piece in () if method == "HEAD" else pieces:
         waiting += connection.send(h11.Data(data=piece)) or b""
-        # Each one that is sent is a system call.
+        # Each piece is one system call.
         if len(waiting) >= 1 << 15:
             await stream.send_all(waiting)
             waiting = b""

@@ -1,4 +1,4 @@
-"""What the manager answers: metrics for Prometheus, liveness and readiness for the kubelet, a page for people."""
+"""The manager's HTTP responses: metrics for Prometheus, liveness and readiness for the kubelet, the page for users."""
 
 from collections.abc import Collection, Iterable
 
@@ -15,7 +15,7 @@ PATHS = "/metrics, /healthz, /readyz, and a page at /"
 
 
 def application(node: Node, page: Source, more: Iterable[Collector] = (), names: Collection[str] = ()) -> Answer:
-    """Return what answers; `names` are those of the page beside the addresses of this machine."""
+    """Return the handler of requests; `names` are the page's names besides this machine's addresses."""
     metrics = registry(node, more)
 
     def serve(request: Request) -> Response:
@@ -32,7 +32,7 @@ def application(node: Node, page: Source, more: Iterable[Collector] = (), names:
 
 
 def answer(method: str, path: str, node: Node) -> tuple[int, str]:
-    """Return status and text for every request but those for the page; metrics take the place of the text."""
+    """Return status and text for all paths except the page's; for metrics, the text is replaced."""
     if path not in ("/metrics", "/healthz", "/readyz"):
         return 404, f"nothing here; there are {PATHS}\n"
     if method not in ("GET", "HEAD"):

@@ -1,4 +1,4 @@
-"""The custom resources of one cluster, over its API; and what of an error a person is told, in kubectl's words."""
+"""The custom resources of one cluster, over its API; and error texts for users, in kubectl's words."""
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Object = dict[str, Any]
 
 
 class CommandError(Exception):
-    """What a person asked for cannot be had; the text is what is printed."""
+    """A command cannot be carried out; the text is printed."""
 
 
 class Nothing(Exception):  # noqa: N818 - what kubectl prints, and succeeds
@@ -32,7 +32,7 @@ class Cluster:
     server: str
     """Host and port, for messages."""
     name: str = ""
-    """What kubeconfig calls it, if anything."""
+    """Its name in the kubeconfig; may be empty."""
 
     def path(self, namespace: str, name: str = "") -> str:
         return self.prefix + path_of(GROUP_VERSION, PLURAL, namespace, name)
@@ -53,7 +53,7 @@ class Cluster:
         return [await self.get(namespace, name) for name in names]
 
     async def changes(self, namespace: str, name: str, version: str) -> AsyncGenerator[tuple[str, Object], None]:
-        """Yield each change after a version, as ADDED, MODIFIED or DELETED, for ever. Raises ApiError."""
+        """Yield each change after a version, as ADDED, MODIFIED or DELETED; never ends. Raises ApiError."""
         query = {"fieldSelector": f"metadata.name={name}"} if name else None
         while True:
             began, before = trio.current_time(), version
@@ -63,7 +63,7 @@ class Cluster:
                     if event.kind != "BOOKMARK":
                         yield event.kind, event.object
             if version == before and trio.current_time() - began < 1.0:
-                await trio.sleep(1.0)  # a server that ends each watch at once
+                await trio.sleep(1.0)  # in case a server ends each watch at once
 
     async def namespaces(self) -> list[str]:
         """Return the names of all namespaces. Raises ApiError."""
@@ -72,12 +72,12 @@ class Cluster:
 
 
 def order(resource: Object) -> tuple[str, str]:
-    """A sort key: the order in which kubectl lists."""
+    """Return the sort key of kubectl's listings."""
     return str(resource["metadata"].get("namespace", "")), str(resource["metadata"]["name"])
 
 
 def named(words: Sequence[str]) -> list[str]:
-    """Return names of pods, which may be written as pod/NAME. Raises CommandError."""
+    """Return pod names; arguments may be given as pod/NAME. Raises CommandError."""
     names = []
     for word in words:
         kind, separator, name = word.rpartition("/")
@@ -90,7 +90,7 @@ def named(words: Sequence[str]) -> list[str]:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield what an error came from, in groups too."""
+    """Yield the errors that caused an error, also in groups."""
     cause = error.__cause__
     while cause is not None:
         yield from leaves(cause)
@@ -98,7 +98,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def words_of(error: ApiError, server: str) -> str:
-    """Return what kubectl prints of an error."""
+    """Return kubectl's text for an error."""
     if isinstance(error, Unreachable):
         if any(isinstance(each, ConnectionRefusedError) for each in causes(error)):
             return f"The connection to the server {server} was refused - did you specify the right host or port?"

@@ -1,4 +1,4 @@
-"""Tables as kubectl prints them, and the times in them."""
+"""Tables and times in kubectl's format."""
 
 import time
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from zeropod.manager.units import MEBIBYTE, span
 
 NONE = "-"
 GAP = 3
-"""Blanks between columns."""
+"""Spaces between columns."""
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], widths: list[int], *, show: bool = True) -> str:
-    """Return aligned lines. `widths` are those of what was printed before, and grow."""
+    """Return aligned lines. `widths` are those of earlier lines, and grow."""
     shown = [headings, *rows] if show else list(rows)
     for row in shown:
         for place, cell in enumerate(row):
@@ -25,7 +25,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], widths: list[i
 
 
 def ago(timestamp: str | None, now: float | None = None) -> str:
-    """Return the time since then, as kubectl writes ages."""
+    """Return the time since then, like kubectl's ages."""
     if not timestamp:
         return NONE
     try:
@@ -40,7 +40,7 @@ def mebibytes(size: int) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Return a duration; with one digit below ten, where it matters."""
+    """Return a duration, with one decimal below ten."""
     if value is None:
         return NONE
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"

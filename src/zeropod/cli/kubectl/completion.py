@@ -1,7 +1,7 @@
-"""What kubectl asks at a press of TAB behind `kubectl zeropod`: the program kubectl_complete-zeropod.
+"""Shell completion of `kubectl zeropod`: the program kubectl_complete-zeropod, which kubectl runs at a press of TAB.
 
-Its arguments are the words so far, the last one being what is to be completed, and perhaps empty. It prints what may
-stand there, one a line, and last what the shell is to do besides. It never complains: a shell would show that.
+Its arguments are the words so far; the last one, perhaps empty, is to be completed. It prints the candidates, one per
+line, and then a directive for the shell. It prints no errors, because the shell would show them.
 """
 
 import argparse
@@ -21,7 +21,7 @@ NO_FILES = ":4"
 FILES = ":0"
 NAMESPACE = ("-n", "--namespace")
 PATIENCE = 2.0
-"""Seconds that a person waits for TAB."""
+"""Seconds that a user may wait after TAB."""
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def suggestions(words: Sequence[str], last: str) -> list[str]:
-    """Return what may stand in the last place. Raises ConfigError, ApiError."""
+    """Return the candidates for the last word. Raises ConfigError, ApiError."""
     if not words:
         return _fitting((f"{name}\t{summary}" for name, (summary, _) in COMMANDS.items()), last)
     if words[0] not in COMMANDS:
@@ -88,7 +88,7 @@ def options_of(command: str) -> list[str]:
 
 
 def value(words: Sequence[str], *names: str) -> str:
-    """Return what stands behind an option of these names; empty if it is not there."""
+    """Return the value of the option with one of these names; empty if it is not given."""
     for place, word in enumerate(words):
         for name in names:
             if word == name and place + 1 < len(words):

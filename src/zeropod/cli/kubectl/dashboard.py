@@ -1,7 +1,7 @@
-"""`kubectl zeropod dashboard`: a page that shows who sleeps in a cluster, served on this machine.
+"""`kubectl zeropod dashboard`: serves the dashboard page of a cluster on this machine.
 
-It follows the custom resources with the rights of the kubeconfig, and needs nothing in the cluster but them. Others who
-are logged in on this machine do not have those rights, but reach its ports: the address has a secret in it.
+It follows the custom resources with the rights of the kubeconfig, and needs nothing else in the cluster. Other users of
+this machine do not have those rights but can reach its ports: so the address contains a secret.
 """
 
 import argparse
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1"
 GATHER = 0.25
-"""Seconds in which changes are gathered."""
+"""Seconds for which changes are collected."""
 INTERVAL = 2.0
-"""Seconds between two looks at whether the API server is heard of."""
+"""Seconds between checks of the connection to the API server."""
 
 Containers = list[Container]
 
 
 async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, _: Sequence[str]) -> int:
-    # Takes longer to import than the other commands take to run.
+    # Importing these takes longer than the other commands run.
     from zeropod.manager.http_server import bind, serve, url
     from zeropod.manager.page.document import Source
 
-    # What is wrong with the cluster or the rights is told here, and not on a page.
+    # Errors of the cluster or of rights are printed here, not shown on the page.
     await cluster.all_in(namespace)
     history, secret = History(), secrets.token_urlsafe(24)
     source = Source(history, "cluster", " · ".join(filter(None, (cluster.name or cluster.server, namespace))))
@@ -56,7 +56,7 @@ async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, _: 
 
 
 async def follow(follower: Follower[Containers], history: History) -> None:
-    """Note every change that is heard of, until cancelled."""
+    """Record every change until cancelled."""
     while True:
         found = {(*key, each.name): each for key, containers in follower.items.items() for each in containers}
         for name, seen in found.items():
@@ -69,13 +69,13 @@ async def follow(follower: Follower[Containers], history: History) -> None:
 
 
 def application(source: "Source", secret: str) -> "Answer":
-    """Return what answers requests below the secret, and no others."""
+    """Return the handler of requests below the secret; it refuses all others."""
     from zeropod.manager.http_server import plain
     from zeropod.manager.page import site
 
     def answer(request: "Request") -> "Response":
         given, slash, name = request.path.removeprefix("/").partition("/")
-        # Compared in the same time, whatever of it is right.
+        # A comparison in constant time.
         is_right = secrets.compare_digest(given.encode(), secret.encode())
         if is_right and slash and site.serves(name):
             return site.answer(source, name, request, ())

@@ -1,7 +1,7 @@
-"""What is wrong with zeropod in a cluster, and on which node, from what the API says alone. Pure.
+"""Diagnose zeropod in a cluster and its nodes, from objects of the API only. Pure functions.
 
-Each finding names what it is about, and what to do. Where an object may not be read, that is a finding too: nothing is
-called right that was not seen.
+Each finding names its subject, and what to do. An object that may not be read is a finding, too: only what was checked
+is reported as good.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,21 +13,21 @@ from zeropod.manager.kube.crd import GROUP_VERSION, PLURAL
 from zeropod.requirements import OLDEST_CONTAINERD, OLDEST_KERNEL, too_old
 
 HANDLER = "zeropod"
-"""What containerd and RuntimeClasses call it."""
+"""The handler's name in containerd and RuntimeClasses."""
 LABELS = "app.kubernetes.io/name=zeropod,app.kubernetes.io/component=node"
-"""What the manifests' DaemonSet and its pods have."""
+"""Labels of the manifests' DaemonSet and its pods."""
 CRD = f"{PLURAL}.{GROUP_VERSION.partition('/')[0]}"
 MOST = 5
-"""Nodes that are listed where they do not matter one by one."""
+"""Most nodes that are listed one by one where they differ in nothing."""
 RESTARTS = 3
-"""Of a manager, from which on they are told."""
+"""Restarts of a manager from which on they are reported."""
 
 _APPLY = "Apply an overlay of installer/manifests, as README.md says."
 _COMPONENTS = "Add the components kubernetes-api and zeropods to your kustomization.yaml, and apply it."
 
 
 class Verdict(StrEnum):
-    """As `zeropod doctor` has them on a node."""
+    """As in `zeropod doctor` on a node."""
 
     OK = "ok"
     LACKS = "lacks"
@@ -35,12 +35,12 @@ class Verdict(StrEnum):
     FAILS = "FAILS"
     """Pods do not run, or do not sleep."""
     UNKNOWN = "?"
-    """It could not be looked at."""
+    """It could not be checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found; `subject` is a node, or what it is about."""
+    """One finding; `subject` is a node or an object."""
 
     subject: str
     verdict: Verdict
@@ -50,20 +50,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the API says; what could not be read is empty, and has its reason in `unread`."""
+    """Objects of the API; kinds that could not be read are empty, with the reason in `unread`."""
 
     runtime_classes: Sequence[Object] = ()
     daemon_sets: Sequence[Object] = ()
     pods: Sequence[Object] = ()
-    """Of the DaemonSet."""
+    """Pods of the DaemonSet."""
     nodes: Sequence[Object] = ()
     crd: Object | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
-    """By the kinds' names in the API."""
+    """Reasons by the kinds' names in the API."""
 
 
 def diagnose(facts: Facts) -> list[Finding]:
-    """Return all findings: of the cluster first, then of each node that zeropod is to be on."""
+    """Return all findings: first of the cluster, then of each node selected for zeropod."""
     found = [
         Finding(
             kind, Verdict.UNKNOWN, f"may not be looked at: {why}", "Ask with the rights of a cluster's administrator."
@@ -132,7 +132,7 @@ def _custom_resource(facts: Facts) -> Finding:
 
 
 def _chosen(facts: Facts) -> list[Object]:
-    """Return the nodes that zeropod is to be on, or is."""
+    """Return the nodes that are selected for zeropod, or have it."""
     with_pod = {each.get("spec", {}).get("nodeName") for each in facts.pods}
     selectors = [_selector(each) for each in facts.daemon_sets]
     found = [
@@ -141,13 +141,13 @@ def _chosen(facts: Facts) -> list[Object]:
         if _name(node) in with_pod
         or any(selector.items() <= (node["metadata"].get("labels") or {}).items() for selector in selectors)
     ]
-    # Where nodes may not be read, their pods say which there are.
+    # If nodes may not be read, use those named by the pods.
     missing = sorted(name for name in with_pod - {_name(node) for node in facts.nodes} if name)
     return [*sorted(found, key=_name), *({"metadata": {"name": name}} for name in missing)]
 
 
 def _node(node: Object, facts: Facts) -> Iterator[Finding]:
-    """Yield what is wrong on a node."""
+    """Yield what is wrong with a node."""
     name, status = _name(node), node.get("status") or {}
     for condition in status.get("conditions") or ():
         if condition.get("type") == "Ready" and condition.get("status") != "True":
@@ -178,7 +178,7 @@ def _container_runtime(name: str, text: str) -> Iterator[Finding]:
 
 
 def _handler(name: str, handlers: Sequence[Object]) -> Iterator[Finding]:
-    """Yield what is wrong by what the kubelet has heard of containerd."""
+    """Yield what is wrong with the handler, as the kubelet knows it from containerd."""
     ours = next((each for each in handlers if each.get("name") == HANDLER), None)
     again = "Have the installer run again: kubectl -n zeropod-system rollout restart daemonset/zeropod-node."
     if ours is None:
@@ -191,7 +191,7 @@ def _handler(name: str, handlers: Sequence[Object]) -> Iterator[Finding]:
 
 
 def _pod(node: str, pod: Object) -> Iterator[Finding]:
-    """Yield what keeps a pod of the DaemonSet from being ready."""
+    """Yield why a pod of the DaemonSet is not ready."""
     status, metadata = pod.get("status") or {}, pod["metadata"]
     conditions = {each.get("type"): each for each in status.get("conditions") or ()}
     is_ready = conditions.get("Ready", {}).get("status") == "True"
@@ -237,7 +237,7 @@ def _inits(pod: Object) -> list[str]:
 
 
 def _end(ended: Object) -> str:
-    """Return why a container has ended: the last line that it wrote, or its status."""
+    """Return why a container has ended: the last line of its output, or its status."""
     lines = [line for line in (ended.get("message") or "").splitlines() if line.strip()]
     return lines[-1].strip() if lines else f"{ended.get('reason', 'Error')}, exit status {ended.get('exitCode')}"
 

@@ -13,14 +13,14 @@ WRONG = (Verdict.FAILS, Verdict.UNKNOWN)
 
 
 async def run(cluster: Cluster, options: argparse.Namespace, _namespace: str, _names: Sequence[str]) -> int:
-    """0: nothing is wrong. 1: something is, or could not be looked at."""
+    """Print the findings. Returns 0 if nothing is wrong; 1 if something is, or could not be checked."""
     findings = diagnose(await gather(cluster))
     print(as_json(findings) if options.output == "json" else report(findings), flush=True)
     return int(any(finding.verdict in WRONG for finding in findings))
 
 
 async def gather(cluster: Cluster) -> Facts:
-    """Ask for all that matters. Raises ApiError where nothing may be asked; what is refused one by one is noted."""
+    """Read all relevant objects. Raises ApiError if none may be read; single refusals are recorded."""
     unread: dict[str, str] = {}
 
     async def listed(group_version: str, plural: str, labels: str = "") -> list[Object]:
@@ -51,7 +51,7 @@ async def gather(cluster: Cluster) -> Facts:
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """Return a line for each finding, with what to do about it below."""
+    """Return a line for each finding, with its remedy below."""
     width = max(len(finding.subject) for finding in findings)
     lines = []
     for each in findings:

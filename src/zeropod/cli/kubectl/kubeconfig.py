@@ -1,6 +1,6 @@
-"""Kubeconfigs, merged as kubectl merges them, and resolved to one cluster and one user. Nothing is opened.
+"""Kubeconfigs, merged like kubectl merges them, and resolved to one cluster and one user. No I/O.
 
-What is there and not supported is refused, by name: left out, it would differ from kubectl without a word.
+Unsupported settings are refused by name: ignoring them would differ from kubectl without notice.
 """
 
 import base64
@@ -25,7 +25,7 @@ class ConfigError(Exception):
 
 @dataclass(slots=True)
 class Config:
-    """The entries of each section by their names."""
+    """The entries of each section by name."""
 
     current: str = ""
     clusters: dict[str, Object] = field(default_factory=dict)
@@ -35,23 +35,23 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Exec:
-    """A program that gives credentials."""
+    """A program that supplies credentials."""
 
     command: str
     arguments: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
     version: str
-    """Of client.authentication.k8s.io that it speaks."""
+    """Its version of client.authentication.k8s.io."""
     interactive: bool
     cluster: Object | None
-    """What it is told of the cluster, if it wants to know."""
+    """The cluster's data for the program, if it asks for it."""
     hint: str
-    """How to install it."""
+    """A text on how to install it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Something in PEM: the text itself, or a path. Empty if there is none."""
+    """PEM data: the text itself, or a path; empty if there is none."""
 
     text: str = ""
     path: str = ""
@@ -62,14 +62,14 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A cluster, and as whom to ask it."""
+    """A cluster, and a user's credentials."""
 
     context: str
     address: str
     port: int
     tls: bool = True
     prefix: str = ""
-    """What stands before every path of the API."""
+    """The prefix of all paths of the API."""
     namespace: str = "default"
     server_name: str = ""
     insecure: bool = False
@@ -92,7 +92,7 @@ def files(environment: Mapping[str, str], chosen: str = "") -> list[str]:
 
 
 def parse(text: str, path: str) -> Config:
-    """Return what the kubeconfig at this path says, in JSON. Raises ConfigError."""
+    """Return the content of the kubeconfig at this path, given as JSON. Raises ConfigError."""
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -107,7 +107,7 @@ def parse(text: str, path: str) -> Config:
 
 
 def merge(configs: Iterable[Config]) -> Config:
-    """Return all in one; of two with one name the first counts, of current contexts too."""
+    """Merge configurations: of two entries with one name, and of current contexts, the first counts."""
     merged = Config()
     for config in configs:
         merged.current = merged.current or config.current
@@ -117,7 +117,7 @@ def merge(configs: Iterable[Config]) -> Config:
 
 
 def resolve(config: Config, context: str = "") -> Target:
-    """Return where a context leads; the current one by default. Raises ConfigError."""
+    """Return the target of a context, by default the current one. Raises ConfigError."""
     name = context or config.current
     if not name:
         raise ConfigError("no context is chosen: kubeconfig has no current-context, and --context is not given")
@@ -151,7 +151,8 @@ def _section(entries: object, name: str) -> dict[str, Object]:
 
 
 def _make_absolute(entry: Object, directory: str) -> None:
-    """Resolve the paths of a cluster or a user, which are relative to their file; a program's only if it is a path."""
+    """Make the paths of a cluster or user absolute; they are relative to their file. A program's name only if it is a
+    path."""
     for key in PATHS:
         if isinstance(path := entry.get(key), str) and path:
             entry[key] = os.path.join(directory, path)
@@ -187,7 +188,7 @@ def _cluster(cluster: Object) -> Object:
 
 
 def server_of(server: str) -> tuple[str, int, bool, str]:
-    """Return address, port, whether by TLS, and the beginning of all paths. Raises ConfigError."""
+    """Return address, port, whether to use TLS, and the prefix of all paths. Raises ConfigError."""
     try:
         parts = urlsplit(server if "://" in server else f"https://{server}")
         address, port = parts.hostname, parts.port
@@ -213,7 +214,7 @@ def _user(user: Object, name: str, cluster: Object) -> Object:
     if bool(certificate) != bool(key_material):
         missing = "client-key" if certificate else "client-certificate"
         raise ConfigError(f'user "{name}" has no {missing}')
-    # kubectl prefers the file, where there are both.
+    # kubectl prefers the file if there are both.
     token_file = _text(user, "tokenFile")
     return {
         "certificate": certificate,
@@ -252,7 +253,7 @@ def _exec(user: Object, name: str, cluster: Object) -> Exec | None:
 
 
 def _cluster_info(cluster: Object) -> Object:
-    """Return what a program is told of the cluster, in the names of its own API."""
+    """Return the cluster's data for a program, with the names of its API."""
     found = _material(cluster, "certificate-authority")
     said: Object = {"server": _text(cluster, "server")}
     if found.text:
@@ -265,7 +266,7 @@ def _cluster_info(cluster: Object) -> Object:
 
 
 def _material(content: Object, key: str) -> Material:
-    """Return a certificate or a key: the data counts where there is a path as well."""
+    """Return a certificate or a key; inline data takes precedence over a path."""
     if data := _text(content, f"{key}-data"):
         try:
             return Material(text=base64.b64decode(data, validate=False).decode("ascii"))

@@ -1,4 +1,5 @@
-"""From kubeconfig to a connection: kubectl reads it, a program is asked for credentials, a TLS context is made."""
+"""From a kubeconfig to a connection: kubectl converts it to JSON, a program supplies credentials, a TLS context is
+made."""
 
 import json
 import os
@@ -18,7 +19,7 @@ from zeropod.manager.kube.access import SERVICE_ACCOUNT, Access, TlsAccess, in_c
 from zeropod.manager.kube.errors import Unreachable
 
 KUBECTLS = (("kubectl",), ("k3s", "kubectl"), ("microk8s", "kubectl"), ("oc",))
-"""Programs that are kubectl; the first that is there reads kubeconfig."""
+"""Names of kubectl; the first that exists reads the kubeconfig."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class PlainAccess:
 
     @property
     def host(self) -> str:
-        """Return what requests have as Host."""
+        """Return the value of a request's Host header."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     async def connect(self) -> trio.abc.Stream:
@@ -41,18 +42,19 @@ class PlainAccess:
             raise Unreachable(f"the API server cannot be reached: {error}") from error
 
     def token(self) -> str:
-        """Return no token: it would be seen on the way."""
+        """Return no token: it would be sent in clear text."""
         return ""
 
 
 def load(environment: Mapping[str, str], chosen: str = "") -> Config:
-    """Return what all kubeconfig files say; those that are not there say nothing. Raises ConfigError."""
+    """Return the merged content of all kubeconfig files; missing ones count as empty. Raises ConfigError."""
     there = [path for path in files(environment, chosen) if chosen or os.path.exists(path)]
     return merge(parse(_as_json(path, environment), path) for path in there)
 
 
 def _as_json(path: str, environment: Mapping[str, str]) -> str:
-    """Return a kubeconfig in JSON. kubectl reads it, and is there when it runs a plugin. Raises ConfigError."""
+    """Return a kubeconfig as JSON, converted by kubectl, which is always there when it runs a plugin. Raises
+    ConfigError."""
     for program in KUBECTLS:
         if shutil.which(program[0], path=environment.get("PATH")) is None:
             continue
@@ -70,9 +72,9 @@ def _as_json(path: str, environment: Mapping[str, str]) -> str:
 
 
 def target(environment: Mapping[str, str], kubeconfig: str = "", context: str = "") -> tuple[Target, Access]:
-    """Return the cluster that is meant, and how to reach it. Raises ConfigError.
+    """Return the selected cluster, and how to reach it. Raises ConfigError.
 
-    Without any kubeconfig, a pod's service account is used, as kubectl does.
+    Without a kubeconfig, a pod's service account is used, like in kubectl.
     """
     config = load(environment, kubeconfig)
     if not (context or config.current or config.contexts) and environment.get("KUBERNETES_SERVICE_HOST"):
@@ -87,7 +89,7 @@ def target(environment: Mapping[str, str], kubeconfig: str = "", context: str = 
 
 
 def access_of(found: Target, environment: Mapping[str, str]) -> Access:
-    """Return how to reach a cluster, with credentials. Raises ConfigError."""
+    """Return the access to a cluster, with credentials. Raises ConfigError."""
     if found.exec and not found.token and not found.token_file:
         found = with_credentials(found, ask_program(found.exec, environment))
     if not found.tls:
@@ -101,13 +103,15 @@ def access_of(found: Target, environment: Mapping[str, str]) -> Access:
 
 
 def tls_context(found: Target) -> ssl.SSLContext:
-    """Return a context that trusts the cluster's authority alone, with the user's certificate. Raises ConfigError."""
+    """Return a TLS context that trusts only the cluster's authority, with the user's certificate. Raises
+    ConfigError."""
     try:
         context = ssl.create_default_context(cafile=found.authority.path or None, cadata=found.authority.text or None)
         if found.insecure:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if found.certificate:
-            with tempfile.TemporaryDirectory() as directory:  # only root's and ours; ssl reads nothing but files
+            # readable only by root and this user; ssl can only load files
+            with tempfile.TemporaryDirectory() as directory:
                 names = [_file(each, Path(directory) / name) for name, each in
                          (("certificate", found.certificate), ("key", found.key))]  # fmt: skip
                 context.load_cert_chain(*names)
@@ -129,7 +133,7 @@ def _file(material: Material, path: Path) -> str:
 
 
 def ask_program(wanted: Exec, environment: Mapping[str, str]) -> Mapping[str, object]:
-    """Return the status of the ExecCredential that a program gives. Raises ConfigError."""
+    """Return the status of the ExecCredential that a program prints. Raises ConfigError."""
     interactive = wanted.interactive and sys.stdin is not None and sys.stdin.isatty()
     spec: dict[str, object] = {"interactive": interactive}
     if wanted.cluster is not None:
@@ -162,7 +166,7 @@ def ask_program(wanted: Exec, environment: Mapping[str, str]) -> Mapping[str, ob
 
 
 def with_credentials(found: Target, status: Mapping[str, object]) -> Target:
-    """Return a target with what a program gave. Raises ConfigError."""
+    """Return a target with the credentials of a program. Raises ConfigError."""
     texts = {name: str(status.get(name) or "") for name in ("token", "clientCertificateData", "clientKeyData")}
     if bool(texts["clientCertificateData"]) != bool(texts["clientKeyData"]):
         raise ConfigError("getting credentials: the program gave a certificate without its key, or the reverse")

@@ -1,4 +1,4 @@
-"""The command line of `kubectl zeropod`: what is asked for, as kubectl's own options are written, and how it ends."""
+"""The command line of `kubectl zeropod`: its options, which are kubectl's, and its exit status."""
 
 import argparse
 import os
@@ -38,7 +38,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 class Parser(argparse.ArgumentParser):
-    """Fails as kubectl does, by status 1."""
+    """Exits with status 1 on errors, like kubectl."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(1, f"error: {message}\nSee '{self.prog} --help' for usage.\n")
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What reads it has ended; nothing of it may be flushed at the end either.
+        # The reader of stdout has gone; nothing may be flushed at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         return trio.run(_ask, access, found, options, namespace, names)
     except BaseExceptionGroup as group:
-        # Of several at once the others followed from the first.
+        # Of several errors, the others follow from the first.
         error = next(leaves(group))
         if isinstance(error, ApiError):
             _complain(words_of(error, access.host))
@@ -97,7 +97,7 @@ async def _ask(access: Access, found: Target, options: argparse.Namespace, names
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return what understands the command line."""
+    """Return the parser of the command line."""
     parser = Parser(prog=PROGRAM, description="Look at what zeropod runs in a cluster, and have it sleep and wake.")
     parser.add_argument("--version", action="version", version=f"zeropod {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)

@@ -47,7 +47,7 @@ async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, nam
 
 
 def _seen(resource: Object) -> list[list[str]]:
-    """What is printed of a pod, but for times, which go on by themselves."""
+    """Return the printed values of a pod except ages, which change by themselves."""
     return rows_of(resource, wide=True, now=0.0)
 
 
@@ -65,7 +65,7 @@ def _show(found: Sequence[Object], options: argparse.Namespace, widths: list[int
 def rows_of(
     resource: Object, *, wide: bool = False, namespaced: bool = False, now: float | None = None
 ) -> list[list[str]]:
-    """Return a line for each container of a pod."""
+    """Return a row for each container of a pod."""
     metadata, status = resource["metadata"], resource.get("status") or {}
     rows = []
     for each in status.get("containers") or ():
@@ -82,7 +82,7 @@ def rows_of(
 
 
 def memory_of(container: Object) -> str:
-    """Where its memory is: the backend, with what is out and what is left."""
+    """Return where its memory is: the backend, with MiB out and left."""
     memory = container.get("memory")
     if not memory:
         return NONE
@@ -93,7 +93,7 @@ def memory_of(container: Object) -> str:
 
 
 def as_json(found: Sequence[Object], *, single: bool) -> str:
-    """Return what `kubectl get -o json` prints: an object, or a List."""
+    """Return the output of `kubectl get -o json`: an object, or a List."""
     if single:
         return json.dumps(found[0], indent=4)
     made: dict[str, Any] = {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}}

@@ -1,7 +1,7 @@
-"""`kubectl zeropod sleep` and `wake`: put containers to sleep now, or wake them, and wait for what becomes of it.
+"""`kubectl zeropod sleep` and `wake`: put containers to sleep or wake them now, and wait for the outcome.
 
-The request goes into the pod's custom resource, the answer comes from its status: the node's manager carries it out.
-The list of requests is changed as it was read, and again if another change was faster, so that two at once both count.
+The request is written to the pod's custom resource, where the node's manager carries it out and records the outcome.
+The list of requests is changed as it was read, and again after a conflict, so that concurrent requests both count.
 """
 
 import argparse
@@ -55,7 +55,7 @@ async def _ask(
 
 
 def patch(resource: Object, containers: Iterable[str], wanted: Wanted, at: str) -> Object:
-    """Return the change that asks for this, and keeps what others have asked for."""
+    """Return the patch that adds this request, and keeps those of others."""
     asked = list(containers)
     entries = [{"name": each, "wanted": str(wanted), "requestedAt": at} for each in asked]
     kept = [each for each in (resource.get("spec") or {}).get("containers") or () if each["name"] not in asked]
@@ -66,7 +66,7 @@ def patch(resource: Object, containers: Iterable[str], wanted: Wanted, at: str) 
 async def _answers(
     cluster: Cluster, namespace: str, resource: Object, containers: Sequence[str], at: str, seconds: float
 ) -> list[tuple[str, bool]]:
-    """Return a line for each container, and whether it was done. Raises ApiError, CommandError."""
+    """Wait for a line for each container, and whether all were done. Raises ApiError, CommandError."""
     name, version = resource["metadata"]["name"], resource["metadata"]["resourceVersion"]
     said = answers(resource, containers, at)
     if len(said) < len(containers):
@@ -88,7 +88,7 @@ async def _answers(
 
 
 def answers(resource: Object, containers: Sequence[str], at: str) -> list[tuple[str, bool]]:
-    """Return a line for each container whose request was answered, and whether it was done."""
+    """Return a line for each container with an outcome, and whether it was done."""
     name, said = resource["metadata"]["name"], []
     there = {each["name"]: each for each in (resource.get("status") or {}).get("containers") or ()}
     for container in containers:
@@ -109,7 +109,7 @@ def answers(resource: Object, containers: Sequence[str], at: str) -> list[tuple[
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two times are one, however they are written."""
+    """Return whether two times are equal, however they are written."""
     try:
         first, second = (datetime.fromisoformat(each) for each in (one, other))
     except ValueError:

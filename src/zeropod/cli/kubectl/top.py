@@ -1,4 +1,4 @@
-"""`kubectl zeropod top`: the pods by the memory that they have given back, or by how often they wake."""
+"""`kubectl zeropod top`: pods by the memory that they have given back, or by their number of wakes."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, nam
 
 
 def ordered(found: Sequence[Object], by: str) -> list[Object]:
-    """Return the pods, the most first."""
+    """Return the pods in descending order."""
 
     def most(resource: Object) -> int:
         return given_back(resource) if by == "memory" else int((resource.get("status") or {}).get(by, 0))
@@ -36,7 +36,7 @@ def ordered(found: Sequence[Object], by: str) -> list[Object]:
 
 
 def given_back(resource: Object) -> int:
-    """Return the bytes that are out."""
+    """Return the bytes of memory that are moved out."""
     return sum(each["memory"]["givenBackBytes"] for each in _containers(resource) if "memory" in each)
 
 
@@ -61,7 +61,7 @@ def row_of(resource: Object, *, namespaced: bool = False, now: float | None = No
 
 
 def sum_of(found: Sequence[Object], *, namespaced: bool = False) -> list[str]:
-    """The last line: all of them together."""
+    """Return the last line, the sum of all pods."""
     statuses = [each.get("status") or {} for each in found]
     asleep = [each.get("asleep", "0/0").split("/") for each in statuses]
     totals = [str(sum(int(each.get(name, 0)) for each in statuses)) for name in ("sleeps", "wakes")]

@@ -20,7 +20,7 @@ async def run(cluster: Cluster, options: argparse.Namespace, namespace: str, nam
 
 
 def chosen(resource: Object, name: str = "") -> list[Object]:
-    """Return the containers that are meant. Raises CommandError if there is none of this name."""
+    """Return the selected containers. Raises CommandError if there is none of this name."""
     containers: list[Object] = (resource.get("status") or {}).get("containers") or []
     if not name:
         return containers
@@ -30,7 +30,7 @@ def chosen(resource: Object, name: str = "") -> list[Object]:
 
 
 def as_text(resource: Object, container: Object, now: float | None = None) -> str:
-    """The reasons, one a line, each with what to do about it below."""
+    """Return the reasons, one per line, each followed by its remedy."""
     name = f"{resource['metadata']['name']}/{container['name']}"
     lines = [f"{name}: {container['state']} for {ago(container['since'], now)}"]
     reasons = container.get("reasons") or [{"kind": "state", "text": container.get("why", "")}]

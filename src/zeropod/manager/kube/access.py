@@ -1,7 +1,7 @@
-"""How the API server is reached and what it is shown: an address, who signs its certificate, and a token.
+"""How to reach the API server: its address, its certificate authority, and a token.
 
-Tokens and certificate authorities of pods are replaced on disk while they run, so both are read when they are used: the
-token for each request, the authority for each connection.
+Tokens and authorities of pods are replaced on disk while they run, so they are read when needed: the token for each
+request, the authority for each connection.
 """
 
 import os
@@ -18,12 +18,12 @@ import trio
 from zeropod.manager.kube.errors import Unreachable
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where the kubelet puts a pod's credentials."""
+"""The directory of a pod's credentials, provided by the kubelet."""
 
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
-"""Seconds, a count, and milliseconds for a server to confirm what was sent: one that is gone without a word is noticed
-after half a minute. By name, since kubectl's plugin runs on other systems than Linux, which lack some: macOS calls the
-first of them by the second name."""
+"""Keep-alive options: seconds, a count, and milliseconds for the server to acknowledge data; a vanished server is
+noticed after half a minute. By name, because kubectl's plugin also runs on systems that lack some: macOS has the first
+under the second name."""
 
 
 class Access(Protocol):
@@ -31,7 +31,7 @@ class Access(Protocol):
 
     @property
     def host(self) -> str:
-        """Return what requests have as Host."""
+        """Return the value of a request's Host header."""
 
     async def connect(self) -> trio.abc.Stream:
         """Return a new connection. Raises Unreachable."""
@@ -51,15 +51,15 @@ class TlsAccess:
     read_token: Callable[[], str] = lambda: ""
     """Called for each request."""
     server_name: str = ""
-    """What the certificate has to be for, if not the address."""
+    """The name in the server's certificate, if not the address."""
 
     @property
     def host(self) -> str:
-        """Return what requests have as Host."""
+        """Return the value of a request's Host header."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     async def connect(self) -> trio.abc.Stream:
-        """Return a new connection whose certificate was checked. Raises Unreachable."""
+        """Return a new connection with a verified certificate. Raises Unreachable."""
         try:
             plain = await trio.open_tcp_stream(self.address, self.port)
         except OSError as error:
@@ -70,19 +70,19 @@ class TlsAccess:
                 if (option := getattr(socket, name, None)) is not None:
                     plain.setsockopt(socket.IPPROTO_TCP, option, value)
             expected = self.server_name or self.address
-            # Servers end the connection without TLS's farewell; HTTP knows by itself where an answer ends.
+            # Servers close the connection without TLS's close_notify; HTTP itself marks the end of a response.
             stream = trio.SSLStream(plain, self.context(), server_hostname=expected, https_compatible=True)
             await stream.do_handshake()
         except (OSError, trio.BrokenResourceError) as error:
             await trio.aclose_forcefully(plain)
             raise Unreachable(f"no TLS with the API server: {error.__cause__ or error}") from error
-        except BaseException:  # cancelled, too: the connection is closed
+        except BaseException:  # on cancellation, too: close the connection
             await trio.aclose_forcefully(plain)
             raise
         return stream
 
     def token(self) -> str:
-        """Return the token as it is now. Raises Unreachable."""
+        """Return the current token. Raises Unreachable."""
         try:
             return self.read_token()
         except OSError as error:
@@ -91,12 +91,12 @@ class TlsAccess:
 
 @lru_cache(1)
 def _context(authority: str) -> ssl.SSLContext:
-    """Return what checks certificates by this authority: one for all connections, until there is another."""
+    """Return the TLS context for this authority; the same one until the authority changes."""
     return ssl.create_default_context(cadata=authority)
 
 
 def in_cluster(environment: Mapping[str, str] = os.environ, directory: Path = SERVICE_ACCOUNT) -> TlsAccess:
-    """Return the access of a pod with a service account. Raises Unreachable where there is none."""
+    """Return the access of a pod with a service account. Raises Unreachable without one."""
     address, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "")
     if not address or not port.isdigit():
         raise Unreachable("not in a pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")

@@ -1,6 +1,5 @@
-"""Has a pod's containers sleep and wake where that is wanted, each request once, and keeps what became of it until a
-custom resource says so. Which requests there are is up to `on_demand`.
-"""
+"""Carry out requests to sleep and wake a pod's containers, each once, and keep the outcomes until they are written to
+the custom resource. `on_demand` decides which requests there are."""
 
 import logging
 import time
@@ -23,7 +22,7 @@ from zeropod.rpc.status import RpcError
 log = logging.getLogger(__name__)
 
 TOLD = 2.0
-"""Seconds for a shim to tell of a state that it was asked for: it gathers what it tells."""
+"""Seconds for a shim to report a state that was requested: it collects changes."""
 
 _ACTS_IN = (
     status_pb2.RUNNING,
@@ -37,14 +36,14 @@ _ACTS_IN = (
 
 
 class Shims(Protocol):
-    """The node's containers, and what their shims can be asked."""
+    """The node's containers, and the calls that their shims support."""
 
     def by_pod(self) -> Mapping[str, Sequence[ContainerStatus]]:
-        """Return what all shims say, by the pods' uids."""
+        """Return the statuses of all containers, by the pods' uids."""
 
     @property
     def ready(self) -> bool:
-        """Whether all shims have been heard of."""
+        """Whether all shims have reported."""
 
     async def changed(self) -> None:
         """Return at the next change."""
@@ -61,12 +60,12 @@ class Shims(Protocol):
 
 @dataclass(slots=True)
 class Requests:
-    """Those for the containers of one pod."""
+    """The requests for the containers of one pod."""
 
     _acting: set[str] = field(default_factory=set)
-    """Containers that a task puts to sleep or wakes."""
+    """Containers that a task is putting to sleep or waking."""
     _outcomes: dict[str, list[Object]] = field(default_factory=dict)
-    """What became of requests, by container, whether it is written or not."""
+    """Outcomes of requests by container, whether they are written or not."""
 
     def carry_out(
         self,
@@ -77,9 +76,9 @@ class Requests:
         nursery: trio.Nursery,
         done: Callable[[], None],
     ) -> None:
-        """Start what is wanted of the containers, and was not before; `done` is called at each outcome.
+        """Start all requests that are not carried out yet; `done` is called at each outcome.
 
-        Without a resource nothing is: it would not be known afterwards that it was carried out.
+        Nothing is started without a custom resource: its outcome could not be recorded.
         """
         if resource is None:
             return
@@ -92,17 +91,17 @@ class Requests:
             if not left or name in self._acting or status.state not in _ACTS_IN:
                 continue
             if left[0].wanted is Wanted.ASLEEP and status.may_sleep and name not in pod.ready:
-                continue  # asleep it would never become ready
+                continue  # asleep, it would never become ready
             self._acting.add(name)
             nursery.start_soon(self._act, status, left[0], shims, done)
 
     def records(self, pod: Pod, name: str, spec: Mapping[str, Any], written: Iterable[Object]) -> list[Object]:
-        """Return what became of the requests for a container that still stand."""
+        """Return the outcomes of the container's requests that still stand."""
         requests = on_demand.wanted_of(name, spec, pod.annotated)
         return on_demand.standing(requests, [*self._outcomes.get(name, ()), *written])
 
     def has_news(self, statuses: Statuses, resource: Resource) -> bool:
-        """Whether something became of a request that is not written: a person waits for it."""
+        """Return whether an outcome is not written yet: a user may be waiting for it."""
         written = _recorded(resource)
         return any(each not in written.get(name, ()) for name in statuses for each in self._outcomes.get(name, ()))
 
@@ -110,14 +109,14 @@ class Requests:
         outcome, reason = Outcome.DONE, ""
         try:
             await (shims.sleep if request.wanted is Wanted.ASLEEP else shims.wake)(status.id)
-            # Who waits for the outcome sees the state with it.
+            # Clients that wait for the outcome see the new state with it.
             with trio.move_on_after(TOLD):
                 while not _is_so(shims, status, request.wanted):
                     await shims.changed()
         except RpcError as error:
             outcome = on_demand.outcome_of(error.code)
             reason = error.message.replace(status.id, status.container)[: zeropods.LONGEST_TEXT]
-        # Not trio's clock: people read it, beside times that the shims tell.
+        # Not trio's clock: users see it beside times of the shims.
         at = zeropods.timestamp(time.time_ns())
         self._outcomes.setdefault(status.container, []).append(on_demand.record(request, outcome, reason, at))
         self._acting.discard(status.container)
@@ -129,7 +128,7 @@ class Requests:
 
 
 def _is_so(shims: Shims, status: ContainerStatus, wanted: Wanted) -> bool:
-    """Whether the shim says by now that a container is as it is wanted, or says nothing of it."""
+    """Return whether a container's reported state is as requested, or there is no report."""
     states = [each.state for each in shims.by_pod().get(status.pod_uid, ()) if each.id == status.id]
     return all((state in ASLEEP) == (wanted is Wanted.ASLEEP) for state in states)
 

@@ -1,9 +1,9 @@
-"""Names of the custom resource and of what goes with it, which users know."""
+"""Names of the custom resource and its label and annotation, which users know."""
 
 GROUP_VERSION = "runtime.zeropod.ctrox.dev/v1"
 KIND = "Zeropod"
 PLURAL = "zeropods"
 NODE_LABEL = "zeropod.ctrox.dev/node-name"
-"""By which a manager finds the resources of its own node."""
+"""The label by which a manager selects the resources of its node."""
 WANTED_ANNOTATION = "zeropod.ctrox.dev/wanted"
-"""Of a pod: has its containers sleep or wake."""
+"""The annotation of a pod that makes its containers sleep or wake."""

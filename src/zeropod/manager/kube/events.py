@@ -1,7 +1,7 @@
-"""Events about sleep, as `kubectl describe pod` shows them: one for each kind and container, which counts.
+"""Events about sleep for `kubectl describe pod`: one for each kind and container, with a count.
 
-The counts are the shims' own, so an event says how often in all, whether or not each time was seen from here. Like all
-events they expire in the API server, an hour after the last change.
+The counts are the shims' own, so they are right whether or not the manager saw each time. Like all events they expire
+in the API server, an hour after the last change.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from zeropod.manager.kube.resize import Notice
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
 LIFETIME = 3600.0
-"""Seconds that the API server keeps an event: what is older is not told any more."""
+"""Seconds that the API server keeps an event; older occurrences are not reported any more."""
 MAX_MESSAGE = 1024
-"""Bytes that the API takes."""
+"""Most bytes of a message in the API."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An event as it is to be."""
+    """An event as it should be."""
 
     name: str
     container: str
@@ -33,23 +33,23 @@ class Told:
     at: float
     """Seconds since 1970."""
     is_counted: bool = True
-    """Whether another count makes it another event; else another message does."""
+    """Whether another count is a change; otherwise another message is."""
     is_warning: bool = False
 
     @property
     def mark(self) -> object:
-        """Return what it is compared by."""
+        """Return the part that is compared."""
         return self.count if self.is_counted else self.message
 
 
 def mark_of(stored: Object, told: Told) -> object:
-    """Return what a stored event is compared by."""
+    """Return the part of a stored event that is compared."""
     return stored.get("count") if told.is_counted else stored.get("message")
 
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Whose events these are."""
+    """The component that reports the events."""
 
     node: str
     instance: str
@@ -76,7 +76,7 @@ KINDS = (
     ),
     Kind(
         "Scaled down",
-        # Each that gets COLD has been in STANDBY before, unless its containers never are.
+        # A container that goes COLD has been in STANDBY before, unless it never enters STANDBY.
         lambda status: max(status.standby_sleeps, status.cold_sleeps),
         lambda status: f"Scaled down container {status.container} in {duration(status.last_checkpoint_ms)}",
         lambda status: status.last_checkpoint.ToNanoseconds(),
@@ -105,7 +105,7 @@ KINDS = (
 
 
 def wanted(pod: Pod, statuses: Statuses, notices: tuple[Notice, ...], now: float) -> Iterator[Told]:
-    """Yield all events that there should be; `now` in seconds since 1970."""
+    """Yield all events that should exist; `now` in seconds since 1970."""
     for name, status in statuses.items():
         for kind in KINDS:
             count, at = kind.count(status), kind.at(status) / 1e9 or now
@@ -120,7 +120,7 @@ def wanted(pod: Pod, statuses: Statuses, notices: tuple[Notice, ...], now: float
 
 
 def body_of(told: Told, pod: Pod, reporter: Reporter, first: str) -> Object:
-    """Return the event for the API; `first` is when it was first told, empty if that is now."""
+    """Return the event for the API; `first` is when it was first reported, empty if that is now."""
     stamp = datetime.fromtimestamp(told.at, UTC)
     seconds = f"{stamp:%Y-%m-%dT%H:%M:%SZ}"
     return {

@@ -1,6 +1,6 @@
-"""Labels that say whether a pod's containers are awake or asleep, by which pods can be selected.
+"""Labels by which users can select pods with containers that are awake or asleep.
 
-A container on its way from one to the other keeps the label that it has. One that has ended loses it.
+A container between both states keeps its label. One that has ended loses it.
 """
 
 from zeropod.manager.kube.names import STATUS_LABEL
@@ -11,7 +11,7 @@ RUNNING_LABEL, ASLEEP_LABEL = "RUNNING", "SCALED_DOWN"
 OF_STATE: dict[State, str | None] = {
     RUNNING: RUNNING_LABEL,
     STANDBY: ASLEEP_LABEL,
-    # For a probe or an exec.
+    # During a probe or an exec.
     DOZING: ASLEEP_LABEL,
     COLD: ASLEEP_LABEL,
     STOPPED: None,

@@ -1,4 +1,4 @@
-"""What the Kubernetes side of the manager tells Prometheus."""
+"""Metrics of the Kubernetes side of the manager."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from zeropod.manager.kube.reconcile import Reconciler
 
 
 class KubeCollector(Collector):
-    """Looks at the reconciler anew at each scrape."""
+    """Reads the reconciler's state at each scrape."""
 
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler

@@ -1,10 +1,10 @@
-"""Names that users see in Kubernetes' objects and search for."""
+"""Names in Kubernetes' objects that users see and search for."""
 
 PREFIX = "zeropod.ctrox.dev"
 STATUS_LABEL = f"status.{PREFIX}"
-"""Followed by the container's name: RUNNING or SCALED_DOWN."""
+"""Prefix of the label of a container, followed by its name; values RUNNING or SCALED_DOWN."""
 ORIGINALS = {"cpu": f"{PREFIX}/cpu-requests", "memory": f"{PREFIX}/memory-requests"}
-"""Annotations of what a pod's containers request while they are awake: JSON, from their names to quantities."""
+"""Annotations with the requests that a pod's containers have while awake: JSON, quantities by container name."""
 COMPONENT = f"{PREFIX}/manager"
-"""Who reports an event."""
+"""The reporter of events."""
 EVENT_PREFIX = "zeropod-status-event-"

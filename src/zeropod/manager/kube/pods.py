@@ -1,4 +1,4 @@
-"""What the manager keeps of a pod: little of a large object, and nothing that is not looked at."""
+"""The manager's view of a pod: only the fields that it uses of a large object."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -17,42 +17,42 @@ from zeropod.rpc.messages.status_pb2 import STOPPED, ContainerStatus
 RESOURCES = tuple(ORIGINALS)
 
 Statuses = Mapping[str, ContainerStatus]
-"""What shims say of a pod's containers, by the containers' names."""
+"""The shims' statuses of a pod's containers, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container of a pod that runs as long as the pod: one of `containers`, or a sidecar."""
+    """A container that runs as long as its pod: one of `containers`, or a sidecar."""
 
     name: str
     requests: Mapping[str, str]
     allocated: Mapping[str, str]
-    """What the kubelet has granted."""
+    """Resources that the kubelet has allocated."""
     restarts_for: frozenset[str]
     """Resources whose change would restart the container."""
     is_sidecar: bool
     runs: bool
-    """Whether one of this name runs now."""
+    """Whether a container of this name runs now."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingResize:
-    """A resize that the kubelet has not carried out."""
+    """A resize that the kubelet has not carried out yet."""
 
     reason: str
     """Deferred or Infeasible."""
     message: str
     since: str
-    """As the API writes times; empty if it does not say."""
+    """As the API writes times; empty if unknown."""
 
     @property
     def text(self) -> str:
-        """Return what it is, as half a sentence."""
+        """Return a description, as half a sentence."""
         return f"its resize is {self.reason.lower()}: {self.message or 'the kubelet does not say why'}"
 
     @property
     def remedy(self) -> str:
-        """Return what to do about it; empty for a reason that Kubernetes did not have when this was written."""
+        """Return what to do; empty for a reason that this version does not know."""
         return _REMEDIES.get(self.reason, "")
 
 
@@ -72,24 +72,24 @@ class Pod:
     name: str
     uid: str
     version: str = field(compare=False)
-    """Not compared: others write to what is not kept here."""
+    """Not compared: others also write to fields that are not kept here."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Ours alone, by the containers' names."""
+    """Only zeropod's labels, by container name."""
     originals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By resource and container."""
     containers: tuple[Container, ...] = ()
     qos: str = ""
     has_own_resources: bool = False
-    """Whether resources are given for the pod as a whole."""
+    """Whether the pod as a whole has resources."""
     is_static: bool = False
-    """Whether it comes from a file of the node's, which alone can change it."""
+    """Whether it comes from a file on the node, which alone can change it."""
     is_ending: bool = False
     is_deleted: bool = False
     pending: PendingResize | None = None
     ready: frozenset[str] = frozenset()
     """Names of the containers that are ready."""
     annotated: Mapping[str, Wanted] = field(default_factory=dict)
-    """What the annotation wants of containers, by their names; "" is any other."""
+    """The states wanted by the annotation, by container name; "" for all others."""
     problem: str = ""
     """What is wrong with that annotation."""
 
@@ -100,11 +100,11 @@ class Pod:
 
     @property
     def path(self) -> tuple[str, str, str, str]:
-        """Return what `path_of` takes."""
+        """Return the arguments of `path_of`."""
         return ("v1", "pods", self.namespace, self.name)
 
     def statuses(self, among: Iterable[ContainerStatus]) -> dict[str, ContainerStatus]:
-        """Return the newest container of each name in this very pod, in order of their names, without its sandbox."""
+        """Return the newest status of each container name in this very pod, sorted by name, without the sandbox."""
         newest: dict[str, ContainerStatus] = {}
         for status in among:
             if status.pod_uid != self.uid or not self.uid or status.id == status.sandbox or not status.container:
@@ -120,7 +120,7 @@ def _age(status: ContainerStatus) -> tuple[bool, int]:
 
 
 def read_pod(body: Object) -> Pod:
-    """Return what is kept of a pod. Whatever is not as it should be counts as absent."""
+    """Return the kept fields of a pod. Malformed ones count as missing."""
     metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     annotations = metadata.get("annotations", {})
     namespace, name = key_of(body)
@@ -173,7 +173,7 @@ def _container(spec: Object, status: Object, is_sidecar: bool) -> Container:
 
 
 def _wanted(text: str) -> tuple[dict[str, Wanted], str]:
-    """Return what an annotation wants, and what is wrong with it."""
+    """Return the states wanted by an annotation, and what is wrong with it."""
     try:
         return on_demand.from_annotation(text), ""
     except on_demand.AnnotationError as error:
@@ -185,7 +185,7 @@ def _quantities(values: Object) -> dict[str, str]:
 
 
 def _original(text: str) -> dict[str, str]:
-    """Return what an annotation says, in which a person may have written anything."""
+    """Return the content of an annotation, which users may have changed."""
     try:
         told = json.loads(text) if text else {}
     except ValueError:
@@ -201,12 +201,12 @@ def _is_quantity(value: Any) -> bool:
 
 
 def _pending(status: Object) -> PendingResize | None:
-    """Return what a pod's status says of a resize that the kubelet has not carried out."""
+    """Return the resize in a pod's status that the kubelet has not carried out yet."""
     for each in status.get("conditions") or ():
         if each.get("type") == "PodResizePending" and each.get("status") == "True":
             since = each.get("lastTransitionTime") or ""
             return PendingResize(each.get("reason", ""), each.get("message", ""), since)
-    # What versions before 1.33 have instead.
+    # The form of versions before 1.33.
     if (told := status.get("resize")) in ("Deferred", "Infeasible"):
         return PendingResize(told, "", "")
     return None

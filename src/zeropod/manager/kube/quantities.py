@@ -1,6 +1,6 @@
-"""Kubernetes' quantities, such as 100m or 64Mi, to compare them by what they mean.
+"""Kubernetes' quantities, such as 100m or 64Mi, compared by value.
 
-In whole billionths, the finest that Kubernetes keeps: the modules of fractions and decimals take half a megabyte.
+In integer billionths, Kubernetes' resolution: importing `fractions` or `decimal` would take half a megabyte.
 """
 
 import re
@@ -14,7 +14,7 @@ _FACTORS |= {f"{suffix}i": 10**9 * 1024**power for power, suffix in enumerate("K
 
 @lru_cache(256)
 def amount(text: str) -> int:
-    """Return the number that is meant in billionths, rounded up as Kubernetes does it. Raises ValueError."""
+    """Return the value in billionths, rounded up like Kubernetes. Raises ValueError."""
     found = _QUANTITY.fullmatch(text)
     sign, whole, fraction, exponent, suffix = found.groups("") if found else ("",) * 5
     if not whole and not fraction:

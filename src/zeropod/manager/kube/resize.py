@@ -22,16 +22,16 @@ from zeropod.manager.kube.quantities import amount, same
 from zeropod.rpc.messages.status_pb2 import COLD, DOZING, RUNNING, STANDBY
 
 LOWEST = {"cpu": "1m", "memory": "1Ki"}
-"""What a sleeping container requests."""
+"""The requests of a sleeping container."""
 RETRY_INFEASIBLE = 60.0
-"""Seconds after which a raise that the kubelet calls infeasible is asked for again: it does not by itself."""
+"""Seconds after which an infeasible raise is requested again, because the kubelet does not retry it."""
 
 ASLEEP = (STANDBY, DOZING, COLD)
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Why the requests of a container are not what they would be."""
+    """Why the requests of a container are not as they should be."""
 
     container: str
     kind: str
@@ -40,22 +40,22 @@ class Notice:
 
     @property
     def is_failure(self) -> bool:
-        """Whether it is for the time being, and not by what the pod is."""
+        """Whether the cause is temporary, and not a property of the pod."""
         return self.kind in ("deferred", "infeasible", "refused")
 
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """What is to be written, annotations first."""
+    """The writes to make, annotations first."""
 
     annotations: Mapping[str, str] = field(default_factory=dict)
     requests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By container, what changes."""
+    """Changed requests, by container."""
     notices: tuple[Notice, ...] = ()
 
 
 def wanted(pod: Pod, statuses: Statuses, now: float) -> Resize:
-    """Return what makes the requests fit for who sleeps and who is awake; `now` in seconds since 1970."""
+    """Return the writes that adapt the requests to the containers' states; `now` in seconds since 1970."""
     if not any(status.may_sleep and not status.dry_run for status in statuses.values()):
         return Resize()
     if not any(container.requests for container in pod.containers):
@@ -96,7 +96,8 @@ def wanted(pod: Pod, statuses: Statuses, now: float) -> Resize:
 
 
 def patch_of(pod: Pod, requests: Mapping[str, Mapping[str, str]]) -> Object:
-    """Return the strategic patch of the subresource `resize`: of this version of the pod, or there is a Conflict."""
+    """Return the strategic patch of the subresource `resize`. It names the pod's version, so that a change causes a
+    Conflict."""
     parts: dict[str, list[Object]] = {}
     for container in pod.containers:
         if changes := requests.get(container.name):
@@ -106,7 +107,7 @@ def patch_of(pod: Pod, requests: Mapping[str, Mapping[str, str]]) -> Object:
 
 
 def _kept_as_a_whole(pod: Pod) -> tuple[str, str] | None:
-    """Return kind and text of what stands against any resize of a pod."""
+    """Return kind and text of the reason that forbids any resize of a pod."""
     if pod.is_static:
         return "static", "its requests stay: a static pod can be changed by its file alone"
     if pod.qos == "Guaranteed":
@@ -121,10 +122,8 @@ def _kept_as_a_whole(pod: Pod) -> tuple[str, str] | None:
 
 
 def _is_stuck(pod: Pod, container: Container, resource: str, now: float) -> bool:
-    """Whether a raise was found infeasible, which asking for it anew may change: lowering it comes first.
-
-    That changes nothing for the container, which still has the lowest.
-    """
+    """Return whether a raise was infeasible, and should be requested anew: after lowering it, which changes nothing for
+    the container, because it still has the lowest requests."""
     if pod.pending is None or pod.pending.reason != "Infeasible":
         return False
     allocated = container.allocated.get(resource)

@@ -1,4 +1,4 @@
-"""What the manager starts of all this, if a flag asks for it."""
+"""Start the Kubernetes side of the manager, if a flag asks for it."""
 
 import socket
 from collections.abc import Awaitable, Callable
@@ -14,11 +14,12 @@ from zeropod.manager.kube.reconcile import Reconciler
 from zeropod.manager.kube.work import Options
 
 Prepared = tuple[Collector, Callable[[], Awaitable[None]]]
-"""Its metrics, and what runs until it is cancelled."""
+"""Its metrics, and a task that runs until cancelled."""
 
 
 def preparation(options: Options, node_name: str) -> Callable[[Shims], Prepared]:
-    """Return what prepares it for a node's shims, as its pod's service account. Raises Unreachable outside one."""
+    """Return the function that sets it up for a node's shims, with the pod's service account. Raises Unreachable
+    outside of a pod."""
     access = in_cluster()
 
     def prepare(shims: Shims) -> Prepared:

@@ -1,6 +1,6 @@
-"""A `History` as the JSON document that the page reads: all of it, or what is new since the reader asked last.
+"""A `History` as the JSON document that the page reads: all of it, or the changes since the reader's last request.
 
-It is made in pieces, one for each container, since the whole may be larger than the manager is.
+It is made in pieces, one for each container, because the whole may be larger than the manager's memory.
 """
 
 import json
@@ -13,18 +13,18 @@ from zeropod.manager.page.history import STATES, History, Lane
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A history, and what it is of."""
+    """A history, and where it is from."""
 
     history: History
     kind: str
     """node or cluster."""
     name: str
     run: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Another one after a restart, when numbers begin anew."""
+    """Identifies this run: after a restart numbers begin anew."""
 
 
 def pieces(source: Source, run: str = "", after: int = 0) -> Iterator[str]:
-    """Yield the document for a reader of this run who has seen all up to this number."""
+    """Yield the document for a reader of this run that has seen all changes up to this number."""
     history = source.history
     gone = history.gone(after) if run == source.run else None
     if gone is None:

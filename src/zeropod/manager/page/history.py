@@ -1,9 +1,9 @@
-"""What has happened to containers of late, in memory of a bounded size; for a page that asks what is new.
+"""Recent state changes of containers, in bounded memory, for a page that asks for new ones.
 
-Each container has rows: when it entered a state, what the wake took that led there, and how much memory was out. Every
-change has a number, so that a reader who knows the number of the last one that it has seen gets what came after it.
+Each container has rows: when it entered a state, how long the wake before it took, and how much memory was out. Every
+change has a number: a reader who names the last number it has seen gets all later changes.
 
-Without I/O. Times are in Unix seconds, since people read them beside what shims and the API tell.
+No I/O. Times are in Unix seconds, because users see them beside times of shims and the API.
 """
 
 import time
@@ -13,22 +13,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 AGE = 3600.0
-"""Seconds that are remembered."""
+"""Seconds that are kept."""
 TOTAL = 24_000
-"""Rows of all containers together, if there are many: 48 bytes each."""
+"""Most rows of all containers together, of 48 bytes each."""
 MOST = 480
-"""Rows of one container."""
+"""Most rows of one container."""
 LEAST = 8
-"""Rows that each has, however many containers there are."""
+"""Fewest rows that each container may have, however many containers there are."""
 GONE = 1000
-"""Containers that have gone, whose numbers are remembered."""
+"""Removed containers whose numbers are kept."""
 BRIEF = 1.0
-"""Seconds; a state in between that lasts no longer has no row of its own."""
+"""Seconds; a state between two others that lasts no longer gets no row."""
 SIZES = 10.0
-"""Seconds between two rows that differ in memory alone."""
+"""Least seconds between two rows that differ only in memory."""
 
 STATES = ("RUNNING", "CHECKPOINTING", "STANDBY", "COLD", "RESTORING", "PAUSED", "CREATED", "STOPPED", "OTHER")
-"""A row has the index of its state."""
+"""State names; a row has an index into this."""
 _RUNNING, _STANDBY, _OTHER = STATES.index("RUNNING"), STATES.index("STANDBY"), STATES.index("OTHER")
 _IN_BETWEEN = (STATES.index("CHECKPOINTING"), STATES.index("RESTORING"))
 _WIDTH = 6
@@ -37,55 +37,53 @@ _SEQUENCE, _AT, _STATE, _MILLISECONDS, _WAKES, _OUT = range(_WIDTH)
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What is known of a container now."""
+    """The present state of a container."""
 
     namespace: str
     pod: str
     name: str
     node: str
     state: str
-    """As `zeropod ps` has it."""
+    """The name of its state, as in `zeropod ps`."""
     since: float
     sleeps: int = 0
     wakes: int = 0
     slept_at: float = 0.0
-    """When it fell asleep last, where that is known; 0 before the first time, like the next two."""
+    """When it last fell asleep, if that is known; 0 before, as in the next two."""
     woke_at: float = 0.0
     woke_ms: float = 0.0
     backend: str = ""
-    """Where its memory is, or was."""
+    """The backend that has, or had, its memory."""
     out: int = 0
-    """Bytes that are not in memory."""
+    """Bytes of memory that are moved out."""
     left: int = 0
     """Bytes that stay in memory while it sleeps."""
     may_sleep: bool = True
     why: str = ""
-    """Why it is awake, or sleeps no deeper."""
+    """Why it is awake, or not in COLD."""
     reasons: tuple[tuple[str, str, str], ...] = ()
-    """Kind, text and remedy of all that is known of that."""
+    """All known reasons for that: kind, text and remedy."""
 
 
 Row = tuple[float, int, float, int, int]
-"""Since when, index of the state, milliseconds of the wake that led there, wakes meanwhile, bytes out."""
+"""Start, index of the state, milliseconds of the wake before it, wakes meanwhile, bytes out."""
 
 
 @dataclass(slots=True)
 class Lane:
-    """One container, and what has happened to it."""
+    """One container and its rows."""
 
     key: str
     number: int
-    """By which readers know it: keys are ids, which metrics do not tell."""
+    """Identifies it to readers: keys are containers' ids, which the metrics do not reveal either."""
     seen: Container
     revision: int = 0
-    """Number of its last change."""
+    """The number of its last change."""
     _rows: "array[float]" = field(default_factory=lambda: array("d"))
 
     def rows(self, after: int = 0) -> Iterator[Row]:
-        """Yield its rows with a higher number, the oldest first.
-
-        A row replaces all that are not older than itself, which may have been read already.
-        """
+        """Yield its rows with a higher number, the oldest first. A row replaces earlier read rows that are not older
+        than itself."""
         for place in range(0, len(self._rows), _WIDTH):
             row = self._rows[place : place + _WIDTH]
             if row[_SEQUENCE] > after:
@@ -102,7 +100,7 @@ class Lane:
         self._rows.extend((self.revision, at, state, *wake, out))
 
     def resize(self, now: float, out: int) -> None:
-        """Note the size of its memory in the state that it is in already."""
+        """Update the size of its memory in its present state."""
         last = self._last()
         if last is None or last[_OUT] == out:
             return
@@ -112,12 +110,12 @@ class Lane:
             self._rows[-_WIDTH + _SEQUENCE], self._rows[-_WIDTH + _OUT] = self.revision, out
 
     def is_awake_before(self, at: float) -> bool:
-        """Whether it is awake in its last row, which begins before that time."""
+        """Return whether it is awake in its last row, and that row begins before this time."""
         last = self._last()
         return last is not None and int(last[_STATE]) == _RUNNING and last[_AT] < at
 
     def forget(self, before: float, most: int) -> None:
-        """Drop the oldest rows: more than so many, or of a state that has ended before that time."""
+        """Drop the oldest rows: those above this number, or of states that ended before this time."""
         count = len(self._rows) // _WIDTH
         dropped = max(0, count - most)
         while dropped < count - 1 and self._rows[(dropped + 1) * _WIDTH + _AT] < before:
@@ -133,7 +131,7 @@ class History:
         self.clock = clock
         self.sequence = 0
         self.problem = ""
-        """What is wrong with what is shown, in a sentence; empty if nothing is."""
+        """What is wrong with the shown data, in a sentence; empty if nothing is."""
         self._count = 0
         self._lanes: dict[str, Lane] = {}
         self._gone: deque[tuple[int, int]] = deque(maxlen=GONE)
@@ -143,7 +141,7 @@ class History:
         return list(self._lanes.values())
 
     def gone(self, after: int) -> list[int] | None:
-        """Return the numbers of the lanes that have gone since; None if that is not known any more."""
+        """Return the numbers of lanes removed since; None if that is not known any more."""
         if after <= 0 or after > self.sequence:
             return None
         if len(self._gone) == GONE and self._gone[0][0] > after:
@@ -151,7 +149,7 @@ class History:
         return [number for sequence, number in self._gone if sequence > after]
 
     def note(self, key: str, seen: Container) -> None:
-        """Take what is known of a container now."""
+        """Record the present state of a container."""
         lane = self._lanes.get(key)
         if lane is not None and lane.seen == seen:
             return
@@ -165,7 +163,7 @@ class History:
         lane.forget(self.clock() - AGE, max(LEAST, min(MOST, TOTAL // len(self._lanes))))
 
     def keep(self, keys: set[str]) -> None:
-        """Drop all containers but these."""
+        """Remove all containers except these."""
         for key in self._lanes.keys() - keys:
             self.sequence += 1
             self._gone.append((self.sequence, self._lanes.pop(key).number))
@@ -175,7 +173,7 @@ def _record(lane: Lane, before: Container | None, seen: Container, now: float) -
     state = _index(seen.state)
     wakes = seen.wakes - before.wakes if before else int(seen.woke_at > 0)
     if wakes > 0:
-        # It may have slept and woken since it was looked at, and may be asleep again already.
+        # It may have slept and woken since the last update, and may sleep again already.
         if lane.is_awake_before(seen.slept_at) and seen.slept_at < seen.woke_at:
             lane.enter(seen.slept_at, _STANDBY, (0.0, 0), seen.out)
         lane.enter(seen.woke_at, _RUNNING, (seen.woke_ms, wakes), seen.out if state == _RUNNING else 0)
@@ -188,7 +186,7 @@ def _record(lane: Lane, before: Container | None, seen: Container, now: float) -
 
 
 def _index(state: str) -> int:
-    """Return the index of a state; a container that runs for a probe alone counts as asleep."""
+    """Return the index of a state; a container that naps counts as asleep."""
     if state == "DOZING":
         return _STANDBY
     return STATES.index(state) if state in STATES else _OTHER

@@ -1,7 +1,7 @@
-"""Fills the history of a node's page from what its shims say, and says no more than its metrics do.
+"""Fill the history of a node's page from its shims, with no more details than the metrics have.
 
-The page is served without a password, as metrics are. A reason for being awake may have an address of a client or the
-words of an error in it: the page gets the sentence of `zeropod.lifecycle.reasons` that it was made of, without them.
+Like the metrics, the page is served without a password. A reason may contain a client's address or an error text: the
+page gets only its general sentence from `zeropod.lifecycle.reasons`.
 """
 
 import re
@@ -17,13 +17,13 @@ from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
 GATHER = 0.25
-"""Seconds in which changes are gathered: of what happens meanwhile the last wake and the last state are seen."""
+"""Seconds for which changes are collected: only the last wake and the last state of each interval are recorded."""
 
 UNKNOWN = "ask `zeropod why` on the node"
 
 
 async def follow(node: Node, history: History) -> None:
-    """Note every change on the node, until cancelled."""
+    """Record every change on the node, until cancelled."""
     known: dict[str, ContainerStatus] = {}
     while True:
         found = {each.status.id: each.status for each in node.found if each.status.id != each.status.sandbox}
@@ -45,7 +45,7 @@ def _problem(silent: int) -> str:
 
 
 def container(status: ContainerStatus) -> Container:
-    """Return what the page shows of a container."""
+    """Return the page's data about a container."""
     in_image = status.state == status_pb2.COLD and not status.memory_out_bytes
     return Container(
         namespace=status.pod_namespace or status.namespace,
@@ -76,11 +76,11 @@ def in_general(why: str) -> str:
 
 @cache
 def _sentences() -> list[tuple[re.Pattern[str], str]]:
-    """Return what recognizes each sentence, and the sentence; not those that are all detail."""
+    """Return patterns that recognise each sentence, and the sentence; without those that consist of details only."""
     made = []
     for reason in Reason:
         parts = re.split(r"\{[^}]*\}", reason.text)
         if any(part.strip() for part in parts):
             made.append((re.compile(".*".join(map(re.escape, parts)), re.DOTALL), "…".join(parts)))
-    # Of two that fit, the one with more words of its own is meant.
+    # If two match, the one with more words of its own is meant.
     return sorted(made, key=lambda each: -len(each[1]))

@@ -1,7 +1,7 @@
-"""Answers a browser's requests: the page's files and its document, with headers that leave scripts of others no way in.
+"""Serve the page's files and its document to browsers, with headers that keep scripts of other sites out.
 
-A reader needs no password, but has to call the page by an address or a name of its own. Another web site may have its
-name lead here (DNS rebinding): a browser would then let that site's scripts read the page.
+Readers need no password, but must request the page by an address or a name of this server. Otherwise another site could
+resolve its own name to this address (DNS rebinding), and its scripts could read the page.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _NAMES = (
 FILES = {
     name.replace("index.html", ""): (name, f"{_TYPES[name[name.rindex('.') :]]}; charset=utf-8") for name in _NAMES
 }
-"""Files and their types, by their names in a URL."""
+"""Files and their content types, by their names in a URL."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -41,12 +41,12 @@ HEADERS = (
 
 
 def serves(name: str) -> bool:
-    """Return whether there is such a file, named without the slash before it."""
+    """Return whether there is such a file; the name has no leading slash."""
     return name == DATA or name in FILES
 
 
 def answer(source: Source, name: str, request: Request, names: Collection[str]) -> Response:
-    """Answer a request for a file that is served; `names` are further names that are this server's own."""
+    """Return the response to a request for a served file; `names` are additional names of this server."""
     host = request.headers.get("host", "")
     if request.method not in ("GET", "HEAD"):
         return _answer(405, PLAIN, b"only GET and HEAD\n")
