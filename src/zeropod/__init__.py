@@ -6,10 +6,10 @@ Importing the package must stay free: `start`, which containerd waits for, pays 
 __version__ = "0.1.0"
 
 SHIM_BINARY = "containerd-shim-zeropod-v2"
-"""Under which name containerd looks for the runtime type io.containerd.zeropod.v2."""
+"""The name by which containerd looks for the runtime type io.containerd.zeropod.v2."""
 
 KUBECTL_PLUGIN = "kubectl-zeropod"
-"""Under which name kubectl looks for `kubectl zeropod`."""
+"""The name by which kubectl looks for `kubectl zeropod`."""
 
 KUBECTL_COMPLETION = "kubectl_complete-zeropod"
-"""Under which name kubectl looks for what completes it."""
+"""The name by which kubectl looks for its shell completion."""

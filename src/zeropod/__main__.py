@@ -1,9 +1,9 @@
-"""The one entry point of every mode: chooses by the name it was called by, else by the first argument.
+"""The entry point of every mode, selected by the program's name or else by the first argument.
 
-Owns the table of modes and what a person sees who asks for the version or for help. Everything else belongs
-to the modes. containerd waits for `start`, so only the chosen mode is imported, and nothing here may cost
-more than `sys`. Nothing may be written to stderr on that way either: containerd reads a shim's stdout and
-stderr as one answer.
+Owns the table of modes, and the output of --version and --help.
+
+containerd waits for `start`, so only the selected mode is imported, and this module may import nothing beyond `sys`. It
+must not write to stderr on that path either: containerd reads a shim's stdout and stderr as one response.
 """
 
 import sys
@@ -33,7 +33,7 @@ MODES: dict[str, tuple[str, str]] = {
 }
 
 NAMES = {SHIM_BINARY: "shim", KUBECTL_PLUGIN: "kubectl", KUBECTL_COMPLETION: "kubectl-complete"}
-"""Modes that are chosen by the name that zeropod is called by."""
+"""Modes that are selected by the program's name."""
 
 EXAMPLES = """\
 examples:
@@ -55,7 +55,7 @@ examples:
 
 
 def usage() -> str:
-    """What `zeropod --help` says."""
+    """Return the text of `zeropod --help`."""
     modes = "\n".join(f"  {name:<18}{summary}" for name, (_, summary) in MODES.items())
     return (
         "zeropod: a containerd shim that puts idle containers to sleep and wakes them on their\n"
@@ -67,10 +67,9 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the mode that `argv` (`sys.argv` by default: the own name first) asks for; returns the exit
-    status.
+    """Run the mode that `argv` (`sys.argv` by default, with the program's name first) selects; return the exit status.
 
-    0 and 1 come from the mode; 2 means that `argv` asks for nothing that exists.
+    0 and 1 come from the mode; 2 means that `argv` selects none.
     """
     name, *arguments = sys.argv if argv is None else argv
     if called := NAMES.get(name.rpartition("/")[2]):
@@ -94,8 +93,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(mode: str, arguments: list[str]) -> int:
-    # zipimport's loader alone knows an archive: only straight from zeropod.pyz is there something to unpack. The
-    # installer has to leave the node as it is, if it is asked to or fails.
+    # Only zipimport's loader knows an archive: only when run from zeropod.pyz is there something to unpack. The
+    # installer must leave the node unchanged if it is asked to or fails.
     if mode not in ("unpack", "installer") and (archive := getattr(getattr(__spec__, "loader", None), "archive", None)):
         from zeropod.boot import unpack
 

@@ -1,4 +1,4 @@
-"""Structured concurrency that several layers need: a race between waits, and a nursery that contains failures."""
+"""Structured concurrency for several layers: a race between waits, and a nursery that contains failures."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,9 +17,9 @@ async def race(
 ) -> _Result:
     """Return the result of the first wait that returns, and cancel the others. Waits for ever if there are none.
 
-    What a wait raises before that comes out as it is, not in the group that a nursery would make of it; what one raises
-    after that is logged, and does not take the result's place. `on_first` is called with the result at once: the end
-    of the other waits takes half a millisecond. What it raises comes out.
+    An exception of a wait before the first result is raised as it is, not in a group; one raised afterwards is logged,
+    and the result is returned. `on_first` is called with the result at once, because cancelling the other waits takes
+    half a millisecond; its exceptions are raised, too.
     """
     failures: list[Exception] = []
     results: list[_Result] = []
@@ -46,37 +46,39 @@ async def race(
 
 
 class TaskStarter(Protocol):
-    """What may be asked of a nursery by those who only start tasks in it."""
+    """The part of a nursery's interface that starts tasks."""
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Start a task."""
 
     async def start(self, task: Callable[..., Awaitable[object]], *args: Any) -> Any:
-        """Start a task and return when it says that it has started, with what it says; raise what it raises before."""
+        """Start a task, and return the value that it reports when it has started; raise its exception if it fails
+        before."""
 
 
 class GuardedNursery:
-    """Starts tasks in a nursery, and tells of the first one that fails instead of ending all others.
+    """Starts tasks in a nursery, and reports the first failure instead of cancelling all other tasks.
 
-    Whatever an exception there means, it is for the owner to decide: it waits for `failed`, or asks `failure`.
+    The owner decides what an exception means: it waits for `failed`, or reads `failure`.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._failed = trio.Event()
         self.failure: Exception | None = None
-        """The first one."""
+        """The first failure."""
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Start a task whose failure is told by `failed`."""
+        """Start a task; `failed` reports its failure."""
         self._nursery.start_soon(self._run, task, args)
 
     async def start(self, task: Callable[..., Awaitable[object]], *args: Any) -> Any:
-        """Start a task and return when it says that it has started, with what it says; raise what it raises before."""
+        """Start a task, and return the value that it reports when it has started; raise its exception if it fails
+        before."""
         return await self._nursery.start(partial(self._run_started, task, args))
 
     async def failed(self) -> Exception:
-        """Return the first failure of a task, when there is one."""
+        """Wait for the first failure of a task, and return it."""
         await self._failed.wait()
         assert self.failure is not None
         return self.failure
@@ -105,7 +107,7 @@ class GuardedNursery:
 
 
 class _Status:
-    """Passes on that a task has started, and remembers it."""
+    """Forwards the report that a task has started, and remembers it."""
 
     def __init__(self, status: trio.TaskStatus[Any]) -> None:
         self._status = status
@@ -117,7 +119,7 @@ class _Status:
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in a group, of groups too; an exception that is not a group itself."""
+    """Yield the exceptions in a group, including nested groups; the exception itself if it is not a group."""
     if isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
             yield from leaves(part)

@@ -1,10 +1,10 @@
-"""Every path on a node that more than one module or process has to agree on, and what each one is for.
+"""All paths on a node that several modules or processes use, and their purposes.
 
-What belongs to one container lies below containerd's namespace and the container's id, each a directory of its own:
-two containers whose ids are the same in two namespaces, or whose names are the same only when written side by side
-("a-b", "c" and "a", "b-c"), share nothing. Both are identifiers of containerd's, checked here, so that none of them
-leads out of its directory. What containerd waits for may not import this module, which imports pathlib: the two paths
-that it needs are in `launch.start` and `launch.zygote_client`.
+Files of one container are below containerd's namespace and the container's id, each a directory of its own: containers
+with the same id in two namespaces, or whose names are equal only when joined ("a-b", "c" and "a", "b-c"), share no
+path. Both are checked to be identifiers of containerd, so that neither leads out of its directory. Code that containerd
+waits for may not import this module, because it imports pathlib: the two paths that it needs are in `launch.start` and
+`launch.zygote_client`.
 """
 
 import os
@@ -15,107 +15,109 @@ from hashlib import sha256
 from pathlib import Path
 
 INSTALL_ROOT = "/opt/zeropod"
-"""Where the installer puts zeropod on most nodes."""
+"""The install root on most nodes."""
 
 ROOT_VARIABLE = "ZEROPOD_ROOT"
-"""The environment variable by which what the installer has put elsewhere says where."""
+"""The environment variable with the install root, if that is another one."""
 
 ROOT = os.environ.get(ROOT_VARIABLE, INSTALL_ROOT)
-"""The install root of what runs here."""
+"""The install root of the running code."""
 
 PROGRAMS = f"{ROOT}/bin"
-"""Looked into before PATH for `criu` and `runc`."""
+"""Searched before PATH for `criu` and `runc`."""
 
 NODE_CONFIG = Path(ROOT, "etc/zeropod.toml")
-"""What the administrator has configured for all containers of the node; may be missing."""
+"""The administrator's configuration for all containers of the node; optional."""
 
 NODE_OVERRIDES = Path("/run/zeropod/zeropod.toml")
-"""What the node's manager was told on its command line; gone after a reboot."""
+"""Limits set by `zeropod image-gc`, which take precedence over NODE_CONFIG; gone after a reboot."""
 
 RUN = "/run/zeropod"
-"""Everything that a reboot ends."""
+"""State that does not survive a reboot."""
 
 STATE = "/var/lib/zeropod"
-"""Everything else that is made on the node while containers run: sleeping containers, unpacked code."""
+"""State that survives a reboot: sleeping containers, unpacked code."""
 
 CONTAINERS = Path("/var/lib/zeropod/containers")
-"""A directory for each namespace, in it one for each container: its image, its page store, CRIU's logs."""
+"""For each namespace, a directory with one for each container: its image, its page store, CRIU's logs."""
 
 KEPT = Path("/var/lib/zeropod/kept")
-"""Images of containers that could not be restored from them: kept for the user, who removes them."""
+"""Images of containers that could not be restored, until a user removes them."""
 
 OLD_IMAGES = Path("/var/lib/zeropod/i")
-"""Where shims of an older version, which may still run, keep images: a directory for each id, without a namespace."""
+"""Images of shims of an older version, which may still run: a directory for each id, without a namespace."""
 
 NETWORKS = Path("/run/zeropod/netns")
-"""Network namespaces that runc would otherwise have made anew at each restore, pinned by name."""
+"""Pinned network namespaces of containers without a pod; otherwise runc would make a new one at each restore."""
 
 TMPFS = Path("/run/zeropod/tmpfs")
-"""Where CRIU finds the tmpfs mounts that a container kept, for as long as a restore takes."""
+"""Mount points of kept tmpfs mounts during a restore, where CRIU finds them."""
 
 PODS = Path("/run/zeropod/pods")
-"""What containers there are, for when their shim is dead: containerd has forgotten by then which they were."""
+"""The containers of each shim, for `delete` after the shim's death: containerd has forgotten them by then."""
 
 ADMISSION_SLOTS = Path("/run/zeropod/turns")
-"""The locks that limit how many containers of the node fall asleep at once."""
+"""Locks that limit how many containers of the node move memory or are dumped at once."""
 
 CONSOLES = "/run/zeropod"
-"""Where the sockets through which runc hands over a terminal are made, for an instant."""
+"""Sockets through which runc hands over a terminal; each exists for an instant."""
 
 STATUS_SOCKETS = "/run/zeropod/s"
-"""One socket for each shim, through which commands, the manager and the installer find it."""
+"""One socket for each shim, for commands, the manager and the installer."""
 
 RESERVED = "reserved"
-"""In a container's directory while it is dumped: the bytes that its image is expected to need."""
+"""A file in a container's directory during a dump: the bytes that its image is expected to need."""
 
 MANAGER_GROUP = 65414
-"""The group that may talk to shims: that of the node's manager, which is not root. Nothing else has this number."""
+"""The group that may connect to shims: that of the node's manager, which is not root. No other group has this
+number."""
 
 LONGEST = 76
-"""Characters of the longest identifier that containerd accepts."""
+"""Most characters of an identifier in containerd."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def is_identifier(name: str) -> bool:
-    """Returns whether this may be a namespace or an id of containerd's."""
+    """Return whether this may be a namespace or an id in containerd."""
     return len(name) <= LONGEST and _IDENTIFIER.fullmatch(name) is not None
 
 
 def container(containerd_namespace: str, id: str) -> Path:
-    """The directory of all that this container keeps on disk while it sleeps; removed with it. Raises ValueError."""
+    """Return the directory of this container on disk while it sleeps; removed with it. Raises ValueError."""
     return CONTAINERS.joinpath(*_checked(containerd_namespace, id))
 
 
 def store(containerd_namespace: str, id: str) -> Path:
-    """The directory of the page store, for a container that sleeps in place. Raises ValueError."""
+    """Return the directory of a container's page store. Raises ValueError."""
     return container(containerd_namespace, id) / "store"
 
 
 def reservation(containerd_namespace: str, id: str) -> Path:
-    """The file with the bytes that the image of this container, which is being dumped, will need. Raises ValueError."""
+    """Return the file with the bytes reserved for this container's image during a dump. Raises ValueError."""
     return container(containerd_namespace, id) / RESERVED
 
 
 def reservations_lock() -> Path:
-    """Held by the shim that looks whether there is room on the disk. Its name cannot be that of a namespace."""
+    """Return the lock held by a shim that checks the free disk space. Its name cannot be that of a namespace."""
     return CONTAINERS / ".lock"
 
 
 def network(containerd_namespace: str, id: str) -> Path:
-    """The place of the network namespace that was made for this container. Raises ValueError."""
+    """Return the path of the network namespace that was made for this container. Raises ValueError."""
     return NETWORKS.joinpath(*_checked(containerd_namespace, id))
 
 
 def tmpfs(containerd_namespace: str, id: str) -> Path:
-    """The directory for the tmpfs mounts of this container. Raises ValueError."""
+    """Return the directory for the tmpfs mounts of this container. Raises ValueError."""
     return TMPFS.joinpath(*_checked(containerd_namespace, id))
 
 
 def pod(containerd_namespace: str, group: str) -> Path:
-    """Where the containers of this shim are listed: a file named by the id, with what `delete` has to know in JSON.
+    """Return the directory that lists the containers of this shim: for each id a JSON file with the data for `delete`.
 
-    A group is an annotation's value, which may be any text: one that is not an identifier is hashed. Raises ValueError.
+    The group is the value of an annotation, which may be any text: it is hashed if it is not an identifier. Raises
+    ValueError.
     """
     if not is_identifier(group):
         group = f"={sha256(group.encode(errors='surrogateescape')).hexdigest()}"
@@ -124,18 +126,18 @@ def pod(containerd_namespace: str, group: str) -> Path:
 
 
 def status_socket(containerd_namespace: str, id: str) -> str:
-    """Where the shim that was started for this container, the first one of its pod, listens. Raises ValueError.
+    """Return the socket of the shim that was started for this container, the first of its pod. Raises ValueError.
 
-    A socket's path has room for 107 bytes, an identifier alone may have 76: hence the hash.
+    A socket's path has at most 107 bytes, and an identifier alone may have 76: hence the hash.
     """
     name = "/".join(_checked(containerd_namespace, id))
     return f"{STATUS_SOCKETS}/{sha256(name.encode()).hexdigest()[:32]}.sock"
 
 
 def make_private(directory: Path) -> None:
-    """Makes a directory, and those above it that are missing, each for root alone. Raises OSError.
+    """Make a directory and missing parents, each accessible only to root. Raises OSError.
 
-    `Path.mkdir` would make those above it with what the umask leaves.
+    `Path.mkdir` would make the parents with the umask's mode.
     """
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -145,17 +147,16 @@ def make_private(directory: Path) -> None:
 
 
 def make_status_sockets() -> None:
-    """Makes the directory in which shims listen, if it is not there yet. Raises OSError."""
+    """Make the directory of the shims' sockets, if it does not exist. Raises OSError."""
     os.makedirs(os.path.dirname(STATUS_SOCKETS), mode=0o700, exist_ok=True)
     if not os.path.isdir(STATUS_SOCKETS):
         open_to_manager(STATUS_SOCKETS)
 
 
 def open_to_manager(place: str) -> None:
-    """Lets the manager's group, and no other user but root, use a directory of sockets, or one socket. Raises OSError.
+    """Make a directory of sockets, or one socket, accessible to root and the manager's group only. Raises OSError.
 
-    Makes the directory if there is nothing. Where the group may not be given away, all remains root's: the manager then
-    sees nothing.
+    Creates a missing directory. If the group may not be changed, it stays root's, and the manager cannot connect.
     """
     with suppress(FileExistsError):
         os.mkdir(place, 0o700)

@@ -1,10 +1,10 @@
-"""The oldest kernel, CRIU and containerd that zeropod runs with: the doctor, the installer and the README say the same.
+"""The oldest kernel, CRIU and containerd that zeropod supports, for the doctor, the installer and the README.
 
-Linux 6.1 is the first with /dev/userfaultfd, by which a pager serves memory without rights of the container's, and it
-has all else that is needed at any time: tcp_migrate_req and cgroup.kill (5.14), pidfd_getfd, process_madvise, nf_tables
-tables that end with their owner, memory.reclaim. So nothing looks for these, or does without them. What is newer, and
-worth having, is asked of the kernel where it is used: PAGEMAP_SCAN and asynchronous write protection (6.7) spare the
-page store comparisons; a sk_lookup program that may ask for a task's name need not read it.
+Linux 6.1 is the first with /dev/userfaultfd, by which a pager serves memory without capabilities of the container. It
+also has all other required features: tcp_migrate_req and cgroup.kill (5.14), pidfd_getfd, process_madvise, nf_tables
+tables owned by a socket, memory.reclaim. So no code checks for these. Useful newer features are detected where they are
+used: PAGEMAP_SCAN and asynchronous write protection (6.7) save the page store comparisons; an sk_lookup program that
+may query a task's name need not read it from kernel memory.
 """
 
 import re
@@ -13,11 +13,11 @@ OLDEST_KERNEL = (6, 1)
 OLDEST_CRIU = (4, 2)
 """Older ones fail on new kernels."""
 OLDEST_CONTAINERD = (1, 7)
-"""The oldest that the suites run with."""
+"""The oldest version that the test suites run with."""
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Return the first two numbers in a version; fewer if it has no two."""
+    """Return the first two numbers of a version; fewer if it has fewer."""
     return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 

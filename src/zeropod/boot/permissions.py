@@ -1,21 +1,21 @@
-"""Says whether users other than root and this one could change what is in a directory, like sshd's StrictModes.
+"""Check whether users other than root and this one could change files in a directory, like sshd's StrictModes.
 
-Asked at every start before code is imported from the unpacked tree, so it imports only what is built in.
+Called at every start before code is imported from the unpacked tree, so it imports only built-in modules.
 """
 
 from posix import geteuid, lstat
 
-# The numbers of stat(2): importing `stat` costs more than the whole question.
+# The constants of stat(2): importing `stat` costs more than the check.
 _TYPE, _DIRECTORY = 0o170000, 0o040000
 _STICKY = 0o1000
 _WRITABLE_BY_OTHERS = 0o022
 
 
 def exposure(directory: str) -> str | None:
-    """Return why others could change what is in `directory` (absolute), and what to do about it; None if they cannot.
+    """Return why others could change files in `directory` (absolute), and what to do about it; None if they cannot.
 
-    Directories above it may be open to all if they are sticky, as /tmp is: others' entries are safe there.
-    Raises OSError where a part of the path does not exist or may not be looked at.
+    Parent directories may be writable by all if they are sticky, as /tmp is: others' entries are safe there. Raises
+    OSError if a part of the path does not exist or cannot be examined.
     """
     path, allowed = directory, 0
     while True:

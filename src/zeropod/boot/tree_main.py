@@ -1,6 +1,6 @@
-"""What start.py does, the quick way into an unpacked zeropod.pyz, which is also quick to end.
+"""The main program of start.py, the fast entry into an unpacked zeropod.pyz; it also ends fast.
 
-Whoever runs start.py has looked at the directory before: the archive's shell header, or `zeropod.boot.unpack`.
+Its callers have checked the directory's permissions: the archive's shell header, or `zeropod.boot.unpack`.
 """
 
 import sys
@@ -12,7 +12,7 @@ def main() -> None:
 
     status = main()
     if sys.argv[-1] in ("start", "delete"):
-        # containerd waits for it, and taking the interpreter down takes two milliseconds and frees nothing.
+        # containerd waits for the end, and finalizing the interpreter takes two milliseconds and frees nothing.
         sys.stdout.flush()
         sys.stderr.flush()
         _exit(status)

@@ -1,11 +1,11 @@
-"""Unpacks zeropod.pyz on its first use, so that every later start finds its modules compiled.
+"""Unpack zeropod.pyz on its first use, so that every later start finds its modules compiled.
 
 Straight from the archive, Python compiles every module at every start: 400 ms for trio and protobuf instead of 140 ms.
 So the first use unpacks the archive into a directory named by its contents' hash and compiles it there. From then on
 the archive's first lines, a shell script, start Python in that directory without even opening the archive.
 
-What is in the directory runs as root, therefore: no other user may be able to write to it or to any directory above it,
-or it is not used; it appears by one rename, complete and on disk, or not at all; two first uses at once do the work
+The code in the directory runs as root. Therefore the directory is not used if another user can write to it or to a
+parent directory; it appears by a rename, complete and on disk, or not at all; and two first uses at once do the work
 once. Where it cannot be made (no root, no space, a read-only disk), everything still runs straight from the archive.
 Old builds' directories are left alone, since running shims import from them: uninstalling removes them. Another version
 of Python uses the same directory and adds its compiled files as it imports, as it does everywhere.
@@ -42,7 +42,7 @@ class UnpackError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """`zeropod unpack`: prints the directory and returns 0, or says what is in the way and returns 1."""
+    """`zeropod unpack`: print the directory and return 0, or print what is in the way and return 1."""
     if arguments:
         sys.stderr.write(f"zeropod unpack: takes no arguments, got {' '.join(arguments)!r}\n")
         return 2
@@ -61,9 +61,10 @@ def main(arguments: list[str]) -> int:
 
 
 def continue_unpacked(archive: str) -> None:
-    """Goes on with the same arguments in the unpacked directory; returns only where that is impossible.
+    """Continue with the same arguments in the unpacked directory; return only if that is impossible.
 
-    Says nothing then: containerd takes a shim's stderr for a part of its answer. `zeropod unpack` tells the reason.
+    Prints nothing then, because containerd reads a shim's stderr as part of its response; `zeropod unpack` tells the
+    reason.
     """
     if build_info.TREE is None:
         return
@@ -75,9 +76,10 @@ def continue_unpacked(archive: str) -> None:
 
 
 def unpack(archive: str, tree: str) -> None:
-    """Makes `tree` hold the contents of `archive`, compiled for this Python, unless it is there already.
+    """Make `tree` hold the contents of `archive`, compiled for this Python, unless it does already.
 
-    Raises UnpackError where others could write to it or when another process takes too long over it; OSError otherwise.
+    Raises UnpackError if other users could write to it, or if another process takes too long over it; OSError
+    otherwise.
     """
     if not os.path.isdir(tree):
         library = os.path.dirname(tree)
@@ -92,7 +94,7 @@ def unpack(archive: str, tree: str) -> None:
 
 
 def _unpack_anew(archive: str, tree: str, library: str) -> None:
-    # They are made under the lock alone, so whatever is there was left by a process that died.
+    # They are only made under the lock, so existing ones are left from a process that died.
     for name in os.listdir(library):
         if name.startswith(".new-"):
             shutil.rmtree(f"{library}/{name}", ignore_errors=True)

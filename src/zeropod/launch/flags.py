@@ -1,10 +1,10 @@
-"""The shim binary as containerd calls it: flags first, then what to do.
+"""containerd's command line of the shim binary: flags first, then an action.
 
     containerd-shim-zeropod-v2 -namespace NS -address SOCKET -publish-binary PATH -id ID [-bundle DIR] [-debug] start
     containerd-shim-zeropod-v2 … delete
     containerd-shim-zeropod-v2 -info | -v
 
-containerd waits for `start`, so each action is a module of its own and only that one is imported.
+containerd waits for `start`, so each action is a module of its own, and only that one is imported.
 """
 
 import sys
@@ -16,15 +16,15 @@ ACTIONS = {
     "serve": "zeropod.shim.serve",
     "zygote": "zeropod.zygote.server",
 }
-"""Each module's `main(flags) -> status` is the action."""
+"""For each action, the module whose `main(flags) -> status` carries it out."""
 
 _WITH_VALUE = ("namespace", "address", "publish-binary", "id", "bundle", "socket")
 
 
 class Flags:
-    """What containerd passed, and the arguments as they came."""
+    """containerd's flags, and the unparsed arguments."""
 
-    # No dataclass: importing that takes longer than all that `start` does.
+    # Not a dataclass: importing that takes longer than all of `start`.
     __slots__ = ("address", "arguments", "bundle", "debug", "id", "namespace", "publish_binary")
 
     def __init__(
@@ -53,7 +53,7 @@ class UsageError(Exception):
 
 
 def parse(arguments: list[str]) -> tuple[str, Flags]:
-    """The action and its flags, in the syntax of Go's flag package. Raises UsageError."""
+    """Return the action and its flags, in the syntax of Go's flag package. Raises UsageError."""
     values: dict[str, str] = {}
     switches: set[str] = set()
     rest = iter(arguments)

@@ -1,7 +1,7 @@
-"""The shim's own log: lines in containerd's format into the fifo that containerd reads, and never a wait for it.
+"""The shim's log: lines in containerd's format, written to the fifo that containerd reads, without ever waiting for it.
 
-The fifo is opened for reading and writing, so that it survives a containerd that restarts. When it is full, since it
-is not read, lines are counted instead of kept, and the count is the first thing said once there is room again.
+The fifo is opened for reading and writing, so that it survives a restart of containerd. While it is full because
+nothing reads it, lines are dropped and counted, and the count is logged as soon as there is room again.
 """
 
 import logging
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 
 class ContainerdFormatter(logging.Formatter):
-    """logrus' text format, which containerd and everything that reads its log expects."""
+    """logrus' text format, which containerd and readers of its log expect."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
@@ -56,7 +56,7 @@ class FifoHandler(logging.Handler):
         super().close()
 
     def _write(self, line: str) -> bool:
-        # Up to PIPE_BUF a write is whole or not at all.
+        # Up to PIPE_BUF bytes, a write is complete or fails.
         try:
             os.write(self._fd, line.encode(errors="replace")[:4000] + b"\n")
         except BlockingIOError:
@@ -66,7 +66,7 @@ class FifoHandler(logging.Handler):
 
 @contextmanager
 def configured(path: str) -> Iterator[None]:
-    """Sends all logging to the fifo inside the block. Raises OSError."""
+    """Send all logging to the fifo inside the block. Raises OSError."""
     handler = configure(path, debug=False)
     try:
         yield
@@ -76,7 +76,8 @@ def configured(path: str) -> Iterator[None]:
 
 
 def configure(path: str, *, debug: bool) -> logging.Handler:
-    """Sends all logging to the fifo; containerd made it in the bundle of the shim's first container. Raises OSError."""
+    """Send all logging to the fifo, which containerd has made in the bundle of the shim's first container. Raises
+    OSError."""
     handler = FifoHandler(path)
     handler.setFormatter(ContainerdFormatter())
     root = logging.getLogger()

@@ -1,10 +1,10 @@
-"""`start`: gives containerd the address of the pod's shim, starting that shim if it is not there yet.
+"""`start`: print the address of the pod's shim for containerd, starting the shim if there is none yet.
 
-containerd waits for it at every container: it binds the socket, hands it to the process that will serve, a fork of the
-zygote wherever possible, and answers. The kernel queues containerd's first request until that process is up.
+containerd waits for it at every container. It binds the socket, hands it to the process that will serve, a fork of the
+zygote if possible, and prints the address. The kernel queues containerd's first request until that process is ready.
 
-What every `start` needs are modules that are built into the interpreter: the pure ones of the standard library, such as
-os, json and socket, would take twice as long to import as all else does. What happens once imports what it needs.
+Modules needed on every call are built into the interpreter: importing pure ones of the standard library, such as os,
+json and socket, would take twice as long as everything else. Rare paths import what they need.
 """
 
 import errno
@@ -19,32 +19,32 @@ from zeropod.launch.zygote_client import read
 
 try:
     from _blake2 import blake2s
-except ImportError:  # a Python that has hashes from OpenSSL alone
+except ImportError:  # a Python whose hashes all come from OpenSSL
     from hashlib import blake2s
 
-TYPE_CHECKING = False  # as type checkers know it, without the import of typing
+TYPE_CHECKING = False  # the name that type checkers know, without importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
 SOCKETS = "/run/containerd/s"
-"""Where containerd's shims have their sockets (its `shim.SocketAddress`)."""
+"""The directory of containerd's shim sockets (its `shim.SocketAddress`)."""
 
 SOCKET_FD = 3
-"""The descriptor at which `serve` finds its listening socket."""
+"""The descriptor number of the listening socket in `serve`."""
 
 GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
-"""Annotations whose value is shared by the containers of one shim, the first one that is there."""
+"""Annotations whose value is shared by the containers of one shim; the first that is present counts."""
 
 PROTOCOLS = "/run/zeropod"
-"""Where the protocol that each containerd of the node takes is remembered."""
+"""The file that records the protocol of each containerd on the node."""
 
 OLD_PROTOCOL, NEW_PROTOCOL = 2, 3
-"""What containerd 1.7 takes, and 2.x. Neither says so: both set MAX_SHIM_VERSION to 2."""
+"""The protocols of containerd 1.7 and 2.x, which cannot be told apart otherwise: both set MAX_SHIM_VERSION to 2."""
 
 
 def main(flags: Flags) -> int:
-    """Runs in the bundle's directory; prints the bootstrap parameters. Returns 1 with the reason on stderr."""
+    """Run in the bundle's directory, and print the bootstrap parameters. Returns 1 with the reason on stderr."""
     try:
         address = start(flags, lambda listener: _serve(listener, flags))
     except (OSError, ValueError) as error:
@@ -55,14 +55,14 @@ def main(flags: Flags) -> int:
 
 
 def answer(address: str, protocol: int) -> str:
-    """The bootstrap parameters: JSON, in which nothing needs quoting."""
+    """Return the bootstrap parameters as JSON; no value needs quoting."""
     return f'{{"version": {protocol}, "address": "{address}", "protocol": "ttrpc"}}'
 
 
 def protocol(containerd: str) -> int:
-    """Return the newest protocol that this containerd takes; when in doubt the old one, which all of them do.
+    """Return the newest protocol that this containerd supports; if unknown the old one, which all support.
 
-    Asking it takes some 40 ms, so the answer is kept, under what tells this very binary from its next version.
+    Querying the version takes some 40 ms, so the result is recorded, by a key that identifies this very binary.
     """
     try:
         known = _note(containerd)
@@ -97,9 +97,10 @@ def _version(containerd: str) -> int:
 
 
 def start(flags: Flags, serve: "Callable[[int], object]") -> str:
-    """The address of a shim that serves, or will when it is up. Raises OSError, ValueError for a bad config.json.
+    """Return the address of a shim that serves, or will when it is up. Raises OSError, ValueError for an invalid
+    config.json.
 
-    `serve`: brings one up that serves this listening socket, unless there is one.
+    `serve` starts one that serves this listening socket, if there is none.
     """
     path = socket_path(flags, group(flags.id))
     listener = socket(AF_UNIX, SOCK_STREAM)
@@ -119,19 +120,19 @@ def start(flags: Flags, serve: "Callable[[int], object]") -> str:
 
 
 def group(id: str, bundle: str = ".") -> str:
-    """Return the shim that the container with this bundle belongs to. Raises OSError, ValueError for no JSON."""
+    """Return the shim's group for the container with this bundle. Raises OSError, ValueError for invalid JSON."""
     with open(f"{bundle}/config.json", encoding="utf-8") as file:
         config = _parsed(file.read())
     return group_of(id, config.get("annotations") or {})
 
 
 def _parsed(text: str) -> "dict[str, Any]":
-    """A JSON document, by the parser that the json module has in C, without that module. Raises ValueError."""
+    """Return a JSON document, parsed by the json module's C parser without importing that module. Raises ValueError."""
     try:
         from _json import make_scanner
 
         scan = make_scanner(_Scanning)  # type: ignore[arg-type]
-    except (ImportError, AttributeError, TypeError):  # another Python than those that are known
+    except (ImportError, AttributeError, TypeError):  # a newer Python than the known ones
         from json import loads as scan_all
 
         config = scan_all(text)
@@ -146,7 +147,7 @@ def _parsed(text: str) -> "dict[str, Any]":
 
 
 class _Scanning:
-    """How the parser is to read, as json.JSONDecoder says by default."""
+    """The parser's settings, with the defaults of json.JSONDecoder."""
 
     strict = True
     object_hook = object_pairs_hook = None
@@ -155,7 +156,7 @@ class _Scanning:
 
 
 def group_of(id: str, annotations: "Mapping[str, str]") -> str:
-    """Return the shim that a container with these annotations belongs to."""
+    """Return the shim's group for a container with these annotations."""
     return next((annotations[key] for key in GROUPS if annotations.get(key)), id)
 
 
@@ -166,7 +167,7 @@ def socket_path(flags: Flags, group: str) -> str:
 
 
 def _bind(listener: socket, path: str) -> bool:
-    """Binds and listens; False when another shim of the group listens there already."""
+    """Bind and listen; return False if another shim of the group listens there already."""
     _make(SOCKETS, 0o711)
     for attempt in range(2):
         try:
@@ -177,7 +178,7 @@ def _bind(listener: socket, path: str) -> bool:
                 raise
             if answers(path):
                 return False
-            posix.unlink(path)  # a shim that was killed left it
+            posix.unlink(path)  # left by a shim that was killed
     return True
 
 
@@ -193,7 +194,7 @@ def _make(directory: str, mode: int) -> None:
 
 
 def answers(path: str) -> bool:
-    """Whether a shim listens there."""
+    """Return whether a shim listens there."""
     probe = socket(AF_UNIX, SOCK_STREAM)
     try:
         probe.connect(path)
@@ -205,9 +206,9 @@ def answers(path: str) -> bool:
 
 
 def _serve(listener: int, flags: Flags) -> None:
-    """Leave a process behind that serves this socket. Raises OSError."""
+    """Start a process that serves this socket. Raises OSError."""
     oom_score = zygote_client.oom_score(posix.getppid())
-    if build_info.TREE is None:  # a checkout, where what a zygote has imported may be of yesterday
+    if build_info.TREE is None:  # a checkout: a zygote may have imported older code
         _spawn(listener, flags, "serve", oom_score)
         return
     arguments = [word.encode(errors="surrogateescape") for word in (sys.argv[0], *flags.arguments)]
@@ -220,11 +221,11 @@ def _serve(listener: int, flags: Flags) -> None:
 
 
 def _spawn(listener: int, flags: Flags, action: str, oom_score: int) -> None:
-    """Start another action with the socket, in a process group of its own, as this very program was started."""
+    """Start another action of this program with the socket, in a process group of its own."""
     own = list(flags.arguments)
     program = sys.orig_argv[: len(sys.orig_argv) - len(own)]
     arguments = [*program, *(own[: own.index("start")] if action == "serve" else ()), action]
-    # First out of the way of the numbers that it is to be duplicated to.
+    # First out of the way of the numbers to which they are duplicated.
     handed = posix.dup(listener)
     actions = [
         (posix.POSIX_SPAWN_OPEN, 0, "/dev/null", posix.O_RDONLY, 0),
@@ -246,7 +247,7 @@ def _spawn(listener: int, flags: Flags, action: str, oom_score: int) -> None:
 
 
 def _say(text: str) -> None:
-    """One line for containerd's log."""
+    """Write one line to containerd's log."""
     import logging
 
     from zeropod.launch import logfile

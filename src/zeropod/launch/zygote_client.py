@@ -1,12 +1,12 @@
-"""How `start` has a shim made: by a zygote, a process that has imported all that a shim needs and forks into one.
+"""Have the zygote make a shim for `start`: the zygote has imported all that a shim needs, and forks into one.
 
 The memory of a Python with everything imported, and the time that importing takes, are spent once for all shims that a
 containerd starts. The first `start` binds the zygote's socket and starts it: others may connect before it is up.
 `start` sends the shim's listening socket and what a program inherits from its parent, and receives the shim's pid.
 
-Whatever goes wrong, it is known which process serves the socket: a shim answers before it serves, and one that cannot
-deliver its answer, since the `start` that has asked has given up or is dead, ends. So without an answer it is
-safe to start the shim as a program of its own.
+After any failure it is clear which process serves the socket: a shim responds before it serves, and ends if it cannot
+deliver its response because `start` has given up or died. So without a response it is safe to start the shim as a
+program of its own.
 
 `start` imports this, so it needs the interpreter's built-in modules alone.
 """
@@ -20,43 +20,44 @@ from zeropod.boot.permissions import exposure
 
 try:
     from _blake2 import blake2s
-except ImportError:  # a Python that has hashes from OpenSSL alone
+except ImportError:  # a Python whose hashes all come from OpenSSL
     from hashlib import blake2s
 
-TYPE_CHECKING = False  # as type checkers know it, without the import of typing
+TYPE_CHECKING = False  # the name that type checkers know, without importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 DIRECTORY = "/run/zeropod/zygotes"
-"""Holds a socket for each zygote, and the lock under which one begins or ends. Open to root alone."""
+"""The directory of the zygotes' sockets, and of the lock under which one begins or ends. Accessible only to root."""
 
 BACKLOG = 4096
 """Connections that wait while a process comes up; the kernel takes the smaller of this and net.core.somaxconn."""
 
 ANSWER = 30.0
-"""Seconds to wait for the answer; the first one takes as long as the zygote needs to import and to prepare itself."""
+"""Seconds to wait for the response; the first one takes as long as the zygote's imports and preparation."""
 
 ATTEMPTS = 3
-"""A zygote may be about to end, with its last shim, or be killed, when it is asked; then another one begins."""
+"""Attempts: a zygote may be about to end with its last shim, or may be killed, when it is asked; then another one is
+started."""
 
 WORDS = 1000
-"""Bytes of an answer: a pid, or why no shim was started."""
+"""Most bytes of a response: a pid, or why no shim was started."""
 
 PAUSE = 0.01
-"""Seconds before the next attempt, or the next look whether the lock is free, which is held for some milliseconds."""
+"""Seconds before the next attempt, or the next check of the lock, which is held for some milliseconds."""
 
 LOCK_LOOKS = 200
 
 _STATUS = (b"Umask", b"Uid", b"Gid", b"Groups", b"Cap", b"NoNewPrivs", b"Seccomp")
-"""The lines of /proc/self/status that tell what a child inherits."""
+"""The lines of /proc/self/status with what a child inherits."""
 
 
 class ZygoteError(Exception):
-    """No zygote has made this shim, and none will; says why."""
+    """No zygote has made this shim, and none will; the text says why."""
 
 
 class Order:
-    """A shim as it is asked for: what a program would have inherited from `start`, had it started one."""
+    """An order for a shim: all that a program started by `start` would have inherited."""
 
     __slots__ = ("arguments", "directory", "environment", "oom_score")
 
@@ -68,11 +69,11 @@ class Order:
         self.directory = directory
         """The bundle of its first container."""
         self.arguments = arguments
-        """The program's name and what containerd has passed to it."""
+        """The program's name and containerd's arguments."""
         self.environment = environment
 
     def encode(self) -> bytes:
-        # Nothing in it can hold a zero, as the kernel has it.
+        # None of the texts can contain a zero byte, by the kernel's rules.
         variables = [name + b"=" + value for name, value in self.environment.items()]
         counted = [b"%d" % self.oom_score, self.directory, b"%d" % len(self.arguments)]
         return b"\0".join([*counted, *self.arguments, *variables])
@@ -87,10 +88,10 @@ class Order:
 
 
 def place(build: str) -> str:
-    """Return the path of the socket of the zygote for this build of zeropod, this Python, and a parent like ours.
+    """Return the socket path of the zygote for this build of zeropod, this Python, and a parent like this process's.
 
-    A fork of it must inherit what a child of ours would: so there is another one for a containerd that is
-    confined otherwise, or was started anew with other limits. Raises OSError.
+    Its forks must inherit the same as a child of this process: so there is another zygote for a containerd that is
+    confined differently, or was restarted with other limits. Raises OSError.
     """
     process = "/proc/self"
     about = [build.encode(), sys.executable.encode(), sys.version.encode()]
@@ -110,7 +111,8 @@ def _label(process: str) -> bytes:
 
 
 def oom_score(parent: int) -> int:
-    """Return one more than containerd's own, as all shims have: containers go first, then shims (1000 is the most)."""
+    """Return containerd's oom_score_adj plus one (1000 at most), as for all shims: the OOM killer takes containers
+    first, then shims."""
     try:
         return min(int(read(f"/proc/{parent}/oom_score_adj")) + 1, 1000)
     except FileNotFoundError:
@@ -129,8 +131,7 @@ def read(path: str) -> bytes:
 def ask(build: str, listener: int, order: Order, begin: "Callable[[int], object]") -> int:
     """Return the pid of a shim that serves `listener`, or will in a moment. Raises ZygoteError.
 
-    `build`: what tells this build of zeropod from others.
-    `begin`: starts a zygote with this listening socket. Raises OSError.
+    `build` identifies this build of zeropod. `begin` starts a zygote with this listening socket. Raises OSError.
     """
     try:
         _make(DIRECTORY)
@@ -185,7 +186,7 @@ def _begin(path: str, begin: "Callable[[int], object]") -> socket:
     try:
         if connection := connect(path):
             return connection
-        _remove(path)  # one that was killed has left it
+        _remove(path)  # left by one that was killed
         bind(listener, path)
         try:
             begin(listener.fileno())
@@ -202,7 +203,7 @@ def _begin(path: str, begin: "Callable[[int], object]") -> socket:
 
 
 def bind(listener: socket, path: str) -> None:
-    """Bind and listen; the socket is never open to others, not for an instant. Raises OSError."""
+    """Bind and listen; the socket is never accessible to other users, not even for an instant. Raises OSError."""
     previous = posix.umask(0o177)
     try:
         listener.bind(path)
@@ -219,7 +220,7 @@ def _remove(path: str) -> None:
 
 
 def locked() -> int | None:
-    """Return the lock, held until this descriptor is closed; None if another process keeps it. Raises OSError."""
+    """Return the lock, held until this descriptor is closed; None if another process holds it. Raises OSError."""
     descriptor = posix.open(f"{DIRECTORY}/lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
     for _ in range(LOCK_LOOKS):
         try:
@@ -233,7 +234,7 @@ def locked() -> int | None:
 
 
 def _answer(connection: socket, listener: int, message: bytes) -> bytes:
-    """Nothing if it has ended instead. Raises ZygoteError when it is there but does not answer."""
+    """Return the response; empty if the zygote has ended instead. Raises ZygoteError if it does not respond."""
     try:
         connection.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, listener.to_bytes(4, sys.byteorder))])
         return connection.recv(WORDS)
@@ -241,7 +242,7 @@ def _answer(connection: socket, listener: int, message: bytes) -> bytes:
         pass
     except (BrokenPipeError, ConnectionResetError):
         return b""
-    # From here on it cannot send anything any more; what it has sent before is still there.
+    # From here on it cannot send any more; data that it sent before is still there.
     connection.shutdown(SHUT_RDWR)
     try:
         if answer := connection.recv(WORDS, MSG_DONTWAIT):

@@ -26,11 +26,11 @@ class NodeConfig:
     min_free_bytes: int = MIN_FREE_BYTES
     """Bytes that must stay free on their file system."""
     defaults: Mapping[str, str] = field(default_factory=dict)
-    """What an annotation is that a pod does not have, by its name without the prefix; not yet looked at."""
+    """Default values of annotations by their names without the prefix; not yet validated."""
 
 
 DEFAULTS = "defaults"
-"""The table of the file that has those."""
+"""The table of these in the file."""
 
 KEYS: Mapping[str, Callable[[str], int]] = {"max-checkpoint-bytes": quantity, "min-free-bytes": quantity}
 

@@ -16,8 +16,8 @@ QUICK = 60.0
 
 
 _CONTAINERDS = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
-"""Variables that systemd sets for containerd alone. Because of the first, runc would make a socket for each container
-and wait for the container to report readiness there (sd_notify(3))."""
+"""Variables that systemd sets for containerd itself. Because of the first, runc would create a socket for each
+container and wait there for its readiness (sd_notify(3))."""
 
 
 def environment() -> dict[str, str]:

@@ -1,12 +1,12 @@
-"""Keeps the memory that forks share shared: what the interpreter would write to it without need.
+"""Prevent needless writes of the interpreter to memory that forks share.
 
-A page of memory, 4 KiB, is a fork's own from the first byte on that it writes there. A Python program writes nearly
-everywhere: it counts references to objects that it only looks at, and puts new objects into the gaps between old ones.
-Against the first, all objects become immortal, as None is since Python 3.12 (PEP 683), and their references are not
-counted. Against the second the gaps are filled. `kernel.huge_pages` keeps the kernel from undoing both.
+A page of memory, 4 KiB, belongs to a fork alone from the first byte that it writes there. A Python program writes
+nearly everywhere: it counts references to objects that it only reads, and puts new objects into gaps between old ones.
+Against the first, all objects become immortal, as None is since Python 3.12 (PEP 683), so that their references are not
+counted. Against the second, the gaps are filled. `kernel.huge_pages` keeps the kernel from undoing both.
 
-What is here knows CPython and glibc from the inside. Where it does not find what it knows, it raises, and changes
-nothing; then a fork takes some megabytes more.
+This module relies on internals of CPython and glibc. If they are not as expected, it raises and changes nothing; a fork
+then takes some megabytes more.
 """
 
 import ctypes
@@ -15,86 +15,83 @@ import sys
 from types import CodeType, FrameType
 
 _SMALL = 512
-"""Bytes up to which CPython allocates by itself, in classes of 16; more comes from malloc."""
+"""Bytes up to which CPython itself allocates, in size classes of 16; larger ones come from malloc."""
 
 _STEP = 16
 _POOL = 1 << 14
-"""Bytes of a pool, which holds blocks of one class."""
+"""Bytes of a pool, which holds blocks of one size class."""
 
 _POOL_HEAD = 48
-"""Where its first block lies."""
+"""Offset of a pool's first block."""
 
 _MOST = 1 << 16
-"""Fillers for one size, in case that they never come to an end."""
+"""Most fillers of one size, in case that they never end."""
 
 _HEAP = (4096, 2048, *range(1040, 31, -16))
-"""Sizes of the chunks with which the gaps of malloc's heap are filled, the largest first: where it keeps some of a size
-at hand, up to 1040 bytes (tcache), nothing else takes them."""
+"""Sizes of the chunks with which the gaps of malloc's heap are filled, the largest first. For sizes up to 1040 bytes,
+malloc keeps some free chunks (tcache) that no other size uses."""
 
 _WIDE = 1 << 14
-"""Bytes of a gap that is left as it is: most of its pages are free, and go back to the kernel."""
+"""Bytes of a gap that is not filled: most of its pages are free, and go back to the kernel."""
 
 _CHUNK_HEAD = 8
-"""Bytes of a chunk that malloc uses itself."""
+"""Bytes of a chunk that malloc itself uses."""
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Options of mallopt(3)."""
 
 _LARGE = 1 << 16
-"""Bytes that malloc gives back to the kernel at once. Set, it stays; by itself it would grow to what was freed last."""
+"""Bytes from which malloc returns memory to the kernel at once. Once set it stays; otherwise malloc raises it to the
+largest freed size."""
 
 _ROOM = 33
-"""Bytes of a bytes object beside its content."""
+"""Bytes of a bytes object besides its content."""
 
 _IMMORTAL = {(3, 12): 0xFFFFFFFF, (3, 13): 0xFFFFFFFF, (3, 14): 1 << 48 | 0xC0000000 + (1 << 20)}
 """By version of CPython, the first word of an immortal object on the heap: `_Py_SetImmortalUntracked` in its object.c.
-
-3.14 may yet give up some references that it took before, without another look.
-"""
+3.14 may still drop some references that it took before, without checking again."""
 
 _LEAST = 0x80000000
-"""Counts from here on are immortal in all of them."""
+"""Counts from this one on are immortal in all versions."""
 
 _libc = ctypes.CDLL(None)
 _libc.sbrk.restype = _libc.malloc.restype = ctypes.c_void_p
 _libc.free.argtypes = [ctypes.c_void_p]
 
 _ROW = 8
-"""Blocks of a pool that come one after the other only while it is new."""
+"""Blocks of a pool that are consecutive only in a new pool."""
 
 _fillers: list[object] = []
 
 
 class UnknownInterpreterError(Exception):
-    """This is not a CPython, or not a libc, whose internals are known here; says which."""
+    """The internals of this CPython or libc are not known; the text says which."""
 
 
 def immortalize() -> None:
     """Make all objects immortal. Raises UnknownInterpreterError.
 
-    The garbage collector forgets an immortal object when it meets it, which is all the better.
+    The garbage collector stops tracking an immortal object that it meets, which saves further writes.
     """
     gc.collect()
     _immortalize(immortal_count())
 
 
 def give_back() -> None:
-    """Have malloc return what is freed, here and in all forks: what a dump has taken, say.
-
-    Raises UnknownInterpreterError.
-    """
+    """Make malloc return freed memory to the kernel, here and in all forks, such as that of a dump. Raises
+    UnknownInterpreterError."""
     for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
         if not _libc.mallopt(option, _LARGE):
             raise UnknownInterpreterError(f"this libc has no option {option} of mallopt")
 
 
 def _count(thing: object) -> "ctypes.c_uint64":
-    """Return its count of references, with what else the interpreter keeps in the same word."""
+    """Return the word with an object's reference count, and what else the interpreter keeps there."""
     return ctypes.c_uint64.from_address(id(thing))
 
 
 def immortal_count() -> int:
-    """Return the count of an immortal object, tried on one of its own. Raises UnknownInterpreterError."""
+    """Return the reference count of an immortal object, verified on a new one. Raises UnknownInterpreterError."""
     known = _IMMORTAL if sys.implementation.name == "cpython" else {}
     if (count := known.get(sys.version_info[:2])) is None:
         version = f"{sys.implementation.name} {sys.version.split()[0]}"
@@ -113,12 +110,12 @@ def immortal_count() -> int:
 
 def _immortalize(count: int) -> None:
     word_at = ctypes.c_uint64.from_address
-    found = gc.get_objects()  # first of all, so that nothing of this search is among what it finds
+    found = gc.get_objects()  # first, so that objects of this search are not among the found ones
     while found:
         new = []
         for thing in found:
             word = word_at(id(thing))
-            # A frame is what runs right now, and holds what this search is made of.
+            # A frame is running code, and holds the objects of this search.
             if word.value & 0xFFFFFFFF < _LEAST and type(thing) is not FrameType:
                 word.value = count
                 new.append(thing)
@@ -130,14 +127,14 @@ def _immortalize(count: int) -> None:
 def _referents(things: list[object]) -> list[object]:
     found = gc.get_referents(*things)
     for thing in things:
-        if type(thing) is CodeType:  # which does not tell the collector what it holds
+        if type(thing) is CodeType:  # which does not tell the collector what it refers to
             found += (thing.co_consts, thing.co_names, thing.co_name, thing.co_qualname, thing.co_filename)
             found += (thing.co_linetable, thing.co_exceptiontable)
     return found
 
 
 def fill_gaps() -> None:
-    """Fill the gaps between objects: what is allocated from now on lies in memory that was not in use before."""
+    """Fill the gaps between objects, so that new allocations use memory that was not in use before."""
     for size in range(_STEP, _SMALL + 1, _STEP):
         _fill_pools(size)
     wide = _fill_heap(_WIDE, int(_libc.sbrk(0)))
@@ -150,7 +147,7 @@ def fill_gaps() -> None:
 
 
 def _fill_heap(size: int, end: int) -> list[int]:
-    """Takes chunks of so many bytes until one lies beyond; returns their addresses."""
+    """Allocate chunks of this size until one is beyond the heap's end; return their addresses."""
     chunks: list[int] = []
     while len(chunks) < _MOST:
         chunks.append(int(_libc.malloc(size - _CHUNK_HEAD)))
@@ -160,7 +157,7 @@ def _fill_heap(size: int, end: int) -> list[int]:
 
 
 def _fill_pools(size: int) -> None:
-    """Until a pool is new. One with gaps may well begin with its first block, but then jumps to the next gap."""
+    """Allocate until a pool is new. A pool with gaps may begin with its first block, but then jumps to the next gap."""
     row, following = 0, 0
     for number in range(_MOST):
         filler = _filler(size, number)
@@ -172,7 +169,7 @@ def _fill_pools(size: int) -> None:
 
 
 def _filler(size: int, number: int) -> object:
-    """A new object of `size` bytes, a multiple of 16, that the garbage collector does not know."""
+    """Return a new object of `size` bytes, a multiple of 16, that the garbage collector does not track."""
     match size:
         case 16:
             return object()

@@ -1,6 +1,6 @@
-"""The idle fork: a fork of the zygote that waits for an order, says that it takes it, and is a shim from then on.
+"""The idle fork: a fork of the zygote that waits for an order, acknowledges it, and then is the shim.
 
-An order comes over the zygote's socket, from a `start` that has bound the shim's own.
+An order arrives over the zygote's socket, from a `start` that has bound the shim's own.
 """
 
 import gc
@@ -22,29 +22,30 @@ ORDER = 10
 """Seconds for a client that has connected to send its order."""
 
 COLLECT = 1_000
-"""New objects after which a shim looks for garbage: after two or three sleeps. With ten times as many it would keep a
-megabyte of it."""
+"""New objects after which a shim collects garbage: after two or three sleeps. With ten times as many it would keep a
+megabyte of garbage."""
 
 MESSAGE = 1 << 20
-"""Bytes that an order may have: the kernel takes much less as one message."""
+"""Most bytes of an order; the kernel accepts much less as one message."""
 
 Shim = tuple[Flags, socket.socket]
-"""What an idle fork has become: what containerd has passed, and the socket to serve at."""
+"""An idle fork that became a shim: containerd's flags, and the socket to serve at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Descriptors that an idle fork has from the zygote."""
+    """Descriptors that an idle fork gets from the zygote."""
 
     listener: socket.socket
     taken: int
     shims: int
-    """The read end, of which a shim makes its own write end: the zygote keeps none."""
+    """The read end, of which a shim opens its own write end; the zygote keeps none."""
     zygote: int
 
 
 def wait(ends: Ends) -> int:
-    """Returns the exit status when it has been a shim, or the zygote is gone. Raises OSError if it cannot be a shim."""
+    """Wait for an order. Return the exit status after a life as a shim, or when the zygote is gone. Raises OSError if
+    it cannot become a shim."""
     os.setsid()
     poll = select.poll()
     poll.register(ends.listener, select.POLLIN)
@@ -57,7 +58,7 @@ def wait(ends: Ends) -> int:
 
 
 def _connected(ends: Ends) -> Shim | None:
-    """Returns None if the client has asked for nothing. Raises OSError, ValueError, UsageError."""
+    """Return None if the client has sent no order. Raises OSError, ValueError, UsageError."""
     connection, _ = ends.listener.accept()
     with closing(connection):
         if (received := _receive(connection)) is None:
@@ -66,8 +67,8 @@ def _connected(ends: Ends) -> Shim | None:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, int] | None:
-    """Returns an order and the socket that comes with it; None if the client sends none, or has no right to."""
-    # Other users cannot get here, unless the directory's mode was changed.
+    """Return an order and its socket; None if the client sends none, or has no right to."""
+    # Other users have no access to the socket, unless the directory's mode was changed.
     _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if uid != os.geteuid():
         return None
@@ -80,7 +81,8 @@ def _receive(connection: socket.socket) -> tuple[bytes, int] | None:
 
 
 def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int) -> Shim:
-    """Makes this process a shim, and says so before it serves; raises after having said why it cannot be one."""
+    """Make this process a shim, and acknowledge the order before it serves. If that fails, report the reason to the
+    client and raise."""
     with leaving(ends):
         try:
             listener = socket.socket(fileno=descriptor)
@@ -89,7 +91,7 @@ def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int
         except (OSError, ValueError, UsageError) as error:
             connection.send(f"the order cannot be followed: {error}".encode()[:WORDS])
             raise
-        # Nothing more than that before the answer, for which containerd waits.
+        # As little as possible before the response, for which containerd waits.
         connection.send(b"%d" % os.getpid())
         settle(order)
         return flags, listener
@@ -97,37 +99,39 @@ def _take(connection: socket.socket, ends: Ends, message: bytes, descriptor: int
 
 @contextmanager
 def leaving(ends: Ends) -> Iterator[None]:
-    """While it becomes a shim. Only afterwards the zygote makes the next idle fork, which would compete for the CPU."""
-    os.open(f"/proc/self/fd/{ends.shims}", os.O_WRONLY | os.O_CLOEXEC)  # and stays so for life
+    """Become a shim inside the block. The zygote makes the next idle fork only afterwards, because it would compete for
+    the CPU."""
+    os.open(f"/proc/self/fd/{ends.shims}", os.O_WRONLY | os.O_CLOEXEC)  # and stays so for its life
     ends.listener.close()
     try:
         yield
     finally:
-        with suppress(BrokenPipeError):  # the zygote is dead: the shim is there all the same
+        with suppress(BrokenPipeError):  # the zygote is dead; the shim is not affected
             os.write(ends.taken, b"1")
         for inherited in (ends.taken, ends.shims, ends.zygote):
             os.close(inherited)
 
 
 def enter(order: Order) -> Flags:
-    """Goes to the bundle, and returns what containerd has passed. Raises OSError, UsageError."""
+    """Change to the bundle's directory, and return containerd's flags. Raises OSError, UsageError."""
     os.chdir(order.directory)
     _, flags = parse([os.fsdecode(word) for word in order.arguments[1:]])
     return flags
 
 
 def become(order: Order) -> None:
-    """Makes this process, in its bundle, what `start` would have started."""
+    """Turn this process, in its bundle, into what `start` would have started."""
     os.environb.clear()
     os.environb.update(order.environment)
     sys.argv[:] = map(os.fsdecode, order.arguments)
 
 
 def settle(order: Order) -> None:
-    """Does the rest of it, without which a shim can serve."""
+    """Complete the setup; a shim can serve without these steps."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) != order.oom_score:
             file.write(str(order.oom_score))
-    with suppress(OSError):  # it keeps the zygote's words; the zygote has told that the kernel does not allow it
+    # it keeps the zygote's title; the zygote has logged that the kernel does not allow a change
+    with suppress(OSError):
         title.show(order.arguments)
     gc.set_threshold(COLLECT)

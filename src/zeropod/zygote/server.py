@@ -1,13 +1,13 @@
-"""The zygote's own process: has one idle fork ready for the next order, and ends soon after the last of its shims.
+"""The zygote process: keeps one idle fork ready for the next order, and ends soon after the last of its shims.
 
-It runs no event loop and does nothing between two orders. The idle fork takes an order, says so, and is a shim from
-then on; the zygote makes the next idle fork. Neither is a child of the zygote: it does not have to wait for their end,
-and a shim lives on when the zygote dies.
+It runs no event loop and does nothing between two orders. The idle fork takes an order, acknowledges it, and is a shim
+from then on; the zygote makes the next idle fork. Neither is a child of the zygote, which need not wait for their end;
+a shim lives on when the zygote dies.
 
-Three pipes tell which processes are there, by their ends alone. `taken`: the idle fork has the write end, and writes
-when it takes an order. `shims`: each shim has the write end; when none has it, the last one is gone, and if no other is
-asked for within `LINGER` seconds, the zygote ends: pods that are run one after the other all find it warm. `zygote`:
-the zygote has the write end; when it is gone, the idle fork ends, too.
+Three pipes show which processes exist, by their open ends. `taken`: the idle fork has the write end, and writes when it
+takes an order. `shims`: each shim has the write end; when the last one is gone and no order arrives within `LINGER`
+seconds, the zygote ends, so that pods run one after the other all find it ready. `zygote`: the zygote has the write
+end; when it is gone, the idle fork ends, too.
 """
 
 import os
@@ -25,10 +25,10 @@ from zeropod.zygote.idle_fork import Ends
 NAME = "zeropod-zygote"
 
 FIRST = 60.0
-"""Seconds for the first order to come: the `start` that began this process may have been killed before it could ask."""
+"""Seconds for the first order to arrive: the `start` that began this process may have been killed before sending it."""
 
 LINGER = 10.0
-"""Seconds for the next order to come when no shim is left."""
+"""Seconds for the next order to arrive when no shim is left."""
 
 
 def main(flags: Flags) -> int:
@@ -51,7 +51,7 @@ def main(flags: Flags) -> int:
 
 
 def run(listener: socket.socket) -> None:
-    """Has an idle fork ready until no shim is left for `LINGER`, or an idle fork dies. Raises OSError."""
+    """Keep an idle fork ready until no shim is left for `LINGER` seconds, or an idle fork dies. Raises OSError."""
     shims, writer = os.pipe()
     alive, own = os.pipe()
     patience: float | None = FIRST * 1000
@@ -71,14 +71,14 @@ def run(listener: socket.socket) -> None:
                 return
         finally:
             os.close(taken)
-        if writer >= 0:  # the first shim has one of its own by now
+        if writer >= 0:  # the first shim has its own by now
             os.close(writer)
             writer = -1
         patience = None
 
 
 def retire(path: str, own: int) -> None:
-    """Leaves no socket behind. A `start` that asks right now finds out, and begins another zygote."""
+    """Remove the socket. A `start` that connects right now notices, and begins another zygote."""
     try:
         lock = zygote_client.locked()
     except FileNotFoundError:
@@ -91,9 +91,9 @@ def retire(path: str, own: int) -> None:
 
 
 def _fork_off(ends: Ends, not_its: tuple[int, ...]) -> None:
-    """Leaves an idle fork behind, an orphan, which init reaps. Raises OSError."""
-    # For some seconds after the warm-up a worker thread of trio's waits for work. Forks do not have it, and trio, which
-    # is told of forks, does not count on it there.
+    """Make an idle fork, orphaned, so that init reaps it. Raises OSError."""
+    # After the warm-up a worker thread of trio's waits some seconds for work. Forks do not have it, and trio, which
+    # registers for forks, does not expect it there.
     pid = os.fork()
     if pid == 0:
         status = 1

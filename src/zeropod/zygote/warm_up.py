@@ -1,9 +1,10 @@
-"""A shim's life in small, played by the zygote before it has forks: a container is created, sleeps, wakes and ends.
+"""Simulate a shim's life in the zygote before it forks: a container is created, sleeps, wakes and ends.
 
-The interpreter rewrites code as it learns what that does (PEP 659), and makes many objects when they are first needed.
-What has happened once in the zygote is in the memory that its forks share, and need not happen in each of them. All of
-it is real except runc, for which a shell script stands in, and the container, which is a process in a network namespace
-of its own.
+The interpreter specializes code as it runs (PEP 659), and makes many objects when they are first needed. What has
+happened in the zygote is in the shared memory of its forks, and need not happen in each of them.
+
+Everything is real except runc, which is a shell script, and the container, which is a process in a network namespace of
+its own.
 """
 
 import json
@@ -38,13 +39,13 @@ from zeropod.shim.status import SERVICE as STATUS
 from zeropod.shim.status import StatusService
 
 ENOUGH = 10.0
-"""Seconds after which it is broken off: a `start` waits for it."""
+"""Seconds after which the simulation is cancelled: a `start` waits for it."""
 
 PAUSE, LOOKS = 0.01, 100
-"""Seconds between attempts to remove a cgroup, and how many there are: a killed process takes a moment to end."""
+"""Seconds between attempts to remove a cgroup, and their number: a killed process takes a moment to end."""
 
 NAMESPACE = "zeropod"
-"""Stands for containerd's namespace."""
+"""In place of containerd's namespace."""
 
 RUNC = """#!/bin/sh
 while [ $# -gt 0 ]; do
@@ -59,7 +60,7 @@ create) exec PYTHON -I -S container "$file" ;;
 kill) kill -9 "$(cat init.pid)" ;;
 esac
 """
-"""Instead of runc: knows two commands, and does nothing for others."""
+"""In place of runc: knows two commands, and does nothing for others."""
 
 CONTAINER = """
 import ctypes, json, os, signal, socket, sys
@@ -90,7 +91,7 @@ CONFIG = {
 
 
 def live() -> None:
-    """Play the life of one container. Leaves no process and no file behind. Raises whatever did not work."""
+    """Run the life of one container. Leaves no process and no file behind. Raises any failure."""
     name = f"zygote-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as bundle, _cgroups(name) as places:
         before = os.getcwd()
@@ -115,7 +116,7 @@ def live() -> None:
 
 @contextmanager
 def _cgroups(name: str) -> Iterator[list[Path]]:
-    """Cgroups that are empty, one in each hierarchy, below the zygote's own."""
+    """Make an empty cgroup in each hierarchy, below the zygote's own, and remove them at the end."""
     lines = [line.rstrip("/") for line in Path("/proc/self/cgroup").read_text().split()]
     below = "\n".join(f"{line}/{name}" for line in lines)
     made = []
@@ -130,7 +131,7 @@ def _cgroups(name: str) -> Iterator[list[Path]]:
 
 
 def _remove(cgroup: Path) -> None:
-    """Remove it. It is empty after a whole life; a process in it is of one that was broken off. Raises OSError."""
+    """Remove a cgroup. A process in it is left from a cancelled simulation. Raises OSError."""
     for _ in range(LOOKS):
         for pid in (cgroup / "cgroup.procs").read_text().split():
             with suppress(ProcessLookupError):
@@ -167,7 +168,7 @@ async def _live(bundle: Path, id: str) -> None:
 
 
 async def _ask(client: Client, bundle: Path, id: str) -> None:
-    """Send what containerd asks in a container's life, and two requests of zeropod's own, to sleep and to wake."""
+    """Send containerd's requests in a container's life, and zeropod's requests to sleep and to wake."""
     options = runc_options_pb2.Options(binary_name=str(bundle / "runc"), root=str(bundle / "state"))
 
     async def call(method: str, request: Message, response: type[Message] = Empty, service: str = NAMES[1]) -> None:

@@ -1,8 +1,8 @@
 """A client of the Kubernetes API for trio: requests with JSON, lists that are read piece by piece, and watches.
 
-Client libraries for this need asyncio, or more memory than the rest of the manager. This one knows no kinds: an object
-is its JSON, a path what the API's reference says. Every request has a deadline, a bound on its answer, and a rate limit
-before it. Nothing is tried again here, but for a kept connection that turns out to be closed.
+Existing client libraries need asyncio, or more memory than the rest of the manager. This one knows no kinds: an object
+is its JSON, a path is as in the API's reference. Every request has a timeout, a size limit for its response, and a rate
+limit. Nothing is retried here, except when a kept connection turns out to be closed.
 """
 
 import json
@@ -27,16 +27,17 @@ Query = Mapping[str, str]
 
 FIELD_MANAGER = "zeropod"
 TIMEOUT = 15.0
-"""Seconds for a request and its answer, with the connection that it may need."""
+"""Seconds for a request and its response, including a new connection."""
 LIST_TIMEOUT = 30.0
 WATCH_SECONDS = (240, 480)
-"""Between these the server ends a watch, which goes on where it was; at random, so that nodes do not ask at once."""
+"""Bounds of the seconds after which the server ends a watch, which is then resumed; random, so that nodes do not
+reconnect at once."""
 SILENCE = 75.0
-"""Seconds without a word in which a watch is given up: bookmarks come about every minute."""
+"""Seconds without data after which a watch is given up: bookmarks arrive about every minute."""
 PAGE = 20
-"""Objects of a page where the whole list is too long: at most 1.5 MiB each."""
+"""Objects of a page, if the whole list is too long: at most 1.5 MiB each."""
 KEPT = 4
-"""Connections without a request that are kept."""
+"""Most idle connections that are kept."""
 
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -48,7 +49,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[_T]):
-    """What was kept of a list's items, and the version that a watch goes on from."""
+    """The kept items of a list, and the version from which a watch continues."""
 
     items: list[_T]
     version: str
@@ -56,14 +57,14 @@ class Listing(Generic[_T]):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a watch: ADDED, MODIFIED, DELETED, or BOOKMARK, whose object has a version alone."""
+    """One event of a watch: ADDED, MODIFIED, DELETED, or BOOKMARK, whose object has only a version."""
 
     kind: str
     object: Object
 
     @property
     def version(self) -> str:
-        """Return the version that a watch goes on from after this event."""
+        """Return the version from which a watch continues after this event."""
         return str(self.object.get("metadata", {}).get("resourceVersion", ""))
 
 
@@ -76,7 +77,7 @@ def path_of(group_version: str, plural: str, namespace: str = "", name: str = ""
 
 
 class Watch:
-    """The events of a list as they come."""
+    """The events of a list as they arrive."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -100,7 +101,7 @@ class Watch:
 
 
 class Client:
-    """Asks one API server; made by `open_client`. Several tasks may use it at once."""
+    """Client of one API server; made by `open_client`. Several tasks may use it at once."""
 
     def __init__(self, access: Access, limit: RateLimit | None = None, chance: random.Random | None = None) -> None:
         self._access = access
@@ -109,7 +110,7 @@ class Client:
         self._idle: list[Connection] = []
 
     async def get(self, path: str, query: Query | None = None) -> Object:
-        """Return an object. Raises ApiError, as all of these do."""
+        """Return an object. Raises ApiError, like all methods here."""
         return await self._object("GET", path, query)
 
     async def create(self, path: str, body: Object) -> Object:
@@ -117,30 +118,33 @@ class Client:
         return await self._object("POST", path, {"fieldManager": FIELD_MANAGER}, body)
 
     async def apply(self, path: str, body: Object) -> Object:
-        """Make an object's fields these, and create it if need be; what only we had set and is not here, is removed."""
+        """Apply an object: set these fields, creating it if necessary; fields that only zeropod had set and that are
+        missing here are removed."""
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._object("PATCH", path, query, body, APPLY)
 
     async def merge_patch(self, path: str, body: Object) -> Object:
-        """Change an object's fields to these; lists as a whole, and null removes.
+        """Change an object's fields by a merge patch: lists are replaced, null removes.
 
-        A uid or resourceVersion in its metadata has to be the object's, or there is a Conflict.
+        A uid or resourceVersion in its metadata must match the object's, otherwise there is a Conflict.
         """
         return await self._object("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, MERGE)
 
     async def strategic_patch(self, path: str, body: Object) -> Object:
-        """Change an object's fields to these; what is in lists by its name. Not for custom resources."""
+        """Change an object's fields by a strategic merge patch: list items are matched by name. Not for custom
+        resources."""
         return await self._object("PATCH", path, {"fieldManager": FIELD_MANAGER}, body, STRATEGIC)
 
     async def delete(self, path: str, uid: str = "") -> None:
-        """Delete an object, if it has this uid."""
+        """Delete an object if it has this uid."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}} if uid else None
         await self._request("DELETE", path, None, body)
 
     async def list(self, path: str, keep: Callable[[Object], _T], query: Query | None = None) -> Listing[_T]:
-        """Return what `keep` makes of each object, one after the other, so that not all of them are in memory at once.
+        """Return the results of `keep` for each object, which are read one by one, so that not all are in memory at
+        once.
 
-        The whole list comes from the server's memory; one that is too long in pages, for which it asks its database.
+        The whole list comes from the server's cache; one that is too long is read in pages, which come from etcd.
         """
         asked = dict(query or {})
         try:
@@ -157,9 +161,9 @@ class Client:
 
     @asynccontextmanager
     async def watch(self, path: str, version: str, query: Query | None = None) -> AsyncIterator[Watch]:
-        """Follow a list from this version on, until the server ends that: it does every few minutes.
+        """Watch a list from this version on, until the server ends the watch, which it does every few minutes.
 
-        Raises ApiError, also from what it yields; `is_gone` if the version is too old.
+        Raises ApiError, also from the yielded object; `is_gone` if the version is too old.
         """
         await self._limit.wait()
         asked = {
@@ -180,7 +184,7 @@ class Client:
                 await connection.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections that are kept."""
+        """Close all kept connections."""
         while self._idle:
             await self._idle.pop().aclose()
 
@@ -198,7 +202,7 @@ class Client:
         with _deadline(LIST_TIMEOUT if method == "GET" else TIMEOUT, path):
             while self._idle:
                 connection = self._idle.pop()
-                # It may have been closed while it was kept, unless the request could have been carried out twice.
+                # It may have been closed while idle. Not if the request could have been carried out already.
                 try:
                     return await self._exchange(connection, method, target, encoded, kind)
                 except Unreachable:
@@ -218,7 +222,7 @@ class Client:
                 await connection.aclose()
 
     async def _ask(self, connection: Connection, method: str, target: str, body: bytes = b"", kind: str = "") -> None:
-        """Get as far as the beginning of an answer that is none of a failure. Raises ApiError."""
+        """Send a request, and return the beginning of its successful response. Raises ApiError."""
         headers = [("User-Agent", f"zeropod/{__version__}"), ("Accept", "application/json")]
         if token := self._access.token():
             headers.append(("Authorization", f"Bearer {token}"))
@@ -231,7 +235,7 @@ class Client:
 
 @asynccontextmanager
 async def open_client(access: Access, limit: RateLimit | None = None) -> AsyncIterator[Client]:
-    """Return a client whose connections are closed at the end of the block."""
+    """Open a client; its connections are closed at the end of the block."""
     client = Client(access, limit)
     try:
         yield client
@@ -240,7 +244,7 @@ async def open_client(access: Access, limit: RateLimit | None = None) -> AsyncIt
 
 
 def refusal(status: int, body: bytes, retry_after: float = 0.0) -> ApiError:
-    """Return the error of an answer: of a Status, or of whatever text a proxy may have sent instead."""
+    """Return the error of a failed response: from a Status, or from any text that a proxy may have sent instead."""
     try:
         told = json.loads(body)
     except ValueError:
@@ -257,9 +261,9 @@ def _refusal(told: Object, status: int, retry_after: float = 0.0) -> ApiError:
 
 
 def _read_list(body: bytes, keep: Callable[[Object], _T]) -> tuple[list[_T], Object]:
-    """Return what is kept of each item, and the list's metadata.
+    """Return the kept items, and the list's metadata.
 
-    Whatever stands before the items, in whichever order the server writes, contains no text of a user's.
+    The fields before the items, in any order of the server, contain no text of users.
     """
     text, decoder, kept = body.decode(errors="replace"), json.JSONDecoder(), []
     begin, mark, _ = text.partition('"items":[')
@@ -287,7 +291,7 @@ def _parsed(body: bytes) -> Object:
 
 @contextmanager
 def _deadline(seconds: float, path: str) -> Iterator[None]:
-    """Bound a request. Raises Unreachable at its end."""
+    """Limit the time of a request. Raises Unreachable when it is over."""
     try:
         with trio.fail_after(seconds):
             yield

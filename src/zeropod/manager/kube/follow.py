@@ -1,6 +1,6 @@
-"""A list that is kept up to date: read as a whole, then watched, and read anew after every gap.
+"""A list that is kept up to date: read completely, then watched, and read again after every gap.
 
-Whatever goes wrong, what is known stays known until it is replaced, and the next attempt comes within seconds.
+After a failure, the last state stays until it is replaced, and the next attempt follows within seconds.
 """
 
 import logging
@@ -16,7 +16,7 @@ from zeropod.manager.kube.pacing import Backoff
 log = logging.getLogger(__name__)
 
 SHORTEST_WATCH = 5.0
-"""Seconds; a watch that ends earlier, without an event, has failed."""
+"""Seconds; a watch that ends earlier without an event has failed."""
 
 _T = TypeVar("_T")
 
@@ -25,7 +25,7 @@ Key = tuple[str, str]
 
 
 class Follower(Generic[_T]):
-    """The objects at one path, each as what `keep` makes of it."""
+    """The objects at one path, each converted by `keep`."""
 
     def __init__(self, client: Client, path: str, keep: Callable[[Object], _T], query: Query | None = None) -> None:
         self._client, self._path, self._query = client, path, query
@@ -38,7 +38,7 @@ class Follower(Generic[_T]):
         self.ready = False
         """Whether the list was read once."""
         self.problem = ""
-        """Why nothing is heard of changes; empty while it is."""
+        """Why no changes are received; empty if they are."""
 
     async def changed(self) -> None:
         """Return at the next change."""
@@ -62,7 +62,7 @@ class Follower(Generic[_T]):
                     await trio.sleep(self._backoff.failed())
 
     async def _follow(self) -> bool:
-        """Watch until the server ends that; return whether there was any event. Raises ApiError."""
+        """Watch until the server ends the watch; return whether there was any event. Raises ApiError."""
         if not self._version:
             listing = await self._client.list(self._path, self._kept, self._query)
             self.items, self._version, self.ready = dict(listing.items), listing.version, True
@@ -81,9 +81,9 @@ class Follower(Generic[_T]):
         return heard
 
     def learn(self, body: Object, *, is_new: bool = False) -> _T:
-        """Take an object that the server has answered a write with, before the watch has it. Raises Unreachable.
+        """Take over an object from the response to a write, before the watch reports it. Raises Unreachable.
 
-        One that is not known has been deleted meanwhile, unless it may be new.
+        An unknown one has been deleted meanwhile, unless it may be new.
         """
         key, kept = self._kept(body)
         version = str(body["metadata"].get("resourceVersion", ""))
@@ -95,7 +95,7 @@ class Follower(Generic[_T]):
     def _apply(self, event: Event) -> None:
         if event.kind in ("ADDED", "MODIFIED"):
             key, kept = self._kept(event.object)
-            # Of before a write of ours, whose outcome is known already.
+            # From before a write of this manager, whose result is known already.
             if event.version.isdigit() and int(event.version) < self._learned.get(key, 0):
                 return
             self._learned.pop(key, None)
@@ -110,7 +110,7 @@ class Follower(Generic[_T]):
         try:
             return key_of(each), self._keep(each)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            # Of whatever shape an answer is, the manager goes on.
+            # Whatever the response contains, the manager continues.
             raise Unreachable(f"the API server sent an object that is none: {error!r}") from error
 
     def _tell(self) -> None:
@@ -119,6 +119,6 @@ class Follower(Generic[_T]):
 
 
 def key_of(each: Object) -> Key:
-    """Return an object's namespace, empty for one of the cluster's, and its name."""
+    """Return an object's namespace (empty for a cluster-wide one) and name."""
     metadata = each["metadata"]
     return str(metadata.get("namespace", "")), str(metadata["name"])

@@ -1,7 +1,7 @@
-"""HTTP/1.1 over one stream: a request, then its answer, whole or line by line. Nothing is read without a bound.
+"""HTTP/1.1 over one stream: a request, then its response, whole or line by line; every read has a limit.
 
-h11 knows the protocol; the stream and every timeout are the caller's. What a stream or a server does wrong comes out as
-Unreachable, an answer that is too long as TooLarge.
+h11 implements the protocol; the caller provides the stream and all timeouts. Errors of the stream or the server are
+raised as Unreachable, too long responses as TooLarge.
 """
 
 from collections import deque
@@ -15,11 +15,11 @@ import trio
 from zeropod.manager.kube.errors import TooLarge, Unreachable
 
 MAX_HEAD = 64 << 10
-"""Bytes of status line and headers."""
+"""Most bytes of status line and headers."""
 MAX_BODY = 32 << 20
-"""Bytes of an answer: the pods of a full node take about 5 MB."""
+"""Most bytes of a response: the pods of a full node take about 5 MB."""
 MAX_LINE = 4 << 20
-"""Bytes of one event of a watch: an object has at most 1.5 MiB in etcd."""
+"""Most bytes of one event of a watch: an object has at most 1.5 MiB in etcd."""
 READ = 64 << 10
 
 Headers = Sequence[tuple[str, str]]
@@ -27,11 +27,11 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How an answer begins."""
+    """The beginning of a response."""
 
     status: int
     retry_after: float
-    """Seconds; 0 unless the server says so."""
+    """Seconds; 0 if the server does not set it."""
 
 
 class Connection:
@@ -44,19 +44,19 @@ class Connection:
         self._lines = deque[bytearray]()
         self._rest = bytearray()
         self.has_answered = False
-        """Whether the last request has got an answer, or its beginning."""
+        """Whether the last request has got at least the beginning of a response."""
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the answer is over, and the server keeps the connection."""
+        """Whether the response is complete, and the server keeps the connection."""
         return self._h11.our_state is h11.IDLE and self._h11.their_state is h11.IDLE
 
     async def aclose(self) -> None:
-        """Close the stream at once, without TLS's farewell."""
+        """Close the stream at once, without TLS's close_notify."""
         await trio.aclose_forcefully(self._stream)
 
     async def ask(self, method: str, target: str, headers: Headers, body: bytes = b"") -> Head:
-        """Send a request and return the beginning of its answer, which `body` or `lines` read the rest of."""
+        """Send a request and return the beginning of its response; `body` or `lines` read the rest."""
         self.has_answered = False
         fields = [("Host", self._host), *headers]
         if body:
@@ -73,7 +73,7 @@ class Connection:
         return Head(event.status_code, _retry_after(event))
 
     async def body(self, limit: int = MAX_BODY) -> bytes:
-        """Return the rest of the answer, after which the connection may be used again. Raises TooLarge."""
+        """Return the rest of the response, after which the connection can be reused. Raises TooLarge."""
         whole = bytearray()
         while part := await self._part():
             whole += part
@@ -82,13 +82,13 @@ class Connection:
         return bytes(whole)
 
     async def line(self, limit: int = MAX_LINE) -> bytes | None:
-        """Return the next line of the answer when it has come, None after the last. Raises TooLarge."""
+        """Return the next line of the response when it has arrived, None after the last. Raises TooLarge."""
         while not self._lines:
             part = await self._part()
             if not part:
                 return None
             self._rest += part
-            # Looked for in what is new alone, or a long line that comes in pieces would cost its square.
+            # Search only new data, or a long line in pieces would take quadratic time.
             if b"\n" in part:
                 *lines, self._rest = self._rest.split(b"\n")
                 self._lines.extend(lines)
@@ -97,7 +97,7 @@ class Connection:
         return bytes(self._lines.popleft())
 
     async def _part(self) -> bytes:
-        """Return what comes next of the answer, nothing at its end."""
+        """Return the next piece of the response, empty at its end."""
         with _translated():
             event = await self._next()
             if isinstance(event, h11.Data):

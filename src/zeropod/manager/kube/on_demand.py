@@ -1,8 +1,8 @@
-"""What people want of a pod's containers: to sleep now, or to wake now. Pure: who asks for what, and what became of it.
+"""Requests to sleep or wake a pod's containers: what is requested where, and the outcome. Pure functions.
 
-A request is made in the custom resource (`spec.containers[].wanted`) or in an annotation of the pod, and is carried out
-once. What it was and what became of it is kept in the resource's status, so neither a manager that starts anew nor a
-container that does repeats it. The same is wanted again by another `requestedAt`, or by taking it away first.
+A request is in the custom resource (`spec.containers[].wanted`) or in an annotation of the pod, and is carried out
+once. The resource's status records it with its outcome, so that a restart of the manager or the container does not
+repeat it. To repeat it, change `requestedAt`, or remove the request first.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ class Wanted(StrEnum):
 
 
 class Source(StrEnum):
-    """Where a request stands."""
+    """Where a request was made."""
 
     SPEC = "Spec"
     ANNOTATION = "Annotation"
@@ -31,7 +31,7 @@ class Source(StrEnum):
 class Outcome(StrEnum):
     DONE = "Done"
     REFUSED = "Refused"
-    """It may not, at the moment or ever."""
+    """The container may not sleep, at the moment or ever."""
     FAILED = "Failed"
     """Its shim did not answer."""
 
@@ -44,11 +44,11 @@ class Request:
 
 
 class AnnotationError(ValueError):
-    """The annotation means nothing; its text says what it may be."""
+    """The annotation is invalid; the text says what is valid."""
 
 
 def from_spec(spec: Mapping[str, Any], name: str) -> Request | None:
-    """Return what a resource's specification wants of the container of this name."""
+    """Return the state that a resource's specification wants for the container of this name."""
     for each in spec.get("containers") or ():
         if each.get("name") == name and each.get("wanted") in list(Wanted):
             return Request(Source.SPEC, Wanted(each["wanted"]), str(each.get("requestedAt", "")))
@@ -56,7 +56,7 @@ def from_spec(spec: Mapping[str, Any], name: str) -> Request | None:
 
 
 def from_annotation(text: str) -> dict[str, Wanted]:
-    """Return what is wanted of each container, by its name; "" is any other. Raises AnnotationError."""
+    """Return the wanted state of each container, by its name; "" stands for all others. Raises AnnotationError."""
     if not text.strip():
         return {}
     if text.strip() in list(Wanted):
@@ -82,7 +82,7 @@ def wanted_of(name: str, spec: Mapping[str, Any], annotated: Mapping[str, Wanted
 
 
 def record(request: Request, outcome: Outcome, reason: str, at: str) -> Object:
-    """Return what the status says of a request that was carried out, or refused."""
+    """Return the status record of a request that was carried out, or refused."""
     made: Object = {"source": request.source, "wanted": request.wanted, "outcome": outcome, "at": at}
     if request.requested_at:
         made["requestedAt"] = request.requested_at
@@ -92,7 +92,7 @@ def record(request: Request, outcome: Outcome, reason: str, at: str) -> Object:
 
 
 def is_of(recorded: Mapping[str, Any], request: Request) -> bool:
-    """Whether this was recorded of this request."""
+    """Return whether this record is of this request."""
     seen = (recorded.get("source"), recorded.get("wanted"), recorded.get("requestedAt", ""))
     return seen == (request.source, request.wanted, request.requested_at)
 
@@ -105,12 +105,12 @@ def standing(requests: Iterable[Request], recorded: Iterable[Object]) -> list[Ob
 
 
 def pending(requests: Iterable[Request], recorded: Iterable[Object]) -> list[Request]:
-    """Return the requests that nothing was recorded of, in the order in which they are to be carried out."""
+    """Return the requests without a record, in the order in which they are to be carried out."""
     known = list(recorded)
     return [request for request in requests if not any(is_of(each, request) for each in known)]
 
 
 def outcome_of(code: Code) -> Outcome:
-    """Return what an error of a shim's means for the request."""
+    """Return the outcome that an error of a shim means."""
     refusals = (Code.FAILED_PRECONDITION, Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED)
     return Outcome.REFUSED if code in refusals else Outcome.FAILED

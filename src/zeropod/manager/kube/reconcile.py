@@ -1,15 +1,16 @@
-"""Makes the API say of this node's pods what their shims say: labels, events, requests and custom resources.
+"""Brings the API in line with the shims of this node's pods: labels, events, requests and custom resources.
 
-What there should be follows from what both say now, by `wanted` and `zeropods`, without a memory of what has happened.
-So it does not matter what was missed: after a gap, a restart or a refused write it is compared anew, and what differs
-is written.
+The wanted state follows from the present state of both, by `wanted` and `zeropods`, without any history. So a missed
+change does no harm: after a gap, a restart or a refused write both are compared again, and differences are written.
 
 Rules:
-1. A change of state is three writes at the most. What follows within a moment is written with it, and an event that
-   counts on waits for a change that leaves room for it, or for SERIES.
-2. Writes of a pod follow one another, annotations before the requests that they keep; no pod waits for another.
-3. A pod is known by its uid, which its shim has from the kubelet and a custom resource from its owner. No text in a
-   resource or an annotation names another pod.
+1. A change of state causes three writes at most. Changes that follow within a moment are written with it. A higher
+count
+   of an event waits for a change of state with fewer writes, or for SERIES seconds.
+2. Writes to one pod are sequential, annotations before the requests that they record; pods do not wait for each other.
+3. A pod is identified by its uid, which its shim has from the kubelet and a custom resource from its owner. No text in
+a
+   resource or an annotation can name another pod.
 """
 
 import logging
@@ -41,32 +42,32 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 PAUSE = 0.2
-"""Seconds between two looks at all pods."""
+"""Seconds between two passes over all pods."""
 INTERVAL = 1.0
-"""Seconds between writes to one pod: what changes meanwhile is written together."""
+"""Seconds between writes to one pod: changes in between are written together."""
 MOVE = 2.0
-"""Seconds for memory that is on its way out to be told with the sleep that it belongs to."""
+"""Seconds for the sizes of a move in progress to be reported together with its sleep."""
 LASTING = 5.0
-"""Seconds after which a reason or a size is no passing one."""
+"""Seconds after which a changed reason or size is not considered transient any more."""
 DETAILS = 60.0
-"""Seconds after which reasons and sizes of memory are written by themselves."""
+"""Seconds after which changed reasons and sizes of memory are written without a change of state."""
 SERIES = 300.0
-"""Seconds after which an event that counts on is written although the changes leave no room for it."""
+"""Seconds after which a higher count of an event is written, even if that needs a further write."""
 REASONS = 120.0
-"""Seconds after which a container that is awake is asked again why."""
+"""Seconds after which the reasons of an awake container are queried again."""
 RECHECK = 20.0
-"""Seconds after which a pod whose resize is pending is looked at without a change: that depends on the time."""
+"""Seconds after which a pod with a pending resize is checked without a change, because that depends on time."""
 AT_ONCE = 4
-"""Pods that are written to at a time."""
+"""Pods that are written to at the same time."""
 EACH = 3
-"""Writes for a change of state (rule 1)."""
+"""Writes for one change of state (rule 1)."""
 SAVED = 1
 """Writes that earlier changes of a pod may leave for later ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be written now, and when else to look again."""
+    """The writes to make now, and when to check again."""
 
     changes: Changes
     events: Sequence[Told]
@@ -76,7 +77,7 @@ class Plan:
 
 
 class Reconciler:
-    """Writes what is not as it should be, as soon as it is heard of."""
+    """Writes all differences as soon as they are known."""
 
     def __init__(
         self,
@@ -92,14 +93,14 @@ class Reconciler:
         labelled = {"labelSelector": f"{NODE_LABEL}={zeropods.label_value(reporter.node)}"}
         self.resources = Follower(client, path_of(GROUP_VERSION, PLURAL), zeropods.keep, labelled)
         self.writes: Counter[tuple[str, str]] = Counter()
-        """By what was written (metadata, resize, event, zeropod), and ok, conflict, throttled, refused or failed."""
+        """Counts by kind (metadata, resize, event, zeropod) and outcome (ok, conflict, throttled, refused, failed)."""
         self._works: dict[str, Work] = {}
         self._limiter = trio.CapacityLimiter(AT_ONCE)
         self._wake = trio.Event()
 
     @property
     def notices(self) -> list[tuple[Key, Notice]]:
-        """Return why requests are not what they would be, by pod."""
+        """Return why requests are not as they should be, by pod."""
         return [(work.key, notice) for work in self._works.values() for notice in work.notices]
 
     async def run(self) -> None:
@@ -113,7 +114,7 @@ class Reconciler:
             while True:
                 await trio.sleep(PAUSE)
                 self._wake = trio.Event()
-                # Before all is known, what is missing would look as if it were gone.
+                # Before everything is known, missing objects would look like deleted ones.
                 due = self._round(nursery) if self.pods.ready and self._shims.ready else math.inf
                 with trio.move_on_at(due):
                     await self._wake.wait()
@@ -124,7 +125,7 @@ class Reconciler:
             self._wake.set()
 
     def _round(self, nursery: trio.Nursery) -> float:
-        """Look at every pod of which something has changed; return when to look again."""
+        """Handle every changed pod; return when to check again."""
         said, works = self._shims.by_pod(), dict[str, Work]()
         for key, pod in self.pods.items.items():
             found = said.get(pod.uid, ()) if pod.uid else ()
@@ -153,11 +154,11 @@ class Reconciler:
             nursery.start_soon(self._write, pod.uid, work)
 
     def _keeps(self, pod: Pod) -> bool:
-        """Whether a pod has a custom resource."""
+        """Return whether a pod has a custom resource."""
         return self._options.zeropods and self.resources.ready and not pod.is_deleted
 
     def _resource(self, pod: Pod) -> Resource | None:
-        """Return the pod's custom resource; one of another pod of its name is none."""
+        """Return the pod's custom resource; None for one of another pod of the same name."""
         found = self.resources.items.get(pod.key)
         return found if found and zeropods.is_of(found, pod, self._reporter.node) else None
 
@@ -169,7 +170,7 @@ class Reconciler:
         return again
 
     def _plan(self, pod: Pod, statuses: Statuses, work: Work, now: float) -> Plan:
-        """Return what is to be written to a pod, and when."""
+        """Return the writes to make to a pod, and when."""
         ours = {container.name: statuses[container.name] for container in pod.containers if container.name in statuses}
         changes = wanted(pod, ours, self._options, self._now(), work.refused)
         work.notices = changes.notices
@@ -198,7 +199,7 @@ class Reconciler:
         return Plan(changes, fresh, resource <= now, min(times))
 
     def _resource_due(self, pod: Pod, statuses: Statuses, work: Work, now: float) -> float:
-        """Return when the custom resource has to be looked after."""
+        """Return when the custom resource has to be checked."""
         # Reasons change without a change of state.
         again = work.asked + REASONS if any(each.state == RUNNING for each in statuses.values()) else math.inf
         resource, difference = self._resource(pod), "state"
@@ -217,7 +218,7 @@ class Reconciler:
         return min(again, max(settled, work.shown + INTERVAL))
 
     def _status(self, pod: Pod, statuses: Statuses, resource: Resource, work: Work) -> Object:
-        """Return what a resource has to say now."""
+        """Return the present status of the resource."""
         before, said = resource.containers, []
         for name, status in statuses.items():
             known = before.get(name, {})
@@ -231,7 +232,7 @@ class Reconciler:
         return zeropods.pod_status(said, self._reporter.node, resource.generation, pod.problem)
 
     async def _write(self, uid: str, work: Work) -> None:
-        """Write what there is to write once it is this pod's turn."""
+        """Make the writes of a plan, in the order of the pod's writes."""
         failures: list[ApiError] = []
         try:
             async with self._limiter:
@@ -242,7 +243,7 @@ class Reconciler:
         finally:
             work.is_busy, work.api = False, ()
         if failures:
-            # A pod that is gone is not worth a word; the watch tells.
+            # A deleted pod needs no log line; the watch reports it.
             if not work.backoff.failures and failures[0].reason != "NotFound":
                 log.warning("cannot update %s, trying again: %s", "/".join(work.key), failures[0])
             pause = work.backoff.failed(max(failure.retry_after for failure in failures))
@@ -252,7 +253,7 @@ class Reconciler:
         self._wake.set()
 
     async def _write_all(self, pod: Pod, work: Work, failures: list[ApiError]) -> None:
-        """Write everything that can be written, and list what went wrong."""
+        """Make all writes that can be made, and return the failures."""
         plan = self._plan(pod, self._said(pod), work, trio.current_time())
         changes, path, latest = plan.changes, path_of(*pod.path), pod
         if changes.labels or changes.annotations:
@@ -281,14 +282,14 @@ class Reconciler:
         return pod.statuses(self._shims.by_pod().get(pod.uid, ()))
 
     async def _write_resource(self, pod: Pod, work: Work, failures: list[ApiError]) -> None:
-        """Make a pod's custom resource right, unless it has ended meanwhile."""
+        """Update a pod's custom resource, unless the pod has ended meanwhile."""
         path, resource, statuses = path_of(GROUP_VERSION, PLURAL, *pod.key), self._resource(pod), self._said(pod)
         if trio.current_time() >= work.asked + REASONS:
             await self._ask_why(statuses.values(), work)
         if resource is None:
             create = self._client.apply(path, zeropods.identity(pod, self._reporter.node))
             resource = await self._attempt("zeropod", create, self._learn_resource, work, failures)
-        # What has changed while it was asked and written is in as well.
+        # Includes changes from before this point.
         statuses = self._said(pod)
         if resource is None or not statuses:
             return
@@ -306,16 +307,16 @@ class Reconciler:
         write = self._client.apply(f"{path}/status", body)
         if await self._attempt("zeropod", write, self._learn_resource, work, failures):
             work.shown, work.seen = trio.current_time(), None
-            work.room += difference != "state"  # of no change of state
+            work.room += difference != "state"  # not for a change of state
         elif failures[before].status in (404, 409):
-            # It was deleted, or another has its name, and the watch has not said so yet.
+            # It was deleted, or another has its name, and the watch has not reported that yet.
             self.resources.items.pop(pod.key, None)
 
     def _learn_resource(self, body: Object) -> Resource:
         return self.resources.learn(body, is_new=True)
 
     async def _ask_why(self, containers: Iterable[ContainerStatus], work: Work) -> None:
-        """Ask those that are awake for their reasons; what is not answered stays as it was."""
+        """Query the reasons of awake containers; if a query fails, the last ones stay."""
         work.asked, answers = trio.current_time(), work.answers
         work.answers = {}
         for each in containers:
@@ -326,7 +327,7 @@ class Reconciler:
                     work.answers |= {each.id: answers[each.id]} if each.id in answers else {}
 
     async def _tell(self, told: Told, pod: Pod, work: Work, failures: list[ApiError]) -> None:
-        """Make an event be there, unless it is: a manager that has just started does not know."""
+        """Write an event, unless it exists: a manager that has just started does not know."""
         path = path_of("v1", "events", pod.namespace, told.name)
         if told.name not in work.told:
             try:
@@ -346,7 +347,7 @@ class Reconciler:
     async def _attempt(
         self, kind: str, write: Awaitable[Object], take: Callable[[Object], _T], work: Work, failures: list[ApiError]
     ) -> _T | None:
-        """Return what `take` makes of the answer, None where the write has failed."""
+        """Return the result of `take` for the response, None if the write has failed."""
         try:
             stored = take(await write)
         except ApiError as error:
@@ -357,13 +358,13 @@ class Reconciler:
             failures.append(error)
             return None
         self.writes[kind, "ok"] += 1
-        # What a pod costs before it has slept for the first time is no matter of its changes.
+        # Writes before a pod first sleeps do not count against its changes.
         work.room -= bool(work.moves)
         return stored
 
 
 def _are_same(one: Sequence[ContainerStatus], other: Sequence[ContainerStatus]) -> bool:
-    """Whether these are the same objects: each change makes new ones, and comparing them takes long."""
+    """Return whether these are the same objects: each change makes new ones, and comparing contents takes long."""
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 

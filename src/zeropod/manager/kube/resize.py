@@ -1,12 +1,12 @@
-"""Requests of containers that sleep, given back to the scheduler, and taken again when they wake.
+"""The resource requests of sleeping containers: lowered for the scheduler, and raised again at the wake.
 
 Rules:
-1. What a container requests awake is written down on the pod before it is lowered, so that no failure loses it.
-2. A request that is neither what was written down nor the lowest is a person's or an autoscaler's doing: it is what is
-   written down from then on.
-3. A request never falls to nothing, and limits stay as they are: both would change the pod's class of service, which
-   Kubernetes refuses. So a Guaranteed pod, whose limits have to be its requests, keeps them: with limits as low as that
-   it could not run when it is woken, before they are raised again.
+1. The requests of an awake container are recorded on the pod before they are lowered, so that no failure loses them.
+2. A request that is neither the recorded one nor the lowest was set by a person or an autoscaler: it is recorded
+instead. 3. A request is never lowered to zero, and limits never change: both would change the pod's QoS class, which
+Kubernetes
+   refuses. So a Guaranteed pod, whose requests must equal its limits, keeps them: with limits that low it could not run
+   after a wake until they are raised.
 4. No resize ever restarts a container.
 """
 

@@ -1,4 +1,4 @@
-"""What there should be of a pod in the API, as a pure function, and what is remembered of a pod between writes."""
+"""The wanted state of a pod in the API, as a pure function, and the data kept of a pod between writes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is written at all."""
+    """What is written at all, by the manager's flags."""
 
     labels: bool = False
     events: bool = False
@@ -31,18 +31,18 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is to be written to a pod, and about it."""
+    """The changes to a pod and its events."""
 
     labels: Mapping[str, str | None] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     requests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     events: Sequence[Told] = ()
-    """Those that there should be, whether there are or not."""
+    """Events that should exist, whether they do or not."""
     notices: tuple[Notice, ...] = ()
 
 
 def wanted(pod: Pod, statuses: Statuses, options: Options, now: float, refused: str = "") -> Changes:
-    """Return what makes the API agree with the shims; `refused` is why the last resize was."""
+    """Return the changes that bring the API in line with the shims; `refused` is why the last resize was refused."""
     if pod.is_ending:
         return Changes()
     sizes = resize.wanted(pod, statuses, now) if options.resize else resize.Resize()
@@ -60,46 +60,46 @@ def wanted(pod: Pod, statuses: Statuses, options: Options, now: float, refused: 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An event that the API has."""
+    """An event that exists in the API."""
 
     mark: object
     first: str
-    """When it was first told, as the API writes times."""
+    """When it was first reported, in the API's format."""
     at: float = -math.inf
-    """When it was last told from here, by trio's clock."""
+    """When it was last reported from here, on trio's clock."""
 
 
 @dataclass(slots=True)
 class Work:
-    """What is remembered of a pod between writes."""
+    """The data kept of a pod between writes."""
 
     key: Key
     backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_RETRY, LAST_RETRY))
     due: float = -math.inf
-    """When it is looked at without a change, by trio's clock as all times here."""
+    """When it is checked without a change; on trio's clock, like all times here."""
     retry: float = -math.inf
-    """When it may be written to again after a failure."""
+    """Earliest time of the next write after a failure."""
     written: float = -math.inf
     shown: float = -math.inf
-    """When its custom resource was written."""
+    """When its custom resource was last written."""
     seen: float | None = None
     """When a difference of its custom resource was noticed that is not written yet."""
     details: float | None = None
-    """When one in reasons or sizes alone was."""
+    """When a difference in only reasons or sizes was noticed."""
     is_busy: bool = False
     api: tuple[object, ...] = ()
-    """What of the API was looked at last."""
+    """The objects of the API at the last check."""
     said: Sequence[ContainerStatus] = ()
-    """What the shims said of it then."""
+    """The shims' statuses at the last check."""
     told: dict[str, Known] = field(default_factory=dict)
     moves: int | None = None
     """Changes of state so far."""
     room: int = 0
-    """Writes that the changes of state have left."""
+    """Writes that changes of state have left over."""
     refused: str = ""
     notices: tuple[Notice, ...] = ()
     asked: float = field(default_factory=trio.current_time)
-    """When the reasons for being awake were last asked for, or told by themselves."""
+    """When the reasons for being awake were last queried, or reported."""
     answers: dict[str, tuple[ContainerStatus, list[zeropods.Reason]]] = field(default_factory=dict)
-    """Answers to that by container, with the status that they are newer than."""
+    """The results by container, with the status from before the query."""
     requests: Requests = field(default_factory=Requests)

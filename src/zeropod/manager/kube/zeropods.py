@@ -1,10 +1,10 @@
-"""The custom resource zeropods.runtime.zeropod.ctrox.dev: what it says of a pod, from what the pod's shim says.
+"""The custom resource zeropods.runtime.zeropod.ctrox.dev of a pod, from the statuses of the pod's shim. Pure functions.
 
-Pure. There is one for each pod that zeropod runs, of its name and namespace and owned by it, so that it ends with it.
-Its schema is installer/manifests/components/zeropods/crd.yaml, which a test holds against what is made here.
+There is one for each pod that zeropod runs, with its name and namespace and owned by it, so that it is deleted with it.
+Its schema is installer/manifests/components/zeropods/crd.yaml; a test compares the two.
 
-What changes all the time by itself must not be written all the time: a nap for a probe is no change, a reason whose
-figures alone differ is the same reason, and reasons and sizes of memory wait for another change, or for a minute.
+Values that change all the time must not be written all the time: a nap does not count as a change, reasons that differ
+only in their figures are equal, and changed reasons and sizes of memory wait for another change, or for a minute.
 """
 
 import hashlib
@@ -23,49 +23,49 @@ from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
 Reason = tuple[str, str, str]
-"""Kind, text and remedy of what has a part in what a container does."""
+"""Kind, text and remedy of a reason for a container's state."""
 
 LONGEST_LABEL = 63
 LONGEST_TEXT = 1024
-"""Characters of a sentence, as the schema allows."""
+"""Most characters of a text, as in the schema."""
 MOST_REASONS = 32
 RESIZE = "resize"
-"""The kind of reason that the kubelet has given."""
+"""The kind of the reasons that come from the kubelet."""
 
 _IN_BETWEEN = (status_pb2.CHECKPOINTING, status_pb2.DOZING, status_pb2.RESTORING)
 _WAKEFULNESS = ("RUNNING", "PAUSED", "CREATED", "STANDBY", "COLD", "STOPPED")
-"""A pod is in the state of its most wakeful container."""
+"""States by ascending sleep: a pod has that of its container that is most awake."""
 _ASLEEP = ("STANDBY", "COLD")
 _NUMBER = re.compile(r"\d+(?:[.:]\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What matters of a custom resource as the API has it."""
+    """The fields of a custom resource that the manager uses."""
 
     uid: str
     generation: int
     node: str
     """The value of NODE_LABEL."""
     owners: tuple[str, ...]
-    """Uids of the pods that it says it belongs to."""
+    """Uids of the pods in its ownerReferences."""
     spec: Object
     text: str
-    """The status as JSON: as objects, hundreds of them take megabytes."""
+    """The status as JSON: as objects, hundreds of them would take megabytes."""
 
     @property
     def status(self) -> Object:
-        """Return what it says; empty where it says nothing yet."""
+        """Return the status; empty if there is none yet."""
         return dict(json.loads(self.text))
 
     @property
     def containers(self) -> dict[str, Object]:
-        """Return what it says of containers, by their names."""
+        """Return the status of each container, by name."""
         return {each["name"]: each for each in self.status.get("containers") or ()}
 
 
 def keep(body: Object) -> Resource:
-    """Return what matters of a custom resource: not its managed fields, which are most of it."""
+    """Return the used fields of a custom resource: without managedFields, which are most of it."""
     metadata = body["metadata"]
     return Resource(
         uid=metadata["uid"],
@@ -78,19 +78,19 @@ def keep(body: Object) -> Resource:
 
 
 def label_value(node: str) -> str:
-    """Return the value of NODE_LABEL: the node's name, or a hash of one that is too long for a label."""
+    """Return the value of NODE_LABEL: the node's name, or a hash if the name is too long for a label."""
     return node if len(node) <= LONGEST_LABEL else hashlib.sha256(node.encode()).hexdigest()[:40]
 
 
 def identity(pod: Pod, node: str) -> Object:
-    """Return what a resource is apart from its status: whose it is, and on which node."""
+    """Return the metadata of a resource: its owner and its node."""
     owner = {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}
     metadata = {"name": pod.name, "namespace": pod.namespace, "labels": {NODE_LABEL: label_value(node)}}
     return {"apiVersion": GROUP_VERSION, "kind": KIND, "metadata": {**metadata, "ownerReferences": [owner]}}
 
 
 def is_of(resource: Resource, pod: Pod, node: str) -> bool:
-    """Whether a resource says that it belongs to this very pod, on this node."""
+    """Return whether a resource belongs to this very pod, on this node."""
     return pod.uid in resource.owners and resource.node == label_value(node)
 
 
@@ -100,7 +100,7 @@ def container_status(
     reasons: Sequence[Reason] = (),
     requests: Sequence[Object] = (),
 ) -> Object:
-    """Return what is said of one container. `before` is what was said of the container of this name last."""
+    """Return the status of one container. `before` is the last one of the container of this name."""
     known = before if before and before.get("containerID") == status.id else {}
     state = str(known.get("state", "RUNNING")) if status.state in _IN_BETWEEN else _name(status.state)
     made: Object = {
@@ -135,7 +135,7 @@ def container_status(
 
 
 def reasons_of(pod: Pod, said: Sequence[Reason]) -> list[Reason]:
-    """Return the reasons of a container: what its shim has said, after what the kubelet says of its resize."""
+    """Return the reasons of a container: first the kubelet's about its resize, then its shim's."""
     if not pod.pending:
         return list(said)
     text = pod.pending.text
@@ -143,7 +143,7 @@ def reasons_of(pod: Pod, said: Sequence[Reason]) -> list[Reason]:
 
 
 def pod_status(containers: Sequence[Object], node: str, generation: int, problem: str = "") -> Object:
-    """Return the whole status; what is beside `containers` is what `kubectl get` prints of them."""
+    """Return the whole status; the fields besides `containers` are those printed by `kubectl get`."""
     states = sorted((each["state"] for each in containers), key=_wakefulness)
     memory = [each["memory"] for each in containers if "memory" in each]
     made: Object = {
@@ -171,9 +171,9 @@ def pod_status(containers: Sequence[Object], node: str, generation: int, problem
 
 
 def differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return "" if there is nothing to write, "details" if reasons or sizes of memory alone differ, else "state".
+    """Return "" if there is nothing to write, "details" if only reasons or sizes of memory differ, else "state".
 
-    Of the details, a resize that waits is "resize": it lasts. Reasons count by what they say without their figures.
+    A pending resize is "resize", as it lasts. Reasons are compared without their figures.
     """
     before, after = _comparable(old), _comparable(new)
     if before == after:
@@ -217,7 +217,7 @@ def timestamp(nanoseconds: int) -> str:
 
 
 def blank(text: str) -> str:
-    """Return a sentence without its figures: times, sizes, addresses and ports."""
+    """Return a text without its figures: times, sizes, addresses and ports."""
     return _NUMBER.sub("#", text)
 
 
@@ -235,7 +235,7 @@ def _cut(text: str) -> str:
 
 
 def _name(state: int) -> str:
-    """Return the name of a state; its number if it is a newer shim's."""
+    """Return the name of a state, or its number if a newer shim sends it."""
     return dict(zip(State.values(), State.keys(), strict=True)).get(state, str(state))
 
 
