@@ -8,5 +8,5 @@ for python in python3 python3.14 python3.13 python3.12 python3.11; do
     [ -O "$tree" ] && exec "$python" -I -S -c @CHECK@ "$tree" "$0" "$@"
     exec "$python" -I -S "$0" "$@"
 done
-echo "zeropod: needs Python 3.11 or newer, and there is no python3 on PATH" >&2
+echo "zeropod: needs Python 3.11 or newer, and found no python3 on PATH" >&2
 exit 127

@@ -19,8 +19,8 @@ MALFORMED = (H2Error, HPACKError, HyperframeError)
 
 @contextmanager
 def server() -> Iterator[H2Connection]:
-    """A server's connection, initiated, with headers as bytes. Not usable after the block, which raises what h2
-    raises."""
+    """Yield a server's connection, initiated, with headers as bytes. Raises h2's exceptions. Not usable after the
+    block."""
     connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
     connection.initiate_connection()
     try:

@@ -34,11 +34,11 @@ async def relay(
     timeout: float = 0.0,
     unsent: Callable[[], int] = lambda: 0,
 ) -> End:
-    """Copies between two streams, both ways; closes neither, and raises nothing of theirs.
+    """Copy between two streams, both ways, without closing them or raising their exceptions.
 
-    `timeout`: seconds without a byte in either direction after which it gives up; 0 is never. Bytes that a
-    stream has accepted may still be on their way through the kernel: `unsent` says how many are. The streams
-    are not quiet as long as they get fewer, which is looked at once in `timeout` seconds.
+    `timeout`: seconds without a byte in either direction after which it gives up; 0 means never. Bytes that a stream
+    has accepted may still be unsent in the kernel: `unsent` returns their number, checked once in `timeout` seconds. A
+    falling number counts as activity.
     """
     return await _Relay(timeout, unsent).run(one, other)
 

@@ -61,12 +61,11 @@ class Redirect:
         self._scope = trio.CancelScope()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Redirects, accepts and proxies; it has started once the ports are steered.
+        """Redirect, accept and proxy; `start` returns once the ports are steered.
 
-        Run it in the container's nursery: it returns when ready() was called for all ports and every
-        connection is over, which may be days later, or after close(). When it is cancelled, what is not over
-        is reset. Raises OSError before it has started when the namespace does not exist, or has no room for
-        listeners in it or for ports in the program's maps.
+        Run it in the container's nursery: it returns after ready() for all ports, when every connection is over, which
+        may be days later, or after close(). Cancellation resets open connections. Raises OSError before it has started
+        if the namespace does not exist, or has no room for listeners, or the program's maps have none for ports.
         """
         with self._scope, ExitStack() as redirected:
             listeners = redirected.enter_context(Listeners(self._netns, self._up))

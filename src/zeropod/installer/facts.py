@@ -40,7 +40,7 @@ class Facts:
 def gather(
     root: Root, *, distribution: str | None, config: str | None, socket: str | None, command: str | None
 ) -> Facts:
-    """Return the facts. Raises InstallError if the kernel is too old, or if there is no containerd or more than one."""
+    """Return the facts. Raises InstallError if the kernel is too old, or without exactly one containerd to choose."""
     if words := requirements.too_old(platform.release(), requirements.OLDEST_KERNEL):
         raise InstallError(f"this node has Linux {words}")
     kind = detect(root.exists, distribution)

@@ -1,7 +1,7 @@
-"""Which process of this node has the socket at the other end of a connection.
+"""Find the process of this node that has the socket at the other end of a connection.
 
 The kernel knows the socket (sock_diag), /proc the processes that have it open. Only processes of certain names are
-looked at, so that a look takes a millisecond on a node with many.
+searched, so that this takes a millisecond on a node with many.
 
 Source of facts: net/ipv4/inet_diag.c (inet_diag_find_one_icsk), net/ipv4/tcp.c (__tcp_close).
 """

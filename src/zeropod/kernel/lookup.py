@@ -1,8 +1,7 @@
-"""The sk_lookup program of a pod: who connected when, who may be a prober, and where new connections go.
+"""The sk_lookup program of a pod: records new connections and possible probers, and steers new connections.
 
-Owns loading lookup.bpf (compiled from bpf/lookup.c) into one network namespace and the meaning of its maps. Nothing is
-pinned: program, maps and link end with this process, and connections then reach their listeners as if nothing had been
-there.
+Owns loading lookup.bpf (compiled from bpf/lookup.c) into one network namespace, and the meaning of its maps. Nothing is
+pinned: program, maps and link end with this process, and connections then reach their listeners directly.
 """
 
 import itertools
@@ -34,14 +33,14 @@ _MAPPED = bytes(10) + b"\xff\xff"
 _LOAD_64 = struct.Struct("=BBhi")
 _PSEUDO_MAP_FD = 1
 _ASKS_FOR_A_NAME = "bpf_get_current_comm"
-"""What the verifier complains about on kernels on which such a program may not call it."""
+"""The verifier's complaint on kernels on which such a program may not call it."""
 # Not GPL only; the helpers that it calls ask for a licence the kernel calls compatible.
 _LICENCE = "Dual MIT/GPL"
 _PROGRAM = "zeropod_lookup"
 
 
 class LookupUnavailable(Exception):  # noqa: N818 - a state of the node, not a fault
-    """The kernel does not let us watch connections; the argument says why.
+    """The kernel does not allow the program; the argument says why.
 
     Without it, activity is what sock_diag shows, and connections cannot be steered.
     """
@@ -49,7 +48,7 @@ class LookupUnavailable(Exception):  # noqa: N818 - a state of the node, not a f
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """New connections to one port: when the last came (CLOCK_MONOTONIC, ns) and how many so far."""
+    """New connections to one port: the time of the last (CLOCK_MONOTONIC, ns), and their number."""
 
     last_ns: int
     connections: int
@@ -57,38 +56,38 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A connection by its other end, (address, port), and the port that it came to."""
+    """A connection, by its other end (address, port) and its local port."""
 
     remote: tuple[str, int]
     port: int
 
 
 class FlowOrigin(IntEnum):
-    """What a connection from within the pod is; the activator tags those that it makes itself."""
+    """The origin of a connection from within the pod; the activator tags its own connections."""
 
     CLIENT = 0
-    """It counts like one from outside."""
+    """A client's: counts like one from outside."""
     PROBE = 1
-    """It does not count at all."""
+    """A probe's: does not count."""
     FORWARDED = 2
-    """Set by the program: made on behalf of a client outside of the pod (kubectl port-forward), and counts."""
+    """Set by the program: made on behalf of a client outside of the pod (kubectl port-forward); counts."""
 
 
 class Lookup:
-    """The program at work in one network namespace. Make it with attach(), end it with close()."""
+    """The program in one network namespace. Create it with attach(), end it with close()."""
 
     def __init__(self, maps: dict[str, bpf.Map], owned: ExitStack) -> None:
         self._maps = maps
         self._owned = owned
         self._slots: dict[tuple[str, int], int] = {}
-        """By the map that points to it, and the port."""
+        """Slots by the map that refers to them, and the port."""
 
     @classmethod
     def attach(cls, netns: str | os.PathLike[str]) -> Self:
-        """Loads the program and links it to a network namespace; takes about a millisecond.
+        """Load the program, and attach it to a network namespace; takes about a millisecond.
 
-        Raises LookupUnavailable when the kernel refuses (no bpf(2), no right to it),
-        OSError when the namespace does not exist.
+        Raises LookupUnavailable if the kernel refuses (no bpf(2), no right to it), OSError if the namespace does not
+        exist.
         """
         if sys.byteorder != "little":
             raise LookupUnavailable("the sk_lookup program is compiled for little-endian machines")
@@ -103,14 +102,14 @@ class Lookup:
                 return cls(maps, owned.pop_all())
 
     def close(self) -> None:
-        """Detaches the program. Established connections are not touched."""
+        """Detach the program. Established connections are not affected."""
         self._owned.close()
 
     def activity(self, *, own: bool = True) -> dict[int, Activity]:
-        """What was seen, by local port, since attach(); `own`: with connections from within the pod.
+        """Return the activity by local port since attach(); with `own`, including connections from within the pod.
 
-        Ports without a listener are there too. The last 256 are kept: under a port scan a port
-        may disappear and start to count anew. What a prober may have made is known to flow() alone.
+        Ports without a listener are included. The last 256 are kept: under a port scan a port may disappear, and count
+        from 0 again. Connections that may be a prober's are only reported by flow().
         """
         seen = {}
         for port, activity in self._maps["last_seen"].items():
@@ -122,27 +121,27 @@ class Lookup:
         return seen
 
     def steer(self, port: int, listeners: Iterable[socket.socket]) -> None:
-        """From now on new connections to `port` go to these listeners, whoever else listens there.
+        """Steer new connections to `port` to these listeners, whatever else listens there.
 
-        At most one listener per address family; one for IPv6 that is not IPV6_V6ONLY also takes
-        IPv4. They must be of the pod's network namespace and listening. The connections show the
-        port that the client asked for. A family without a listener is left alone.
+        At most one listener per address family; one for IPv6 that is not IPV6_V6ONLY also takes IPv4. They must be of
+        the pod's network namespace and listening. The connections show the port that the client asked for. A family
+        without a listener is not steered.
         """
         self._point("steer", port, listeners)
 
     def unsteer(self, port: int) -> None:
-        """New connections to `port` go to whoever listens there. No error when they did already."""
+        """Stop steering new connections to `port`. Does nothing if they are not steered."""
         self._unpoint("steer", port)
 
     def inspect(self, port: int, listeners: Iterable[socket.socket], *, named: bool = False) -> None:
-        """As steer(), but only what may be a prober's goes to these listeners.
+        """Steer only connections that may be a prober's to these listeners, otherwise like steer().
 
-        `named`: of that, nothing that tasks have received which receive for others.
+        `named`: without those received by tasks that receive packets for others.
         """
         self._point("inspect", port, listeners, _NAMED if named else 0)
 
     def inspect_nodes(self, port: int, *, on: bool) -> None:
-        """Whether all that comes from the node's own addresses may be a prober's, at a port that is inspected."""
+        """Set whether all connections from the node's own addresses may be a prober's, at a port with inspect()."""
         if (slot := self._slots.get(("inspect", port))) is not None:
             self._maps["inspect"].set(_PORT.pack(port), _SLOT.pack(slot | (_NODES if on else 0)))
 
@@ -152,29 +151,30 @@ class Lookup:
     def set_tasks(
         self, probers: Collection[str], receivers: Collection[str] = (), forwarders: Collection[str] = ()
     ) -> None:
-        """The names of tasks that may be probers, of those that may receive what probers send, and of those that
-        connect within the pod for others outside.
+        """Set the names of tasks that may be probers, that may receive packets of probers, and that connect within the
+        pod for clients outside.
 
-        The kernel knows 15 bytes of a task's name. Of names with a slash the program sees what is before it.
+        The kernel stores 15 bytes of a task's name. Of a name with a slash, the program compares the part before it.
         """
         roles = ((forwarders, _FORWARDS), (receivers, _RECEIVES), (probers, _PROBES))
         self._replace("tasks", {_name(name): role for names, role in roles for name in names})
 
     def set_node_addresses(self, addresses: Collection[str]) -> None:
-        """Where probers connect from. Raises OSError, and knows a part of them, when they are more than 512."""
+        """Set the addresses from which probers connect. Raises OSError if they are more than 512, and then has set only
+        a part."""
         self._replace("node_addresses", {_packed(address): _PRESENT for address in addresses})
 
     def flow(self, flow: Flow) -> int | None:
-        """Return when one flow that may be a probe arrived, or its FlowOrigin; None if it is not known."""
+        """Return when a flow that may be a probe arrived, or its FlowOrigin; None if it is not known."""
         said = self._maps["flows"].get(_key(flow))
         return None if said is None else int(_SAID.unpack(said)[0])
 
     def tag_flow(self, flow: Flow, said: FlowOrigin) -> None:
-        """Set what a connection is that is about to be made within the pod from this address."""
+        """Set the origin of a connection that is about to be made from this address within the pod."""
         self._maps["flows"].set(_key(flow), _SAID.pack(said))
 
     def untag_flow(self, flow: Flow) -> None:
-        """Undo tag_flow(), for the next one from this address."""
+        """Undo tag_flow(), for the next connection from this address."""
         self._maps["flows"].delete(_key(flow))
 
     def _point(self, name: str, port: int, listeners: Iterable[socket.socket], flags: int = 0) -> None:
@@ -191,7 +191,7 @@ class Lookup:
         self._slots[name, port] = slot
         for version, listener in by_version.items():
             self._maps["activators"].set(_SLOT.pack(2 * slot + version), _SOCKET.pack(listener.fileno()))
-        # Last, so that no connection finds a slot that is half filled.
+        # Last, so that no connection finds an incomplete slot.
         self._maps[name].set(_PORT.pack(port), _SLOT.pack(slot | flags))
 
     def _unpoint(self, name: str, port: int) -> None:
@@ -226,7 +226,7 @@ def _key(flow: Flow) -> bytes:
 
 @cache
 def compiled() -> Mapping[str, Any]:
-    """What lookup.bpf holds; read once, at best before a process forks."""
+    """Return the contents of lookup.bpf; read once, preferably before a process forks."""
     content: Mapping[str, Any] = json.loads(pkgutil.get_data(__package__, "lookup.bpf") or b"")
     return content
 
@@ -256,7 +256,7 @@ def _load(target: int, owned: ExitStack) -> dict[str, bpf.Map]:
         if _ASKS_FOR_A_NAME not in str(error):
             raise
         program = bpf.Program(task_name.by_reading(bytes(code)), _LICENCE, _PROGRAM)
-    # The link holds the program: its own descriptor is not needed any longer.
+    # The link keeps the program: its own descriptor is not needed any longer.
     with program:
         owned.enter_context(bpf.Link(program, target))
     return maps

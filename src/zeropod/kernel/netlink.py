@@ -131,7 +131,7 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(kind, value) of each attribute, flags removed. Raises ValueError for a length that does not fit."""
+    """Yield (kind, value) of each attribute, without flags. Raises ValueError for a length that does not fit."""
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
         if not _ATTRIBUTE.size <= length <= len(data):

@@ -47,10 +47,10 @@ class Packet:
         return total - header - (tcp[12] >> 4) * 4 > 0
 
     def key(self, *, incoming: bool) -> bytes:
-        """Remote and local address, remote and local port (two bytes and two zeroes each).
+        """Return remote and local address, remote and local port (two bytes and two zeroes each).
 
-        The remote end of an incoming packet is its source, else its destination. Empty for anything
-        but TCP over IPv4 or IPv6; extension headers, which TCP packets rarely have, are not followed.
+        The remote end of an incoming packet is its source, otherwise its destination. Empty for anything but TCP over
+        IPv4 or IPv6; extension headers, which TCP packets rarely have, are not followed.
         """
         if len(tcp := self._tcp()) < 4:
             return b""

@@ -139,7 +139,7 @@ class SleepStrategy(Protocol):
     """How a container falls asleep and wakes. The methods are called by one task."""
 
     why_kept: Explanation | None
-    """Why it is not in COLD although it should be; None if there is no reason to report."""
+    """Why it is not in COLD although it should be; None without a reason to report."""
 
     frozen_at: float
     """When requests began to wait for the last fall asleep, by time.monotonic()."""

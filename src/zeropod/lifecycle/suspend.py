@@ -191,7 +191,7 @@ class SuspendStrategy:
     async def _missed(self) -> Event:
         """Return when a process that could not be stopped during a move has handled an event meanwhile.
 
-        It may have been frozen again in the middle of that, and the event is no longer in any queue.
+        It may have been frozen again in the middle of that, and the event has left its queue.
         """
         while True:
             since = await self.memory.ran()

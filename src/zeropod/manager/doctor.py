@@ -9,7 +9,7 @@ from zeropod.manager.checks import CHECKS, Finding, Need, carry_out
 
 
 def main(arguments: list[str]) -> int:
-    """0: all that is required is there. 1: something required is missing."""
+    """Print the findings. Returns 0, or 1 if something required is missing."""
     parser = argparse.ArgumentParser(
         prog="zeropod doctor", description=__doc__, epilog="Exit status 1 if something required is missing."
     )

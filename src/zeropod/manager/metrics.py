@@ -99,7 +99,7 @@ class Gauge:
     name: str
     help: str
     value: Callable[[ContainerStatus], int | None]
-    """Returns the value, None if there is none yet."""
+    """Returns the value; None if there is none yet."""
     merge: Callable[[Iterable[int]], int] = max
     """Combines the values of containers with the same labels."""
 
@@ -234,7 +234,7 @@ class NodeCollector(Collector):
 
 
 def registry(node: Node, more: Iterable[Collector] = ()) -> CollectorRegistry:
-    """Return the registry with the metrics of the node's containers, of this process, and of what else it does."""
+    """Return the registry with the metrics of the node's containers, of this process, and additional ones."""
     made = CollectorRegistry(auto_describe=False)
     for collector in (NodeCollector(node), *more):
         made.register(collector)

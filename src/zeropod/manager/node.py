@@ -44,7 +44,7 @@ class Shim:
     path: str
     containers: dict[str, ContainerStatus] = field(default_factory=dict)
     by_pod: dict[str, tuple[ContainerStatus, ...]] = field(default_factory=dict)
-    """The same by the uids of their pods, of which a shim has one."""
+    """Its containers by the uid of their pod, of which it has one."""
     problem: str = ""
     """Why it is not watched, as text; empty while it is."""
     heard: bool = False
@@ -55,11 +55,11 @@ class Shim:
 
 class Node:
     def __init__(self, *, reasons: bool = False) -> None:
-        """`reasons` has each status tell all that keeps a container awake, or from sleeping deeper."""
+        """With `reasons`, each status includes all that keeps a container awake or out of COLD."""
         self._request = WatchRequest(gather_milliseconds=GATHER, reasons=reasons)
         self._shims: dict[str, Shim] = {}
         self._by_pod: dict[str, tuple[ContainerStatus, ...]] | None = None
-        """What `by_pod` has found since the last change."""
+        """The result of `by_pod`, until the next change."""
         self._changed = trio.Event()
         self._watching = False
 
@@ -75,7 +75,7 @@ class Node:
             found: dict[str, tuple[ContainerStatus, ...]] = {}
             for shim in self._shims.values():
                 for uid, statuses in shim.by_pod.items():
-                    # Only for a moment a pod has two shims; what has not changed stays the same object.
+                    # A pod has two shims only for a moment; an unchanged tuple stays the same object.
                     found[uid] = found[uid] + statuses if uid in found else statuses
             self._by_pod = found
         return self._by_pod

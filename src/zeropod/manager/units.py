@@ -1,10 +1,10 @@
-"""Times and sizes as people read them, on a node and in a cluster."""
+"""Times and sizes in readable form, for a node and a cluster."""
 
 MEBIBYTE = 1 << 20
 
 
 def span(seconds: float) -> str:
-    """A time span in the two largest of its units, as kubectl writes ages."""
+    """Return a time span in its two largest units, like kubectl's ages."""
     whole = max(0, int(seconds))
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
     if days:

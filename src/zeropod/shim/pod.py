@@ -64,7 +64,7 @@ class Pod:
 
     @contextmanager
     def network(self, path: str, probers: Collection[str] = (), *, own: bool = True) -> Iterator[PodNetwork]:
-        """The network at `path`, opened by the first of its containers and closed by the last. Raises OSError.
+        """Return the network at `path`, opened by the first of its containers and closed by the last. Raises OSError.
 
         The containers of a pod have the same annotations, so the first one's `probers` and `own` are right for all.
         """

@@ -32,7 +32,7 @@ LINGER = 10.0
 
 
 def main(flags: Flags) -> int:
-    """Runs in the bundle of the container whose `start` began it."""
+    """Run the zygote, in the bundle of the container whose `start` began it."""
     del flags
     log = os.path.abspath("log")
     os.chdir("/")

@@ -128,7 +128,7 @@ class Requests:
 
 
 def _is_so(shims: Shims, status: ContainerStatus, wanted: Wanted) -> bool:
-    """Return whether a container's reported state is as requested, or there is no report."""
+    """Return whether a container's reported state is as requested, or missing."""
     states = [each.state for each in shims.by_pod().get(status.pod_uid, ()) if each.id == status.id]
     return all((state in ASLEEP) == (wanted is Wanted.ASLEEP) for state in states)
 

@@ -114,7 +114,7 @@ class Backend(ABC):
         """
 
     def woke(self) -> None:  # noqa: B027 - nothing to do where the kernel brings pages in
-        """The container has been thawed, for longer than a nap. Returns at once."""
+        """Note that the container has been thawed, for longer than a nap. Returns at once."""
 
     async def settle(self) -> None:
         """Wait until `move_out` has ended completely: it stops or traces no process any more."""

@@ -207,7 +207,7 @@ class Pager:
                 self._close()
 
     def wake(self) -> None:
-        """The container runs: bring in the rest of the working set, in the background."""
+        """Bring in the rest of the working set, in the background: the container runs."""
         self._process.send(wire.WAKE)
 
     def begin(self) -> None:
