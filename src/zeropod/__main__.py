@@ -12,24 +12,24 @@ from zeropod import KUBECTL_COMPLETION, KUBECTL_PLUGIN, SHIM_BINARY, __version__
 
 # Mode: the module whose `main(arguments) -> status` it is, or module:function, and what it does. A new one is a line.
 MODES: dict[str, tuple[str, str]] = {
-    "shim": ("zeropod.launch.flags", f"what containerd runs, by the name {SHIM_BINARY}"),
+    "shim": ("zeropod.launch.flags", f"the shim that containerd runs, by the name {SHIM_BINARY}"),
     "ps": ("zeropod.manager.ps", "show this node's containers: awake or asleep, since when, and why"),
     "installer": ("zeropod.installer.main", "bring zeropod to this node, or --uninstall it"),
     "why": ("zeropod.manager.commands:why", "explain what keeps a container awake, and what to do about it"),
     "sleep": ("zeropod.manager.commands:sleep", "put a container to sleep now"),
     "wake": ("zeropod.manager.commands:wake", "wake a container"),
     "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
-    "image-gc": ("zeropod.manager.image_gc", "remove what containers that are gone have left on disk, once"),
+    "image-gc": ("zeropod.manager.image_gc", "remove the images of deleted containers, once"),
     "kubectl": (
         "zeropod.cli.kubectl.main",
-        f"what kubectl runs, by the name {KUBECTL_PLUGIN}: ps, why, sleep, wake, top, doctor",
+        f"the plugin that kubectl runs, by the name {KUBECTL_PLUGIN}: ps, why, sleep, wake, top, doctor",
     ),
     "kubectl-complete": (
         "zeropod.cli.kubectl.completion",
-        f"what kubectl asks at TAB, by the name {KUBECTL_COMPLETION}",
+        f"shell completion for kubectl, by the name {KUBECTL_COMPLETION}",
     ),
-    "doctor": ("zeropod.manager.doctor", "say whether this node can do all that zeropod needs, and what is missing"),
-    "unpack": ("zeropod.boot.unpack", "unpack now what the first use would, so that it starts quickly too"),
+    "doctor": ("zeropod.manager.doctor", "check whether this node has what zeropod needs"),
+    "unpack": ("zeropod.boot.unpack", "unpack now instead of at the first use, so that this is fast, too"),
 }
 
 NAMES = {SHIM_BINARY: "shim", KUBECTL_PLUGIN: "kubectl", KUBECTL_COMPLETION: "kubectl-complete"}

@@ -115,7 +115,7 @@ def test_without_a_zygote_a_shim_is_a_program_of_its_own(cri: Cri) -> None:
             assert not zygotes()
     finally:
         os.chmod(ZYGOTES, 0o700)
-    why = f"it could not be a zygote's: {ZYGOTES} has mode 0777"
+    why = f"no zygote could fork it: {ZYGOTES} has mode 0777"
     assert any(why in line for line in node.containerd_log())
 
 

@@ -86,7 +86,7 @@ class Listeners:
                 await serve(stream)
         except Exception:
             # Whatever a client has sent, the failure ends its own connection and nothing else.
-            log.exception("a connection in %s was closed, which is a mistake of zeropod's", self._netns)
+            log.exception("closed a connection in %s after an unexpected error", self._netns)
         finally:
             self._slots.release()
 

@@ -59,7 +59,7 @@ class ProbeSources:
                 await self._addresses.changed()
                 self._set_addresses()
         except OSError as error:
-            log.warning("the node's addresses are not followed any more: %s", error)
+            log.warning("cannot follow the node's addresses any more: %s", error)
 
     def _set_addresses(self) -> None:
         try:

@@ -217,7 +217,7 @@ def _serve(listener: int, flags: Flags) -> None:
         zygote_client.ask(build_info.TREE, listener, order, lambda zygotes: _spawn(zygotes, flags, "zygote", oom_score))
     except zygote_client.ZygoteError as reason:
         _spawn(listener, flags, "serve", oom_score)
-        _say(f"this shim is a program of its own, which takes 25 MB more: it could not be a zygote's: {reason}")
+        _say(f"this shim is started as a program, which takes 25 MB more, because no zygote could fork it: {reason}")
 
 
 def _spawn(listener: int, flags: Flags, action: str, oom_score: int) -> None:

@@ -33,12 +33,12 @@ BUSY = 1.0
 """Seconds until the next check of a container that was in use after all."""
 
 CAUSES = {
-    Event.CONNECTION: "a connection came",
-    Event.DATA: "data came",
-    Event.PROBE: "a health probe came that only it can answer",
-    Event.WANTED: "it was asked for",
-    Event.WANTED_SHORTLY: "it was asked for",
-    Event.FAILED: "its sleep could not be managed any longer",
+    Event.CONNECTION: "a new connection",
+    Event.DATA: "data",
+    Event.PROBE: "a health probe that only it can answer",
+    Event.WANTED: "a request",
+    Event.WANTED_SHORTLY: "a request",
+    Event.FAILED: "a failure of the sleep machinery",
 }
 """The cause of a wake, in words for the log."""
 
@@ -215,7 +215,7 @@ class Actions:
             )
         except OSError as error:
             self._failure = CheckpointFailed(Reason.CANNOT_WATCH.because(error))
-            self._workload.log.warning("cannot watch what comes for it, waking it: %s", error)
+            self._workload.log.warning("cannot watch its open files, waking it: %s", error)
             event = Event.FAILED
         self._woken_by(event)
         return event

@@ -54,7 +54,7 @@ class Event(Enum):
     EXIT = auto()
     """Its init process has ended, or its exit is reported although it has no process."""
     QUIET = auto()
-    """No traffic for `scaledown-duration`, and nothing that inhibits sleep; or sleep was asked for."""
+    """No traffic for `scaledown-duration`, and nothing that inhibits sleep; or sleep was requested."""
     FROZEN = auto()
     """All its processes are frozen, and no connection, data or request has arrived until then."""
     NOT_IDLE = auto()

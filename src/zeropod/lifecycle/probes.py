@@ -193,7 +193,7 @@ class ProbeDiscovery:
                 await start()
                 self._interceptor.intercept_kubelet(await self._ports())
             except OSError as error:
-                self._workload.log.warning("its first probes may wake it: what they ask is not found out: %s", error)
+                self._workload.log.warning("cannot learn its probes, the first ones may wake it: %s", error)
                 return
             await trio.sleep(DISCOVERY)
             self._interceptor.disengage()

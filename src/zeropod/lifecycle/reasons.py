@@ -97,7 +97,7 @@ class Reason(Enum):
     RECENTLY_ACTIVE = "now", "last active at {0} UTC, sleeps {1:g} s after that"
     ANSWER_DUE = (
         "now",
-        "it works on the answer to a request",
+        "it is working on a request",
         "Wait for the answer. If no request is open, find out which of its processes uses the CPU.",
     )
     UNHEALTHY = (
@@ -110,10 +110,10 @@ class Reason(Enum):
     ARRIVAL = "now", "a connection or data came at the last moment"
     CONNECTION = "now", "a connection came at the last moment"
     REQUESTED = "now", "a request came at the last moment"
-    SOMETHING = "now", "something came at the last moment"
+    SOMETHING = "now", "an event arrived at the last moment"
     UNREAD = (
         "now",
-        "it has not dealt with everything yet: {0}",
+        "it has unread input: {0}",
         "Data is unread: the application may be stuck. If the same data is still unread a second later, it sleeps.",
     )
     ENDING = "now", "it is about to end"
@@ -123,19 +123,19 @@ class Reason(Enum):
     CONNECTION_BEFORE_NAP = "now", "a connection waited for it as it began to run for a probe"
     CONNECTION_IN_NAP = "now", "a connection came while it ran for a probe"
     USED_IN_NAP = "now", "the connection from {0} port {1} ({2}) was used while it ran for a probe"
-    UNREAD_IN_NAP = "now", "something came while it ran for a moment: {0}"
+    UNREAD_IN_NAP = "now", "input arrived while it ran for a probe: {0}"
 
     # It cannot be put to sleep
     CANNOT_FREEZE = "error", "it cannot be frozen: {0}", _HANGS
     CANNOT_REFREEZE = "error", "it cannot be frozen again: {0}", _HANGS
-    CANNOT_WATCH = "error", "cannot watch what comes for it: {0}", _DOCTOR
+    CANNOT_WATCH = "error", "cannot watch its open files: {0}", _DOCTOR
     CANNOT_REDIRECT = "error", "its connections cannot be redirected: {0}", _DOCTOR
     NO_EBPF = "error", "connections cannot be redirected without eBPF, so it is not ended", _DOCTOR
     CANNOT_HAND_OVER = "error", "{0}", _DOCTOR
     DISK = (
         "disk",
-        "the disk has no room for it: {0}",
-        f"Make room on the disk of {paths.STATE}, or change its limits in {paths.NODE_CONFIG}.",
+        "the disk has too little space for it: {0}",
+        f"Free space on the disk of {paths.STATE}, or change the limits in {paths.NODE_CONFIG}.",
     )
     DUMP_FAILED = (
         "error",
@@ -161,7 +161,7 @@ class Reason(Enum):
     )
     WOULD_LOSE = (
         "depth",
-        "stays in STANDBY, since COLD would lose something of it: {0}",
+        "stays in STANDBY, since COLD would lose something: {0}",
         "The text has a remedy for each obstacle. The container is examined again every minute.",
     )
     NO_COLD = (
@@ -171,12 +171,12 @@ class Reason(Enum):
     )
     NOT_YET_READ = (
         "depth",
-        "it has not yet read what a connection has sent",
+        "it has not read all data of a connection yet",
         "The application leaves data unread: it may be stuck. COLD is tried again every few seconds.",
     )
     NOT_YET_TAKEN = (
         "depth",
-        "a peer has not yet taken what it has sent",
+        "a peer has not acknowledged all data yet",
         "A client reads slowly or is gone; TCP gives up on it after 15 minutes (`net.ipv4.tcp_retries2` in the pod).",
     )
 
@@ -218,7 +218,7 @@ WORDS_OF_OTHERS = (
     ("Can't get rlimit", "Give containerd CAP_SYS_RESOURCE; `zeropod doctor` says whether it has it."),
     ("executable file not found", "Install CRIU 4.2 or newer on the node; `zeropod doctor` looks for it."),
     ("max-checkpoint-bytes", f"Raise it in {paths.NODE_CONFIG}, or let fewer containers sleep on this node."),
-    ("min-free-bytes", f"Make room on the disk of {paths.STATE}, or lower it in {paths.NODE_CONFIG}."),
+    ("min-free-bytes", f"Free space on the disk of {paths.STATE}, or lower it in {paths.NODE_CONFIG}."),
 )
 """Messages of CRIU, runc and the disk budget, and what to do about each; the first match counts."""
 

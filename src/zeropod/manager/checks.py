@@ -45,12 +45,12 @@ class Finding:
 
 
 CHECKS = (
-    Check("root", Need.REQUIRED, looks.root, "nothing else can be looked at", "Run it with sudo."),
+    Check("root", Need.REQUIRED, looks.root, "no other check is possible", "Run it with sudo."),
     Check(
         "kernel",
         Need.REQUIRED,
         looks.kernel,
-        "zeropod relies on what only newer kernels have",
+        "zeropod needs features of newer kernels",
         f"Use a node image with Linux {'.'.join(map(str, OLDEST_KERNEL))} or newer.",
     ),
     Check(
@@ -107,43 +107,43 @@ CHECKS = (
         "CRIU",
         Need.WANTED,
         looks.criu_version,
-        "there is no COLD: containers sleep in STANDBY alone",
+        "there is no COLD: containers sleep only in STANDBY",
         f"Put CRIU 4.2 or newer into {paths.PROGRAMS}.",
     ),
     Check(
         "criu check",
         Need.WANTED,
         looks.criu_check,
-        "dumps fail: containers sleep in STANDBY alone",
-        "What CRIU names is missing in the kernel, or forbidden to containerd.",
+        "dumps fail: containers sleep only in STANDBY",
+        "CRIU names what the kernel lacks, or what containerd may not do.",
     ),
     Check(
         "capabilities",
         Need.WANTED,
         looks.capabilities,
         "containers whose processes do not run as root do not go COLD",
-        "Give containerd CAP_SYS_RESOURCE, which systemd's unit of it has: it may run in a restricted container.",
+        "Give containerd CAP_SYS_RESOURCE, which its systemd unit has: it may run in a restricted container.",
     ),
     Check(
         "disk",
         Need.WANTED,
         looks.disk,
         "containers keep their memory and do not go COLD, to keep the disk from filling up",
-        f"Make room on the disk of {paths.STATE}, or put a larger one there.",
+        f"Free space on the disk of {paths.STATE}, or use a larger one.",
     ),
     Check(
         "configuration",
         Need.WANTED,
         looks.configuration,
-        "the defaults are taken in place of what is wrong",
-        f"Mend {paths.NODE_CONFIG}.",
+        "invalid entries are ignored, and the defaults used",
+        f"Correct {paths.NODE_CONFIG}.",
     ),
     Check(
         "shim",
         Need.REQUIRED,
         looks.shim,
         "containerd cannot start a container of this runtime",
-        "Link zeropod to containerd-shim-zeropod-v2 in a directory on the PATH of containerd, /usr/local/bin say.",
+        "Link zeropod to containerd-shim-zeropod-v2 in a directory on containerd's PATH, such as /usr/local/bin.",
     ),
     Check(
         "containerd",

@@ -84,7 +84,7 @@ class Publisher:
                         failures = 0
             except RpcError as error:
                 pause = PAUSES[min(failures, len(PAUSES) - 1)]
-                log.warning("an event is not delivered, again in %g s: %s", pause, error)
+                log.warning("cannot deliver an event, retrying in %g s: %s", pause, error)
                 failures += 1
                 await trio.sleep(pause)
 

@@ -45,9 +45,9 @@ class Part(Enum):
     """The effect of a connection on the container's sleep."""
 
     COUNTS = "counts"
-    PROBE = "is a health probe's, and does not count"
+    PROBE = "is a health probe, and does not count"
     OWN = "comes from within the pod, and does not count"
-    OTHER = "is on none of its ports, and does not count; data on it wakes all the same"
+    OTHER = "is on none of its ports, and does not count, but data on it wakes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Facts:
     """Invalid defaults, which are ignored."""
 
 
-PERHAPS_A_PROBE = "It comes from this node: if it is a health probe, name its sender in the annotation probe-processes."
+PERHAPS_A_PROBE = "If it is a health probe of this node, add its process name to the annotation probe-processes."
 
 
 def statements(facts: Facts) -> list[Statement]:
@@ -109,7 +109,7 @@ def statements(facts: Facts) -> list[Statement]:
         elif facts.why:
             found.append(_statement(facts.why, kind="depth"))
         if facts.probes:
-            found.append(Statement("probe", f"{facts.probes} health probes were answered in its stead so far."))
+            found.append(Statement("probe", f"{facts.probes} health probes were answered in its place so far."))
     elif facts.why:
         found.append(_statement(facts.why))
     if facts.may_sleep:
@@ -133,16 +133,16 @@ def _statement(why: Explanation, kind: str = "") -> Statement:
 
 
 def _against_cold(obstacle: Obstacle) -> Statement:
-    return Statement("cold", f"COLD would lose something of it: {obstacle.text}.", obstacle.remedy)
+    return Statement("cold", f"COLD would lose something: {obstacle.text}.", obstacle.remedy)
 
 
 def _memory(memory: MemoryReport) -> Statement:
     """Return where its memory is, and why."""
     usage, left = memory.usage, _mebibytes(memory.left)
     if memory.kind is Kind.RESIDENT:
-        text = f"Its memory stays where it is, {left}"
+        text = f"Its memory stays in place, {left}"
     else:
-        text = f"Its memory is out by {memory.kind}: {_mebibytes(usage.out)} out, {left} in memory"
+        text = f"Its memory is in {memory.kind}: {_mebibytes(usage.out)} out, {left} in memory"
         if usage.faults:
             text += f", {usage.faults} page faults since the last wake"
     return Statement("memory", f"{text}; {memory.why}.", memory.why.remedy)
@@ -176,7 +176,7 @@ def _traffic(facts: Facts) -> list[Statement]:
 def _failure(facts: Facts) -> list[Statement]:
     found = []
     if facts.failure:
-        when = f" It is tried again at {facts.next_attempt}, at the earliest." if facts.next_attempt else ""
+        when = f" The next attempt is at {facts.next_attempt} at the earliest." if facts.next_attempt else ""
         if facts.failure != facts.why:
             found.append(Statement("error", f"The last failure: {facts.failure}.{when}", facts.failure.remedy))
         elif when:

@@ -48,7 +48,7 @@ def test_it_sleeps_and_wakes(application: Application, depth: str, cri: Cri) -> 
 
 
 def stays_in_standby(it: Running, seen: Seen) -> None:
-    """It does not go to COLD, which would lose something of it, says what, and sleeps all the same."""
+    """It does not go to COLD, which would lose something, says what, and sleeps all the same."""
     with it.talk() as session:
         answer = session.ask()
         status = shims.until(it.container.id, lambda status: re.search(it.application.not_cold, status.why_kept))

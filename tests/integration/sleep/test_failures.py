@@ -116,7 +116,7 @@ def test_where_the_disk_is_full_it_stays_in_standby(stage: Stage) -> None:
             node.until(lambda: app.status.refused_sleeps > 0, "a checkpoint was not even tried")
             app.standby()
             row = shims.row(app.id)
-            assert (row["checkpoint_errors"], "the disk has no room for it" in row["why"]) == (0, True)
+            assert (row["checkpoint_errors"], "the disk has too little space for it" in row["why"]) == (0, True)
             with app.connect() as session:
                 assert session.redis("GET", "a") == b"b"
         assert faults.logged(app, "stays in STANDBY", "min-free-bytes")

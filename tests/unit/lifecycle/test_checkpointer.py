@@ -141,7 +141,7 @@ async def test_what_comes_before_criu_has_begun_ends_the_attempt(
 ) -> None:
     monkeypatch.setattr(FakeDump, "waits", True)
     attempt.arrival = trio.lowlevel.checkpoint
-    with pytest.raises(NotIdle, match="something came at the last moment"):
+    with pytest.raises(NotIdle, match="an event arrived at the last moment"):
         await attempt.run()
     assert attempt.traffic.calls == ["hand over"]
     assert attempt.is_undone
@@ -162,7 +162,7 @@ async def test_what_comes_before_the_last_look_ends_the_attempt(attempt: Attempt
 @pytest.mark.parametrize(
     ("error", "becomes"),
     [
-        (NotIdle(said("a peer has not yet taken what it has sent")), NotIdle),
+        (NotIdle(said("a peer has not acknowledged all data yet")), NotIdle),
         (CheckpointFailed(said("this kernel can neither")), CheckpointFailed),
         (OSError("no descriptors"), CheckpointFailed),
         (CgroupError("gone"), CheckpointFailed),

@@ -395,7 +395,7 @@ async def test_a_request_that_it_works_on_is_not_put_to_sleep(
     sleeping.start()
     await trio.sleep(10 * SCALEDOWN)
     assert sleeping.script.times("freeze") == []
-    assert sleeping.life.why == "it works on the answer to a request"
+    assert sleeping.life.why == "it is working on a request"
     work.share = 0.0
     await sleeping.asleep()
 
@@ -684,7 +684,7 @@ async def test_from_standby_it_goes_to_the_disk_and_wakes_from_there(
 async def test_one_that_stays_in_standby_after_all_says_why(sleeping: Sleeping, autojump_clock: MockClock) -> None:
     sleeping.script.dumps = Event.KEPT
     sleeping.script.arrivals = [Event.STANDBY_OVER]
-    sleeping.script.why_kept = said("stays in STANDBY: a peer has not yet taken what it has sent")
+    sleeping.script.why_kept = said("stays in STANDBY: a peer has not acknowledged all data yet")
     sleeping.start()
     await sleeping.asleep()
     await trio.sleep(1.0)
@@ -1652,7 +1652,7 @@ async def test_one_that_ends_meanwhile_is_not_waited_for(sleeping: Sleeping, aut
 async def test_without_room_it_stays_awake_and_tries_again_with_pauses(
     sleeping: Sleeping, autojump_clock: MockClock
 ) -> None:
-    sleeping.script.phases["freeze"] = [DiskBudgetExceeded(said("the disk has no room for it"))] * 3
+    sleeping.script.phases["freeze"] = [DiskBudgetExceeded(said("the disk has too little space for it"))] * 3
     sleeping.start()
     await sleeping.asleep()
     await wait_all_tasks_blocked()

@@ -13,7 +13,7 @@ from zeropod.lifecycle.reasons import Explanation, Reason
 SECOND = 10**9
 NOW = 10**15
 EXEC = Reason.EXEC.because("7")
-UNREAD = Reason.UNREAD.because("unread in a pipe: 3")
+UNREAD = Reason.UNREAD.because("3 in a pipe")
 MAY_SLEEP = (State.RUNNING, State.CHECKPOINTING)
 
 EXPLANATIONS = st.sampled_from([EXEC, UNREAD, Reason.STOPPING.because(), Reason.ARRIVAL.because()])

@@ -595,7 +595,7 @@ async def connects(suspended: Suspended) -> None:
     [
         ("connection", "a connection or data came at the last moment"),
         ("data", "a connection or data came at the last moment"),
-        ("unread", "it has not dealt with everything yet: unread in a pipe: 3"),
+        ("unread", "it has unread input: 3 in a pipe"),
         ("wanted", "a request came at the last moment"),
         ("inhibited", "exec"),
         ("not quiet", "last active at .* UTC, sleeps 1 s after that"),
@@ -628,13 +628,13 @@ async def test_what_came_at_the_last_moment_ends_the_attempt(suspended: Suspende
 async def test_what_lies_unread_for_long_does_not_keep_it_awake(suspended: Suspended) -> None:
     strategy = suspended.make()
     suspended.world.amounts = {9: 3}
-    with pytest.raises(NotIdle, match="dealt with"):
+    with pytest.raises(NotIdle, match="unread input"):
         await strategy.freeze()
     assert await strategy.freeze() is Event.FROZEN
     strategy.thaw()
     strategy.awake()
     suspended.world.amounts = {9: 4}
-    with pytest.raises(NotIdle, match="dealt with"):
+    with pytest.raises(NotIdle, match="unread input"):
         await strategy.freeze()
 
 
@@ -720,7 +720,7 @@ async def test_a_connection_that_waits_as_the_nap_begins_is_told_without_a_wait(
         ("wanted", "a connection came from the node"),
         ("connected", "a connection came while it ran for a probe"),
         ("used", "the connection was used"),
-        ("unread", "something came while it ran for a moment: unread in a pipe: 3"),
+        ("unread", "input arrived while it ran for a probe: 3 in a pipe"),
     ],
 )
 async def test_what_uses_it_during_a_nap_is_told_and_nothing_of_it_is_lost(
@@ -848,7 +848,7 @@ async def test_what_cold_would_lose_keeps_it_in_standby_until_it_is_gone(
         nursery.start_soon(look)
         assert await arrival(asleep) is Event.STANDBY_OVER
     assert trio.current_time() - began == pytest.approx(2 * EXAMINE_AGAIN)
-    assert found == ["stays in STANDBY, since COLD would lose something of it: uses io_uring (do without it)"]
+    assert found == ["stays in STANDBY, since COLD would lose something: uses io_uring (do without it)"]
 
 
 @pytest.mark.parametrize("carried", [False, True])
@@ -911,9 +911,9 @@ async def test_a_dump_that_is_refused_keeps_it_in_standby_for_a_while(
 ) -> None:
     on_disk(suspended, standby=False)
     assert await arrival(asleep) is Event.STANDBY_OVER
-    suspended.world.raises["checkpoint"] = [NotIdle(said("a peer has not yet taken what it has sent"))]
+    suspended.world.raises["checkpoint"] = [NotIdle(said("a peer has not acknowledged all data yet"))]
     assert await asleep.dump() is Event.KEPT
-    assert str(asleep.why_kept) == "stays in STANDBY: a peer has not yet taken what it has sent"
+    assert str(asleep.why_kept) == "stays in STANDBY: a peer has not acknowledged all data yet"
     assert suspended.world.slots == 0
     began = trio.current_time()
     assert await arrival(asleep) is Event.STANDBY_OVER

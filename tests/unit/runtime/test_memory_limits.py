@@ -67,7 +67,7 @@ def test_what_cannot_be_put_back_stays_in_the_record(
     restore_limits(record)
     assert limit.read_text() == "0"
     assert json.loads(record.read_text()) == [[str(directory), "0", "max"]]
-    assert f"cannot put {directory} back to 0" in caplog.text
+    assert f"cannot restore {directory} to 0" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "[[1]]", "null"])
@@ -75,5 +75,5 @@ def test_a_strange_record_is_said_and_removed(tmp_path: Path, text: str, caplog:
     record = tmp_path / "record"
     record.write_text(text)
     restore_limits(record)
-    assert "is not put back" in caplog.text
+    assert "are not restored" in caplog.text
     assert not record.exists()

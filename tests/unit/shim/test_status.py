@@ -89,7 +89,7 @@ async def test_times_are_in_milliseconds(world: World) -> None:
 class Strategy:
     """As much of a way to sleep as is described."""
 
-    why_kept = said("stays in STANDBY, since COLD would lose something of it")
+    why_kept = said("stays in STANDBY, since COLD would lose something")
     image_bytes = answered = 0
 
     def memory_report(self) -> MemoryReport:

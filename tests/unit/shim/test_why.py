@@ -54,7 +54,7 @@ def test_one_from_the_node_itself_may_be_a_probe_that_is_not_known() -> None:
 
 def test_probes_that_were_answered_are_told_of_one_that_sleeps() -> None:
     found = statements(replace(AWAKE, state=State.STANDBY, probes=12))
-    assert found[1] == Statement("probe", "12 health probes were answered in its stead so far.")
+    assert found[1] == Statement("probe", "12 health probes were answered in its place so far.")
 
 
 def test_what_counts_comes_first_and_the_youngest_of_it() -> None:
@@ -113,8 +113,8 @@ def test_what_stands_against_cold_is_told_one_by_one_with_what_to_do() -> None:
     obstacles = [Obstacle("tty", "its terminal is outside", "tty: false"), Obstacle("x", "something", "")]
     found = statements(replace(AWAKE, state=State.STANDBY, why=Reason.WOULD_LOSE.because("…"), obstacles=obstacles))
     assert found[1:] == [
-        Statement("cold", "COLD would lose something of it: its terminal is outside.", "tty: false"),
-        Statement("cold", "COLD would lose something of it: something."),
+        Statement("cold", "COLD would lose something: its terminal is outside.", "tty: false"),
+        Statement("cold", "COLD would lose something: something."),
     ]
 
 
@@ -126,12 +126,12 @@ def test_where_its_memory_is_and_why_there() -> None:
     report = memory(Kind.STORE, Usage(out=300 << 20, faults=7), "not in swap: the node has no swap; page store")
     assert statements(replace(AWAKE, state=State.STANDBY, memory=report))[1] == Statement(
         "memory",
-        "Its memory is out by store: 300 MiB out, 4 MiB in memory, 7 page faults since the last wake; "
+        "Its memory is in store: 300 MiB out, 4 MiB in memory, 7 page faults since the last wake; "
         "not in swap: the node has no swap; page store.",
     )
     assert statements(replace(AWAKE, state=State.DOZING, memory=memory(Kind.RESIDENT, why="3 MiB are too little")))[
         1
-    ].text == ("Its memory stays where it is, 4 MiB; 3 MiB are too little.")
+    ].text == ("Its memory stays in place, 4 MiB; 3 MiB are too little.")
 
 
 def test_memory_that_could_not_be_moved_comes_with_something_to_do() -> None:

@@ -57,7 +57,7 @@ class Unread:
     where: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"unread in a {self.where}: {self.amount}"
+        return f"{self.amount} in a {self.where}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,7 @@ class Facts:
 def diagnose(facts: Facts) -> list[Finding]:
     """Return all findings: first of the cluster, then of each node selected for zeropod."""
     found = [
-        Finding(
-            kind, Verdict.UNKNOWN, f"may not be looked at: {why}", "Ask with the rights of a cluster's administrator."
-        )
+        Finding(kind, Verdict.UNKNOWN, f"may not be read: {why}", "Ask with the rights of a cluster's administrator.")
         for kind, why in facts.unread.items()
     ]
     if "runtimeclasses" not in facts.unread:
@@ -124,7 +122,7 @@ def _custom_resource(facts: Facts) -> Finding:
     served = [each["name"] for each in facts.crd.get("spec", {}).get("versions", ()) if each.get("served")]
     version = GROUP_VERSION.partition("/")[2]
     if version not in served:
-        text = f"it has the versions {', '.join(served)}, and {version} is what this program and the managers speak"
+        text = f"it has the versions {', '.join(served)}, but this program and the managers need {version}"
         return Finding(CRD, Verdict.FAILS, text, "Apply the manifests of the same release.")
     if facts.daemon_sets and not is_kept:
         return Finding(CRD, Verdict.LACKS, "the managers do not keep it: they run without --zeropods", _COMPONENTS)
@@ -160,10 +158,10 @@ def _node(node: Object, facts: Facts) -> Iterator[Finding]:
     staying = [each for each in pods if "deletionTimestamp" not in each["metadata"]]
     troubles = [trouble for pod in staying for trouble in _pod(name, pod)]
     if pods and not staying:
-        troubles = [Finding(name, Verdict.LACKS, "its pod is being replaced or taken away")]
+        troubles = [Finding(name, Verdict.LACKS, "its pod is being replaced or removed")]
     yield from troubles
     if not pods and "pods" not in facts.unread:
-        remedy = "`kubectl describe daemonset` says why, in its events: taints, quotas, or room."
+        remedy = "`kubectl describe daemonset` says why, in its events: taints, quotas, or a lack of resources."
         yield Finding(name, Verdict.FAILS, "the DaemonSet has no pod here", remedy)
     if not troubles and (handlers := status.get("runtimeHandlers")):
         yield from _handler(name, handlers)

@@ -28,9 +28,9 @@ COMMANDS = {
     "why": ("explain what keeps a pod awake, and what to do about it", why.run),
     "sleep": ("put a pod's containers to sleep now", request.run),
     "wake": ("wake a pod's containers", request.run),
-    "doctor": ("tell what is wrong with zeropod in this cluster, and on which node", doctor.run),
+    "doctor": ("show what is wrong with zeropod in this cluster, and on which node", doctor.run),
     "top": ("show pods by the memory that they have given back", top.run),
-    "dashboard": ("serve a page that shows who sleeps, on a time line", dashboard.run),
+    "dashboard": ("serve a page with a time line of each container", dashboard.run),
 }
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
@@ -98,7 +98,7 @@ async def _ask(access: Access, found: Target, options: argparse.Namespace, names
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(prog=PROGRAM, description="Look at what zeropod runs in a cluster, and have it sleep and wake.")
+    parser = Parser(prog=PROGRAM, description="Show a cluster's containers on zeropod, and make them sleep or wake.")
     parser.add_argument("--version", action="version", version=f"zeropod {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, (summary, _) in COMMANDS.items():
@@ -120,7 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
         if name == "ps":
             made.add_argument("-w", "--watch", action="store_true", help="then print every change")
         if name in ("sleep", "wake"):
-            made.add_argument("--no-wait", action="store_true", help="do not wait for what becomes of it")
+            made.add_argument("--no-wait", action="store_true", help="do not wait for the outcome")
             made.add_argument("--timeout", type=_duration, default=TIMEOUT, help="how long to wait, such as 1m (30s)")
         if name == "top":
             made.add_argument("--sort-by", choices=top.SORTS, default="memory", help="what the most is of")

@@ -96,7 +96,7 @@ class ColdProspect:
     def reapply(self, init_process: InitProcess) -> None:
         """Set again the state that the restore has lost."""
         for complaint in reapplied.reapply(init_process.pids(), self._noted):
-            self._workload.log.warning("cannot be set again after its restore: %s", complaint)
+            self._workload.log.warning("an attribute that its restore lost cannot be set again: %s", complaint)
 
 
 def _mebibytes(size: int) -> str:

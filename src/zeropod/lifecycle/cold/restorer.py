@@ -102,7 +102,9 @@ class Restorer:
         try:
             self.kept.has_restored(init_process.pids() if init_process else ())
         except OSError as error:
-            self._workload.log.warning("something of its restore is left, until the next or its deletion: %s", error)
+            self._workload.log.warning(
+                "cannot clean up after its restore, the rest stays until the next one or its deletion: %s", error
+            )
 
     async def _bring(self, pager: Pager, done: trio.Event) -> None:
         try:

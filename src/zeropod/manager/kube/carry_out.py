@@ -121,7 +121,7 @@ class Requests:
         self._outcomes.setdefault(status.container, []).append(on_demand.record(request, outcome, reason, at))
         self._acting.discard(status.container)
         log.info(
-            "%s/%s/%s: %s was wanted: %s%s",
+            "%s/%s/%s: %s requested: %s%s",
             status.pod_namespace, status.pod, status.container, request.wanted, outcome, reason and f": {reason}",
         )  # fmt: skip
         done()

@@ -57,7 +57,7 @@ class PendingResize:
 
 
 _REMEDIES = {
-    "Deferred": "Wait for room on its node, or make some: the kubelet tries again by itself. Until then the pod runs "
+    "Deferred": "Wait for free resources on its node, or free some: the kubelet tries again. Until then the pod runs "
     "with what it was granted before.",
     "Infeasible": "Its node can never grant this: request less, or have the pod created anew on a larger one. Until "
     "then it runs with what it was granted before.",

@@ -106,13 +106,13 @@ def _against_swap(node: NodeFacts, present: int) -> str | None:
     if not node.accounting:
         return "cgroups do not account swap (kernel parameter swapaccount, or no memory controller)"
     if node.free_swap < present + SPARE:
-        return f"only {shown(node.free_swap)} of swap are free, {shown(present)} and {shown(SPARE)} to spare are needed"
+        return f"only {shown(node.free_swap)} of swap are free, {shown(present)} and {shown(SPARE)} more are needed"
     return None
 
 
 def _against_store(node: NodeFacts) -> str | None:
     if node.machine not in _STORE_MACHINES:
-        return f"not known how to on {node.machine}"
+        return f"not supported on {node.machine}"
     if not node.userfaultfd:
         return "/dev/userfaultfd is missing or may not be opened (CONFIG_USERFAULTFD)"
     return None
@@ -123,7 +123,7 @@ def _in_favour(kind: Kind, node: NodeFacts, wanted: str) -> str:
         return f"{shown(node.free_swap)} of swap are free ({', '.join(map(_describe, node.swaps))})"
     if kind is Kind.STORE:
         return "page store by userfaultfd"
-    return "memory stays" if wanted != Kind.RESIDENT else "memory stays, as the annotation says"
+    return "memory stays" if wanted != Kind.RESIDENT else "memory stays in place, as the annotation says"
 
 
 def advice(node: NodeFacts) -> list[str]:

@@ -58,7 +58,7 @@ def restore_limits(record: Path) -> None:
                 _put(Path(file), stood)
         except OSError as error:
             if error.errno not in _GONE:
-                _log.error("cannot put %s back to %s, it stays at what zeropod has set: %s", file, stood, error)
+                _log.error("cannot restore %s to %s, it keeps the value set by zeropod: %s", file, stood, error)
                 left.append((file, stood, value))
     if left:
         _write_record(record, left)
@@ -71,7 +71,7 @@ def _parse(record: Path, text: str) -> list[tuple[str, str, str]]:
         return [(str(file), str(stood), str(value)) for file, stood, value in json.loads(text)]
     except (ValueError, TypeError) as error:
         # The record is replaced atomically, so this is not a partial one of ours.
-        _log.error("cannot read %s, what it says is not put back: %s", record, error)
+        _log.error("cannot read %s, the limits in it are not restored: %s", record, error)
         return []
 
 

@@ -19,7 +19,7 @@ REASONS = (
     "last active at … UTC, sleeps … s after that",
     "last active at … UTC, sleeps … s after that",
     "exec … is running",
-    "it works on the answer to a request",
+    "it is working on a request",
     "nothing in it listens on a TCP port",
     "a connection came at the last moment",
 )
