@@ -249,7 +249,7 @@ def test_another_pod_takes_the_room_of_one_that_sleeps(place: Place) -> None:
 
     (reason,) = until(reasons, "kubectl zeropod why says so", WITHIN)
     assert "Its resize is deferred: " in reason["text"]
-    assert "Wait for room" in reason["remedy"]
+    assert "Wait for free resources" in reason["remedy"]
     other.delete(0)
     stop = time.monotonic() + 60
     while pod.status()["allocatedResources"] != wanted:

@@ -1,7 +1,8 @@
-"""Children that only exist: a namespace or a table of open files lives as long as a process is in it.
+"""Child processes that only keep something alive: a namespace or a descriptor table exists as long as a process uses
+it.
 
-They share our memory, so they cost almost none, and sleep in the C library without running a line of Python. An
-out-of-memory kill takes them with us.
+They share the memory of this process, so they cost almost none, and sleep in the C library without running Python. An
+out-of-memory kill of this process ends them, too.
 
 Source of facts: clone(2).
 """
@@ -25,7 +26,7 @@ _sleep = ctypes.cast(ctypes.CDLL(None).sleep, ctypes.c_void_p).value
 
 
 class Sleeper:
-    """A child of ours. It runs on a stack that this object owns, so the object must live as long."""
+    """A child process. It runs on a stack that this object owns, so keep the object as long as the child."""
 
     def __init__(self, flags: int, seconds: int, pid: ctypes.c_int32 | None = None) -> None:
         """Start it with these flags of clone(2); it ends by itself after `seconds`. Raises OSError.

@@ -1,8 +1,8 @@
 """The runtime options in containerd's configuration, in both of their forms.
 
 `ctr` sends runc's own message, and the CRI plugin does so for runc's runtime type. For any other type it sends the
-runtime's section `options` as TOML (containerd's `internal/cri/config`, `GenerateRuntimeOptions`); `SystemdCgroup =
-true` comes from there on a node whose kubelet uses the systemd driver.
+runtime's section `options` as TOML (containerd's `internal/cri/config`, `GenerateRuntimeOptions`), which has
+`SystemdCgroup = true` on a node whose kubelet uses the systemd driver.
 """
 
 import logging

@@ -241,7 +241,11 @@ def test_a_kubelet_that_says_nothing_of_handlers_is_not_held_against_a_node(hand
         (replace(RIGHT, crd=None), Verdict.FAILS, "there is none"),
         (replace(RIGHT, crd=None, daemon_sets=[daemon_set(flags=())]), Verdict.LACKS, "there is none"),
         (replace(RIGHT, daemon_sets=[daemon_set(flags=())]), Verdict.LACKS, "run without --zeropods"),
-        (replace(RIGHT, crd=custom_resource("v2")), Verdict.FAILS, "it has the versions v2, and v1 is what"),
+        (
+            replace(RIGHT, crd=custom_resource("v2")),
+            Verdict.FAILS,
+            "it has the versions v2, but this program and the managers need v1",
+        ),
         (replace(RIGHT, crd=custom_resource(established="False")), Verdict.FAILS, "not in force: names conflict"),
     ],
 )

@@ -100,7 +100,7 @@ def test_an_older_failure_is_told_beside_what_keeps_it_awake_now() -> None:
 def test_a_full_disk_is_one_and_is_not_taken_for_an_error() -> None:
     full = Reason.DISK.because("… and min-free-bytes is 1 MiB")
     assert kinds(replace(AWAKE, why=full, failure=full)) == ["disk"]
-    assert "Make room" in statements(replace(AWAKE, why=full))[0].remedy
+    assert "Free space" in statements(replace(AWAKE, why=full))[0].remedy
 
 
 def test_one_that_is_being_stopped_says_so() -> None:

@@ -1,20 +1,20 @@
-"""What wakes a container that is frozen in place: what it has open, watched until something comes for it.
+"""Watch the open files of a frozen container for events that wake it.
 
-Everything stays the application's: what arrives waits in its socket, pipe or terminal, and is found there after the
-thaw. Nothing is accepted, read or changed. `watchable` says what counts and what does not.
+Nothing is accepted, read or changed: connections and data wait in the application's sockets, pipes and terminals until
+the thaw. `watchable` says which open files count.
 
-Only what arrives from `take` on wakes. What lay there before may lie there for good, in a listener that nothing is
-accepted from or a connection that is not read, and must not keep the container awake: `pending` tells of it, and the
-caller decides. So the one epoll set is edge-triggered (EPOLLET): the kernel reports each further connection, message
-or byte, also where some are unread already, an end, a reset, an error and an urgent byte.
+Only events after `take` wake. Earlier input may stay forever, in a listener that is never accepted from or a connection
+that is never read, and must not keep the container awake: `pending` reports it, and the caller decides. So the epoll
+set is edge-triggered (EPOLLET): the kernel reports each further connection, message or byte, even if others are unread,
+and each end, reset, error and urgent byte.
 
-Best taken just before the freeze: whatever comes while the processes are being frozen is an edge then, even if they
-have dealt with it themselves. `renew` after the freeze adds what was opened meanwhile. Where it is taken after the
-freeze, a connect(2) that has finished between the two, and room that was made between them, are not noticed.
+Call `take` just before the freeze: events during the freeze are edges then, even if the processes have handled them.
+`renew` after the freeze adds files opened meanwhile. If `take` is called after the freeze instead, a connect(2) that
+finished in between, or a queue that became writable in between, is not noticed.
 
-Traps: a duplicate keeps what it duplicates alive when the application ends, so that a peer, or the reader of its
-output, sees no end: `close` at once then. A closed duplicate stays in an epoll set for as long as the application has
-the file open, so the set is closed first. A process that this one forks without execve(2) has the duplicates as well.
+Traps: a duplicate keeps a file open when the application ends, so that a peer, or the reader of its output, sees no
+end: call `close` at once then. A closed duplicate stays in an epoll set as long as the application has the file open,
+so the set is closed first. A child that is forked without execve(2) has the duplicates as well.
 """
 
 import errno

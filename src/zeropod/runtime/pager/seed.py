@@ -121,7 +121,7 @@ def _seed(orders: socket.socket) -> None:
 
 
 def _take(orders: socket.socket, taking: int) -> None:
-    """In a fork of the seed, which is told by `taking` that all is well: take the order, and become a pager."""
+    """Take the order, in a fork of the seed, and become a pager; `taking` shows the seed that the fork works."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     received: list[int] = []
     count = 1
