@@ -18,7 +18,7 @@ from zeropod.kernel import libc, mappings
 _MADV_NOHUGEPAGE = 15
 
 
-def refuse() -> None:
+def exempt() -> None:
     """Exempt all private mappings that this process can write to. Does not cover what it maps later."""
     with suppress(OSError):  # a kernel without huge pages, say
         for area in list(mappings.of("self", sizes=False)):

@@ -62,12 +62,12 @@ class BackOff:
     def after_failure(self) -> float:
         """Count a failed attempt, and return the seconds until the next one."""
         self._failures += 1
-        return _of(RECHECK, self._failures)
+        return _pause(RECHECK, self._failures)
 
     def after_unexpected_failure(self) -> float:
         """Count an unexpected failure, and return the seconds until the sleep machinery is set up anew."""
         self._rebuilds += 1
-        return _of(REBUILD, self._rebuilds)
+        return _pause(REBUILD, self._rebuilds)
 
     async def pause(self, seconds: float) -> None:
         """End the attempt, and return when the next one is due or requested."""
@@ -84,7 +84,7 @@ class BackOff:
             self.next_attempt_ns = 0
 
 
-def _of(pauses: Sequence[float], number: int) -> float:
+def _pause(pauses: Sequence[float], number: int) -> float:
     return pauses[min(number, len(pauses)) - 1]
 
 

@@ -211,10 +211,10 @@ def _remedies(details: tuple[object, ...], text: str) -> "Iterator[str]":
         inner = getattr(detail, "explanation", detail)
         if isinstance(inner, Explanation) and inner.remedy:
             yield inner.remedy
-    yield from (remedy for words, remedy in WORDS_OF_OTHERS if words in text)
+    yield from (remedy for words, remedy in KNOWN_MESSAGES if words in text)
 
 
-WORDS_OF_OTHERS = (
+KNOWN_MESSAGES = (
     ("Can't get rlimit", "Give containerd CAP_SYS_RESOURCE; `zeropod doctor` says whether it has it."),
     ("executable file not found", "Install CRIU 4.2 or newer on the node; `zeropod doctor` looks for it."),
     ("max-checkpoint-bytes", f"Raise it in {paths.NODE_CONFIG}, or let fewer containers sleep on this node."),
@@ -228,7 +228,7 @@ def table() -> str:
     rows = [
         f"| {_cell(reason.text)} | {reason.remedy} |" for reason in Reason if reason.remedy and reason.text != "{0}"
     ]
-    rows += [f"| … {words} … | {remedy} |" for words, remedy in WORDS_OF_OTHERS]
+    rows += [f"| … {words} … | {remedy} |" for words, remedy in KNOWN_MESSAGES]
     return "\n".join(("| `zeropod why` says | what to do |", "|---|---|", *rows, ""))
 
 

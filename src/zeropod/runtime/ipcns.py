@@ -59,8 +59,8 @@ def shared(ours: Iterable[int], namespace: str) -> list[int]:
     if not counts:
         return []
     with entered(namespace, CLONE_NEWIPC):
-        everybodys = attachments(Path("/proc/sysvipc/shm").read_text())
-    return [segment for segment, count in counts.items() if everybodys.get(segment, 0) > count]
+        all_counts = attachments(Path("/proc/sysvipc/shm").read_text())
+    return [segment for segment, count in counts.items() if all_counts.get(segment, 0) > count]
 
 
 def attachments(table: str) -> dict[int, int]:
@@ -74,7 +74,7 @@ def mapped(areas: Iterable[Area]) -> list[int]:
     return [area.inode for area in areas if area.name.startswith(_MAPPED)]
 
 
-def sort_out(images: Path, namespace: str, mine: Collection[int]) -> None:
+def separate(images: Path, namespace: str, mine: Collection[int]) -> None:
     """After a dump, keep only the segments `mine` in the image, and only the others in the namespace."""
     for kind in ("sem", "msg"):
         for path in images.glob(f"ipcns-{kind}-*.img"):

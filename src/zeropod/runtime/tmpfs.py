@@ -68,7 +68,7 @@ class KeptMounts:
         """Before a dump, keep the small tmpfs mounts, except at the places `excepted`. Raises OSError."""
         first = min(pids)
         self._take_back()
-        now = set(_of(first))
+        now = set(_mounts_of(first))
         # If processes have mount namespaces of their own, one path may mean several mounts.
         alone = len({os.readlink(f"/proc/{pid}/ns/mnt") for pid in pids}) == 1
         wanted = [mount for mount in now if alone and mount.place not in excepted]
@@ -88,7 +88,7 @@ class KeptMounts:
 
     def changed(self, pids: Collection[int]) -> bool:
         """Return whether the frozen container has replaced a kept mount since `keep`. Raises OSError."""
-        return bool(self._copies) and not set(self._copies) <= set(_of(min(pids)))
+        return bool(self._copies) and not set(self._copies) <= set(_mounts_of(min(pids)))
 
     def for_dump(self) -> list[str]:
         """Return lines for CRIU's configuration."""
@@ -110,7 +110,7 @@ class KeptMounts:
         """After a restore, detach the copies and assign them to the restored mounts. Raises OSError."""
         self._take_back()
         # The same tmpfs at the same places, in new mounts.
-        now = {(mount.device, mount.place): mount for mount in _of(min(pids))} if pids else {}
+        now = {(mount.device, mount.place): mount for mount in _mounts_of(min(pids))} if pids else {}
         kept = self._copies.items()
         self._copies = {now.get((old.device, old.place), old): descriptor for old, descriptor in kept}
 
@@ -153,5 +153,5 @@ def _key(mount: Mount) -> str:
     return f"zeropod{mount.place}"
 
 
-def _of(pid: int) -> list[Mount]:
+def _mounts_of(pid: int) -> list[Mount]:
     return whole(mountinfo.read(pid))

@@ -24,7 +24,7 @@ from zeropod.runtime.tmpfs import release
 from zeropod.shim import leftovers
 
 
-def up(flags: Flags, bundle: Path) -> list[str]:
+def clean_up(flags: Flags, bundle: Path) -> list[str]:
     """Remove all that is left of the container, and of its pod if that has no shim any more; return complaints."""
     options = _options(bundle / "options.json") or {"bundle": str(bundle)}
     try:

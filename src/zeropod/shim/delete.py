@@ -49,7 +49,7 @@ def _clean_up(flags: Flags, bundle: str) -> None:
 
         from zeropod.shim import clean
 
-        complaints = clean.up(flags, Path(bundle))
+        complaints = clean.clean_up(flags, Path(bundle))
         if posix.getppid() != own:
             complaints += clean.remove_abandoned_bundle(flags.id, Path(bundle))
         for complaint in complaints:

@@ -41,7 +41,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "freed memory goes back": cow.give_back,
     "gaps are filled": cow.fill_gaps,
     "the collector is frozen": gc.freeze,
-    "no huge pages": huge_pages.refuse,
+    "no huge pages": huge_pages.exempt,
     "forks have command lines of their own": _show_title,
 }
 """The result of each step, in the order in which they are taken."""

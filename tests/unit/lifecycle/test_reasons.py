@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropod.lifecycle.reasons import WORDS_OF_OTHERS, Explanation, Reason, table
+from zeropod.lifecycle.reasons import KNOWN_MESSAGES, Explanation, Reason, table
 from zeropod.lifecycle.strategy import NotIdle
 
 
@@ -24,7 +24,7 @@ def test_no_two_reasons_are_the_same_and_every_one_can_be_said(reason: Reason) -
     assert "{" not in reason.because(*[1.0] * places).text
 
 
-@pytest.mark.parametrize(("words", "remedy"), WORDS_OF_OTHERS)
+@pytest.mark.parametrize(("words", "remedy"), KNOWN_MESSAGES)
 def test_words_of_others_say_more_than_the_reason_that_they_stand_in(words: str, remedy: str) -> None:
     assert Reason.DUMP_FAILED.because(f"CRIU said: {words}: no").remedy == remedy
     assert Reason.DUMP_FAILED.because("CRIU said: no").remedy == Reason.DUMP_FAILED.remedy

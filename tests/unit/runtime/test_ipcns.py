@@ -45,7 +45,7 @@ def test_only_what_the_container_had_attached_stays_in_its_image(
     monkeypatch.setattr(ipcns, "clear", lambda images, namespace: cleared.append(images))
     for kind in ("shm", "sem", "msg"):
         (tmp_path / f"ipcns-{kind}-11.img").write_bytes(image(1, 2, 3))
-    ipcns.sort_out(tmp_path, "/proc/1/ns/ipc", {2, 7})
+    ipcns.separate(tmp_path, "/proc/1/ns/ipc", {2, 7})
     assert (tmp_path / "ipcns-shm-11.img").read_bytes() == image(2)
     assert (tmp_path / "ipcns-sem-11.img").read_bytes() == MAGIC
     assert (tmp_path / "ipcns-msg-11.img").read_bytes() == MAGIC

@@ -21,7 +21,7 @@ from zeropod.launch.flags import Flags
 from zeropod.launch.start import GROUPS
 from zeropod.rpc.messages import task_pb2
 from zeropod.runtime.images import ImageStore
-from zeropod.shim.clean import clean, clean_pod, up
+from zeropod.shim.clean import clean, clean_pod, clean_up
 from zeropod.shim.delete import REMOVED, main, response
 
 
@@ -164,7 +164,9 @@ def test_of_those_that_clean_up_after_one_shim_one_does_it(node: Path) -> None:
         complaints: list[str] = []
         later = threading.Thread(
             target=lambda: complaints.extend(
-                up(Flags(namespace="k8s.io", id="web", bundle=str(node / "bundles" / "web")), node / "bundles" / "web")
+                clean_up(
+                    Flags(namespace="k8s.io", id="web", bundle=str(node / "bundles" / "web")), node / "bundles" / "web"
+                )
             )
         )
         later.start()
@@ -192,7 +194,7 @@ def test_what_has_been_cleaned_is_not_listed_any_more_though_its_shim_lives(
     monkeypatch.setattr("zeropod.launch.start.answers", lambda path: True)
     pod(node, "sandbox", "web")
     bundle = node / "bundles" / "sandbox"
-    assert up(Flags(namespace="k8s.io", id="sandbox", bundle=str(bundle)), bundle) == []
+    assert clean_up(Flags(namespace="k8s.io", id="sandbox", bundle=str(bundle)), bundle) == []
     assert os.listdir(places.pod("k8s.io", "sandbox")) == ["web"]
 
 
@@ -255,7 +257,7 @@ def test_pagers_of_this_container_are_ended_and_no_others(node: Path, asked_for:
             clean_pod("k8s.io", "web")
         else:
             bundle = node / "bundles" / "web"
-            assert up(Flags(namespace="k8s.io", id="web", bundle=str(bundle)), bundle) == []
+            assert clean_up(Flags(namespace="k8s.io", id="web", bundle=str(bundle)), bundle) == []
         assert not places.pod("k8s.io", "web").exists()
         assert own.wait(10) == -signal.SIGKILL
         assert other.poll() is None
@@ -406,7 +408,7 @@ def test_what_it_did_not_expect_is_a_failure(
     def unexpected(*_: object) -> None:
         raise RuntimeError("unexpected")
 
-    monkeypatch.setattr("zeropod.shim.clean.up", unexpected)
+    monkeypatch.setattr("zeropod.shim.clean.clean_up", unexpected)
     with pytest.raises(SystemExit) as ended:
         main(Flags(namespace="k8s.io", id="web", bundle=str(node)))
     assert ended.value.code == 1

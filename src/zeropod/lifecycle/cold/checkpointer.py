@@ -149,7 +149,7 @@ class Checkpointer:
         await init_process.exited.wait()
         workload.slept = stats
         if ipc:
-            ipcns.sort_out(store.images, ipc, segments)
+            ipcns.separate(store.images, ipc, segments)
         inventory = store.inventory()
         self._traffic.processes_are_gone()
         return inventory

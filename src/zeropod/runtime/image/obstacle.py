@@ -6,7 +6,7 @@ The only place for these texts: the output of `why` and the table in the documen
 from dataclasses import dataclass
 from enum import Enum
 
-_ASK = "none: CRIU 4.2 does not support it"
+_UNSUPPORTED = "none: CRIU 4.2 does not support it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Kind(Enum):
     # Processes
     STOPPED = "stopped", "a process is stopped (SIGSTOP)", "continue or end it: CRIU would wait for it for ever"
     TRACED = "traced", "a process is traced", "detach the debugger"
-    DEAD_LEADER = "dead-leader", "the main thread of a process has ended and other threads run on", _ASK
+    DEAD_LEADER = "dead-leader", "the main thread of a process has ended and other threads run on", _UNSUPPORTED
     SHARED_MEMORY_MAP = "shared-mm", "two processes share one address space (vfork)", "none; it passes within moments"
     FOREIGN_PROCESS = (
         "foreign-process",
@@ -46,7 +46,7 @@ class Kind(Enum):
         "a process has namespaces of its own",
         "none: CRIU dumps only those of the first process",
     )
-    THREAD_PRIVATE = "thread-private", "a thread has files, directories or namespaces of its own", _ASK
+    THREAD_PRIVATE = "thread-private", "a thread has files, directories or namespaces of its own", _UNSUPPORTED
     LANDLOCK = (
         "landlock",
         "a process has set no_new_privs, which its spec does not ask for; landlock rules, if any, would be lost",
@@ -62,18 +62,22 @@ class Kind(Enum):
         "io_uring is in use",
         "forbid it by a seccomp profile such as RuntimeDefault: most programs have a fallback",
     )
-    USERFAULTFD = "userfaultfd", "userfaultfd is in use", _ASK
-    BPF = "bpf", "a BPF program, map or link is open", _ASK
-    PERF = "perf", "perf events are open", _ASK
-    ANONYMOUS_FILE = "anonymous-file", "a file of a kind that CRIU does not know is open", _ASK
+    USERFAULTFD = "userfaultfd", "userfaultfd is in use", _UNSUPPORTED
+    BPF = "bpf", "a BPF program, map or link is open", _UNSUPPORTED
+    PERF = "perf", "perf events are open", _UNSUPPORTED
+    ANONYMOUS_FILE = "anonymous-file", "a file of a kind that CRIU does not know is open", _UNSUPPORTED
     SEMAPHORE = (
         "eventfd-semaphore",
         "an eventfd counts as a semaphore",
         "none: CRIU 4.2 restores it without that flag",
     )
     ALARM_TIMER = "alarm-timer", "a timerfd of an alarm clock is open", "use CLOCK_MONOTONIC or CLOCK_REALTIME"
-    EPOLL_FOREIGN = "epoll", "an epoll watches a file that its process has closed and another still has open", _ASK
-    PACKET_PIPE = "packet-pipe", "a pipe in packet mode (O_DIRECT) is open", _ASK
+    EPOLL_FOREIGN = (
+        "epoll",
+        "an epoll watches a file that its process has closed and another still has open",
+        _UNSUPPORTED,
+    )
+    PACKET_PIPE = "packet-pipe", "a pipe in packet mode (O_DIRECT) is open", _UNSUPPORTED
     PIPE_OUTSIDE = (
         "pipe-outside",
         "the other end of a pipe is outside of the container",
@@ -99,9 +103,9 @@ class Kind(Enum):
     )
     DEVICE = "device", "a device is open", "none: its state is in the kernel, or in hardware"
     TERMINAL_OUTSIDE = "terminal", "its terminal is outside of the container", "tty: false"
-    NAMESPACE_FILE = "namespace-file", "a namespace is open that the container is not in", _ASK
-    MESSAGE_QUEUE = "mqueue", "there are POSIX message queues", _ASK
-    MEMFD_SPECIAL = "special-memory", "secret memory, or memory in huge pages, is in use", _ASK
+    NAMESPACE_FILE = "namespace-file", "a namespace is open that the container is not in", _UNSUPPORTED
+    MESSAGE_QUEUE = "mqueue", "there are POSIX message queues", _UNSUPPORTED
+    MEMFD_SPECIAL = "special-memory", "secret memory, or memory in huge pages, is in use", _UNSUPPORTED
     SHARED_SEGMENT = (
         "sysv-shared",
         "processes outside have attached its System V shared memory",
@@ -111,7 +115,7 @@ class Kind(Enum):
     # Watches and locks
     EVENTS_PENDING = "events-pending", "file events wait to be read", "none; it passes when they are read"
     WATCH_REMOVED = "watch-removed", "a file that was removed or replaced is watched by inotify", "add the watch again"
-    WATCH_FLAGS = "watch-flags", "an inotify watch is for one event only", _ASK
+    WATCH_FLAGS = "watch-flags", "an inotify watch is for one event only", _UNSUPPORTED
     WATCH_SHARED = (
         "watch-shared",
         "inotify watches a directory that processes outside write to",

@@ -69,7 +69,7 @@ def _is_changed(source: str, place: str) -> bool:
 
 def _others_mounts(pid: int, around: Sequence[Other]) -> Mapping[str, list[Mount]]:
     """Return the mounts of other containers by device, without those of the node and of pods' sandboxes."""
-    ours = {os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink("/proc/self/ns/mnt"), _of(1)}
+    ours = {os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink("/proc/self/ns/mnt"), _mount_namespace_of(1)}
     found: dict[str, list[Mount]] = {}
     seen = set(ours)
     for other in around:
@@ -85,7 +85,7 @@ def _others_mounts(pid: int, around: Sequence[Other]) -> Mapping[str, list[Mount
     return found
 
 
-def _of(pid: int) -> str:
+def _mount_namespace_of(pid: int) -> str:
     with suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/mnt")
     return ""
