@@ -75,7 +75,7 @@ class RestartStrategy:
             self._ports -= up
             taken = trio.current_time() - started
             await trio.sleep(min(max(SHORTEST_LOOK, taken / 10), LONGEST_LOOK))
-        self._redirect = None  # what it still proxies goes on in the nursery
+        self._redirect = None  # proxied connections continue in the nursery
 
     async def make_whole(self) -> None:
         await trio.lowlevel.checkpoint()

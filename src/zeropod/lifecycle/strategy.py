@@ -59,7 +59,7 @@ def sigkilled(pid: int) -> ExitStatus:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """Where the memory of a container in STANDBY is, for `zeropod ps`."""
+    """The state of a STANDBY container's memory, for `zeropod ps`."""
 
     kind: Kind
     why: Explanation

@@ -28,7 +28,7 @@ def _place_code() -> None:
 
 
 def _show_title() -> None:
-    # The same words as before: what is wanted is whether the kernel allows it, since forks do not tell.
+    # Set the present title again, only to find out whether the kernel allows it: forks do not log a failure.
     title.show(Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1])
 
 

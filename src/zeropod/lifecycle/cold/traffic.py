@@ -102,7 +102,7 @@ class Traffic:
             return
         try:
             for connection in self._connections_of(pids):
-                with connection, suppress(OSError):  # one that CRIU has not connected yet has nothing to say
+                with connection, suppress(OSError):  # CRIU has not connected it yet, so closing it sends nothing
                     sockets.enter_repair(connection)
         except OSError as error:
             self._workload.log.warning("its connections may be lost: %s", error)
