@@ -42,7 +42,7 @@ class PassingOn:
             async with trio.open_nursery() as nursery:
                 for listener in self._listeners:
                     nursery.start_soon(self._accept, listener, nursery)
-                while (now := trio.current_time()) < self._last + quiet or self._open:
+                while (now := trio.current_time()) < self._last + quiet or self._open:  # noqa: ASYNC110 - silence is no event
                     await trio.sleep_until(max(self._last, now) + quiet)
                 nursery.cancel_scope.cancel()
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15zeropod/v1/node.proto\x12\x0fzeropod.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n\x06Moving\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rpod_namespace\x18\x03 \x01(\t\x12\x0b\n\x03pod\x18\x04 \x01(\t\x12\x0f\n\x07pod_uid\x18\x05 \x01(\t\x12\x11\n\tcontainer\x18\x06 \x01(\t\"s\n\x05Needs\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\x0e\n\x06kernel\x18\x02 \x01(\t\x12\x0c\n\x04\x63riu\x18\x03 \x01(\t\x12\x14\n\x0c\x63pu_features\x18\x04 \x03(\t\x12\r\n\x05image\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\r\"\xa8\x01\n\x12PrepareEvacRequest\x12*\n\tcontainer\x18\x01 \x01(\x0b\x32\x17.zeropod.node.v1.Moving\x12\x0e\n\x06\x61sleep\x18\x02 \x01(\x08\x12\x0f\n\x07offline\x18\x03 \x01(\x08\x12\x0c\n\x04live\x18\x04 \x01(\x08\x12%\n\x05needs\x18\x05 \x01(\x0b\x32\x16.zeropod.node.v1.Needs\x12\x10\n\x08obstacle\x18\x06 \x01(\t\"w\n\x13PrepareEvacResponse\x12\n\n\x02go\x18\x01 \x01(\x08\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0c\n\x04park\x18\x04 \x01(\x08\x12,\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa0\x01\n\x0b\x45vacRequest\x12*\n\tcontainer\x18\x01 \x01(\x0b\x32\x17.zeropod.node.v1.Moving\x12\x0b\n\x03key\x18\x02 \x01(\t\x12-\n\tpaused_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bimage_bytes\x18\x04 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x05 \x01(\x03\"F\n\x0c\x45vacResponse\x12)\n\x07outcome\x18\x01 \x01(\x0e\x32\x18.zeropod.node.v1.Outcome\x12\x0b\n\x03why\x18\x02 \x01(\t\"r\n\x0eRestoreRequest\x12*\n\tcontainer\x18\x01 \x01(\x0b\x32\x17.zeropod.node.v1.Moving\x12#\n\x03has\x18\x02 \x01(\x0b\x32\x16.zeropod.node.v1.Needs\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"[\n\x0fRestoreResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x11\n\tmigration\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0c\n\x04live\x18\x04 \x01(\x08\x12\x0b\n\x03why\x18\x05 \x01(\t\"\xe3\x01\n\x14\x46inishRestoreRequest\x12*\n\tcontainer\x18\x01 \x01(\x0b\x32\x17.zeropod.node.v1.Moving\x12\x11\n\tmigration\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x0b\n\x03why\x18\x04 \x01(\t\x12/\n\x0brestored_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x62ytes_received\x18\x06 \x01(\x03\x12\x15\n\rpages_to_come\x18\x07 \x01(\x03\x12\x10\n\x08is_final\x18\x08 \x01(\x08\"\x17\n\x15\x46inishRestoreResponse*.\n\x07Outcome\x12\x0c\n\x08WITHDRAW\x10\x00\x12\t\n\x05GIVEN\x10\x01\x12\n\n\x06PARKED\x10\x02\x32\xd3\x02\n\x04Node\x12X\n\x0bPrepareEvac\x12#.zeropod.node.v1.PrepareEvacRequest\x1a$.zeropod.node.v1.PrepareEvacResponse\x12\x43\n\x04\x45vac\x12\x1c.zeropod.node.v1.EvacRequest\x1a\x1d.zeropod.node.v1.EvacResponse\x12L\n\x07Restore\x12\x1f.zeropod.node.v1.RestoreRequest\x1a .zeropod.node.v1.RestoreResponse\x12^\n\rFinishRestore\x12%.zeropod.node.v1.FinishRestoreRequest\x1a&.zeropod.node.v1.FinishRestoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15zeropod/v1/node.proto\x12\x0fzeropod.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"o\n\x06Moving\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rpod_namespace\x18\x03 \x01(\t\x12\x0b\n\x03pod\x18\x04 \x01(\t\x12\x0f\n\x07pod_uid\x18\x05 \x01(\t\x12\x11\n\tcontainer\x18\x06 \x01(\t\"s\n\x05Needs\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\x0e\n\x06kernel\x18\x02 \x01(\t\x12\x0c\n\x04\x63riu\x18\x03 \x01(\t\x12\x14\n\x0c\x63pu_features\x18\x04 \x03(\t\x12\r\n\x05image\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\r\"\xa8\x01\n\x12PrepareEvacRequest\x12*\n\tcontainer\x18\x01 \x01(\x0b\x32\x17.zeropod.node.v1.Moving\x12\x0e\n\x06\x61sleep\x18\x02 \x01(\x08\x12\x0f\n\x07offline\x18\x03 \x01(\x08\x12\x0c\n\x04live\x18\x04 \x01(\x08\x12%\n\x05needs\x18\x05 \x01(\x0b\x32\x16.zeropod.node.v1.Needs\x12\x10\n\x08obstacle\x18\x06 \x01(\t\"w\n\x13PrepareEvacResponse\x12\n\n\x02go\x18\x01 \x01(\x08\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0c\n\x04park\x18\x04 \x01(\x08\x12,\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa0\x01\n\x0b\x45vacRequest\x12*\n\tcontainer\x18\x01 \x01(\x0b\x32\x17.zeropod.node.v1.Moving\x12\x0b\n\x03key\x18\x02 \x01(\t\x12-\n\tpaused_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bimage_bytes\x18\x04 \x01(\x03\x12\x14\n\x0cstored_bytes\x18\x05 \x01(\x03\"W\n\x0c\x45vacResponse\x12)\n\x07outcome\x18\x01 \x01(\x0e\x32\x18.zeropod.node.v1.Outcome\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"r\n\x0eRestoreRequest\x12*\n\tcontainer\x18\x01 \x01(\x0b\x32\x17.zeropod.node.v1.Moving\x12#\n\x03has\x18\x02 \x01(\x0b\x32\x16.zeropod.node.v1.Needs\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"[\n\x0fRestoreResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x11\n\tmigration\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0c\n\x04live\x18\x04 \x01(\x08\x12\x0b\n\x03why\x18\x05 \x01(\t\"\xe3\x01\n\x14\x46inishRestoreRequest\x12*\n\tcontainer\x18\x01 \x01(\x0b\x32\x17.zeropod.node.v1.Moving\x12\x11\n\tmigration\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x0b\n\x03why\x18\x04 \x01(\t\x12/\n\x0brestored_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x62ytes_received\x18\x06 \x01(\x03\x12\x15\n\rpages_to_come\x18\x07 \x01(\x03\x12\x10\n\x08is_final\x18\x08 \x01(\x08\"\x17\n\x15\x46inishRestoreResponse*.\n\x07Outcome\x12\x0c\n\x08WITHDRAW\x10\x00\x12\t\n\x05GIVEN\x10\x01\x12\n\n\x06PARKED\x10\x02\x32\xd3\x02\n\x04Node\x12X\n\x0bPrepareEvac\x12#.zeropod.node.v1.PrepareEvacRequest\x1a$.zeropod.node.v1.PrepareEvacResponse\x12\x43\n\x04\x45vac\x12\x1c.zeropod.node.v1.EvacRequest\x1a\x1d.zeropod.node.v1.EvacResponse\x12L\n\x07Restore\x12\x1f.zeropod.node.v1.RestoreRequest\x1a .zeropod.node.v1.RestoreResponse\x12^\n\rFinishRestore\x12%.zeropod.node.v1.FinishRestoreRequest\x1a&.zeropod.node.v1.FinishRestoreResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zeropod.v1.node_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1296
-  _globals['_OUTCOME']._serialized_end=1342
+  _globals['_OUTCOME']._serialized_start=1313
+  _globals['_OUTCOME']._serialized_end=1359
   _globals['_MOVING']._serialized_start=75
   _globals['_MOVING']._serialized_end=186
   _globals['_NEEDS']._serialized_start=188
@@ -45,15 +45,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVACREQUEST']._serialized_start=598
   _globals['_EVACREQUEST']._serialized_end=758
   _globals['_EVACRESPONSE']._serialized_start=760
-  _globals['_EVACRESPONSE']._serialized_end=830
-  _globals['_RESTOREREQUEST']._serialized_start=832
-  _globals['_RESTOREREQUEST']._serialized_end=946
-  _globals['_RESTORERESPONSE']._serialized_start=948
-  _globals['_RESTORERESPONSE']._serialized_end=1039
-  _globals['_FINISHRESTOREREQUEST']._serialized_start=1042
-  _globals['_FINISHRESTOREREQUEST']._serialized_end=1269
-  _globals['_FINISHRESTORERESPONSE']._serialized_start=1271
-  _globals['_FINISHRESTORERESPONSE']._serialized_end=1294
-  _globals['_NODE']._serialized_start=1345
-  _globals['_NODE']._serialized_end=1684
+  _globals['_EVACRESPONSE']._serialized_end=847
+  _globals['_RESTOREREQUEST']._serialized_start=849
+  _globals['_RESTOREREQUEST']._serialized_end=963
+  _globals['_RESTORERESPONSE']._serialized_start=965
+  _globals['_RESTORERESPONSE']._serialized_end=1056
+  _globals['_FINISHRESTOREREQUEST']._serialized_start=1059
+  _globals['_FINISHRESTOREREQUEST']._serialized_end=1286
+  _globals['_FINISHRESTORERESPONSE']._serialized_start=1288
+  _globals['_FINISHRESTORERESPONSE']._serialized_end=1311
+  _globals['_NODE']._serialized_start=1362
+  _globals['_NODE']._serialized_end=1701
 # @@protoc_insertion_point(module_scope)

@@ -96,12 +96,14 @@ class EvacRequest(_message.Message):
     def __init__(self, container: _Optional[_Union[Moving, _Mapping[str, object]]] = ..., key: _Optional[str] = ..., paused_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., image_bytes: _Optional[int] = ..., stored_bytes: _Optional[int] = ...) -> None: ...
 
 class EvacResponse(_message.Message):
-    __slots__ = ("outcome", "why")
+    __slots__ = ("outcome", "why", "address")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     outcome: Outcome
     why: str
-    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ..., why: _Optional[str] = ...) -> None: ...
+    address: str
+    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ..., why: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class RestoreRequest(_message.Message):
     __slots__ = ("container", "has", "address")
