@@ -15,9 +15,10 @@ MODES: dict[str, tuple[str, str]] = {
     "shim": ("zeropod.launch.flags", f"the shim that containerd runs, by the name {SHIM_BINARY}"),
     "ps": ("zeropod.manager.ps", "show this node's containers: awake or asleep, since when, and why"),
     "installer": ("zeropod.installer.main", "bring zeropod to this node, or --uninstall it"),
-    "why": ("zeropod.manager.commands:why", "explain what keeps a container awake, and what to do about it"),
-    "sleep": ("zeropod.manager.commands:sleep", "put a container to sleep now"),
-    "wake": ("zeropod.manager.commands:wake", "wake a container"),
+    "why": ("zeropod.manager.why", "explain what keeps a container awake, and what to do about it"),
+    "sleep": ("zeropod.manager.sleep", "put a container to sleep now"),
+    "wake": ("zeropod.manager.wake", "wake a container"),
+    "hibernate": ("zeropod.manager.hibernate", "leave sleeping containers on disk, to come back after a restart"),
     "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
     "image-gc": ("zeropod.manager.image_gc", "remove the images of deleted containers, once"),
     "kubectl": (

@@ -44,6 +44,9 @@ CONTAINERS = Path("/var/lib/zeropod/containers")
 KEPT = Path("/var/lib/zeropod/kept")
 """Images of containers that could not be restored, until a user removes them."""
 
+EXPORTS = Path("/var/lib/zeropod/exports")
+"""What containers have left to come back from, elsewhere or after a restart: a directory for each, by its key."""
+
 OLD_IMAGES = Path("/var/lib/zeropod/i")
 """Images of shims of an older version, which may still run: a directory for each id, without a namespace."""
 

@@ -107,6 +107,10 @@ _UDP_ONLY = (
     *_options(_SOCKET, SO_RXQ_OVFL=40, SO_SELECT_ERR_QUEUE=45),
 )
 
+_ALL = (_ANY, _NOT_CONNECTIONS, _CONNECTION, _LISTENER, _V4, _V4_DATAGRAM, _V6, _V4_ON_V6, _V6_DATAGRAM, _UDP_ONLY)
+KNOWN = frozenset(option for options in _ALL for option in options)
+"""All options that are read of any socket."""
+
 _GROUP_FILTER = struct.Struct("@I4x128sII")
 """struct group_filter without sources."""
 _MCAST_JOIN_GROUP, _MCAST_MSFILTER = 42, 48

@@ -73,7 +73,7 @@ class BackOff:
         """End the attempt, and return when the next one is due or requested."""
         self._life.end_attempt()
         with trio.move_on_after(seconds):
-            await self._life.sleep_wanted.wait()
+            await race(self._life.sleep_wanted.wait, self._life.leave_wanted.wait)
 
     async def pause_after_failure(self, seconds: float) -> None:
         """Pause, and expose the time of the next attempt meanwhile."""
@@ -110,20 +110,20 @@ class Actions:
             Action.NAP: self._nap,
             Action.REFREEZE: self._refreeze,
             Action.DUMP: self._dump,
+            Action.BRING_TO_REST: self._bring_to_rest,
+            Action.EXPORT: self._export,
             Action.RESTORE: self._restore,
         }
 
-    async def run(self) -> None:
-        """Perform actions until one raises something unexpected."""
-        event = await self._await_idle()
+    async def run(self, row: tuple[Action, ...] = (Action.AWAIT_IDLE,)) -> None:
+        """From actions to the event that comes of them to the next actions, until something unexpected is raised."""
         while True:
+            event: Event | None = None
+            for action in row:
+                event = await self._perform[action]()
+            assert event is not None, "the last action of a row returns an event"
             row = self._workload.life.happen(event)
             self._note(event)
-            following: Event | None = None
-            for action in row:
-                following = await self._perform[action]()
-            assert following is not None, "the last action of a row returns an event"
-            event = following
 
     def _note(self, event: Event) -> None:
         """Log and count a change of state."""
@@ -150,7 +150,13 @@ class Actions:
             if life.state is State.RUNNING:
                 await strategy.ready()
                 life.tell()
-            await race(monitor.idle, life.sleep_wanted.wait)
+            await race(monitor.idle, life.sleep_wanted.wait, life.leave_wanted.wait)
+            if life.departure:
+                if life.departure.live and not life.departure.is_over:
+                    return Event.LEAVE
+                life.departure.refuse(Reason.AWAKE.because())
+                life.stay()
+                continue
             if workload.settings.dry_run:
                 await pretend(workload, monitor)
                 continue
@@ -197,6 +203,12 @@ class Actions:
 
     async def _move_out(self) -> None:
         self._strategy.move_out()
+
+    async def _bring_to_rest(self) -> Event:
+        return await self._attempt(self._strategy.bring_to_rest)
+
+    async def _export(self) -> None:
+        await self._strategy.export()
 
     async def _dump(self) -> Event:
         event = await self._attempt(self._strategy.dump)

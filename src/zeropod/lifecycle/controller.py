@@ -11,10 +11,11 @@ import trio
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import GuardedNursery, leaves, race
 from zeropod.lifecycle.actions import Actions, BackOff
+from zeropod.lifecycle.arrival import Arrival
 from zeropod.lifecycle.idle.monitor import IdleMonitor
 from zeropod.lifecycle.machine import ASLEEP, Event, State
 from zeropod.lifecycle.reasons import Reason
-from zeropod.lifecycle.strategy import ContainerLost, SleepStrategy, StrategyFactory, Workload, sigkilled
+from zeropod.lifecycle.strategy import ContainerLost, Departed, SleepStrategy, StrategyFactory, Workload, sigkilled
 
 RESCUE = 120.0
 """Seconds for bringing a container back after an unexpected failure, and for releasing what its sleep holds. Bringing
@@ -60,14 +61,21 @@ class Controller:
             except ContainerLost as lost:
                 await self._report(lost)
 
-    async def run(self) -> None:
-        """Sleep and wake until the container ends. Never raises for a failure of the sleep machinery."""
+    async def run(self, arrival: Arrival | None = None) -> None:
+        """Sleep and wake until the container ends. Never raises for a failure of the sleep machinery.
+
+        With an `arrival` it comes back from there first. If it does not, this ends, for the container to be created.
+        """
         with self._scope:
             while True:
                 try:
-                    await self._manage()
-                except Exception as error:  # the bulkhead: whatever fails, the container runs and the shim goes on
-                    failure = _decisive(error)
+                    await self._manage(arrival)
+                except Exception as error:  # the bulkhead: whatever it is, the container runs and the shim goes on
+                    failure = _meant(error)
+                    if arrival and not arrival.is_here:
+                        arrival.fail(_words(failure))
+                        return
+                    arrival = None
                     if isinstance(failure, ContainerLost):
                         await self._report(failure)
                         return
@@ -79,12 +87,15 @@ class Controller:
                     await self._back_off.pause_after_failure(pause)
 
     async def _report(self, lost: ContainerLost) -> None:
-        self._workload.life.failure = Reason.LOST.because(lost)
-        self._workload.log.error("is lost, reporting its exit: %s", lost)
+        if isinstance(lost, Departed):
+            self._workload.log.info("has left: %s", lost)
+        else:
+            self._workload.life.failure = Reason.LOST.because(lost)
+            self._workload.log.error("is lost, reporting its exit: %s", lost)
         await self._workload.finish(lost.status)
 
-    async def _manage(self) -> None:
-        """Sleep and wake until an unexpected exception, which is raised once the container runs."""
+    async def _manage(self, arrival: Arrival | None) -> None:
+        """Sleep and wake until something unexpected happens, which is raised. Then the container runs."""
         workload = self._workload
         settings = workload.settings
         own = settings.localhost_traffic
@@ -98,16 +109,17 @@ class Controller:
                 for limit in network.limits:
                     workload.log.warning("%s", limit)
                 async with trio.open_nursery() as nursery:
-                    await self._use(network, GuardedNursery(nursery))
+                    await self._use(network, GuardedNursery(nursery), arrival)
                     nursery.cancel_scope.cancel()
             finally:
                 self.network = None
 
-    async def _use(self, network: PodNetwork, tasks: GuardedNursery) -> None:
+    async def _use(self, network: PodNetwork, tasks: GuardedNursery, arrival: Arrival | None) -> None:
         strategy = self.strategy = self._factory(self._workload, network, tasks)
         actions = Actions(self._workload, strategy, IdleMonitor(self._workload, network), self._back_off)
         try:
-            await race(actions.run, partial(_fail, tasks), strategy.watch_memory)
+            run = partial(self._from_arrival, strategy, actions, arrival) if arrival else actions.run
+            await race(run, partial(_fail, tasks), strategy.watch_memory)
         except Exception as error:
             contained = _decisive(error)
             if not isinstance(contained, ContainerLost) and not self._scope.cancel_called:
@@ -124,6 +136,13 @@ class Controller:
             finally:
                 self.metrics.probes_answered += strategy.answered
                 self.strategy = None
+
+    async def _from_arrival(self, strategy: SleepStrategy, actions: Actions, arrival: Arrival) -> None:
+        """Have its processes come back before its start, and go on from there."""
+        await strategy.adopt(arrival.coming)
+        arrival.has_come()
+        await arrival.started()
+        await actions.run(arrival.row)
 
     async def _rescue(self, strategy: SleepStrategy) -> None:
         """Make the container run after an unexpected failure. Raises ContainerLost."""

@@ -21,10 +21,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 import trio
 
 from zeropod.lifecycle.reasons import Explanation
+
+if TYPE_CHECKING:
+    from zeropod.lifecycle.departure import Departure
 
 
 class State(Enum):
@@ -49,6 +53,8 @@ class Event(Enum):
 
     START = auto()
     """containerd has started it."""
+    START_ASLEEP = auto()
+    """containerd has started it, which came back asleep: it is frozen, and has not run."""
     PAUSE = auto()
     RESUME = auto()
     EXIT = auto()
@@ -74,7 +80,9 @@ class Event(Enum):
     NAP_OVER = auto()
     """The probe or exec that it was thawed for has ended."""
     STANDBY_OVER = auto()
-    """`standby-duration` has passed, or too much of its memory stays in place; and nothing stands against COLD."""
+    """`standby-duration` has passed, too much of its memory stays, or it is to leave; nothing stands against COLD."""
+    LEAVE = auto()
+    """It is to be exported, to come back elsewhere or later."""
     KEPT = auto()
     """It cannot be dumped, and nothing was changed yet: it stays in STANDBY."""
     DUMPED = auto()
@@ -102,7 +110,11 @@ class Action(Enum):
     REFREEZE = auto()
     """Freeze it again after a nap. Returns FROZEN, PROBE, NOT_IDLE or FAILED."""
     DUMP = auto()
-    """Dump it to disk. Returns DUMPED, KEPT, FAILED, or an event that has arrived meanwhile."""
+    """Returns DUMPED, KEPT, FAILED, or what has come meanwhile."""
+    BRING_TO_REST = auto()
+    """Move the memory of a container that runs to files, piece by piece, and freeze it. Returns FROZEN or FAILED."""
+    EXPORT = auto()
+    """Make an export of what is on disk."""
     RESTORE = auto()
     """Restore it from disk. Returns RESTORED. If that fails, its exit is reported."""
 
@@ -127,11 +139,13 @@ _FAILED = Row(State.RUNNING, (Action.THAW, Action.BACK_OFF, Action.AWAIT_IDLE))
 
 TRANSITIONS: dict[tuple[State, Event], Row] = {
     (State.CREATED, Event.START): Row(State.RUNNING),
+    (State.CREATED, Event.START_ASLEEP): Row(State.CHECKPOINTING, (Action.FREEZE,)),
     (State.RUNNING, Event.PAUSE): Row(State.PAUSED),
     (State.PAUSED, Event.RESUME): Row(State.RUNNING),
     **_rows((state for state in State if state is not State.STOPPED), (Event.EXIT,), Row(State.STOPPED)),
     # Down.
     (State.RUNNING, Event.QUIET): Row(State.CHECKPOINTING, (Action.FREEZE,)),
+    (State.RUNNING, Event.LEAVE): Row(State.CHECKPOINTING, (Action.BRING_TO_REST,)),
     (State.CHECKPOINTING, Event.FROZEN): Row(State.STANDBY, (Action.MOVE_OUT, Action.AWAIT_ARRIVAL)),
     (State.CHECKPOINTING, Event.NOT_IDLE): _FAILED,
     (State.CHECKPOINTING, Event.FAILED): _FAILED,
@@ -147,6 +161,7 @@ TRANSITIONS: dict[tuple[State, Event], Row] = {
     # On disk.
     (State.CHECKPOINTING, Event.KEPT): Row(State.STANDBY, (Action.AWAIT_ARRIVAL,)),
     (State.CHECKPOINTING, Event.DUMPED): Row(State.COLD, (Action.AWAIT_ARRIVAL,)),
+    (State.COLD, Event.LEAVE): Row(State.COLD, (Action.EXPORT, Action.AWAIT_ARRIVAL)),
     **_rows((State.COLD,), (*_ARRIVALS, *_SHORT, Event.FAILED), Row(State.RESTORING, (Action.RESTORE,))),
     (State.RESTORING, Event.RESTORED): Row(State.RUNNING, (Action.AWAIT_IDLE,)),
 }
@@ -260,7 +275,11 @@ class Life:
         self.nap_wanted = trio.Event()
         """Set to make the container in STANDBY nap."""
         self.sleep_wanted = trio.Event()
-        """Set to make it sleep without waiting for its idle time; replaced when the next attempt has ended."""
+        """Set where it is to sleep without waiting for its idle time; until the next attempt has ended."""
+        self.departure: Departure | None = None
+        """Its attempt to leave, from when that is asked for; None without one, and after one that came to nothing."""
+        self.leave_wanted = trio.Event()
+        """Set while there is one."""
         self._changed = trio.Event()
         self._inhibitors: list[Explanation] = []
 
@@ -308,6 +327,23 @@ class Life:
             self._explanation = None
         self._notify()
         return row.actions
+
+    def leave(self, departure: "Departure") -> None:
+        """Ask it to leave."""
+        self.departure = departure
+        self.leave_wanted.set()
+        self._notify()
+
+    @property
+    def leaves_awake(self) -> bool:
+        """Whether it is leaving, and ran when that began: what comes for it meanwhile does not stop it."""
+        return self.departure is not None and self.departure.was_awake
+
+    def stay(self) -> None:
+        """The attempt to leave is over, and came to nothing."""
+        self.departure = None
+        self.leave_wanted = trio.Event()
+        self._notify()
 
     def end_attempt(self) -> None:
         """Release callers that wait for an attempt to sleep, whatever its outcome."""

@@ -180,6 +180,21 @@ class Reason(Enum):
         "A client reads slowly or is gone; TCP gives up on it after 15 minutes (`net.ipv4.tcp_retries2` in the pod).",
     )
 
+    # It was to leave, or to come back
+    AWAKE = "leave", "it is awake, and may not move while it is: live-migrate does not name it"
+    NOT_PORTABLE = (
+        "leave",
+        "it is COLD, and a part of it is kept here: it may move from the next time on",
+        "Wake it, and let it sleep again.",
+    )
+    CANNOT_LEAVE = "leave", "it cannot leave: {0}"
+    CAME = "leave", "something came for it as it was to leave"
+    STARTED_ANEW = (
+        "leave",
+        "it was started anew, without its memory from before: {0}",
+        "Nothing: what it had in memory is gone. The reason says what to look at.",
+    )
+
     # Its memory
     MEMORY_BACKEND = "memory", "{0}"
     MEMORY_STAYS = (

@@ -18,6 +18,7 @@ from zeropod.activator.network import PodNetwork
 from zeropod.activator.redirect import Redirect
 from zeropod.concurrency import TaskStarter
 from zeropod.kernel.lookup import Activity
+from zeropod.lifecycle.arrival import AdoptionFailed, Coming
 from zeropod.lifecycle.idle.monitor import counted_ports, look_at_life, look_at_traffic, require_idle
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probes import Probes
@@ -164,7 +165,13 @@ class RestartStrategy:
     async def refreeze(self) -> NoReturn:
         raise AssertionError("it has no STANDBY")
 
-    napped = dump = refreeze
+    napped = dump = bring_to_rest = refreeze
+
+    async def export(self) -> None:
+        raise AssertionError("it has nothing to leave with")
+
+    async def adopt(self, _coming: Coming) -> None:
+        raise AdoptionFailed("it is ended to sleep, and has nothing to come back with (disable-checkpointing)")
 
     async def restore(self) -> None:
         workload = self._workload

@@ -28,6 +28,7 @@ _UNITS = {
     "h": Fraction(3600),
 }
 _DURATION = re.compile(r"([0-9]{1,19}(?:\.[0-9]{0,19})?|\.[0-9]{1,19})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+_CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,75}")
 _LONGEST = Fraction(2**63 - 1, 10**9)  # in Go, a duration is an int64 of nanoseconds
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -85,6 +86,14 @@ def memory(text: str) -> str:
     if text not in (choice.AUTO, *Kind):
         raise ValueError("auto, swap, store or resident")
     return text
+
+
+def container_names(text: str) -> frozenset[str]:
+    """Return names of containers. Raises ValueError where one cannot be a container's."""
+    found = names(text)
+    if not all(_CONTAINER.fullmatch(name) for name in found):
+        raise ValueError("names of containers with commas between them, such as web,cache")
+    return found
 
 
 def names(text: str) -> frozenset[str]:
@@ -149,6 +158,19 @@ class Settings:
     """Whether connections from within the pod count as activity; None: only for a container without a pod."""
     dry_run: bool = False
     """Only count when it would sleep and wake."""
+    migrate: bool = False
+    """Move it asleep when its pod leaves the node, so that it comes back asleep elsewhere."""
+    live_migrate: bool = False
+    """Move it awake, too."""
+    keep_on_restart: bool = False
+    """Have it come back with its memory after a restart of the node."""
+    disable_migrate_data: bool = False
+    """Leave behind what it has written to its root file system."""
+
+    @property
+    def may_move(self) -> bool:
+        """Whether what it leaves on disk may have to come back in another container: nothing of it stays here then."""
+        return self.migrate or self.live_migrate or self.keep_on_restart
 
 
 CONVERTERS: Mapping[str, Callable[[str], Any]] = {
@@ -171,6 +193,10 @@ CONVERTERS: Mapping[str, Callable[[str], Any]] = {
     "io-uring": boolean,
     "localhost-traffic": boolean,
     "dry-run": boolean,
+    "migrate": container_names,
+    "live-migrate": container_names,
+    "keep-on-restart": boolean,
+    "disable-migrate-data": boolean,
 }
 """The converter of each setting's text; raises ValueError with a description of valid texts."""
 
@@ -190,10 +216,13 @@ def settings_of(values: Mapping[str, Any], container: str) -> Settings:
     rest = dict(values)
     meant = rest.pop("container-names", ())
     ports = rest.pop("ports-map", {})
+    migrates, migrates_live = rest.pop("migrate", ()), rest.pop("live-migrate", ())
     return Settings(
         scaledown=rest.pop("scaledown-duration", SCALEDOWN),
         selected=not meant or container in meant,
         ports=ports.get(container, frozenset()),
+        migrate=container in migrates,
+        live_migrate=container in migrates_live,
         **{key.replace("-", "_"): value for key, value in rest.items()},
     )
 

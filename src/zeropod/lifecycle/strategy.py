@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter
@@ -29,6 +29,9 @@ from zeropod.runtime.memory.backend import Kind, Usage
 from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import Spec
 
+if TYPE_CHECKING:
+    from zeropod.lifecycle.arrival import Coming
+
 
 class ContainerLost(Exception):  # noqa: N818 - an outcome
     """The container's processes are gone and cannot be brought back."""
@@ -36,6 +39,13 @@ class ContainerLost(Exception):  # noqa: N818 - an outcome
     def __init__(self, why: str, status: ExitStatus) -> None:
         super().__init__(why)
         self.status = status
+
+
+class Departed(ContainerLost):
+    """The container goes on elsewhere: it has left, and never comes back here."""
+
+    def __init__(self, where: str, pid: int) -> None:
+        super().__init__(where, ExitStatus(pid, 0, time.time_ns()))
 
 
 class _Explained(Exception):  # noqa: N818 - what the next two have in common
@@ -105,6 +115,12 @@ class Workload(Protocol):
     slept: Metrics | None
     """The accumulated statistics of its earlier init processes, up to the last sleep that ended one."""
     pinned_network: Path | None
+    portable: bool
+    """Whether what it leaves on disk may come back in another container: nothing of it is kept in this process."""
+
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether established connections go through its image."""
 
     @property
     def pod(self) -> PodContext:
@@ -204,6 +220,15 @@ class SleepStrategy(Protocol):
     async def dump(self) -> Event:
         """Dump it and return DUMPED; or KEPT, or an event that has arrived meanwhile. Raises CheckpointFailed if it
         runs, or ContainerLost."""
+
+    async def bring_to_rest(self) -> Event:
+        """Freeze what runs, when little of its memory is left to move: FROZEN. Raises CheckpointFailed."""
+
+    async def export(self) -> None:
+        """Make an export of it, which is ended; or say to what has asked for that why not."""
+
+    async def adopt(self, coming: "Coming") -> None:
+        """Bring back processes out of an export, and leave them stopped. Raises AdoptionFailed; nothing is left."""
 
     async def restore(self) -> None:
         """Restore its processes. Raises ContainerLost if every attempt fails."""

@@ -21,12 +21,14 @@ from zeropod.activator.network import Baseline, PodNetwork
 from zeropod.concurrency import TaskStarter, race
 from zeropod.kernel import pending_timeouts
 from zeropod.lifecycle.admission import AdmissionSlot, AdmissionSlots
+from zeropod.lifecycle.arrival import Coming
 from zeropod.lifecycle.cold.cold_sleep import ColdSleep
 from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_AGAIN
 from zeropod.lifecycle.cold.terminate import terminate
 from zeropod.lifecycle.idle.monitor import counted_ports, look_at_traffic, require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
 from zeropod.lifecycle.init_process import InitProcess
+from zeropod.lifecycle.leaving import Leaving
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probes import Probes
 from zeropod.lifecycle.reasons import Explanation, Reason
@@ -65,6 +67,7 @@ class SuspendStrategy:
         self.memory = StandbyMemory(workload, nursery)
         self._cold = ColdSleep(workload, network, nursery, self.memory)
         self._traffic, self._prospect = self._cold.traffic, self._cold.prospect
+        self._leaving = Leaving(workload, self.memory, self._cold)
         self._slots = AdmissionSlots()
         self._slot: AdmissionSlot | None = None
         self._sockets = FrozenSockets()
@@ -182,8 +185,15 @@ class SuspendStrategy:
 
     def arrivals(self) -> Sequence[Callable[[], Awaitable[Event]]]:
         if self._cold.is_cold:
-            return (self._traffic.connection, self._traffic.data, *self._probes.arrivals())
-        return (self._arrival, self._missed, self._standby_over, *self._probes.arrivals())
+            usual = (self._traffic.connection, self._traffic.data, *self._probes.arrivals())
+            return self._leaving.arrivals(usual) if self._leaving.has_exported else (*usual, self._leaving.wanted)
+        if self._workload.life.leaves_awake:
+            return (self._leaves,)
+        return (self._arrival, self._missed, self._standby_over, self._leaves, *self._probes.arrivals())
+
+    async def _leaves(self) -> Event:
+        """Return when the container, which is to leave, may go on to COLD, and from there."""
+        return Event.STANDBY_OVER if await self._leaving.may_be_dumped() else Event.WANTED
 
     async def _arrival(self) -> Event:
         return _EVENTS[await self._sockets.event(self._workload.settings.ports)]
@@ -296,8 +306,30 @@ class SuspendStrategy:
 
     # COLD
 
+    async def bring_to_rest(self) -> Event:
+        return await self._leaving.bring_to_rest(self._freeze_at_once, self.thaw)
+
+    async def _freeze_at_once(self) -> None:
+        """Freeze it, whatever it does. Raises CgroupError."""
+        self.frozen_at = time.monotonic()
+        self._frozen = True
+        await self._init_process().cgroup.freeze(trio.current_time() + FREEZE)
+
     async def dump(self) -> Event:
-        """Dump the frozen, watched container. Until CRIU begins, a failure changes nothing."""
+        """Also on the way out: what does not become an image stays here."""
+        event, why, was_awake = Event.FAILED, None, self._workload.life.leaves_awake
+        try:
+            event = await self._dump()
+        except CheckpointFailed as failure:
+            why = failure.explanation
+            raise
+        finally:
+            if event is not Event.DUMPED:
+                self._leaving.refuse(why or self.why_kept)
+        return Event.WANTED if event is Event.KEPT and was_awake else event
+
+    async def _dump(self) -> Event:
+        """End it, which is frozen and watched all the time; nothing is lost if anything fails before CRIU begins."""
         init_process, sockets, ports = self._init_process(), self._sockets, self._workload.settings.ports
         try:
             await self._cold.prepare(init_process, sockets)
@@ -333,7 +365,15 @@ class SuspendStrategy:
         self.memory.begin(self._init_process())
         return Event.KEPT
 
+    async def export(self) -> None:
+        await self._leaving.export()
+
+    async def adopt(self, coming: Coming) -> None:
+        await self._cold.adopt(coming)
+        self._frozen = coming.manifest.asleep
+
     async def restore(self) -> None:
+        await self._leaving.withdraw()
         await self._cold.restore()
         self._probes.release()
         self._cold.finish_restore()
@@ -343,7 +383,7 @@ class SuspendStrategy:
     async def release(self) -> None:
         async with AsyncExitStack() as rest:  # each step runs even if another one fails
             rest.push_async_callback(self._let_go_of_memory)
-            for step in (self._cold.close, self._traffic.hand_over, self.awake, self.thaw):
+            for step in (self._leaving.close, self._cold.close, self._traffic.hand_over, self.awake, self.thaw):
                 rest.callback(step)
         self._workload.store.drop_images()
 

@@ -17,20 +17,24 @@ from zeropod import paths
 from zeropod.kernel import mount, namespace
 from zeropod.kernel.pidfd import ExitStatus
 from zeropod.launch.start import group_of
+from zeropod.lifecycle.arrival import Arrival, Coming
+from zeropod.lifecycle.cold.restorer import let_run
 from zeropod.lifecycle.controller import Controller
 from zeropod.lifecycle.defaults import Resolution
 from zeropod.lifecycle.init_process import InitProcess
-from zeropod.lifecycle.machine import Answer, Event, Life, Request, State, decide
+from zeropod.lifecycle.machine import Action, Answer, Event, Life, Request, State, decide
 from zeropod.lifecycle.reasons import Reason
+from zeropod.lifecycle.suspend import FREEZE
 from zeropod.rpc.messages import events_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import cgroups, criu
-from zeropod.runtime.cgroups import Metrics
+from zeropod.runtime.cgroups import CgroupError, Metrics
 from zeropod.runtime.command import Started
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.images import ImageStore
 from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import CONTAINER_NAME, Spec
+from zeropod.runtime.stdio import ProcessIO
 from zeropod.shim import limits, signals
 from zeropod.shim.delete import REMOVED
 from zeropod.shim.errors import FINISHED, kill_error, refused, reported
@@ -76,7 +80,9 @@ class Container:
         self.store = ImageStore.of(runc.namespace, id)
         self.controller: Controller | None = None
         self.init_process: InitProcess | None = None
-        """The current one; in COLD, the last one."""
+        """The present one, or the last one while it is COLD."""
+        self.portable = self.settings.may_move
+        """Whether what it leaves on disk may come back in another container."""
         self.slept: Metrics | None = None
         """The accumulated statistics of its earlier init processes, up to the last sleep."""
         self.io_owner = (0, 0)
@@ -86,7 +92,9 @@ class Container:
         self.restore_from: Path | None = None
         """An image from which it starts, as asked by containerd, instead of running its program from the start."""
         self.pinned_network: Path | None = None
-        """The network namespace that was made for it, and that is removed with it."""
+        """The network namespace that was made for it and goes with it."""
+        self._arrival: Arrival | None = None
+        """What it has come back with, instead of being created."""
         self._starting = trio.Lock()
         """Held from the start of the program until the start is announced, so that no exit is announced before."""
         self._killing = trio.Lock()
@@ -100,6 +108,11 @@ class Container:
     def name(self) -> str:
         """Its name in the pod; empty without a pod."""
         return self.spec.annotations.get(CONTAINER_NAME, "")
+
+    @property
+    def keeps_connections(self) -> bool:
+        """Whether established connections go through its image. Elsewhere they would have another address."""
+        return self.settings.tcp_established and not self.portable
 
     @property
     def probes_answered(self) -> int:
@@ -141,9 +154,45 @@ class Container:
         with reported("OCI runtime create failed"):
             await self._begin(lambda console: self.runc.create(self.id, self.init.io.streams, self.pid_file, console))
 
+    async def adopt(self, coming: Coming) -> None:
+        """Have its processes come back out of an export, up to where they would run. Raises AdoptionFailed."""
+        controller, arrival = self.controller, Arrival(coming)
+        assert controller is not None
+
+        async def come(_console: Path | None) -> None:
+            self.pod.nursery.start_soon(controller.run, arrival)
+            await arrival.here()
+
+        try:
+            await self.run_command(self.init, come)
+        except BaseException:
+            self.init.io = ProcessIO(self.init.stdio)  # the streams are closed, and opened anew for the next one
+            raise
+        self._arrival = arrival
+        self.pod.nursery.start_soon(self.init.io.copy, self._input)
+
+    async def _start_arrived(self, arrival: Arrival) -> None:
+        """Let it run that has come back; or leave it frozen, and have its sleep go on, without it having run."""
+        init_process = self.init_process
+        assert init_process is not None
+        event = Event.START
+        if arrival.coming.manifest.asleep:
+            event = Event.START_ASLEEP
+            try:
+                await init_process.cgroup.freeze(trio.current_time() + FREEZE)
+            except CgroupError as error:
+                raise RpcError(Code.UNKNOWN, f"what came back asleep cannot be frozen: {error}") from error
+        let_run(init_process)
+        row = self.life.happen(event)
+        self.publish(events_pb2.TaskStart(container_id=self.id, pid=self.init.pid))
+        arrival.start(row or (Action.AWAIT_IDLE,))
+
     async def start(self) -> int:
         """Start the init process, and return its pid. Raises RpcError."""
         async with self.allowed(Request.START), self._starting:
+            if self._arrival:
+                await self._start_arrived(self._arrival)
+                return self.init.pid
             if self.restore_from:
                 await self._restore_given_checkpoint(self.restore_from)
             else:
@@ -194,7 +243,7 @@ class Container:
     def criu_options(self, *, stopped: bool = False, more: Sequence[str] = ()) -> str:
         """Return the text of that configuration."""
         return criu.configuration(
-            self.criu_configuration, tcp_established=self.settings.tcp_established, stopped=stopped, more=more
+            self.criu_configuration, tcp_established=self.keeps_connections, stopped=stopped, more=more
         )
 
     async def restore(
@@ -272,6 +321,8 @@ class Container:
             await self._kill_everyone()  # processes that init has left behind, if it shared its pid namespace
             return
         request = signals.request_of(number, self.settings, in_pod=bool(self.name))
+        if request is Request.STOP_IN_ORDER and self._hibernates:
+            request = Request.STOP
         if request in (Request.STOP, Request.STOP_IN_ORDER):
             # It stays awake from now on, however long its shutdown takes.
             self.life.inhibit_for_good(Reason.STOPPING.because())
@@ -284,6 +335,12 @@ class Container:
                     await self.runc.kill(self.id, number, everyone)
                 except RuncError as error:
                     raise kill_error(error) from error
+
+    @property
+    def _hibernates(self) -> bool:
+        """Whether it is on disk for its successor: a shutdown must not bring it back to let it end in order."""
+        departure = self.life.departure
+        return departure is not None and departure.is_kept and departure.result is not None
 
     async def pause(self) -> None:
         async with self.allowed(Request.PAUSE):

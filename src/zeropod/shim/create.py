@@ -72,13 +72,26 @@ async def create(request: task_pb2.CreateTaskRequest, pod: Pod) -> Container:
                 _prepare_for_sleep(container)
         if request.checkpoint:
             container.restore_from = Path(request.checkpoint)
-        else:
+        elif not await _has_come_back(container):
             await container.create()
     except BaseException:
         await container.remove()
         raise
     pod.add(container)
     return container
+
+
+async def _has_come_back(container: Container) -> bool:
+    """Whether the container has come back from what was left for it; it is to be created otherwise."""
+    if not container.settings.keep_on_restart or container.controller is None:
+        return False
+    from zeropod.shim import arrival
+
+    if not (why := await arrival.come_back(container)):
+        return True
+    container.life.failure = container.life.explanation = Reason.STARTED_ANEW.because(why)
+    container.log.warning("%s", container.life.failure)
+    return False
 
 
 def created_event(request: task_pb2.CreateTaskRequest, pid: int) -> events_pb2.TaskCreate:

@@ -73,6 +73,7 @@ class StatusService:
                 "Why": unary(status_pb2.WhyRequest, self.why),
                 "Sleep": unary(status_pb2.SleepRequest, self.sleep, cancel_on_disconnect=True),
                 "Wake": unary(status_pb2.WakeRequest, self.wake, cancel_on_disconnect=True),
+                "Hibernate": unary(status_pb2.HibernateRequest, self.hibernate),
             }
         }
 
@@ -138,6 +139,15 @@ class StatusService:
         async with container.allowed(Request.WAKE):
             return describe(container)
 
+    async def hibernate(self, request: status_pb2.HibernateRequest) -> status_pb2.HibernateResponse:
+        container = self._find(request.id)
+        from zeropod.shim import departure  # only what is to come back ever needs it
+
+        exported = await departure.hibernate(container)
+        return status_pb2.HibernateResponse(
+            status=describe(container), key=exported.export.key, bytes=sum(exported.manifest.files.values())
+        )
+
     def _find(self, id: str) -> Container:
         try:
             return self._pod.containers[id]
@@ -178,6 +188,7 @@ def describe(container: Container) -> status_pb2.ContainerStatus:
         may_sleep=controller is not None,
         dry_run=container.settings.dry_run,
         dry_run_asleep=life.pretended is not None,
+        keep_on_restart=container.settings.keep_on_restart,
     )
     status.since.FromNanoseconds(life.since_ns)
     if strategy := controller.strategy if controller else None:

@@ -58,7 +58,7 @@ def begin(world: World, criu: Restore, work: Path) -> Callable[[], Awaitable[Ini
 
     # It stands in for runc and CRIU alone; the container is the real one.
     world.container.restore = restore  # type: ignore[method-assign]
-    one = Attempt(world.container, (), lambda _: None)
+    one = Attempt(world.container, work / "images", (), lambda _: None)
 
     async def run() -> InitProcess:
         try:

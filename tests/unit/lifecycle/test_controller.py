@@ -190,6 +190,18 @@ class FakeStrategy:
             self.frozen, self.ended = False, True
         return self.script.dumps
 
+    async def bring_to_rest(self) -> Event:
+        self.frozen = True
+        await self.script.perform("bring_to_rest")
+        return Event.FROZEN
+
+    async def export(self) -> None:
+        assert self.ended
+        await self.script.perform("export")
+
+    async def adopt(self, _: object) -> None:
+        await self.script.perform("adopt")
+
     async def restore(self) -> None:
         assert self.ended
         await self.script.perform("restore")

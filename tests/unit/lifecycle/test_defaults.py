@@ -27,9 +27,13 @@ GOOD = {
     "io-uring": "true",
     "localhost-traffic": "true",
     "dry-run": "true",
+    "migrate": "web",
+    "live-migrate": "web",
+    "keep-on-restart": "true",
+    "disable-migrate-data": "true",
 }
 """A value of each that is not the built-in one."""
-TAKE_ANY_TEXT = {"container-names", "probe-processes"}
+TAKE_ANY_TEXT = {"container-names", "probe-processes", "migrate", "live-migrate"}
 
 
 def pod(from_namespace: str = "", **texts: str) -> dict[str, str]:

@@ -171,6 +171,9 @@ SLEEP = (State.STANDBY, (Action.MOVE_OUT, Action.AWAIT_ARRIVAL))
 
 EXPECTED: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (State.CREATED, Event.START): (State.RUNNING, ()),
+    (State.CREATED, Event.START_ASLEEP): (State.CHECKPOINTING, (Action.FREEZE,)),
+    (State.RUNNING, Event.LEAVE): (State.CHECKPOINTING, (Action.BRING_TO_REST,)),
+    (State.COLD, Event.LEAVE): (State.COLD, (Action.EXPORT, Action.AWAIT_ARRIVAL)),
     (State.RUNNING, Event.PAUSE): (State.PAUSED, ()),
     (State.PAUSED, Event.RESUME): (State.RUNNING, ()),
     **{(state, Event.EXIT): (State.STOPPED, ()) for state in State if state is not State.STOPPED},
@@ -194,9 +197,10 @@ EXPECTED: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
 """Written down once more, in another order: what the table says is no accident of how it is put together."""
 
 LAST = {
-    Action.AWAIT_IDLE: {Event.QUIET},
+    Action.AWAIT_IDLE: {Event.QUIET, Event.LEAVE},
     Action.FREEZE: {Event.FROZEN, Event.DUMPED, Event.NOT_IDLE, Event.FAILED},
-    Action.AWAIT_ARRIVAL: {*ARRIVALS, *SHORT, Event.FAILED, Event.STANDBY_OVER},
+    Action.BRING_TO_REST: {Event.FROZEN, Event.FAILED},
+    Action.AWAIT_ARRIVAL: {*ARRIVALS, *SHORT, Event.FAILED, Event.STANDBY_OVER, Event.LEAVE},
     Action.NAP: {Event.NAP_OVER, Event.CONNECTION, Event.WANTED},
     Action.REFREEZE: {Event.FROZEN, Event.PROBE, Event.WANTED_SHORTLY, Event.CONNECTION, Event.FAILED},
     Action.DUMP: {Event.DUMPED, Event.KEPT, Event.FAILED, Event.CONNECTION, Event.DATA, Event.WANTED},
@@ -204,8 +208,8 @@ LAST = {
 }
 """What can come of each action that is the last one of a row."""
 
-NO_STANDBY_OVER = {State.COLD}
-"""From where it cannot come: what is on disk already does not go there."""
+NEVER = {(State.COLD, Event.STANDBY_OVER), (State.STANDBY, Event.LEAVE)}
+"""What cannot come from there: what is on disk already does not go there, and only that leaves."""
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
@@ -250,13 +254,13 @@ def test_whatever_comes_of_the_last_action_of_a_row_has_a_row() -> None:
     """So nothing that the controller does itself can be illegal."""
     for row in TRANSITIONS.values():
         for event in LAST[row.actions[-1]] if row.actions else ():
-            if event is not Event.STANDBY_OVER or row.next not in NO_STANDBY_OVER:
+            if (row.next, event) not in NEVER:
                 assert (row.next, event) in TRANSITIONS, (row, event)
 
 
 def test_every_row_is_reached_from_a_new_container_by_what_comes_of_its_actions() -> None:
     """What comes from outside (start, pause, exit) or out of the bulkhead (FAILED) can come at any moment."""
-    outside = {Event.START, Event.PAUSE, Event.RESUME, Event.EXIT, Event.FAILED}
+    outside = {Event.START, Event.START_ASLEEP, Event.PAUSE, Event.RESUME, Event.EXIT, Event.FAILED}
     found: set[tuple[State, Event]] = set()
     waiting: list[tuple[State, Action | None]] = [(State.CREATED, None), (State.RUNNING, Action.AWAIT_IDLE)]
     seen = set(waiting)
@@ -328,7 +332,7 @@ class Walk(RuleBasedStateMachine):
 
     def performed(self, action: Action) -> None:
         match action:
-            case Action.FREEZE | Action.REFREEZE:
+            case Action.FREEZE | Action.REFREEZE | Action.BRING_TO_REST:
                 self.frozen = True
             case Action.THAW | Action.NAP:
                 assert self.has_processes
@@ -336,7 +340,7 @@ class Walk(RuleBasedStateMachine):
             case Action.MOVE_OUT | Action.DUMP:
                 assert self.frozen
                 assert self.has_processes
-            case Action.RESTORE:
+            case Action.RESTORE | Action.EXPORT:
                 assert not self.has_processes
 
     @invariant()

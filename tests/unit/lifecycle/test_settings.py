@@ -225,6 +225,10 @@ def test_every_annotation_has_its_setting() -> None:
         io_uring="true",
         localhost_traffic="true",
         dry_run="true",
+        migrate="web,other",
+        live_migrate=" web ",
+        keep_on_restart="true",
+        disable_migrate_data="true",
     )
     assert set(given) == {PREFIX + key for key in KNOWN}
     assert parse(given, "web") == Settings(
@@ -247,10 +251,31 @@ def test_every_annotation_has_its_setting() -> None:
         io_uring=True,
         localhost_traffic=True,
         dry_run=True,
+        migrate=True,
+        live_migrate=True,
+        keep_on_restart=True,
+        disable_migrate_data=True,
     )
 
 
-@pytest.mark.parametrize("key", sorted(KNOWN - {"container-names", "probe-processes"}))
+@pytest.mark.parametrize("key", ["migrate", "live-migrate"])
+@pytest.mark.parametrize("text", ["web;api", "web api", "true!", "../web", "-"])
+def test_what_cannot_be_the_name_of_a_container_does_not_move(key: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=f"{key}: .* is not names of containers"):
+        parse({PREFIX + key: text}, "web")
+
+
+def test_only_the_containers_that_are_named_may_move() -> None:
+    given = annotations(migrate="web", live_migrate="api")
+    found = [parse(given, name) for name in ("web", "api", "db")]
+    assert [each.migrate for each in found] == [True, False, False]
+    assert [each.live_migrate for each in found] == [False, True, False]
+    assert [each.may_move for each in found] == [True, True, False]
+    assert parse(annotations(keep_on_restart="true"), "web").may_move
+    assert not parse(annotations(migrate=" , "), "web").may_move
+
+
+@pytest.mark.parametrize("key", sorted(KNOWN - {"container-names", "probe-processes", "migrate", "live-migrate"}))
 def test_a_bad_value_names_the_annotation_and_the_value(key: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         parse({PREFIX + key: "soon"}, "web")

@@ -409,6 +409,7 @@ class Suspended:
         )
         self.workload: Any = SimpleNamespace(
             settings=settings,
+            portable=False,
             life=self.life,
             init_process=init_process,
             init=SimpleNamespace(pid=4),

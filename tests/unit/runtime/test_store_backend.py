@@ -47,7 +47,7 @@ class FakeEviction:
 
     script: list[Callable[[], object]]
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         self.written, self.left, self.ran = 7, {4: "is traced by 3"}, True
 
     def run(self) -> None:

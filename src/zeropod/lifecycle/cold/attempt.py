@@ -6,6 +6,7 @@ so the attempt ends when either of the two ends.
 
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import trio
 
@@ -21,9 +22,10 @@ RESTORE = 60.0
 
 
 class Attempt:
-    def __init__(self, workload: Workload, wanted: WorkingSet, silence: Silence) -> None:
-        """`wanted` is the working set for the pager; `silence` mutes connections of processes that are undone."""
+    def __init__(self, workload: Workload, images: Path, wanted: WorkingSet, silence: Silence) -> None:
+        """Out of the image in `images`. `wanted` is for the pager; `silence` for what has to be undone."""
         self._workload = workload
+        self._images = images
         self._wanted = wanted
         self._silence = silence
         self._init_process: InitProcess | None = None
@@ -53,11 +55,11 @@ class Attempt:
         def has_started(_pid: int) -> None:
             # The pager starts faster than runc and CRIU get to the point where they connect to it.
             if listener:
-                with listener:  # only the pager keeps it open: if it dies, CRIU's connection fails instead of waiting
-                    self.pager = Pager.at(listener, store.images, self._wanted, say=workload.log.warning)
+                with listener:  # which is the pager's alone: where it has died, CRIU shall not wait
+                    self.pager = Pager.at(listener, self._images, self._wanted, say=workload.log.warning)
                 self._has_pager.set()
 
-        init_process = await workload.restore(store.images, store.work, options, RESTORE, has_started)
+        init_process = await workload.restore(self._images, store.work, options, RESTORE, has_started)
         init_process.exit_expected = self._unserved
         return init_process
 

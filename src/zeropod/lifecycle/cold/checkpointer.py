@@ -26,6 +26,7 @@ from zeropod.lifecycle.reservation import disk_reservation
 from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, Workload
 from zeropod.runtime import criu, ipcns
 from zeropod.runtime.cgroups import CgroupError
+from zeropod.runtime.command import nothing
 from zeropod.runtime.errors import CriuError, RuncError
 from zeropod.runtime.images import Inventory
 from zeropod.runtime.tmpfs import KeptMounts
@@ -61,18 +62,17 @@ class Checkpointer:
         try:
             workload.store.prepare()
             workload.configure_criu()
-            options = criu.checkpoint_options(tcp_established=workload.settings.tcp_established)
+            options = criu.checkpoint_options(tcp_established=workload.keeps_connections)
             options += await self._pre_dump(background)
             self._keep_mounts(init_process)
-            dump = Dump(workload, options, workload.criu_options(more=self._kept.for_dump()), background.lower)
+            started = background.lower if workload.life.departure is None else nothing
+            dump = Dump(workload, options, workload.criu_options(more=self._kept.for_dump()), started)
             self._nursery.start_soon(dump.run)
             await self._begun(dump, partial(sockets.event, workload.settings.ports))
             self._traffic.hold(init_process)
-            life = workload.life
-            is_wanted = life.wake_wanted.is_set() or life.nap_wanted.is_set()
-            pending = Reason.SOMETHING.because() if sockets.ready(workload.settings.ports) else None
-            require_idle(Snapshot(pending=pending, is_wanted=is_wanted))
-            background.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
+            if not workload.life.leaves_awake:
+                self._look_once_more(sockets)
+                self._watch(background)
             init_process.exit_expected = True
             return await self._dump(init_process, dump)
         except BaseException as error:  # on cancellation, too: release everything that is held
@@ -83,6 +83,17 @@ class Checkpointer:
             if isinstance(error, OSError | CgroupError | CriuError):
                 raise CheckpointFailed(Reason.DUMP_FAILED.because(error)) from error
             raise
+
+    def _look_once_more(self, sockets: FrozenSockets) -> None:
+        """Raises NotIdle when something has come for it."""
+        life, ports = self._workload.life, self._workload.settings.ports
+        is_wanted = life.wake_wanted.is_set() or life.nap_wanted.is_set()
+        pending = Reason.SOMETHING.because() if sockets.ready(ports) else None
+        require_idle(Snapshot(pending=pending, is_wanted=is_wanted))
+
+    def _watch(self, background: BackgroundPriority) -> None:
+        life = self._workload.life
+        background.watch(self._traffic.connection, self._traffic.data, life.wake_wanted.wait, life.inhibited)
 
     async def _undo(self, init_process: InitProcess, dump: Dump | None) -> None:
         workload = self._workload
@@ -102,7 +113,9 @@ class Checkpointer:
         if not pids:
             raise NotIdle(Reason.ENDING.because())
         try:
-            if "user" not in workload.spec.namespaces:
+            if workload.portable:
+                kept.close()
+            elif "user" not in workload.spec.namespaces:
                 kept.keep(pids, workload.spec.bind_mounts)
         except OSError as error:
             workload.log.warning("cannot keep its tmpfs mounts, they go to the image: %s", error)
@@ -112,6 +125,9 @@ class Checkpointer:
         """Return when CRIU waits to begin. Raises NotIdle if an event arrives before."""
         life = self._workload.life
         try:
+            if life.leaves_awake:
+                await dump.ready()
+                return
             await race(dump.ready, arrival, life.inhibited, life.wake_wanted.wait, life.nap_wanted.wait)
         except RuncError as error:
             raise criu.explain(self._workload.store.work / "dump.log", error) from error

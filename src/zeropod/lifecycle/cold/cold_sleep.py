@@ -4,24 +4,33 @@ Owns the image, and the order of a restore: memory that the image leaves out, an
 the processes run; held connections are handed over once they run.
 """
 
+import time
 from collections.abc import Collection
 from functools import partial
 from typing import Protocol
 
 import trio
 
+from zeropod import paths
 from zeropod.activator.hold.frozen import FrozenSockets
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import TaskStarter, race
+from zeropod.lifecycle.arrival import AdoptionFailed, Coming
 from zeropod.lifecycle.cold.checkpointer import Checkpointer
 from zeropod.lifecycle.cold.prospect import ColdProspect
 from zeropod.lifecycle.cold.restorer import Restorer
 from zeropod.lifecycle.cold.traffic import Traffic
+from zeropod.lifecycle.departure import Departure
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Reason
-from zeropod.lifecycle.strategy import ContainerLost, NotIdle, Workload, sigkilled
+from zeropod.lifecycle.reservation import key_of
+from zeropod.lifecycle.strategy import CheckpointFailed, ContainerLost, NotIdle, Workload, sigkilled
 from zeropod.runtime.errors import CriuError
+from zeropod.runtime.exports.manifest import Manifest
+from zeropod.runtime.exports.needs import of_this_node
 from zeropod.runtime.images import Inventory
+from zeropod.runtime.memory.backend import Stored
+from zeropod.runtime.memory.backends import PAGES
 
 ATTEMPTS = (True, False, False)
 """For each attempt to restore, whether it uses lazy pages."""
@@ -42,6 +51,18 @@ class Memory(Protocol):
     async def rejoin(self, init_process: InitProcess) -> None:
         """Give restored, stopped processes the memory that the image has left out."""
 
+    def stored(self) -> Stored:
+        """Return where the memory is that the image leaves out."""
+
+    async def adopt(self, init_process: InitProcess, coming: Coming) -> None:
+        """Give restored processes, which are stopped, their memory in an export."""
+
+    def settle_in(self) -> None:
+        """The files of the export are the container's own now."""
+
+    async def let_go_of_export(self) -> None:
+        """The restored processes are gone, and the export's files stay what they are."""
+
 
 class ColdSleep:
     def __init__(self, workload: Workload, network: PodNetwork, nursery: TaskStarter, memory: Memory) -> None:
@@ -55,7 +76,9 @@ class ColdSleep:
         self.is_cold = False
         """Whether the processes have ended, and are not restored yet."""
         self.memory_needed = 0
-        """Bytes of memory needed once all of it is back."""
+        """Bytes of memory that it takes once all of it is back."""
+        self._portable = False
+        """Whether the image may be restored in another container."""
         self._carried = False
         """Whether the image leaves out memory in the page store."""
 
@@ -85,6 +108,9 @@ class ColdSleep:
 
     async def _bring_back(self, sockets: FrozenSockets) -> None:
         life, back = self._workload.life, trio.Event()
+        if life.leaves_awake:
+            await self._memory.bring_back()
+            return
 
         async def bring_back() -> None:
             await self._memory.bring_back()
@@ -99,7 +125,56 @@ class ColdSleep:
         """Dump the frozen container, whose memory is prepared, and end it. Raises the same as
         `Checkpointer.checkpoint`."""
         self._inventory = await self._checkpointer.checkpoint(init_process, sockets)
+        self._portable = self._workload.portable
         self.is_cold = True
+
+    # Elsewhere, and from there
+
+    def export(self, departure: Departure) -> Manifest:
+        """Make an export of it, which is COLD. Blocks. Raises BadExport, OSError; then it is COLD as before."""
+        if not self._portable:
+            raise CheckpointFailed(Reason.NOT_PORTABLE.because())
+        return departure.make(
+            images=self._workload.store.images,
+            stored=self._memory.stored() if self._carried else None,
+            rootfs=self._workload.runc.bundle / "rootfs",
+            made=Manifest(
+                source=departure.source,
+                needs=of_this_node(),
+                asleep=not departure.was_awake,
+                noted=self.prospect.noted,
+                memory_needed=self.memory_needed,
+                made_at=time.time_ns(),
+            ),
+            data=not self._workload.settings.disable_migrate_data,
+        )
+
+    def take_back(self, departure: Departure) -> None:
+        """Undo the export, which was withdrawn. Blocks. Raises OSError."""
+        stored = self._memory.stored().directory if self._carried else None
+        departure.export.give_back(self._workload.store.images, stored)
+
+    async def adopt(self, coming: Coming) -> None:
+        """Bring back the processes of an export, stopped. Raises AdoptionFailed; nothing is left of them then."""
+        manifest = coming.manifest
+        self.prospect.noted = manifest.noted
+
+        async def complete(init_process: InitProcess) -> None:
+            if manifest.carried:
+                await self._memory.adopt(init_process, coming)
+            self.prospect.reapply(init_process)
+            await coming.commit()
+
+        try:
+            await self._restorer.restore(lazy=False, before_it_runs=complete, images=coming.images, runs=False)
+        except Exception as error:
+            await self._memory.let_go_of_export()
+            raise AdoptionFailed(str(error) or type(error).__name__) from error
+        try:
+            coming.settle(self._workload.store.images, paths.store(*key_of(self._workload)) / PAGES)
+            self._memory.settle_in()
+        except OSError as error:
+            self._workload.log.error("what it came back from stays beside its own directory: %s", error)
 
     # Back
 

@@ -32,9 +32,9 @@ class ColdProspect:
         self._workload = workload
         self._network = network
         self.obstacles: Sequence[Obstacle] = ()
-        """What stands against COLD, as found during this sleep."""
-        self._noted = reapplied.Noted()
-        """State that CRIU loses, and that is set again after a restore."""
+        """What stands against COLD, in this sleep."""
+        self.noted = reapplied.Noted()
+        """What CRIU loses, and is set again."""
         self._not_before = -math.inf
         self.why_postponed: Explanation | None = None
 
@@ -66,7 +66,7 @@ class ColdProspect:
         pids = init_process.pids()
         self.obstacles = unsupported.find(pids, facts)
         try:
-            self._noted = reapplied.note(pids)
+            self.noted = reapplied.note(pids)
         except OSError as error:
             self.obstacles = [*self.obstacles, unsupported.Kind.UNREADABLE.found(str(error))]
         return [
@@ -90,13 +90,13 @@ class ColdProspect:
 
     @property
     def loses_something(self) -> bool:
-        """Whether state has to be set again before restored processes run."""
-        return bool(self._noted.options or self._noted.groups)
+        """Whether something is to be set again before restored processes run."""
+        return bool(self.noted.options or self.noted.groups)
 
     def reapply(self, init_process: InitProcess) -> None:
-        """Set again the state that the restore has lost."""
-        for complaint in reapplied.reapply(init_process.pids(), self._noted):
-            self._workload.log.warning("an attribute that its restore lost cannot be set again: %s", complaint)
+        """Set again what the restore has lost."""
+        for complaint in reapplied.reapply(init_process.pids(), self.noted):
+            self._workload.log.warning("cannot be set again after its restore: %s", complaint)
 
 
 def _mebibytes(size: int) -> str:

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import trio
 
@@ -55,27 +56,36 @@ class Restorer:
         """Mounts that do not go through the image."""
 
     async def restore(
-        self, *, lazy: bool, before_it_runs: Callable[[InitProcess], Awaitable[None]] | None = None
+        self,
+        *,
+        lazy: bool,
+        before_it_runs: Callable[[InitProcess], Awaitable[None]] | None = None,
+        images: Path | None = None,
+        runs: bool = True,
     ) -> InitProcess:
-        """Restore the processes, and call `before_it_runs` on them, stopped.
+        """Bring the processes back, and have something done with them before they run, or instead.
+
+        `images`: another image than the container's own. Without `runs` they stay stopped after `before_it_runs`.
 
         Raises CriuError, or the exception of `before_it_runs`; then only the image is left.
         """
         workload, store = self._workload, self._workload.store
-        attempt, listener = Attempt(workload, self._working_set, self._silence), None
+        images = images or store.images
+        attempt, listener = Attempt(workload, images, self._working_set, self._silence), None
         try:
             store.prepare_restore()
             workload.configure_criu(stopped=before_it_runs is not None, more=self.kept.for_restore())
             if ipc := workload.spec.namespaces.get("ipc"):
-                ipcns.clear(store.images, ipc)
+                ipcns.clear(images, ipc)
             if lazy:
                 listener = listen(store.work)
-            options = criu.restore_options(lazy=lazy, tcp_established=workload.settings.tcp_established)
+            options = criu.restore_options(lazy=lazy, tcp_established=workload.keeps_connections)
             restored = await attempt.run(options, listener)
             if before_it_runs:
                 await before_it_runs(restored)
-                _continue(restored)
-            workload.configure_criu()  # options for this restore must not affect the next dump
+                if runs:
+                    let_run(restored)
+            workload.configure_criu()  # what is for this restore alone must not get into the next dump
         except BaseException as error:
             try:
                 self.kept.has_failed()
@@ -155,8 +165,8 @@ class Restorer:
         await self._dropped.wait()
 
 
-def _continue(init_process: InitProcess) -> None:
-    """Continue processes that CRIU has left stopped."""
+def let_run(init_process: InitProcess) -> None:
+    """Let processes run that CRIU has left stopped."""
     for pid in init_process.pids():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)

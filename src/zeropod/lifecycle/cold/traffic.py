@@ -41,11 +41,14 @@ class Traffic:
         own = init_process.socket_inodes()
         listening = {sock.inode for sock in self._network.listeners() if sock.inode in own}
         self._held = HeldListeners.take(init_process.pids(), listening)
-        require_idle(Snapshot(listens=bool(self._held)))
+        if not self._workload.life.departure:
+            require_idle(Snapshot(listens=bool(self._held)))
         if words := self._network.cannot_hand_over:
             raise CheckpointFailed(Reason.CANNOT_HAND_OVER.because(words))
         self._lock(self._network.connections(), own)
-        # Checked after the lock: no process runs and no packet arrives any more, so the result stays true.
+        if self._workload.life.leaves_awake:
+            return  # its connections end with its address: what lies in them is asked for again
+        # Not before: now nothing runs, and nothing more reaches a connection, so what is seen remains true.
         require_idle(Snapshot(pending=self._pending(own)))
 
     def _pending(self, own: Collection[int]) -> Explanation | None:
@@ -60,7 +63,7 @@ class Traffic:
         return None
 
     def _lock(self, connections: Iterable[TcpSocket], own: Collection[int]) -> None:
-        if self._workload.settings.tcp_established:
+        if self._workload.keeps_connections:
             mine = (sock for sock in connections if sock.inode in own)
             self._locked = self._network.established.lock(mine)
             self._locked_at = trio.current_time()
@@ -94,11 +97,8 @@ class Traffic:
         self._locked = frozenset()
 
     def silence(self, pids: Collection[int]) -> None:
-        """Put the connections of these processes into repair mode, so that killing them sends nothing to the peers.
-
-        Otherwise the connections could not be restored again.
-        """
-        if not self._workload.settings.tcp_established:
+        """Their connections vanish without a word to the peers when they are killed. To be restored they have to."""
+        if not self._workload.keeps_connections:
             return
         try:
             for connection in self._connections_of(pids):

@@ -4,20 +4,27 @@ Owns the choice at each sleep, the task that moves memory out, and the report of
 the container is kept: another one is chosen only when all memory is back.
 """
 
+from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import trio
 
 from zeropod import paths
 from zeropod.concurrency import TaskStarter, race
 from zeropod.lifecycle.admission import AdmissionSlots
+from zeropod.lifecycle.arrival import Coming
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.lifecycle.reasons import Explanation, Reason
 from zeropod.lifecycle.reservation import key_of, reserve
+from zeropod.lifecycle.standby.shrinking import shrink
 from zeropod.lifecycle.strategy import MemoryReport, Workload
 from zeropod.runtime import budget
 from zeropod.runtime.memory import backends, choice
-from zeropod.runtime.memory.backend import Backend, Kind, LeftOut, MemoryFailed, MemoryLost, Usage
+from zeropod.runtime.memory.backend import Backend, Kind, LeftOut, MemoryFailed, MemoryLost, Stored, Usage
+from zeropod.runtime.memory.store import StoreBackend
+from zeropod.runtime.memory.userfault.cold import InStore
+from zeropod.runtime.memory.userfault.store import PageStore
 
 GROWN = 8 << 20
 """Bytes of memory that a nap may bring back without another move: a move costs some milliseconds of CPU."""
@@ -37,9 +44,13 @@ class StandbyMemory:
         self._choice = ""
         self._changed = trio.Event()
         self._left_out: LeftOut | None = None
-        """The memory that the current image, or one being written, leaves out."""
+        """What the image, or the one that is being made, leaves out."""
+        self._adopted: InStore | None = None
+        """The memory of an export, whose files are not its own yet."""
         self._ran_since = 0.0
         self._has_run = trio.Event()
+        self._leaves = False
+        """Whether it is about to leave: its memory has to be in files, not in this node's swap."""
         self.why: Explanation | None = None
         """Why this backend was chosen, or why the memory stays."""
 
@@ -128,10 +139,12 @@ class StandbyMemory:
 
     async def _choose(self, init_process: InitProcess) -> Backend:
         present = init_process.cgroup.resident_bytes()
-        if self._backend is None or not self._backend.usage.out:
+        in_swap = self._leaves and self.kind is Kind.SWAP
+        if self._backend is None or not self._backend.usage.out or in_swap:
             facts = await trio.to_thread.run_sync(choice.facts)
             settings = self._workload.settings
-            kind, self._choice = choice.choose(settings.standby_memory, facts, present, for_a_dump=not settings.standby)
+            for_a_dump = self._leaves or not settings.standby
+            kind, self._choice = choice.choose(settings.standby_memory, facts, present, for_a_dump=for_a_dump)
             if self._backend is None or self._backend.kind is not kind:
                 if self._backend:  # closing alone would end the pager, and page faults would wait for ever
                     await self._backend.bring_back()
@@ -139,10 +152,72 @@ class StandbyMemory:
                 self._backend = self._make(kind, init_process)
         return self._backend
 
+    async def shrink(
+        self, init_process: InitProcess, freeze: Callable[[], Awaitable[None]], thaw: Callable[[], None]
+    ) -> None:
+        """Move the memory of a container that runs to files, frozen for moments, until little is left to move.
+
+        Raises MemoryFailed, MemoryLost, OSError, CgroupError; it runs then.
+        """
+        self._leaves, self._left = True, 0
+        await self._idle.wait()
+        backend = await self._choose(init_process)
+        self.why = Reason.MEMORY_BACKEND.because(self._choice)
+        if isinstance(backend, StoreBackend):
+            backend.renews = False
+            await shrink(init_process, backend, freeze, thaw)
+
+    async def to_files(self, init_process: InitProcess) -> None:
+        """Move the memory of the frozen container to where an image may leave it out, as far as that is possible."""
+        self._leaves, self._left = True, 0
+        self.begin(init_process)
+        await self.moved()
+
+    def stays(self) -> None:
+        """It does not leave, after all."""
+        self._leaves = False
+        if isinstance(self._backend, StoreBackend):
+            self._backend.renews = True
+
+    def stored(self) -> Stored:
+        """Return where the memory is that the image leaves out."""
+        assert self._left_out
+        return self._left_out.stored()
+
+    async def adopt(self, init_process: InitProcess, coming: Coming) -> None:
+        """Give restored processes, which are stopped, their memory in an export. Raises MemoryFailed, MemoryLost.
+
+        Until `settle_in` the export's files are not this container's.
+        """
+        backend = self._make(Kind.STORE, init_process)
+        assert isinstance(backend, StoreBackend)
+        self._backend, self._choice = backend, "page store, as it came"
+        self._adopted = backend.adopt(
+            PageStore(coming.store, coming.open_files()), coming.indexes, coming.manifest.working_set
+        )
+        self.why = Reason.MEMORY_BACKEND.because(self._choice)
+        await self._adopted.rejoin(init_process.pids())
+
+    def settle_in(self) -> None:
+        """The files of the export are in this container's own directory now."""
+        if self._adopted:
+            self._adopted.has_moved(self._directory / backends.PAGES)
+        self._adopted = None
+
+    async def let_go_of_export(self) -> None:
+        """The restored processes are gone, and the export's files stay what they are."""
+        if self._adopted:
+            await self._adopted.processes_ended()
+            self._adopted.detach()
+        self._adopted = None
+        await self.close()
+
+    @property
+    def _directory(self) -> Path:
+        return paths.store(self._workload.runc.namespace, self._workload.id)
+
     def _make(self, kind: Kind, init_process: InitProcess) -> Backend:
-        workload = self._workload
-        namespace = workload.runc.namespace
-        directory = paths.store(namespace, workload.id)
+        workload, directory = self._workload, self._directory
         paths.make_private(directory)
         backend = backends.make(
             kind, init_process.cgroup, directory, self._nursery, say=workload.log.warning, reserve=self._reserve

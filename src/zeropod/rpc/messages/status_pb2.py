@@ -25,37 +25,41 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17zeropod/v1/status.proto\x12\nzeropod.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\t\n\x0f\x43ontainerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x15\n\rpod_namespace\x18\x03 \x01(\t\x12\x0b\n\x03pod\x18\x04 \x01(\t\x12\x11\n\tcontainer\x18\x05 \x01(\t\x12\x0f\n\x07sandbox\x18\x06 \x01(\t\x12 \n\x05state\x18\x07 \x01(\x0e\x32\x11.zeropod.v1.State\x12\x0b\n\x03pid\x18\x08 \x01(\r\x12)\n\x05since\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12last_checkpoint_ms\x18\n \x01(\x01\x12\x17\n\x0flast_restore_ms\x18\x0b \x01(\x01\x12\x13\n\x0b\x63heckpoints\x18\x0c \x01(\x04\x12\x10\n\x08restores\x18\r \x01(\x04\x12\x19\n\x11\x63heckpoint_errors\x18\x0e \x01(\x04\x12\x16\n\x0erestore_errors\x18\x0f \x01(\x04\x12\x0b\n\x03why\x18\x10 \x01(\t\x12\x0f\n\x07message\x18\x11 \x01(\t\x12\x17\n\x0fprobes_answered\x18\x12 \x01(\x04\x12\r\n\x05\x64ozes\x18\x13 \x01(\x04\x12\x11\n\tmay_sleep\x18\x14 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x15 \x01(\x08\x12\x31\n\x12\x63heckpoint_seconds\x18\x16 \x01(\x0b\x32\x15.zeropod.v1.Histogram\x12\x33\n\x14standby_wake_seconds\x18\x17 \x01(\x0b\x32\x15.zeropod.v1.Histogram\x12\x30\n\x11\x63old_wake_seconds\x18\x18 \x01(\x0b\x32\x15.zeropod.v1.Histogram\x12\x33\n\x0flast_checkpoint\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_restore\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0estandby_sleeps\x18\x1b \x01(\x04\x12\x13\n\x0b\x63old_sleeps\x18\x1c \x01(\x04\x12\x16\n\x0erefused_sleeps\x18\x1d \x01(\x04\x12\x13\n\x0bimage_bytes\x18\x1e \x01(\x04\x12\x16\n\x0e\x64ry_run_sleeps\x18\x1f \x01(\x04\x12\x15\n\rdry_run_wakes\x18  \x01(\x04\x12\x16\n\x0e\x64ry_run_asleep\x18! \x01(\x08\x12\x16\n\x0ememory_backend\x18\" \x01(\t\x12\x12\n\nmemory_why\x18# \x01(\t\x12\x18\n\x10memory_out_bytes\x18$ \x01(\x04\x12\x19\n\x11memory_left_bytes\x18% \x01(\x04\x12\x1c\n\x14memory_written_bytes\x18& \x01(\x04\x12\x15\n\rmemory_faults\x18\' \x01(\x04\x12\x1f\n\x17memory_brought_in_bytes\x18( \x01(\x04\x12\"\n\x1amemory_written_bytes_total\x18) \x01(\x04\x12\x1b\n\x13memory_faults_total\x18* \x01(\x04\x12\x10\n\x08why_kept\x18+ \x01(\t\x12\x15\n\rmemory_moving\x18, \x01(\x08\x12\x0f\n\x07pod_uid\x18- \x01(\t\x12#\n\x07reasons\x18. \x03(\x0b\x32\x12.zeropod.v1.Reason\"8\n\tHistogram\x12\x0e\n\x06\x62ounds\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\x0b\n\x03sum\x18\x03 \x01(\x01\"\x19\n\x0bListRequest\x12\n\n\x02id\x18\x01 \x01(\t\"?\n\x0cListResponse\x12/\n\ncontainers\x18\x01 \x03(\x0b\x32\x1b.zeropod.v1.ContainerStatus\"<\n\x0cWatchRequest\x12\x1b\n\x13gather_milliseconds\x18\x01 \x01(\r\x12\x0f\n\x07reasons\x18\x02 \x01(\x08\"}\n\x06Update\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12/\n\ncontainers\x18\x04 \x03(\x0b\x32\x1b.zeropod.v1.ContainerStatus\x12\x0f\n\x07removed\x18\x05 \x03(\t\"\x18\n\nWhyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"_\n\x0bWhyResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.zeropod.v1.ContainerStatus\x12#\n\x07reasons\x18\x02 \x03(\x0b\x32\x12.zeropod.v1.Reason\"4\n\x06Reason\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\x1a\n\x0cSleepRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x19\n\x0bWakeRequest\x12\n\n\x02id\x18\x01 \x01(\t*\x96\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x11\n\rCHECKPOINTING\x10\x03\x12\x0b\n\x07STANDBY\x10\x04\x12\x08\n\x04\x43OLD\x10\x05\x12\r\n\tRESTORING\x10\x06\x12\n\n\x06PAUSED\x10\x07\x12\x0b\n\x07STOPPED\x10\x08\x12\n\n\x06\x44OZING\x10\t2\xb2\x02\n\x06Status\x12\x39\n\x04List\x12\x17.zeropod.v1.ListRequest\x1a\x18.zeropod.v1.ListResponse\x12\x37\n\x05Watch\x12\x18.zeropod.v1.WatchRequest\x1a\x12.zeropod.v1.Update0\x01\x12\x36\n\x03Why\x12\x16.zeropod.v1.WhyRequest\x1a\x17.zeropod.v1.WhyResponse\x12>\n\x05Sleep\x12\x18.zeropod.v1.SleepRequest\x1a\x1b.zeropod.v1.ContainerStatus\x12<\n\x04Wake\x12\x17.zeropod.v1.WakeRequest\x1a\x1b.zeropod.v1.ContainerStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17zeropod/v1/status.proto\x12\nzeropod.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\t\n\x0f\x43ontainerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x15\n\rpod_namespace\x18\x03 \x01(\t\x12\x0b\n\x03pod\x18\x04 \x01(\t\x12\x11\n\tcontainer\x18\x05 \x01(\t\x12\x0f\n\x07sandbox\x18\x06 \x01(\t\x12 \n\x05state\x18\x07 \x01(\x0e\x32\x11.zeropod.v1.State\x12\x0b\n\x03pid\x18\x08 \x01(\r\x12)\n\x05since\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12last_checkpoint_ms\x18\n \x01(\x01\x12\x17\n\x0flast_restore_ms\x18\x0b \x01(\x01\x12\x13\n\x0b\x63heckpoints\x18\x0c \x01(\x04\x12\x10\n\x08restores\x18\r \x01(\x04\x12\x19\n\x11\x63heckpoint_errors\x18\x0e \x01(\x04\x12\x16\n\x0erestore_errors\x18\x0f \x01(\x04\x12\x0b\n\x03why\x18\x10 \x01(\t\x12\x0f\n\x07message\x18\x11 \x01(\t\x12\x17\n\x0fprobes_answered\x18\x12 \x01(\x04\x12\r\n\x05\x64ozes\x18\x13 \x01(\x04\x12\x11\n\tmay_sleep\x18\x14 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x15 \x01(\x08\x12\x31\n\x12\x63heckpoint_seconds\x18\x16 \x01(\x0b\x32\x15.zeropod.v1.Histogram\x12\x33\n\x14standby_wake_seconds\x18\x17 \x01(\x0b\x32\x15.zeropod.v1.Histogram\x12\x30\n\x11\x63old_wake_seconds\x18\x18 \x01(\x0b\x32\x15.zeropod.v1.Histogram\x12\x33\n\x0flast_checkpoint\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_restore\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0estandby_sleeps\x18\x1b \x01(\x04\x12\x13\n\x0b\x63old_sleeps\x18\x1c \x01(\x04\x12\x16\n\x0erefused_sleeps\x18\x1d \x01(\x04\x12\x13\n\x0bimage_bytes\x18\x1e \x01(\x04\x12\x16\n\x0e\x64ry_run_sleeps\x18\x1f \x01(\x04\x12\x15\n\rdry_run_wakes\x18  \x01(\x04\x12\x16\n\x0e\x64ry_run_asleep\x18! \x01(\x08\x12\x16\n\x0ememory_backend\x18\" \x01(\t\x12\x12\n\nmemory_why\x18# \x01(\t\x12\x18\n\x10memory_out_bytes\x18$ \x01(\x04\x12\x19\n\x11memory_left_bytes\x18% \x01(\x04\x12\x1c\n\x14memory_written_bytes\x18& \x01(\x04\x12\x15\n\rmemory_faults\x18\' \x01(\x04\x12\x1f\n\x17memory_brought_in_bytes\x18( \x01(\x04\x12\"\n\x1amemory_written_bytes_total\x18) \x01(\x04\x12\x1b\n\x13memory_faults_total\x18* \x01(\x04\x12\x10\n\x08why_kept\x18+ \x01(\t\x12\x15\n\rmemory_moving\x18, \x01(\x08\x12\x0f\n\x07pod_uid\x18- \x01(\t\x12#\n\x07reasons\x18. \x03(\x0b\x32\x12.zeropod.v1.Reason\x12\x17\n\x0fkeep_on_restart\x18/ \x01(\x08\"8\n\tHistogram\x12\x0e\n\x06\x62ounds\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\x0b\n\x03sum\x18\x03 \x01(\x01\"\x19\n\x0bListRequest\x12\n\n\x02id\x18\x01 \x01(\t\"?\n\x0cListResponse\x12/\n\ncontainers\x18\x01 \x03(\x0b\x32\x1b.zeropod.v1.ContainerStatus\"<\n\x0cWatchRequest\x12\x1b\n\x13gather_milliseconds\x18\x01 \x01(\r\x12\x0f\n\x07reasons\x18\x02 \x01(\x08\"}\n\x06Update\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12/\n\ncontainers\x18\x04 \x03(\x0b\x32\x1b.zeropod.v1.ContainerStatus\x12\x0f\n\x07removed\x18\x05 \x03(\t\"\x18\n\nWhyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"_\n\x0bWhyResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.zeropod.v1.ContainerStatus\x12#\n\x07reasons\x18\x02 \x03(\x0b\x32\x12.zeropod.v1.Reason\"4\n\x06Reason\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\x1a\n\x0cSleepRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x19\n\x0bWakeRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1e\n\x10HibernateRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\\\n\x11HibernateResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.zeropod.v1.ContainerStatus\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04*\x96\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x11\n\rCHECKPOINTING\x10\x03\x12\x0b\n\x07STANDBY\x10\x04\x12\x08\n\x04\x43OLD\x10\x05\x12\r\n\tRESTORING\x10\x06\x12\n\n\x06PAUSED\x10\x07\x12\x0b\n\x07STOPPED\x10\x08\x12\n\n\x06\x44OZING\x10\t2\xfc\x02\n\x06Status\x12\x39\n\x04List\x12\x17.zeropod.v1.ListRequest\x1a\x18.zeropod.v1.ListResponse\x12\x37\n\x05Watch\x12\x18.zeropod.v1.WatchRequest\x1a\x12.zeropod.v1.Update0\x01\x12\x36\n\x03Why\x12\x16.zeropod.v1.WhyRequest\x1a\x17.zeropod.v1.WhyResponse\x12>\n\x05Sleep\x12\x18.zeropod.v1.SleepRequest\x1a\x1b.zeropod.v1.ContainerStatus\x12<\n\x04Wake\x12\x17.zeropod.v1.WakeRequest\x1a\x1b.zeropod.v1.ContainerStatus\x12H\n\tHibernate\x12\x1c.zeropod.v1.HibernateRequest\x1a\x1d.zeropod.v1.HibernateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zeropod.v1.status_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATE']._serialized_start=1867
-  _globals['_STATE']._serialized_end=2017
+  _globals['_STATE']._serialized_start=2018
+  _globals['_STATE']._serialized_end=2168
   _globals['_CONTAINERSTATUS']._serialized_start=73
-  _globals['_CONTAINERSTATUS']._serialized_end=1293
-  _globals['_HISTOGRAM']._serialized_start=1295
-  _globals['_HISTOGRAM']._serialized_end=1351
-  _globals['_LISTREQUEST']._serialized_start=1353
-  _globals['_LISTREQUEST']._serialized_end=1378
-  _globals['_LISTRESPONSE']._serialized_start=1380
-  _globals['_LISTRESPONSE']._serialized_end=1443
-  _globals['_WATCHREQUEST']._serialized_start=1445
-  _globals['_WATCHREQUEST']._serialized_end=1505
-  _globals['_UPDATE']._serialized_start=1507
-  _globals['_UPDATE']._serialized_end=1632
-  _globals['_WHYREQUEST']._serialized_start=1634
-  _globals['_WHYREQUEST']._serialized_end=1658
-  _globals['_WHYRESPONSE']._serialized_start=1660
-  _globals['_WHYRESPONSE']._serialized_end=1755
-  _globals['_REASON']._serialized_start=1757
-  _globals['_REASON']._serialized_end=1809
-  _globals['_SLEEPREQUEST']._serialized_start=1811
-  _globals['_SLEEPREQUEST']._serialized_end=1837
-  _globals['_WAKEREQUEST']._serialized_start=1839
-  _globals['_WAKEREQUEST']._serialized_end=1864
-  _globals['_STATUS']._serialized_start=2020
-  _globals['_STATUS']._serialized_end=2326
+  _globals['_CONTAINERSTATUS']._serialized_end=1318
+  _globals['_HISTOGRAM']._serialized_start=1320
+  _globals['_HISTOGRAM']._serialized_end=1376
+  _globals['_LISTREQUEST']._serialized_start=1378
+  _globals['_LISTREQUEST']._serialized_end=1403
+  _globals['_LISTRESPONSE']._serialized_start=1405
+  _globals['_LISTRESPONSE']._serialized_end=1468
+  _globals['_WATCHREQUEST']._serialized_start=1470
+  _globals['_WATCHREQUEST']._serialized_end=1530
+  _globals['_UPDATE']._serialized_start=1532
+  _globals['_UPDATE']._serialized_end=1657
+  _globals['_WHYREQUEST']._serialized_start=1659
+  _globals['_WHYREQUEST']._serialized_end=1683
+  _globals['_WHYRESPONSE']._serialized_start=1685
+  _globals['_WHYRESPONSE']._serialized_end=1780
+  _globals['_REASON']._serialized_start=1782
+  _globals['_REASON']._serialized_end=1834
+  _globals['_SLEEPREQUEST']._serialized_start=1836
+  _globals['_SLEEPREQUEST']._serialized_end=1862
+  _globals['_WAKEREQUEST']._serialized_start=1864
+  _globals['_WAKEREQUEST']._serialized_end=1889
+  _globals['_HIBERNATEREQUEST']._serialized_start=1891
+  _globals['_HIBERNATEREQUEST']._serialized_end=1921
+  _globals['_HIBERNATERESPONSE']._serialized_start=1923
+  _globals['_HIBERNATERESPONSE']._serialized_end=2015
+  _globals['_STATUS']._serialized_start=2171
+  _globals['_STATUS']._serialized_end=2551
 # @@protoc_insertion_point(module_scope)

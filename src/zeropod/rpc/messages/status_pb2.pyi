@@ -34,7 +34,7 @@ STOPPED: State
 DOZING: State
 
 class ContainerStatus(_message.Message):
-    __slots__ = ("id", "namespace", "pod_namespace", "pod", "container", "sandbox", "state", "pid", "since", "last_checkpoint_ms", "last_restore_ms", "checkpoints", "restores", "checkpoint_errors", "restore_errors", "why", "message", "probes_answered", "dozes", "may_sleep", "dry_run", "checkpoint_seconds", "standby_wake_seconds", "cold_wake_seconds", "last_checkpoint", "last_restore", "standby_sleeps", "cold_sleeps", "refused_sleeps", "image_bytes", "dry_run_sleeps", "dry_run_wakes", "dry_run_asleep", "memory_backend", "memory_why", "memory_out_bytes", "memory_left_bytes", "memory_written_bytes", "memory_faults", "memory_brought_in_bytes", "memory_written_bytes_total", "memory_faults_total", "why_kept", "memory_moving", "pod_uid", "reasons")
+    __slots__ = ("id", "namespace", "pod_namespace", "pod", "container", "sandbox", "state", "pid", "since", "last_checkpoint_ms", "last_restore_ms", "checkpoints", "restores", "checkpoint_errors", "restore_errors", "why", "message", "probes_answered", "dozes", "may_sleep", "dry_run", "checkpoint_seconds", "standby_wake_seconds", "cold_wake_seconds", "last_checkpoint", "last_restore", "standby_sleeps", "cold_sleeps", "refused_sleeps", "image_bytes", "dry_run_sleeps", "dry_run_wakes", "dry_run_asleep", "memory_backend", "memory_why", "memory_out_bytes", "memory_left_bytes", "memory_written_bytes", "memory_faults", "memory_brought_in_bytes", "memory_written_bytes_total", "memory_faults_total", "why_kept", "memory_moving", "pod_uid", "reasons", "keep_on_restart")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +81,7 @@ class ContainerStatus(_message.Message):
     MEMORY_MOVING_FIELD_NUMBER: _ClassVar[int]
     POD_UID_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ON_RESTART_FIELD_NUMBER: _ClassVar[int]
     id: str
     namespace: str
     pod_namespace: str
@@ -127,7 +128,8 @@ class ContainerStatus(_message.Message):
     memory_moving: bool
     pod_uid: str
     reasons: _containers.RepeatedCompositeFieldContainer[Reason]
-    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., pod: _Optional[str] = ..., container: _Optional[str] = ..., sandbox: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., pid: _Optional[int] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., last_checkpoint_ms: _Optional[float] = ..., last_restore_ms: _Optional[float] = ..., checkpoints: _Optional[int] = ..., restores: _Optional[int] = ..., checkpoint_errors: _Optional[int] = ..., restore_errors: _Optional[int] = ..., why: _Optional[str] = ..., message: _Optional[str] = ..., probes_answered: _Optional[int] = ..., dozes: _Optional[int] = ..., may_sleep: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., checkpoint_seconds: _Optional[_Union[Histogram, _Mapping[str, object]]] = ..., standby_wake_seconds: _Optional[_Union[Histogram, _Mapping[str, object]]] = ..., cold_wake_seconds: _Optional[_Union[Histogram, _Mapping[str, object]]] = ..., last_checkpoint: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., last_restore: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., standby_sleeps: _Optional[int] = ..., cold_sleeps: _Optional[int] = ..., refused_sleeps: _Optional[int] = ..., image_bytes: _Optional[int] = ..., dry_run_sleeps: _Optional[int] = ..., dry_run_wakes: _Optional[int] = ..., dry_run_asleep: _Optional[bool] = ..., memory_backend: _Optional[str] = ..., memory_why: _Optional[str] = ..., memory_out_bytes: _Optional[int] = ..., memory_left_bytes: _Optional[int] = ..., memory_written_bytes: _Optional[int] = ..., memory_faults: _Optional[int] = ..., memory_brought_in_bytes: _Optional[int] = ..., memory_written_bytes_total: _Optional[int] = ..., memory_faults_total: _Optional[int] = ..., why_kept: _Optional[str] = ..., memory_moving: _Optional[bool] = ..., pod_uid: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping[str, object]]]] = ...) -> None: ...
+    keep_on_restart: bool
+    def __init__(self, id: _Optional[str] = ..., namespace: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., pod: _Optional[str] = ..., container: _Optional[str] = ..., sandbox: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., pid: _Optional[int] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., last_checkpoint_ms: _Optional[float] = ..., last_restore_ms: _Optional[float] = ..., checkpoints: _Optional[int] = ..., restores: _Optional[int] = ..., checkpoint_errors: _Optional[int] = ..., restore_errors: _Optional[int] = ..., why: _Optional[str] = ..., message: _Optional[str] = ..., probes_answered: _Optional[int] = ..., dozes: _Optional[int] = ..., may_sleep: _Optional[bool] = ..., dry_run: _Optional[bool] = ..., checkpoint_seconds: _Optional[_Union[Histogram, _Mapping[str, object]]] = ..., standby_wake_seconds: _Optional[_Union[Histogram, _Mapping[str, object]]] = ..., cold_wake_seconds: _Optional[_Union[Histogram, _Mapping[str, object]]] = ..., last_checkpoint: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., last_restore: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., standby_sleeps: _Optional[int] = ..., cold_sleeps: _Optional[int] = ..., refused_sleeps: _Optional[int] = ..., image_bytes: _Optional[int] = ..., dry_run_sleeps: _Optional[int] = ..., dry_run_wakes: _Optional[int] = ..., dry_run_asleep: _Optional[bool] = ..., memory_backend: _Optional[str] = ..., memory_why: _Optional[str] = ..., memory_out_bytes: _Optional[int] = ..., memory_left_bytes: _Optional[int] = ..., memory_written_bytes: _Optional[int] = ..., memory_faults: _Optional[int] = ..., memory_brought_in_bytes: _Optional[int] = ..., memory_written_bytes_total: _Optional[int] = ..., memory_faults_total: _Optional[int] = ..., why_kept: _Optional[str] = ..., memory_moving: _Optional[bool] = ..., pod_uid: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping[str, object]]]] = ..., keep_on_restart: _Optional[bool] = ...) -> None: ...
 
 class Histogram(_message.Message):
     __slots__ = ("bounds", "counts", "sum")
@@ -208,3 +210,19 @@ class WakeRequest(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class HibernateRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class HibernateResponse(_message.Message):
+    __slots__ = ("status", "key", "bytes")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    status: ContainerStatus
+    key: str
+    bytes: int
+    def __init__(self, status: _Optional[_Union[ContainerStatus, _Mapping[str, object]]] = ..., key: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...

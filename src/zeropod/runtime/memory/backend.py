@@ -11,9 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, Protocol
 
 import trio
+
+from zeropod.runtime.memory.userfault.extents import Index
 
 BRING_BACK: Final = 60.0
 """Seconds that bringing back any amount of memory may take: other containers may compete for CPU and disk."""
@@ -57,11 +60,23 @@ class Usage:
     """Brought back since the last thaw; 0 where the kernel does it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Memory in the files of a page store."""
+
+    directory: Path
+    indexes: Mapping[int, Index]
+    """Where each process's pages are, by its pid in its own PID namespace."""
+
+
 class LeftOut(Protocol):
     """The memory that an image of the processes leaves out, because their backend has it."""
 
     async def processes_ended(self) -> None:
         """Keep the memory of the processes, which have ended and are in the image now."""
+
+    def stored(self) -> Stored:
+        """Return where it is; there are no files then without any of it. Only between these two."""
 
     async def rejoin(self, pids: Sequence[int]) -> None:
         """Give the restored processes, which are still stopped, the memory that the image has left out.

@@ -10,6 +10,9 @@ from zeropod.runtime.memory.limits import LIMITS
 from zeropod.runtime.memory.store import StoreBackend
 from zeropod.runtime.memory.swap import SwapBackend
 
+PAGES = "pages"
+"""The directory of the page store, in the container's directory for its memory."""
+
 
 class ResidentBackend(Backend):
     """For a container that is small, or whose node has no place for its memory: it is only frozen."""
@@ -37,6 +40,6 @@ def make(
         case Kind.SWAP:
             return SwapBackend(cgroup, directory / LIMITS)
         case Kind.STORE:
-            return StoreBackend(directory / "pages", cgroup, tasks, say=say, reserve=reserve)
+            return StoreBackend(directory / PAGES, cgroup, tasks, say=say, reserve=reserve)
         case Kind.RESIDENT:
             return ResidentBackend()

@@ -33,13 +33,13 @@ from zeropod.runtime.memory.backend import (
 )
 from zeropod.runtime.memory.userfault import mappings
 from zeropod.runtime.memory.userfault.cold import Carried, InStore, leave
-from zeropod.runtime.memory.userfault.eviction import Eviction
+from zeropod.runtime.memory.userfault.eviction import Eviction, Piece
 from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
 from zeropod.runtime.memory.userfault.holding import Hold
 from zeropod.runtime.memory.userfault.holdings import Holdings
 from zeropod.runtime.memory.userfault.stopped import own_thread
 from zeropod.runtime.memory.userfault.store import PageStore
-from zeropod.runtime.pager import Pager, PagerLost
+from zeropod.runtime.pager import Pager, PagerLost, WorkingSet
 
 MINIMUM: Final = 16 << 20
 """Bytes of anonymous memory below which a container is not moved: a pager takes some 2 MB itself."""
@@ -86,6 +86,8 @@ class StoreBackend(Backend):
         self._closed = False
         self._left: Mapping[int, str] = {}
         self._ran = False
+        self.renews = True
+        """Whether moves write files again that are mostly out of date; what waits for a move may not wait for that."""
 
     @property
     def kind(self) -> Kind:
@@ -118,13 +120,22 @@ class StoreBackend(Backend):
 
     async def move_out(self, pids: Sequence[int]) -> None:
         """See the base class. Raises MemoryFailed, MemoryLost."""
+        await self._move(pids, None)
+
+    async def move_piece(self, pids: Sequence[int], piece: Piece) -> None:
+        """Move a part of the memory out, as `move_out` does with all of it. Raises MemoryFailed, MemoryLost."""
+        await self._move(pids, piece)
+
+    async def _move(self, pids: Sequence[int], piece: Piece | None) -> None:
         if self._lost:
             raise MemoryLost(self._lost)
         if self._closed or not self._idle.is_set():
             raise MemoryFailed("its memory is being moved already, or it is closed")
         self._freezer.begin()
         self._idle = trio.Event()
-        eviction = Eviction(self._holdings, self._freezer, tuple(pids), self._reserve, self._minimum)
+        eviction = Eviction(
+            self._holdings, self._freezer, tuple(pids), self._reserve, self._minimum, piece, renews=self.renews
+        )
         result: list[BaseException | None] = []
         finished = trio.Event()
         self._nursery.start_soon(self._in_thread, eviction, result, finished)
@@ -218,6 +229,15 @@ class StoreBackend(Backend):
         except OSError as error:
             raise MemoryFailed(f"its processes cannot be made ready for a dump: {error}") from error
         return None
+
+    def adopt(self, files: PageStore, carried: Carried, working_set: WorkingSet) -> InStore:
+        """Take over the files of another container's store; return its memory, for processes that were restored.
+
+        They have this backend's cgroup, and its own store is empty.
+        """
+        self._holdings.store = files
+        self._holdings.working_set = working_set
+        return InStore(self._holdings, carried, self._limiter)
 
     async def _until_lost(self, scope: trio.CancelScope) -> None:
         await self.lost()

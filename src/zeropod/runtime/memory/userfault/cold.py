@@ -20,7 +20,7 @@ import trio
 from zeropod.kernel import userfault
 from zeropod.kernel.process_memory import Buffer
 from zeropod.kernel.userfault import PAGE
-from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost
+from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost, Stored
 from zeropod.runtime.memory.userfault import mappings
 from zeropod.runtime.memory.userfault.extents import Index
 from zeropod.runtime.memory.userfault.freezer import Freezer
@@ -42,6 +42,20 @@ class InStore:
         self._holdings = holdings
         self._carried = carried
         self._limiter = limiter
+
+    def stored(self) -> Stored:
+        """See `LeftOut`."""
+        store = self._holdings.store
+        store.keep({number for found in self._carried.values() for number in found.files})
+        return Stored(store.directory, self._carried)
+
+    def detach(self) -> None:
+        """Let go of files that are not this container's, and leave them where they are."""
+        self._holdings.store.leave_files()
+
+    def has_moved(self, directory: Path) -> None:
+        """Take note that the store's directory was renamed."""
+        self._holdings.store.has_moved(directory)
 
     async def processes_ended(self) -> None:
         """End the pager, and keep the files of the store."""

@@ -24,6 +24,7 @@ Runs in a thread of its own. Other code may thaw the container at any moment; th
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from zeropod.kernel import userfault
@@ -74,6 +75,19 @@ def _anonymous(pid: int) -> int:
     return 0
 
 
+@dataclass(slots=True)
+class Piece:
+    """A part of a container's memory for one move; the next one goes on where it ended."""
+
+    size: int
+    """Bytes in memory that it has at most."""
+    pid: int = 0
+    address: int = 0
+    """Where it begins."""
+    is_last: bool = False
+    """Whether nothing lies behind it; the next one begins at the beginning."""
+
+
 class Eviction:
     """One move."""
 
@@ -84,7 +98,13 @@ class Eviction:
         pids: Sequence[int],
         reserve: Callable[[int], str],
         minimum: int,
+        piece: Piece | None = None,
+        *,
+        renews: bool = True,
     ) -> None:
+        """Of everything, or of a `piece`. `renews`: write files again that are mostly out of date."""
+        self._piece = piece
+        self._renews = renews
         self.written = 0
         """Bytes that were stored."""
         self._hold = Hold(freezer, pids)
@@ -147,6 +167,8 @@ class Eviction:
         members = [member for member in holdings.movable() if member.pid in pids]
         self._freezer.check_frozen()
         members = [member for member in members if self._register(member)]
+        if self._piece:
+            members = self._cut_to(self._piece, members)
         as_of = holdings.generation.pager.journal.event_count if holdings.generation else 0
         stored = self._store(members)
         faults = holdings.generation.pager.journal.faults if holdings.generation else 0
@@ -179,6 +201,27 @@ class Eviction:
                 member.ranges.append((start, end))
         self._freezer.check()
         return bool(member.ranges)
+
+    def _cut_to(self, piece: Piece, members: Iterable[Member]) -> list[Member]:
+        """Limit the members' ranges to the piece, and have it go on behind them; return those that have any."""
+        chosen, left, begin = [], piece.size, (piece.pid, piece.address)
+        piece.is_last = True
+        for member in sorted(members, key=lambda each: each.pid):
+            if member.pid < begin[0] or not piece.is_last:
+                continue
+            first = begin[1] if member.pid == begin[0] else 0
+            ranges = intersect(member.ranges, [(first, 1 << 64)])
+            for low, high in self._map(member.pid).look(ranges).present:
+                if high - low >= left:
+                    piece.pid, piece.address, piece.is_last = member.pid, low + left, False
+                    ranges = intersect(ranges, [(first, low + left)])
+                    break
+                left -= high - low
+            member.ranges = ranges
+            chosen.append(member)
+        if piece.is_last:
+            piece.pid = piece.address = 0
+        return chosen
 
     def _map(self, pid: int) -> PageMap:
         if pid not in self._maps:
@@ -226,7 +269,7 @@ class Eviction:
     def _sparse(self) -> set[int]:
         """Return the files to write again, because most of their content is out of date."""
         store = self._holdings.store
-        return store.outdated(self._holdings.live_bytes()) if store.files else set()
+        return store.outdated(self._holdings.live_bytes()) if store.files and self._renews else set()
 
     def _protect(self, member: Member, renewed: set[int]) -> list[Range]:
         """Write-protect the pages in memory; return those that have to be stored."""

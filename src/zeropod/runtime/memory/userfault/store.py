@@ -13,6 +13,7 @@ Source of facts: sync_file_range(2); stat(2) for st_ctim.
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -70,15 +71,34 @@ class NewFile:
 class PageStore:
     """Files by number. Used by one thread at a time."""
 
-    def __init__(self, directory: Path) -> None:
-        """Empty the directory. Raises OSError."""
+    def __init__(self, directory: Path, files: Mapping[int, PagesFile] | None = None) -> None:
+        """Empty the directory; or take over its `files`, which are open and complete or will be. Raises OSError."""
         self.directory = directory
-        self.files: dict[int, PagesFile] = {}
-        self._next = 1
+        self.files = dict(files or {})
+        self._next = max(self.files, default=0) + 1
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-        for path in directory.glob(f"{_PAGES}*"):
-            path.unlink(missing_ok=True)
+        if files is None:
+            for path in directory.glob(f"{_PAGES}*"):
+                path.unlink(missing_ok=True)
+
+    @classmethod
+    def existing(cls, directory: Path, numbers: Iterable[int]) -> "PageStore":
+        """Return a store that takes over the files with these numbers. Raises OSError."""
+        files: dict[int, PagesFile] = {}
+        try:
+            for number in numbers:
+                files[number] = PagesFile.open(directory / f"{_PAGES}{number}")
+        except OSError:
+            for file in files.values():
+                os.close(file.descriptor)
+            raise
+        return cls(directory, files)
+
+    def has_moved(self, directory: Path) -> None:
+        """Take note that the directory was renamed, which leaves its files as they are."""
+        self.directory = directory
+        self.files = {number: replace(file, path=directory / file.path.name) for number, file in self.files.items()}
 
     def begin(self) -> NewFile:
         """Return a new file, for one move. Raises OSError."""
@@ -115,6 +135,11 @@ class PageStore:
                 room -= size
         rest = sorted((live.get(number, 0), number) for number in self.files if number not in chosen)
         return chosen | {number for _, number in rest[: max(0, len(rest) - FILES + 1)] if live.get(number, 0)}
+
+    def leave_files(self) -> None:
+        """Let go of the files, which stay where they are."""
+        while self.files:
+            os.close(self.files.popitem()[1].descriptor)
 
     def damage(self) -> str:
         """Return how a file was changed or lost; empty if all are as they were written."""

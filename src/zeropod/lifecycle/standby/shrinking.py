@@ -1,0 +1,75 @@
+"""Moves the memory of a container that runs to the page store, in moments in which it is frozen.
+
+Owns how long each of them is, and when it is enough: what is left is moved in the last freeze, for which nothing may
+have to wait longer because the container is large. What has been moved and is touched again comes back by page faults;
+so what is left converges to what the container works with.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from zeropod.lifecycle.init_process import InitProcess
+from zeropod.runtime.memory.store import StoreBackend
+from zeropod.runtime.memory.userfault.eviction import Piece
+
+FREEZE: Final = 0.06
+"""Seconds of one moment, as it is aimed at."""
+LONGEST: Final = 0.1
+"""Seconds after which it is cut; what has been written in it is in vain then."""
+LEAST: Final = 4 << 20
+MOST: Final = 256 << 20
+"""Bytes of a piece."""
+FIRST: Final = 16 << 20
+ENOUGH: Final = 24 << 20
+"""Bytes that may be left."""
+SHRINKS: Final = 0.8
+"""What is left after a round, at most, as a part of what was left after the one before; else the rounds end."""
+ROUNDS: Final = 6
+
+
+async def shrink(
+    init_process: InitProcess,
+    backend: StoreBackend,
+    freeze: Callable[[], Awaitable[None]],
+    thaw: Callable[[], None],
+) -> None:
+    """Raises MemoryFailed, MemoryLost, CgroupError, OSError; the container runs on every way out."""
+    before = float(init_process.cgroup.resident_bytes())
+    piece = Piece(FIRST)
+    for _ in range(ROUNDS):
+        if before <= ENOUGH:
+            return
+        await _round(init_process, backend, piece, freeze, thaw)
+        now = init_process.cgroup.resident_bytes()
+        if now > before * SHRINKS:
+            return
+        before = now
+
+
+async def _round(
+    init_process: InitProcess,
+    backend: StoreBackend,
+    piece: Piece,
+    freeze: Callable[[], Awaitable[None]],
+    thaw: Callable[[], None],
+) -> None:
+    """Go once over all of the memory."""
+    piece.is_last, failures = False, 0
+    while not piece.is_last and failures < 8:
+        begin = piece.pid, piece.address
+        started = trio.current_time()
+        try:
+            await freeze()
+            with trio.move_on_after(LONGEST) as patience:
+                await backend.move_piece(init_process.pids(), piece)
+        finally:
+            thaw()
+        took = trio.current_time() - started
+        if patience.cancelled_caught:
+            piece.pid, piece.address = begin
+            piece.is_last = False
+            failures += 1
+        piece.size = round(min(max(piece.size * min(FREEZE / took, 2.0), LEAST), MOST))
+        await trio.sleep(took)  # it runs at least half of the time

@@ -1,0 +1,113 @@
+"""What a container comes back from at its creation: an export that was left for it on this node.
+
+Only for containers that ask for it by annotation; for all others nothing of this is imported. Whatever is wrong with
+an export, the container is created as any other, and says so.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from zeropod.lifecycle.arrival import AdoptionFailed
+from zeropod.runtime.exports import export as exports
+from zeropod.runtime.exports import layer
+from zeropod.runtime.exports.decision import Decision
+from zeropod.runtime.exports.errors import BadExport
+from zeropod.runtime.exports.export import Export
+from zeropod.runtime.exports.manifest import PAGES, Manifest, Source
+from zeropod.runtime.exports.needs import of_this_node
+from zeropod.runtime.memory.userfault.extents import Index
+from zeropod.runtime.pager.files import PagesFile
+from zeropod.runtime.spec import SANDBOX_NAME, SANDBOX_NAMESPACE, SANDBOX_UID
+
+if TYPE_CHECKING:
+    from zeropod.shim.container import Container
+
+log = logging.getLogger(__name__)
+
+
+def key_of(container: "Container") -> str:
+    """Return the key under which this container leaves, and its successor in the same pod comes back."""
+    uid = container.spec.annotations.get(SANDBOX_UID, "")
+    if uid and container.name:
+        return exports.key_of(uid, container.name)
+    return exports.key_without_pod(container.runc.namespace, container.id)
+
+
+def source_of(container: "Container", node: str = "") -> Source:
+    """Return what a manifest says of this container."""
+    annotations = container.spec.annotations
+    return Source(
+        node=node,
+        pod_namespace=annotations.get(SANDBOX_NAMESPACE, ""),
+        pod=annotations.get(SANDBOX_NAME, ""),
+        pod_uid=annotations.get(SANDBOX_UID, ""),
+        container=container.name,
+        namespace=container.runc.namespace,
+        id=container.id,
+    )
+
+
+class LocalComing:
+    """An export on this node's disk; see `Coming`."""
+
+    def __init__(self, export: Export) -> None:
+        """Blocks. Raises BadExport, OSError."""
+        self._export = export
+        self.manifest: Manifest = export.read()
+        if against := self.manifest.needs.against(of_this_node()):
+            raise BadExport(against)
+        self.images, self.store = export.images, export.store
+        self.indexes: Mapping[int, Index] = export.indexes(self.manifest)
+
+    def open_files(self) -> dict[int, PagesFile]:
+        files: dict[int, PagesFile] = {}
+        for number in self.manifest.stored:
+            files[number] = PagesFile.open(self.store / f"{PAGES}{number}")
+        return files
+
+    async def commit(self) -> None:
+        if await trio.to_thread.run_sync(self._export.decide, Decision.GIVEN) is not Decision.GIVEN:
+            raise AdoptionFailed("the container that it is of has taken it back")
+
+    def settle(self, images: Path, store: Path) -> None:
+        exports.take(self._export, images, store)
+
+
+async def come_back(container: "Container") -> str:
+    """Have the container come back from what was left for it. Returns why it did not; empty where it did.
+
+    None of it is left for another attempt then.
+    """
+    export = Export.of(key_of(container))
+    if not export.exists:
+        return "nothing was left for it by the one before"
+    try:
+        if (decided := export.decided) is not None:
+            export.remove()
+            return f"what was left for it is {decided} already"
+        if container.init.stdio.terminal:
+            raise BadExport("it has a terminal, which cannot come back")
+        coming = await trio.to_thread.run_sync(LocalComing, export)
+        if coming.manifest.data:
+            rootfs = container.runc.bundle / "rootfs"
+            await trio.to_thread.run_sync(layer.apply, export.upper, rootfs)
+        await container.adopt(coming)
+    except (AdoptionFailed, BadExport, OSError, ValueError) as error:
+        _give_up(export)
+        return str(error)
+    container.log.info("has come back, %s", "asleep" if coming.manifest.asleep else "awake")
+    return ""
+
+
+def _give_up(export: Export) -> None:
+    """It would fail the next time, too."""
+    try:
+        if export.decide(Decision.WITHDRAWN) is Decision.WITHDRAWN:
+            export.remove()
+    except (BadExport, OSError) as error:
+        log.warning("%s is left: %s", export.directory, error)
+        export.remove()
