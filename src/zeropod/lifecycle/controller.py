@@ -11,7 +11,7 @@ import trio
 from zeropod.activator.network import PodNetwork
 from zeropod.concurrency import GuardedNursery, leaves, race
 from zeropod.lifecycle.actions import Actions, BackOff
-from zeropod.lifecycle.arrival import Arrival
+from zeropod.lifecycle.arrival import AdoptionFailed, Arrival
 from zeropod.lifecycle.idle.monitor import IdleMonitor
 from zeropod.lifecycle.machine import ASLEEP, Event, State
 from zeropod.lifecycle.reasons import Reason
@@ -73,7 +73,8 @@ class Controller:
                 except Exception as error:  # the bulkhead: whatever it is, the container runs and the shim goes on
                     failure = _meant(error)
                     if arrival and not arrival.is_here:
-                        arrival.fail(_words(failure))
+                        self._scope = trio.CancelScope()  # of its own life, which begins anew
+                        arrival.fail(str(failure) if isinstance(failure, AdoptionFailed) else _words(failure))
                         return
                     arrival = None
                     if isinstance(failure, ContainerLost):
