@@ -11,7 +11,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn, Self
 
 from zeropod.kernel import pidfd, userfault
@@ -44,11 +44,13 @@ class Inheritance:
     guards: Mapping[int, int]
     """Userfaultfds by number of the address space, for a successor or for memory that was not restored."""
     service: Service
+    presences: Mapping[int, int] = field(default_factory=dict)
+    """Descriptors of the maps of files that are still being filled, by number of the file."""
 
     @property
     def descriptors(self) -> list[int]:
         """Return the descriptors, without the listener's."""
-        return [self.journal, *self.files, *self.guards.values()]
+        return [self.journal, *self.files, *self.guards.values(), *self.presences.values()]
 
     def renumbered(self, places: Mapping[int, int]) -> Self:
         """Return the same with other numbers for its descriptors."""
@@ -57,6 +59,7 @@ class Inheritance:
             journal=places[self.journal],
             files=tuple(places[file] for file in self.files),
             guards={number: places[guard] for number, guard in self.guards.items()},
+            presences={number: places[presence] for number, presence in self.presences.items()},
         )
 
 
@@ -110,7 +113,7 @@ def forget_the_shim(own: set[int], name: str) -> None:
 
 def _serve(inheritance: Inheritance, control: socket.socket) -> None:
     journal = Journal(inheritance.journal)
-    pages = Pages(inheritance.files, inheritance.service.fingerprints)
+    pages = Pages(inheritance.files, inheritance.service.fingerprints, inheritance.presences)
     spaces = Spaces(inheritance.image, range(len(inheritance.files)), journal)
     server = Server(journal, spaces, pages, control, inheritance.wanted, inheritance.service)
     try:

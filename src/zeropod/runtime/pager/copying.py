@@ -19,7 +19,7 @@ from zeropod.kernel import userfault
 from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.pager import wire
 from zeropod.runtime.pager.journal import FULL, IN, MISSING, Event, Journal, Kind
-from zeropod.runtime.pager.pages import LARGEST, Pages
+from zeropod.runtime.pager.pages import LARGEST, Pages, Place
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Space, Spaces
 from zeropod.runtime.pager.wire import Lost
@@ -32,6 +32,12 @@ BRIDGED: Final = 2
 """Pages between two wanted ones that are copied as well: a page costs 2 µs, a call 6."""
 READY: Final = 512
 """The most copies that are worked out before the wake, 300 bytes each."""
+STALLED: Final = 8
+"""The most runs that the drain looks past for pages that have arrived."""
+ASK_AGAIN: Final = 1.0
+"""Seconds after which a piece that has not arrived is asked for again."""
+ASKED: Final = 1024
+"""The most pieces of which it is known that they were asked for."""
 NO_MEMORY: Final = 10.0
 """Seconds without memory for the container's pages after which the pager gives up."""
 
@@ -105,7 +111,14 @@ class Copier(ABC):
         """FULL if the journal is full, else 0."""
         self._refused_since = 0.0
         self._retry: deque[tuple[int, int]] = deque()
-        """(userfaultfd, address) of page faults to retry: memory was short, or events had to be read first."""
+        """(userfaultfd, address) of page faults to retry: memory was short, events had to be read first, or the page
+        has not arrived."""
+        self.orphan = False
+        """Whether the shim is dead."""
+        self.awaiting = False
+        """Whether something waits for a piece that has not arrived."""
+        self._asked: dict[tuple[bytes, Place], float] = {}
+        """When pieces were asked for, and how."""
 
     @abstractmethod
     def faults(self, uffd: int) -> None:
@@ -135,6 +148,10 @@ class Copier(ABC):
             source, state = space.find(address)
             known = state >= 0
             if known:
+                if absent := self.pages.absent(source):
+                    self._await(wire.NEED, absent)
+                    self._retry.append((uffd, address))
+                    return
                 if self.service.ahead > 1 and self._copy_around(uffd, space, address):
                     return
                 _, error = self._copy(uffd, address, source, 1)
@@ -162,6 +179,22 @@ class Copier(ABC):
             else:
                 self._failed(uffd, error)
 
+    def _await(self, kind: bytes, absent: Sequence[Place]) -> None:
+        """Ask for pieces, and look for them again soon. Raises Lost if no shim can answer."""
+        if self.orphan:
+            raise Lost("pages have not arrived, and the shim, which fetches them, is dead")
+        self.awaiting = True
+        self._ask(kind, absent)
+
+    def _ask(self, kind: bytes, absent: Sequence[Place]) -> None:
+        now = time.monotonic()
+        if len(self._asked) > ASKED:
+            self._asked.clear()
+        for place in absent:
+            due = now - self._asked.get((kind, place), 0.0) > ASK_AGAIN
+            if due and wire.ask(self.control, kind, wire.place_value(*place)):
+                self._asked[kind, place] = now
+
     def _copy(self, uffd: int, address: int, source: int, pages: int) -> tuple[int, int]:
         """Copy pages from a source to an address; return (bytes copied, errno or 0). Raises Lost."""
         self.pages.check()
@@ -171,6 +204,8 @@ class Copier(ABC):
     def _copy_around(self, uffd: int, space: Space, address: int) -> bool:
         """Copy a page with missing pages around it; return whether the page itself is in."""
         start, source, first, pages = space.around(address, self.service.ahead)
+        skipped, pages = self.pages.there_around(source, pages, (address - start) // PAGE)
+        start, source, first = start + skipped * PAGE, source + skipped * PAGE, first + skipped
         if pages < 2:
             return False
         done, _ = self._copy(uffd, start, source, pages)
@@ -216,7 +251,7 @@ class Copier(ABC):
         A small image is brought in completely: that costs less memory than the pager itself, which then ends.
         """
         missing = sum(space.count_missing() for space in self.served.values())
-        if self.service.completes and missing <= WORKING_SET_PAGES:
+        if self.service.completes and missing <= WORKING_SET_PAGES and self.pages.complete:
             while not self._refused_since and self._drain_slice(LARGE_SLICE):
                 pass
             self.complete = not self._refused_since
@@ -258,6 +293,9 @@ class Copier(ABC):
         for copy in self._coming:
             if copy.space.states[copy.first] != MISSING:
                 continue
+            if absent := self.pages.absent(copy.source, copy.pages):
+                self._ask(wire.WANT, absent)  # and go on: these come by page faults
+                continue
             self.pages.read(copy.source, copy.pages)
             argument = copy.argument or copy.prepare(self.pages.buffer, self.service.protected)
             done, error = userfault.copy_prepared(copy.uffd, argument)
@@ -281,12 +319,25 @@ class Copier(ABC):
 
     def _drain_slice(self, limit: int) -> bool:
         """Copy a few missing pages; return False if there are none."""
+        stalled = False
         for uffd, space in self.served.items():
-            address, source, first, pages = space.missing(limit)
-            if pages:
+            begin = -1
+            for _ in range(STALLED):
+                address, source, first, pages = space.missing(limit)
+                if not pages:
+                    break
+                if absent := self.pages.absent(source, pages):
+                    self._await(wire.WANT, absent)
+                    begin = address if begin < 0 else begin
+                    space.cursor = address + pages * PAGE
+                    continue
                 self._drain(uffd, space, address, source, first, pages)
+                if begin >= 0:
+                    space.cursor = begin
                 return True
-        return False
+            if begin >= 0:
+                space.cursor, stalled = begin, True
+        return stalled
 
     def _drain(self, uffd: int, space: Space, address: int, source: int, first: int, pages: int) -> None:
         done, error = self._copy(uffd, address, source, pages)

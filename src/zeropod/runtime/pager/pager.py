@@ -308,9 +308,14 @@ class Pager:
         wanted = wanted_pages(self._wanted)
         if self._service.completes:
             wanted.sort()  # all of them come before the wake, so the order is that of the files
+        presences = {
+            number: file.presence.descriptor
+            for number, file in enumerate(self._files)
+            if file.presence and not file.complete
+        }
         service = self._service
         if not service.completes:
-            service = replace(service, fingerprints=tuple(file.fingerprint for file in self._files))
+            service = replace(service, fingerprints=tuple(file.current for file in self._files))
         return child.Inheritance(
             self._image,
             files,
@@ -319,6 +324,7 @@ class Pager:
             listener,
             dict(self._guards),
             service,
+            presences,
         )
 
     async def _take_breath(self) -> None:
@@ -376,6 +382,10 @@ class Pager:
             self._fillings += 1
         elif report.kind == wire.DONE:
             self._done = True
+        elif report.kind in (wire.NEED, wire.WANT):
+            number, piece = wire.place_of(report.value)
+            if presence := self._files[number].presence:
+                presence.need(piece, report.kind == wire.NEED)
         elif report.kind in (wire.LOST, wire.BROKEN):
             self._lost = report.text
 

@@ -52,6 +52,10 @@ KEEP: Final = 7200
 the wake."""
 RETRY: Final = 0.001
 """Seconds until the retry for a page that could not be brought in."""
+ARRIVAL: Final = 0.0002
+"""Seconds between two looks for a piece of a file that is being filled; later `RETRY`, since it will take long then."""
+PROMPT: Final = 0.05
+"""Seconds after which a piece is late."""
 MANY: Final = 8
 """Number of address spaces from which on each fork checks for ended ones."""
 
@@ -69,7 +73,6 @@ class Server(Copier):
         service: Service | None = None,
     ) -> None:
         super().__init__(journal, spaces, pages, control, wanted, service or Service())
-        self.orphan = False
         self.retired = False
         """Whether another pager is to continue."""
         self._first_fault = 0.0
@@ -79,6 +82,7 @@ class Server(Copier):
         self._draining = False
         self._last_fault = 0.0
         self._inbox = journal.inbox()
+        self._awaiting_since = 0.0
         self._keeper: Keeper | None = None
         self._kept_until = 0.0
         self._standing = Standing.NEW
@@ -143,11 +147,25 @@ class Server(Copier):
         """Do one round of pending work; return whether there was none."""
         if self._standing is not Standing.PROVEN:
             self._stands(Standing.PROVEN if self._standing is Standing.WORKING else Standing.WAITING)
+        if self.awaiting:
+            timeout = self._arrival_look()
+        else:
+            self._awaiting_since = 0.0
         ready = self.poll.poll(timeout)
         if ready:
             self._works()
         self._serve(ready)
         return not ready
+
+    def _arrival_look(self) -> float:
+        """Let a little time pass for a piece to arrive; return how long to wait for other things before the look."""
+        self.awaiting = False
+        now = time.monotonic()
+        self._awaiting_since = self._awaiting_since or now
+        if now - self._awaiting_since > PROMPT:
+            return RETRY
+        time.sleep(ARRIVAL)  # epoll's own time-out is in milliseconds
+        return 0
 
     def _works(self) -> None:
         if self._standing is Standing.WAITING:

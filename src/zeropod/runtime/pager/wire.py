@@ -34,6 +34,10 @@ ENDED = b"x"
 """An address space has ended; the value is its number."""
 DONE = b"e"
 """Every page is in."""
+NEED = b"p"
+"""A process waits for a piece of a file that is still being filled; the value is a `place_value`."""
+WANT = b"o"
+"""The same, but nothing waits for it yet."""
 BROKEN = b"b"
 """CRIU ended during the hand-over."""
 LOST = b"l"
@@ -55,6 +59,25 @@ class Report:
     value: int
     text: str
     descriptor: int | None
+
+
+def place_value(file: int, piece: int) -> int:
+    """Return a piece of a file as the value of a message."""
+    return file << 32 | piece
+
+
+def place_of(value: int) -> tuple[int, int]:
+    """Return (number of the file, number of the piece)."""
+    return value >> 32, value & 0xFFFFFFFF
+
+
+def ask(control: socket.socket, kind: bytes, value: int) -> bool:
+    """From the pager: send a message unless that would block; return whether it was sent."""
+    try:
+        control.send(kind + _VALUE.pack(value), socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    return True
 
 
 def send(control: socket.socket, kind: bytes, value: int = 0, descriptor: int | None = None) -> None:

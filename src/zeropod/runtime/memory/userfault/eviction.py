@@ -398,6 +398,8 @@ class Eviction:
             return []
         result: list[Range] = []
         for extent in extents.without(index, subtract([(0, 1 << 64)], wanted)):
+            if not self._holdings.store.files[extent.file].complete:
+                continue  # what has not arrived would be compared as zeroes
             source = self._holdings.store.files[extent.file].descriptor
             for start in range(extent.start, extent.end, STORED_AT_ONCE):
                 self._freezer.check()

@@ -124,17 +124,22 @@ class PageStore:
         return sum(file.fingerprint.size for file in self.files.values())
 
     def outdated(self, live: Mapping[int, int]) -> set[int]:
-        """Return the files to rewrite with the next move, given how many bytes of each are current."""
+        """Return the files to rewrite with the next move, given how many bytes of each are current.
+
+        One that is still being filled cannot be.
+        """
+        whole_files = [number for number in self.files if self.files[number].complete]
         current = sum(live.values())
         room = current * LITTLE if self.bytes <= current * LARGE else current
         chosen = set()
-        for size, number in sorted((live.get(number, 0), number) for number in self.files):
+        for size, number in sorted((live.get(number, 0), number) for number in whole_files):
             whole = self.files[number].fingerprint.size
             if 0 < size < whole - GARBAGE and size * 2 < whole and size <= room:
                 chosen.add(number)
                 room -= size
-        rest = sorted((live.get(number, 0), number) for number in self.files if number not in chosen)
-        return chosen | {number for _, number in rest[: max(0, len(rest) - FILES + 1)] if live.get(number, 0)}
+        rest = sorted((live.get(number, 0), number) for number in whole_files if number not in chosen)
+        excess = len(self.files) - len(chosen) - FILES + 1
+        return chosen | {number for _, number in rest[: max(0, excess)] if live.get(number, 0)}
 
     def leave_files(self) -> None:
         """Let go of the files, which stay where they are."""
