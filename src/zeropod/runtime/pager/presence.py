@@ -18,11 +18,10 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
-from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.images import Fingerprint
 
-PIECE: Final = 64 * PAGE
-"""Bytes of a piece; the last one of a file may be shorter."""
+PIECE: Final = 1 << 18
+"""Bytes of a piece: whole pages, 64 of them where they have 4 KB. The last one of a file may be shorter."""
 _FINGERPRINT: Final = struct.Struct("=QQQ")
 _FINGERPRINT_AT: Final = 8
 _REASON_AT: Final = 64

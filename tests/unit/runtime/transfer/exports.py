@@ -1,0 +1,82 @@
+"""An export on disk as the tests make one, and a source that serves it over pairs of sockets."""
+
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+from zeropod.runtime.transfer.protocol import Decision
+from zeropod.runtime.transfer.serve import serve
+
+
+class OnDisk:
+    """An export in a directory."""
+
+    def __init__(self, directory: Path, files: dict[str, bytes]) -> None:
+        self.directory = directory
+        self.decided = Decision.UNDECIDED
+        self.removed = False
+        for name, content in files.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        self.sizes = {name: len(content) for name, content in files.items()}
+
+    def manifest(self) -> bytes:
+        return json.dumps({"format": 1, "files": self.sizes}).encode()
+
+    def decide(self, decision: Decision) -> Decision:
+        if self.decided is Decision.UNDECIDED:
+            self.decided = decision
+        return self.decided
+
+    def decision(self) -> Decision:
+        return self.decided
+
+    def remove(self) -> None:
+        self.removed = True
+
+
+def files(pages: int = 3) -> dict[str, bytes]:
+    """What an export has, with pieces that compress, that do not, and that are zeroes."""
+    piece = 1 << 18
+    stored = b"".join((os.urandom(piece), b"ab" * (piece // 2), bytes(piece))[number % 3] for number in range(pages))
+    return {
+        "images/core-1.img": b"core" * 100,
+        "images/empty.img": b"",
+        "index-1": os.urandom(5000),
+        "store/pages-2": stored + os.urandom(4096),
+        "store/pages-11": bytes(1 << 19),
+    }
+
+
+class Source:
+    """Serves connections, as a manager between both ends would make them."""
+
+    def __init__(self, export: OnDisk, nursery: trio.Nursery) -> None:
+        self.export = export
+        self.nursery = nursery
+        self.connections: list[trio.SocketStream] = []
+        """The client's ends."""
+        self.before: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Called before each connection; may raise."""
+
+    async def connect(self) -> trio.abc.Stream:
+        await self.before()
+        ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
+        self.nursery.start_soon(self._serve, theirs)
+        self.connections.append(ours)
+        return ours
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            await serve(stream, self.export)
+
+    def cut(self) -> None:
+        """Break the last connection."""
+        with suppress(OSError):  # it is broken already
+            self.connections[-1].socket.shutdown(socket.SHUT_RDWR)
