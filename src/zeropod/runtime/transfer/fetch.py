@@ -24,6 +24,7 @@ from typing import Final
 
 import trio
 
+from zeropod.concurrency import leaves
 from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.transfer.contents import Contents
 from zeropod.runtime.transfer.errors import DecisionUnknown, ProtocolError, Refused, SourceLost
@@ -112,6 +113,8 @@ class Fetch:
         self._last_answer = 0.0
         self._damaged = 0
         self._finished = False
+        self._connections = trio.CancelScope()
+        """Cancelled when no connection is of use any more."""
         self._work = trio.Event()
         """Set when there may be something to send."""
         self._progress = trio.Event()
@@ -219,13 +222,14 @@ class Fetch:
 
     def _end(self) -> None:
         self._finished = True
-        self._work.set()
+        self._connections.cancel()
         self._proceeds()
 
     def _lose(self, reason: str) -> None:
         self.failure = reason
         if self._incoming:
             self._incoming.lose(reason)
+        self._connections.cancel()
         self._proceeds()
 
     # The connections
@@ -234,28 +238,32 @@ class Fetch:
         """Fetch until `done` or `failed`, or the source is lost. Raises nothing."""
         self._calls.appendleft(_Call(GetManifest()))
         self._last_answer = trio.current_time()
-        pause = 0.0
         try:
-            while not self._finished and not self.failure:
-                if not self._has_work():
-                    self._work = trio.Event()
-                    await self._work.wait()
-                    self._last_answer = trio.current_time()
-                    continue
-                before = self._last_answer
-                reason = await self._connection()
-                if self._last_answer != before:
-                    pause = 0.0
-                elif trio.current_time() - before > self._patience:
-                    self._lose(f"the source did not answer for {self._patience:g} s: {reason}")
-                await trio.sleep(pause)
-                pause = min(LONGEST_PAUSE, max(PAUSE, pause * 2))
+            with self._connections:
+                await self._connect_again_and_again()
         finally:
             if not self.failure and not self._finished:
                 self.failure = "the shim does not fetch any more"
             self._proceeds()
             if self._incoming:
                 self._incoming.close()
+
+    async def _connect_again_and_again(self) -> None:
+        pause = 0.0
+        while True:
+            if not self._has_work():
+                self._work = trio.Event()
+                await self._work.wait()
+                self._last_answer = trio.current_time()
+                continue
+            before = self._last_answer
+            reason = await self._connection()
+            if self._last_answer != before:
+                pause = 0.0
+            elif trio.current_time() - before > self._patience:
+                self._lose(f"the source did not answer for {self._patience:g} s: {reason}")
+            await trio.sleep(pause)
+            pause = min(LONGEST_PAUSE, max(PAUSE, pause * 2))
 
     def _has_work(self) -> bool:
         return bool(self._calls) or (self._incoming is not None and self._incoming.pieces_to_come > 0)
@@ -272,12 +280,12 @@ class Fetch:
                     await self._receive(stream)
                     nursery.cancel_scope.cancel()
         except* Refused as refusals:
-            refusal = _first(refusals)
+            refusal = next(leaves(refusals))
             reason = str(refusal)
             if isinstance(refusal, Refused) and refusal.gone:
                 self._lose(f"the source has it no more: {reason}")
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError, _Broken) as errors:
-            reason = str(_first(errors)) or reason
+            reason = str(next(leaves(errors))) or reason
         except* trio.TooSlowError:
             reason = "no connection was made in time"
         finally:
@@ -306,8 +314,6 @@ class Fetch:
 
     def _next(self, sent: set[_Call]) -> _Call | Get | None:
         """Return what to send next; None if nothing may be sent now."""
-        if self._finished:
-            return None
         for call in self._calls:
             if call not in sent:
                 return call
@@ -323,7 +329,7 @@ class Fetch:
     async def _receive(self, stream: trio.abc.Stream) -> None:
         """Take answers until the other side ends."""
         frames = Frames(LARGEST_ANSWER)
-        while not self._finished and not self.failure:
+        while True:
             data = None
             with trio.move_on_after(STALLED):
                 data = await stream.receive_some(READ)
@@ -393,9 +399,3 @@ class Fetch:
         self._in_flight.popleft()
         self.bytes_received += len(answer.payload)
         self._incoming.arrived(asked)
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
