@@ -89,13 +89,9 @@ def _measure(kind: str, megabytes: int, directory: Path, *, pin: bool) -> None:
         took, used = time.monotonic() - began, _processor() - used
         _, _, usage = os.wait4(pid, 0)
         source = usage.ru_utime + usage.ru_stime
-        speed = megabytes / took
-        print(
-            f"{kind}: {speed:.0f} MB/s, {received / megabytes / CHUNK:.2f} of it on the wire; processor time for all:"
-        )
-        print(
-            f"    target {used:.2f} s ({megabytes / used:.0f} MB/s), source {source:.2f} s ({megabytes / source:.0f} MB/s)"
-        )
+        print(f"{kind}: {megabytes / took:.0f} MB/s, {received / megabytes / CHUNK:.2f} of it on the wire")
+        for end, seconds in (("target", used), ("source", source)):
+            print(f"    {end}: {seconds:.2f} s of a processor, {megabytes / seconds:.0f} MB/s for one")
     else:
         ours.close()
         if pin:

@@ -11,7 +11,14 @@ import platform
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_EVERYWHERE = {"open_tree": 428, "move_mount": 429, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442}
+_EVERYWHERE = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "openat2": 437,
+    "pidfd_getfd": 438,
+    "process_madvise": 440,
+    "mount_setattr": 442,
+}
 _GENERIC = {"ioprio_set": 30, "ioprio_get": 31, "kcmp": 272, "bpf": 280, "userfaultfd": 282, "statx": 291}
 _MACHINES = {
     "x86_64": {"ioprio_set": 251, "ioprio_get": 252, "kcmp": 312, "bpf": 321, "userfaultfd": 323, "statx": 332},

@@ -12,8 +12,8 @@ from zeropod.runtime.transfer.errors import ProtocolError
 from zeropod.runtime.transfer.protocol import LARGEST_OFFSET
 
 MOST_FILES: Final = 1 << 14
-_NAME: Final = re.compile(r"images/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|index-[1-9][0-9]{0,9}|upper\.tar")
-_STORE: Final = re.compile(r"store/pages-[1-9][0-9]{0,8}")
+_NAME: Final = re.compile(r"images/[A-Za-z0-9][A-Za-z0-9._-]{0,127}|index-[1-9][0-9]{0,9}|upper\.tar")
+_STORE: Final = re.compile(r"store/pages-[1-9][0-9]{0,9}")
 
 
 @dataclass(frozen=True, slots=True)

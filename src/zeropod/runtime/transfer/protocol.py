@@ -17,7 +17,8 @@ from zeropod.runtime.transfer.errors import ProtocolError
 
 LARGEST_TEXT: Final = 4096
 """Bytes of a reason."""
-LARGEST_MANIFEST: Final = 1 << 20
+LARGEST_MANIFEST: Final = 4 << 20
+"""Bytes of it; what the next wake will probably touch is most of it."""
 DIGEST: Final = 16
 """Bytes of the BLAKE2b digest of a piece."""
 LARGEST_OFFSET: Final = 1 << 48

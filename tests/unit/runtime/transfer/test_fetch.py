@@ -31,7 +31,7 @@ from zeropod.runtime.transfer.protocol import (
 )
 from zeropod.runtime.transfer.serve import serve
 
-WITHIN = 20.0
+WITHIN = 60.0
 """Seconds."""
 
 
