@@ -20,7 +20,11 @@ MODES: dict[str, tuple[str, str]] = {
     "wake": ("zeropod.manager.wake", "wake a container"),
     "hibernate": ("zeropod.manager.hibernate", "leave sleeping containers on disk, to come back after a restart"),
     "manager": ("zeropod.manager.daemon", "serve the metrics of all containers of this node, one for each node"),
-    "image-gc": ("zeropod.manager.image_gc", "remove the images of deleted containers, once"),
+    "exporter": (
+        "zeropod.manager.exporter",
+        "give the manager what containers have left for another node; runs as root",
+    ),
+    "image-gc": ("zeropod.manager.image_gc", "remove what containers that are gone have left on disk, once"),
     "kubectl": (
         "zeropod.cli.kubectl.main",
         f"the plugin that kubectl runs, by the name {KUBECTL_PLUGIN}: ps, why, sleep, wake, top, doctor",

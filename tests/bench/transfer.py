@@ -5,7 +5,6 @@ Compression and digests are most of it, so it depends on the content: a program'
 """
 
 import argparse
-import json
 import os
 import resource
 import socket
@@ -15,30 +14,13 @@ from pathlib import Path
 
 import trio
 
+from zeropod.runtime.exports import manifest
+from zeropod.runtime.exports.export import Export
 from zeropod.runtime.transfer import zstd
 from zeropod.runtime.transfer.fetch import Fetch
-from zeropod.runtime.transfer.protocol import Decision
 from zeropod.runtime.transfer.serve import serve
 
 CHUNK = 1 << 20
-
-
-class _Export:
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def manifest(self) -> bytes:
-        sizes = {str(path.relative_to(self.directory)): path.stat().st_size for path in self.directory.rglob("pages-*")}
-        return json.dumps({"files": sizes}).encode()
-
-    def decide(self, decision: Decision) -> Decision:
-        return decision
-
-    def decision(self) -> Decision:
-        return Decision.GIVEN
-
-    def remove(self) -> None:
-        pass
 
 
 def _records() -> bytes:
@@ -58,7 +40,7 @@ def _stream(end: socket.socket) -> trio.SocketStream:
 
 async def _source(end: socket.socket, directory: Path) -> None:
     async with _stream(end) as stream:
-        await serve(stream, _Export(directory))
+        await serve(stream, Export(directory))
 
 
 async def _target(end: socket.socket, directory: Path) -> int:
@@ -79,6 +61,11 @@ def _measure(kind: str, megabytes: int, directory: Path, *, pin: bool) -> None:
     with (directory / "from/store/pages-1").open("wb") as file:
         for _ in range(megabytes):
             file.write(os.urandom(CHUNK) if kind == "random" else _records())
+    (directory / "from/images").mkdir()
+    (directory / "from/images/none.img").touch()
+    sizes = {"images/none.img": 0, "store/pages-1": megabytes * CHUNK}
+    made = manifest.Manifest(manifest.Source(), manifest.Needs(), asleep=True, files=sizes)
+    (directory / "from" / manifest.FILE).write_bytes(made.encode())
     ours, theirs = socket.socketpair()
     if pid := os.fork():
         theirs.close()

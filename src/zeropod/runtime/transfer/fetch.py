@@ -5,7 +5,7 @@ that grows, for as long as the source exists. Nothing is lost by a break, and no
 asked as often as necessary, since the source decides once.
 
     nursery.start_soon(fetch.run)      connects when there is something to ask for; returns when there never will be
-    await fetch.manifest()             JSON
+    await fetch.manifest()             what there is
     await fetch.small_files()          all that the restore needs is there
     fetch.pages_files()                the page store's files, which are still being filled: for the pager
     await fetch.commit()               given or withdrawn
@@ -25,6 +25,9 @@ from typing import Final
 import trio
 
 from zeropod.concurrency import leaves
+from zeropod.runtime.exports import manifest as manifests
+from zeropod.runtime.exports.decision import Decision
+from zeropod.runtime.exports.errors import BadExport
 from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.transfer.contents import Contents
 from zeropod.runtime.transfer.errors import DecisionUnknown, ProtocolError, Refused, SourceLost
@@ -35,7 +38,6 @@ from zeropod.runtime.transfer.protocol import (
     Commit,
     Data,
     Decided,
-    Decision,
     Done,
     Error,
     Failed,
@@ -74,8 +76,7 @@ READ: Final = 1 << 18
 _ANSWERS: Final = {GetManifest: Manifest, Commit: Decided, State: Decided, Done: Taken, Failed: Taken}
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
-"""Makes a connection to the source, past the opening lines (`opening`). Raises Refused, ProtocolError, OSError or what
-a stream raises."""
+"""Makes a connection, past the opening lines. Raises Refused, ProtocolError, OSError or what a stream raises."""
 
 
 class _Broken(Exception):  # noqa: N818
@@ -105,7 +106,7 @@ class Fetch:
         self._directory = directory
         self._patience = patience
         self._incoming: Incoming | None = None
-        self._manifest = b""
+        self._manifest: manifests.Manifest | None = None
         self._calls: deque[_Call] = deque()
         self._in_flight: deque[_Call | Get] = deque()
         self._decided = False
@@ -122,9 +123,10 @@ class Fetch:
 
     # What the container's tasks do
 
-    async def manifest(self) -> bytes:
-        """Return the manifest, whose list of files was checked. Raises SourceLost."""
-        await self._until(lambda: self._incoming is not None)
+    async def manifest(self) -> manifests.Manifest:
+        """Return the manifest, which was checked. Raises SourceLost."""
+        await self._until(lambda: self._manifest is not None)
+        assert self._manifest
         return self._manifest
 
     async def small_files(self) -> None:
@@ -136,11 +138,6 @@ class Fetch:
         Raises OSError."""
         assert self._incoming
         return self._incoming.pages_files()
-
-    def need(self, name: str, piece: int) -> None:
-        """A process waits for a piece of a file, by its name in the manifest; pagers ask by themselves."""
-        assert self._incoming
-        self._incoming.need((self._incoming.number(name), piece), urgent=True)
 
     def prefer(self, pieces: Iterable[tuple[str, int]]) -> None:
         """Bring in these pieces before others, in this order, after those that a process waits for."""
@@ -161,10 +158,12 @@ class Fetch:
                 raise SourceLost(str(error) or f"it could not be reached within {within:g} s") from error
             reason = str(error) or f"it has not answered within {within:g} s"
             raise DecisionUnknown(f"the source was asked to give the container away: {reason}") from error
-        return self._decision(answer)
+        if (decision := self._decision(answer)) is None:
+            raise DecisionUnknown("the source was asked to give the container away, and has not decided")
+        return decision
 
-    async def state(self) -> Decision:
-        """Return what is decided. Raises SourceLost."""
+    async def state(self) -> Decision | None:
+        """Return what is decided, None if nothing is. Raises SourceLost."""
         return self._decision(await self._called(_Call(State())))
 
     async def complete(self) -> None:
@@ -191,7 +190,7 @@ class Fetch:
     def pieces_to_come(self) -> int:
         return self._incoming.pieces_to_come if self._incoming else 0
 
-    def _decision(self, answer: Answer) -> Decision:
+    def _decision(self, answer: Answer) -> Decision | None:
         if not isinstance(answer, Decided):
             # It was asked, but could not decide: what it had written of the decision is not known here.
             raise DecisionUnknown(f"the source answered: {answer.text if isinstance(answer, Error) else answer}")
@@ -368,12 +367,12 @@ class Fetch:
             self._lose(f"the source has no manifest: {answer.text if isinstance(answer, Error) else answer}")
             return
         try:
-            contents = Contents.of_manifest(answer.text)
-            self._incoming = Incoming(self._directory, contents, lambda: self._work.set())
-        except (ProtocolError, OSError) as error:
+            manifest = manifests.decode(answer.text)
+            self._incoming = Incoming(self._directory, Contents.of(manifest), lambda: self._work.set())
+        except (BadExport, OSError) as error:
             self._lose(f"what the source offers cannot be taken: {error}")
             return
-        self._manifest = answer.text
+        self._manifest = manifest
 
     async def _take_piece(self, asked: Get, answer: Answer) -> None:
         assert self._incoming

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
+from zeropod.runtime.exports.decision import Decision
 from zeropod.runtime.pager.presence import PIECE
 from zeropod.runtime.transfer.errors import ProtocolError
 
@@ -40,16 +41,6 @@ class Coding(Enum):
     ZSTD = 1
     ZEROES = 2
     """Nothing but zeroes, which are not sent."""
-
-
-class Decision(Enum):
-    """Where the container is to run from now on."""
-
-    UNDECIDED = "undecided"
-    GIVEN = "given"
-    """At the target; never again at the source."""
-    WITHDRAWN = "withdrawn"
-    """At the source; the target must not run it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +102,9 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """The decision."""
+    """The decision; None if there is none yet."""
 
-    decision: Decision
+    decision: Decision | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +144,7 @@ def encode_answer(answer: Answer) -> bytes:
         case Manifest():
             return _frame(_MANIFEST_IS, answer.text)
         case Decided():
-            return _frame(_DECISION, answer.decision.value.encode())
+            return _frame(_DECISION, (answer.decision or "").encode())
         case Taken():
             return _frame(_TAKEN, b"")
         case Error():
@@ -198,7 +189,7 @@ def decode_answer(frame: bytes) -> Answer:
         return Error(_read_text(body))
     if kind == _DECISION:
         try:
-            return Decided(Decision(body.decode()))
+            return Decided(Decision(body.decode()) if body else None)
         except ValueError:
             raise ProtocolError("an unknown decision") from None
     if kind != _TAKEN or body:

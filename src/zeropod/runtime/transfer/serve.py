@@ -9,22 +9,25 @@ import logging
 import os
 from collections import OrderedDict
 from hashlib import blake2b
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
+from zeropod.runtime.exports import manifest
+from zeropod.runtime.exports.decision import Decision
+from zeropod.runtime.exports.errors import BadExport
+from zeropod.runtime.exports.export import Export
 from zeropod.runtime.transfer.contents import Contents
 from zeropod.runtime.transfer.errors import ProtocolError
 from zeropod.runtime.transfer.protocol import (
     DIGEST,
+    LARGEST_MANIFEST,
     LARGEST_REQUEST,
     Answer,
     Coding,
     Commit,
     Data,
     Decided,
-    Decision,
     Done,
     Error,
     Failed,
@@ -55,26 +58,6 @@ STUCK: Final = 60.0
 READ: Final = 1 << 16
 
 
-class Export(Protocol):
-    """What is served. Every method may block; all of them may raise OSError."""
-
-    @property
-    def directory(self) -> Path:
-        """Where its files are."""
-
-    def manifest(self) -> bytes:
-        """Return the manifest, JSON."""
-
-    def decide(self, decision: Decision) -> Decision:
-        """Decide, if nothing is decided yet; return the decision, which stays for ever."""
-
-    def decision(self) -> Decision:
-        """Return what is decided."""
-
-    def remove(self) -> None:
-        """Remove it, since it has arrived completely."""
-
-
 async def serve(stream: trio.abc.Stream, export: Export) -> None:
     """Serve until the client goes, or misbehaves, which is logged. The caller closes the stream."""
     server = _Server(export)
@@ -86,7 +69,7 @@ async def serve(stream: trio.abc.Stream, export: Export) -> None:
             nursery.start_soon(_send, stream, answers, nursery.cancel_scope)
             await _receive(stream, to_answer)
     except* ProtocolError as errors:
-        log.warning("export %s: its client is refused: %s", export.directory.name, errors.exceptions[0])
+        log.warning("export %s: its client is refused: %s", export.key, errors.exceptions[0])
     except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         pass  # it is gone, or as good as gone
     finally:
@@ -139,35 +122,42 @@ class _Server:
     def _answer(self, request: Request) -> Answer:
         try:
             return self._answered(request)
-        except OSError as error:
-            log.warning("export %s: %s", self._export.directory.name, error)
-            return Error(f"the export cannot be read: {error.strerror or error}")
+        except (BadExport, OSError) as error:
+            log.warning("export %s: %s", self._export.key, error)
+            return Error(f"the export cannot be read: {error}")
 
     def _answered(self, request: Request) -> Answer:
         match request:
             case Get():
                 return self._data(request)
             case GetManifest():
-                return Manifest(self._export.manifest())
+                return Manifest(self._manifest())
             case Commit():
                 decision = self._export.decide(Decision.GIVEN)
-                log.info("export %s: asked to give it away: it is %s", self._export.directory.name, decision.value)
+                log.info("export %s: asked to give it away: it is %s", self._export.key, decision)
                 return Decided(decision)
             case State():
-                return Decided(self._export.decision())
+                return Decided(self._export.decided)
             case Done():
-                if self._export.decision() is not Decision.GIVEN:
+                if self._export.decided is not Decision.GIVEN:
                     return Error("it was not given away")
-                log.info("export %s: it has arrived", self._export.directory.name)
+                log.info("export %s: it has arrived", self._export.key)
                 self._export.remove()
                 return Taken()
             case Failed():
-                log.warning("export %s: its target has failed: %s", self._export.directory.name, request.text)
+                log.warning("export %s: its target has failed: %s", self._export.key, request.text)
                 return Taken()
+
+    def _manifest(self) -> bytes:
+        """Return it as it is on disk. Raises BadExport, OSError."""
+        content = (self._export.directory / manifest.FILE).read_bytes()
+        if len(content) > LARGEST_MANIFEST:
+            raise BadExport("its manifest is too large to be sent")
+        return content
 
     def _data(self, request: Get) -> Answer:
         if self._contents is None:
-            self._contents = Contents.of_manifest(self._export.manifest())
+            self._contents = Contents.of(manifest.decode(self._manifest()))
         if request.file >= len(self._contents.files):
             return Error("there is no such file")
         listed = self._contents.files[request.file]

@@ -1,6 +1,5 @@
 """An export on disk as the tests make one, and a source that serves it over pairs of sockets."""
 
-import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -9,36 +8,26 @@ from pathlib import Path
 
 import trio
 
-from zeropod.runtime.transfer.protocol import Decision
+from zeropod.runtime.exports import manifest
+from zeropod.runtime.exports.export import Export
+from zeropod.runtime.exports.manifest import Manifest, Needs, Source
 from zeropod.runtime.transfer.serve import serve
 
+KEY = "1234.app"
 
-class OnDisk:
-    """An export in a directory."""
 
-    def __init__(self, directory: Path, files: dict[str, bytes]) -> None:
-        self.directory = directory
-        self.decided = Decision.UNDECIDED
-        self.removed = False
-        for name, content in files.items():
-            path = directory / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        self.sizes = {name: len(content) for name, content in files.items()}
-
-    def manifest(self) -> bytes:
-        return json.dumps({"format": 1, "files": self.sizes}).encode()
-
-    def decide(self, decision: Decision) -> Decision:
-        if self.decided is Decision.UNDECIDED:
-            self.decided = decision
-        return self.decided
-
-    def decision(self) -> Decision:
-        return self.decided
-
-    def remove(self) -> None:
-        self.removed = True
+def make(exports: Path, files: dict[str, bytes], key: str = KEY) -> Export:
+    """Make an export in the directory of all of them."""
+    export = Export(exports / key)
+    for name, content in files.items():
+        path = export.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    carried = {int(name.removeprefix("index-")): name for name in files if name.startswith("index-")}
+    sizes = {name: len(content) for name, content in files.items()}
+    made = Manifest(Source(namespace="k8s.io", id="abc"), Needs(), asleep=True, carried=carried, files=sizes)
+    (export.directory / manifest.FILE).write_bytes(made.encode())
+    return export
 
 
 def files(pages: int = 3) -> dict[str, bytes]:
@@ -54,10 +43,10 @@ def files(pages: int = 3) -> dict[str, bytes]:
     }
 
 
-class Source:
+class Proxy:
     """Serves connections, as a manager between both ends would make them."""
 
-    def __init__(self, export: OnDisk, nursery: trio.Nursery) -> None:
+    def __init__(self, export: Export, nursery: trio.Nursery) -> None:
         self.export = export
         self.nursery = nursery
         self.connections: list[trio.SocketStream] = []

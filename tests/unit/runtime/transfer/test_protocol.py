@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from zeropod.runtime.exports.decision import Decision
 from zeropod.runtime.pager.presence import PIECE
 from zeropod.runtime.transfer.errors import ProtocolError
 from zeropod.runtime.transfer.protocol import (
@@ -19,7 +20,6 @@ from zeropod.runtime.transfer.protocol import (
     Commit,
     Data,
     Decided,
-    Decision,
     Done,
     Error,
     Failed,
@@ -58,7 +58,7 @@ def pieces(draw: some.DrawFn) -> Data:
 answers = some.one_of(
     pieces(),
     some.builds(Manifest, some.binary(max_size=500)),
-    some.builds(Decided, some.sampled_from(Decision)),
+    some.builds(Decided, some.sampled_from([*Decision, None])),
     some.builds(Error, texts),
     some.just(Taken()),
 )
