@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from zeropod.lifecycle.arrival import AdoptionFailed
+from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime.exports import export as exports
 from zeropod.runtime.exports import layer
 from zeropod.runtime.exports.decision import Decision
@@ -80,7 +81,7 @@ class LocalComing:
 async def come_back(container: "Container") -> str:
     """Have the container come back from what was left for it. Returns why it did not; empty where it did.
 
-    None of it is left for another attempt then.
+    None of it is left for another attempt then. Raises RpcError where nothing may be created here any more.
     """
     export = Export.of(key_of(container))
     if not export.exists:
@@ -96,6 +97,10 @@ async def come_back(container: "Container") -> str:
             rootfs = container.runc.bundle / "rootfs"
             await trio.to_thread.run_sync(layer.apply, export.upper, rootfs)
         await container.adopt(coming)
+    except layer.HalfApplied as error:
+        # containerd makes another root file system for the next attempt, which begins anew in it.
+        _give_up(export)
+        raise RpcError(Code.UNKNOWN, f"{container.id} was to come back, and must not in half of it: {error}") from error
     except (AdoptionFailed, BadExport, OSError, ValueError) as error:
         _give_up(export)
         return str(error)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from zeropod.kernel import mountinfo
-from zeropod.runtime.transfer.upper import records
-from zeropod.runtime.transfer.upper.records import DEEPEST, MOST_BYTES, MOST_ENTRIES, PART, Entry, Kind
+from zeropod.runtime.exports.upper import records
+from zeropod.runtime.exports.upper.records import DEEPEST, MOST_BYTES, MOST_ENTRIES, PART, Entry, Kind
 
 _PREFIXES: Final = (b"trusted.overlay.", b"user.overlay.")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from zeropod.kernel import mount, mountinfo
-from zeropod.runtime.transfer.upper import records
-from zeropod.runtime.transfer.upper.applying import NotApplied, apply
-from zeropod.runtime.transfer.upper.packing import Unpackable, find, pack
-from zeropod.runtime.transfer.upper.records import BadArchive, Entry, Kind
+from zeropod.runtime.exports import layer
+from zeropod.runtime.exports.errors import BadExport
+from zeropod.runtime.exports.upper import records
+from zeropod.runtime.exports.upper.applying import NotApplied, apply
+from zeropod.runtime.exports.upper.packing import Unpackable, find, pack
+from zeropod.runtime.exports.upper.records import BadArchive, Entry, Kind
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
@@ -459,3 +461,19 @@ def test_json_with_other_types_is_refused(tmp_path: Path) -> None:
             data = json.dumps({**found, key: wrong}).encode()
             with pytest.raises((BadArchive, NotApplied)):
                 apply(io.BytesIO(records.MAGIC + struct.pack(">I", len(data)) + data), tmp_path / "root")
+
+
+def test_as_a_file_of_an_export(pair: Pair, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.write_text("of an attempt before")
+    (pair.source.root / "new").write_text("new")
+    assert layer.pack(pair.source.root, archive).entries == 2
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+    layer.apply(archive, pair.target.root)
+    assert (pair.target.root / "new").read_text() == "new"
+    os.truncate(archive, archive.stat().st_size - 1)
+    with pytest.raises(layer.HalfApplied, match="cut short"):
+        layer.apply(archive, pair.target.root)
+    with pytest.raises(BadExport, match="nothing is mounted"):
+        layer.pack(tmp_path / "image", archive)
+    assert not archive.exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from zeropod.kernel.openat2 import beneath
-from zeropod.runtime.transfer.upper.records import BadArchive, Entry, Kind, Reader, is_of_overlay
+from zeropod.runtime.exports.upper.records import BadArchive, Entry, Kind, Reader, is_of_overlay
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
