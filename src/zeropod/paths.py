@@ -68,6 +68,15 @@ CONSOLES = "/run/zeropod"
 STATUS_SOCKETS = "/run/zeropod/s"
 """One socket for each shim, for commands, the manager and the installer."""
 
+MANAGER_SOCKETS = "/run/zeropod/n"
+"""Where a manager with --migration listens for the node's shims; the manager's group may write to it."""
+
+NODE_SOCKET = f"{MANAGER_SOCKETS}/node.sock"
+"""Where shims ask when a container may leave, and what there is to come back from."""
+
+TRANSFER_SOCKET = f"{MANAGER_SOCKETS}/transfer.sock"
+"""Where a shim gets a connection to what another node has to come back from."""
+
 RESERVED = "reserved"
 """A file in a container's directory during a dump: the bytes that its image is expected to need."""
 

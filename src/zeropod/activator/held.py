@@ -13,8 +13,9 @@ from functools import partial
 
 import trio
 
+from zeropod.activator.pass_on import PassingOn
 from zeropod.concurrency import race
-from zeropod.kernel import sockets
+from zeropod.kernel import namespace, sockets
 
 
 class HeldListeners:
@@ -42,6 +43,12 @@ class HeldListeners:
         """Return when a connection to one of the ports (empty: any) has arrived."""
         wanted = [held for held in self._held if not ports or held.getsockname()[1] in ports]
         await race(*(partial(trio.lowlevel.wait_readable, listener) for listener in wanted))
+
+    async def pass_on(self, netns: namespace.PathOrFd, address: str, *, quiet: float, at_most: float) -> None:
+        """Pass on what comes to `address`, instead of handing it over. See `PassingOn`."""
+        for listener in self._held:
+            listener.setblocking(False)
+        await PassingOn(self._held, netns, address).run(quiet=quiet, at_most=at_most)
 
     def prepare_hand_over(self) -> None:
         """Let restored listeners bind beside these. Call it only after the application's processes have ended."""

@@ -152,7 +152,7 @@ class Actions:
                 life.tell()
             await race(monitor.idle, life.sleep_wanted.wait, life.leave_wanted.wait)
             if life.departure:
-                if life.departure.live and not life.departure.is_over:
+                if life.departure.live and not life.departure.is_over and life.state is State.RUNNING:
                     return Event.LEAVE
                 life.departure.refuse(Reason.AWAKE.because())
                 life.stay()

@@ -43,6 +43,10 @@ class Departure:
         """Why it stays."""
         self._over = trio.Event()
         self._decided = trio.Event()
+        self.address = ""
+        """Of the pod that has taken it, to which connections go that still come here."""
+        self.passes_on_for = 0.0
+        """Seconds for which they do, at most."""
         self.is_given = False
         """Whether what asked for it knows that the export was given."""
 
@@ -78,7 +82,9 @@ class Departure:
         return self.result
 
     def end(self, *, given: bool) -> None:
-        """What has asked for it knows that it was given; or wants it back."""
+        """What has asked for it knows that it was given, or is kept; or wants it back. The first time counts."""
+        if self._decided.is_set():
+            return
         self.is_given = given
         self._decided.set()
 

@@ -130,10 +130,13 @@ class Leaving:
         return (self._ended, *(usual if self._exported.wakes else ()))
 
     async def _ended(self) -> Event:
-        assert self._exported
-        if await self._exported.ended():
-            raise self._departed(self._exported)
-        return Event.WANTED
+        departure = self._exported
+        assert departure
+        if not await departure.ended():
+            return Event.WANTED
+        if departure.address:
+            await self._cold.traffic.pass_on(departure.address, departure.passes_on_for)
+        raise self._departed(departure)
 
     def _departed(self, departure: Departure) -> Departed:
         return Departed(f"it goes on from {departure.export.directory}", self._workload.init.pid)

@@ -189,6 +189,7 @@ class Reason(Enum):
     )
     CANNOT_LEAVE = "leave", "it cannot leave: {0}"
     CAME = "leave", "something came for it as it was to leave"
+    LEFT_TOO_LATE = "leave", "the time in which it had to be decided is over"
     STARTED_ANEW = (
         "leave",
         "it was started anew, without its memory from before: {0}",

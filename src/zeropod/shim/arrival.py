@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from zeropod import paths
 from zeropod.lifecycle.arrival import AdoptionFailed
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime.exports import export as exports
@@ -79,13 +80,16 @@ class LocalComing:
 
 
 async def come_back(container: "Container") -> str:
-    """Have the container come back from what was left for it. Returns why it did not; empty where it did.
+    """Have the container come back from what was left for it. Returns why it did not, although there was something.
+
+    `container.has_come_back` says whether it did.
 
     None of it is left for another attempt then. Raises RpcError where nothing may be created here any more.
     """
     export = Export.of(key_of(container))
+    went_down = _mark(export)
     if not export.exists:
-        return "nothing was left for it by the one before"
+        return went_down
     try:
         if (decided := export.decided) is not None:
             export.remove()
@@ -106,6 +110,28 @@ async def come_back(container: "Container") -> str:
         return str(error)
     container.log.info("has come back, %s", "asleep" if coming.manifest.asleep else "awake")
     return ""
+
+
+def _mark(export: Export) -> str:
+    """Note that a container with this key is there; return that the node went down without its having hibernated."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    mark = _mark_of(export)
+    try:
+        before = mark.read_text()
+    except FileNotFoundError:
+        before = boot
+    paths.make_private(mark.parent)
+    mark.write_text(boot)
+    return "" if before == boot else "the node went down, and it was not hibernated before"
+
+
+def _mark_of(export: Export) -> Path:
+    return export.directory.with_name(f"{export.key}.mark")
+
+
+def ends(container: "Container") -> None:
+    """It is deleted: nothing of it is expected to come back, unless it has left for that."""
+    _mark_of(Export.of(key_of(container))).unlink(missing_ok=True)
 
 
 def _give_up(export: Export) -> None:

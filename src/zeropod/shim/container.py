@@ -5,10 +5,12 @@ Owns the order: no event before its cause, no runc command in a state that does 
 """
 
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 from google.protobuf.message import Message
@@ -41,6 +43,9 @@ from zeropod.shim.errors import FINISHED, kill_error, refused, reported
 from zeropod.shim.execs import Execs
 from zeropod.shim.pod import Pod
 from zeropod.shim.process import Command, Process
+
+if TYPE_CHECKING:
+    from zeropod.shim.departure import Move
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +98,10 @@ class Container:
         """An image from which it starts, as asked by containerd, instead of running its program from the start."""
         self.pinned_network: Path | None = None
         """The network namespace that was made for it and goes with it."""
+        self.asked_to_leave = False
+        """Whether a person wants it to move at its next stop."""
+        self._move: Move | None = None
+        """How it leaves, since its stop signal."""
         self._arrival: Arrival | None = None
         """What it has come back with, instead of being created."""
         self._starting = trio.Lock()
@@ -170,6 +179,11 @@ class Container:
             raise
         self._arrival = arrival
         self.pod.nursery.start_soon(self.init.io.copy, self._input)
+
+    @property
+    def has_come_back(self) -> bool:
+        """Whether its processes came back out of an export, instead of being created."""
+        return self._arrival is not None
 
     async def _start_arrived(self, arrival: Arrival) -> None:
         """Let it run that has come back; or leave it frozen, and have its sleep go on, without it having run."""
@@ -323,6 +337,23 @@ class Container:
         request = signals.request_of(number, self.settings, in_pod=bool(self.name))
         if request is Request.STOP_IN_ORDER and self._hibernates:
             request = Request.STOP
+        if self._move:
+            if request is not Request.KILL:
+                return  # it is delivered if it does not leave
+            self._move.cancel()
+        elif request in (Request.STOP, Request.STOP_IN_ORDER) and self._may_leave:
+            from zeropod.shim import departure  # only what may move ever needs it
+
+            self._move = departure.Move(self, number, everyone)
+            self.pod.nursery.start_soon(self._move.run)
+            return
+        await self._signal(number, everyone, request)
+
+    async def deliver(self, number: int, everyone: bool) -> None:
+        """Deliver the signal by which it was to end; it has not left. Raises RpcError."""
+        await self._signal(number, everyone, signals.request_of(number, self.settings, in_pod=bool(self.name)))
+
+    async def _signal(self, number: int, everyone: bool, request: Request) -> None:
         if request in (Request.STOP, Request.STOP_IN_ORDER):
             # It stays awake from now on, however long its shutdown takes.
             self.life.inhibit_for_good(Reason.STOPPING.because())
@@ -335,6 +366,14 @@ class Container:
                     await self.runc.kill(self.id, number, everyone)
                 except RuncError as error:
                     raise kill_error(error) from error
+
+    @property
+    def _may_leave(self) -> bool:
+        """Whether its stop may be that it goes on elsewhere, which the node's manager decides."""
+        settings = self.settings
+        wanted = settings.migrate or settings.live_migrate or self.asked_to_leave
+        is_able = self.controller is not None and not settings.disable_checkpointing and not settings.dry_run
+        return wanted and is_able and os.path.exists(paths.NODE_SOCKET)
 
     @property
     def _hibernates(self) -> bool:
@@ -425,6 +464,10 @@ class Container:
         # gigabytes take some hundred milliseconds, in which other containers may have to wake
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self.store.remove)
+        if self.settings.keep_on_restart:
+            from zeropod.shim import arrival  # only what is to come back ever needs it
+
+            arrival.ends(self)
         if self.pinned_network:
             namespace.unpin(self.pinned_network)
         pod = paths.pod(self.runc.namespace, self.group)

@@ -87,8 +87,9 @@ async def _has_come_back(container: Container) -> bool:
         return False
     from zeropod.shim import arrival
 
-    if not (why := await arrival.come_back(container)):
-        return True
+    why = await arrival.come_back(container)
+    if container.has_come_back or not why:
+        return container.has_come_back
     container.life.failure = container.life.explanation = Reason.STARTED_ANEW.because(why)
     container.log.warning("%s", container.life.failure)
     return False

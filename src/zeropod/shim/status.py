@@ -71,6 +71,7 @@ class StatusService:
                 "List": unary(status_pb2.ListRequest, self.list),
                 "Watch": streaming(status_pb2.WatchRequest, self.watch),
                 "Why": unary(status_pb2.WhyRequest, self.why),
+                "Leave": unary(status_pb2.LeaveRequest, self.leave),
                 "Sleep": unary(status_pb2.SleepRequest, self.sleep, cancel_on_disconnect=True),
                 "Wake": unary(status_pb2.WakeRequest, self.wake, cancel_on_disconnect=True),
                 "Hibernate": unary(status_pb2.HibernateRequest, self.hibernate),
@@ -138,6 +139,13 @@ class StatusService:
         container = self._find(request.id)
         async with container.allowed(Request.WAKE):
             return describe(container)
+
+    async def leave(self, request: status_pb2.LeaveRequest) -> status_pb2.ContainerStatus:
+        container = self._find(request.id)
+        if container.controller is None:
+            raise RpcError(Code.FAILED_PRECONDITION, f"cannot move {container.id}: {container.life.why}")
+        container.asked_to_leave = True
+        return describe(container)
 
     async def hibernate(self, request: status_pb2.HibernateRequest) -> status_pb2.HibernateResponse:
         container = self._find(request.id)

@@ -25,6 +25,9 @@ from zeropod.lifecycle.strategy import CheckpointFailed, Workload
 SETTLE = 1.0
 """Seconds after the lock during which bare acknowledgements of earlier data do not wake."""
 
+QUIET = 2.0
+"""Seconds without a new connection after which none is expected any more, once the container has moved."""
+
 
 class Traffic:
     def __init__(self, workload: Workload, network: PodNetwork) -> None:
@@ -95,6 +98,10 @@ class Traffic:
         self._data_came = False
         self._network.established.release(self._locked)
         self._locked = frozenset()
+
+    async def pass_on(self, address: str, at_most: float) -> None:
+        """Pass on what comes to another pod, which the container is in now, until nothing comes any more."""
+        await self._held.pass_on(self._network.path, address, quiet=QUIET, at_most=at_most)
 
     def silence(self, pids: Collection[int]) -> None:
         """Their connections vanish without a word to the peers when they are killed. To be restored they have to."""

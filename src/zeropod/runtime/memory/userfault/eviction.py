@@ -204,7 +204,7 @@ class Eviction:
 
     def _cut_to(self, piece: Piece, members: Iterable[Member]) -> list[Member]:
         """Limit the members' ranges to the piece, and have it go on behind them; return those that have any."""
-        chosen, left, begin = [], piece.size, (piece.pid, piece.address)
+        chosen, left, begin = [], piece.size & -PAGE, (piece.pid, piece.address)
         piece.is_last = True
         for member in sorted(members, key=lambda each: each.pid):
             if member.pid < begin[0] or not piece.is_last:
