@@ -121,6 +121,8 @@ def test_redis_goes_on_awake_with_all_its_data(stage: Stage, asked: Manager) -> 
     evacuated = leaving.manager.evacuated[0]
     longest = sorted(gaps)[-8:]
     print(f"without an answer: {silent * 1000:.0f} ms, before that {[round(gap * 1000) for gap in longest]} ms at most")
+    paused = time.time() - evacuated.paused_at.ToNanoseconds() / 1e9
+    print(f"frozen for good {(paused - time.monotonic() + last + silent) * 1000:.0f} ms before the first answer")
     print(f"image {evacuated.image_bytes >> 10} KiB, stored {evacuated.stored_bytes >> 20} MiB")
     assert app.state == "RUNNING"
     leaving.manager.evacuates = node_pb2.EvacResponse(outcome=node_pb2.GIVEN)

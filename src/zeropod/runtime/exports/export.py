@@ -147,9 +147,9 @@ class Export:
                 raise BadExport(f"{path} has {there.st_size} bytes instead of {size}")
         for directory in (IMAGES, STORE):
             with suppress(FileNotFoundError):
-                for entry in os.scandir(self.directory / directory):
-                    if f"{directory}/{entry.name}" not in found.files:
-                        raise BadExport(f"{entry.path} does not belong to it")
+                for name in os.listdir(self.directory / directory):
+                    if f"{directory}/{name}" not in found.files:
+                        raise BadExport(f"{self.directory / directory / name} does not belong to it")
 
     def indexes(self, found: Manifest) -> dict[int, Index]:
         """Return where the pages of each process are in the store. Raises BadExport, OSError."""
@@ -183,11 +183,11 @@ class Export:
 
 def _completed(made: Manifest, directory: Path, indexes: Mapping[int, Index]) -> Manifest:
     files = {
-        f"{parent.name}/{entry.name}": entry.stat().st_size
+        f"{parent.name}/{path.name}": path.stat().st_size
         for parent in (directory / IMAGES, directory / STORE)
         if parent.exists()
-        for entry in os.scandir(parent)
-        if entry.is_file()
+        for path in parent.iterdir()
+        if path.is_file()
     }
     files |= {f"{INDEX}{pid}": (directory / f"{INDEX}{pid}").stat().st_size for pid in indexes}
     data = (directory / UPPER).exists()
