@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zeropod import paths
 from zeropod.kernel.userfault import PAGE
-from zeropod.runtime.exports import decision, export
+from zeropod.runtime.exports import decision, export, index_file
 from zeropod.runtime.exports.decision import Decision
 from zeropod.runtime.exports.errors import BadExport
 from zeropod.runtime.exports.export import Export
@@ -66,7 +66,7 @@ def test_what_cannot_be_made_is_back_at_its_place(place: Path, monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.index_file, "write", full)
+    monkeypatch.setattr(index_file, "write", full)
     with pytest.raises(OSError, match="No space left"):
         made(place)
     assert (place / "images/core-1.img").exists()

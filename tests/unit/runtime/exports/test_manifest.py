@@ -1,6 +1,7 @@
 """Manifests: what is written is read as it was; what comes from elsewhere is refused in words unless it is right."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -109,10 +110,8 @@ JSON = st.recursive(
 
 @given(st.sampled_from(sorted(json.loads(WHOLE.encode()))), JSON)
 def test_anything_in_the_place_of_a_member_is_refused_in_words_or_right(key: str, value: Any) -> None:
-    try:
-        manifest.decode(changed(**{key: value}))
-    except BadExport as error:
-        assert str(error)
+    with suppress(BadExport):  # nothing else comes out
+        assert isinstance(manifest.decode(changed(**{key: value})), Manifest)
 
 
 @given(st.binary(max_size=200))
