@@ -146,6 +146,11 @@ def status_socket(containerd_namespace: str, id: str) -> str:
     return f"{STATUS_SOCKETS}/{sha256(name.encode()).hexdigest()[:32]}.sock"
 
 
+def has_manager() -> bool:
+    """Returns whether this node has a manager that moves containers."""
+    return os.path.exists(NODE_SOCKET)
+
+
 def make_private(directory: Path) -> None:
     """Make a directory and missing parents, each accessible only to root. Raises OSError.
 

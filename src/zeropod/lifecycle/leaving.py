@@ -39,8 +39,8 @@ class Leaving:
         """Whether its image and memory are in an export."""
         return self._exported is not None
 
-    async def may_be_dumped(self) -> bool:
-        """Return when a container in STANDBY is to leave: whether it may, False where one that ran stays awake."""
+    async def standby_over(self) -> Event:
+        """Return when a container in STANDBY may be dumped, to leave; or has to wake up, since it ran and may not."""
         life = self._workload.life
         while True:
             await life.leave_wanted.wait()
@@ -50,11 +50,24 @@ class Leaving:
             if not self._is_wanted() or (against := await self._against(init_process)):
                 self.refuse(against if self._is_wanted() else None)
                 if was_awake:
-                    return False
+                    return Event.WANTED
                 continue
             self._workload.portable = True
             await self._memory.to_files(init_process)
-            return True
+            return Event.STANDBY_OVER
+
+    async def or_stay(self, dump: Callable[[], Awaitable[Event]]) -> Event:
+        """Dump it; what does not become an image does not leave, and runs again if it ran."""
+        event, why, was_awake = Event.FAILED, None, self._workload.life.leaves_awake
+        try:
+            event = await dump()
+        except CheckpointFailed as failure:
+            why = failure.explanation
+            raise
+        finally:
+            if event is not Event.DUMPED:
+                self.refuse(why or (self._workload.life.explanation if event is Event.KEPT else None))
+        return Event.WANTED if event is Event.KEPT and was_awake else event
 
     def _is_wanted(self) -> bool:
         departure = self._workload.life.departure

@@ -19,7 +19,6 @@ import trio
 from zeropod.activator.hold.frozen import Arrived, FrozenSockets
 from zeropod.activator.network import Baseline, PodNetwork
 from zeropod.concurrency import TaskStarter, race
-from zeropod.kernel import pending_timeouts
 from zeropod.lifecycle.admission import AdmissionSlot, AdmissionSlots
 from zeropod.lifecycle.arrival import Coming
 from zeropod.lifecycle.cold.cold_sleep import ColdSleep
@@ -27,7 +26,7 @@ from zeropod.lifecycle.cold.prospect import AFTER_BUSY, AFTER_FAILURE, EXAMINE_A
 from zeropod.lifecycle.cold.terminate import terminate
 from zeropod.lifecycle.idle.monitor import counted_ports, look_at_traffic, require_idle
 from zeropod.lifecycle.idle.policy import Snapshot
-from zeropod.lifecycle.init_process import InitProcess
+from zeropod.lifecycle.init_process import InitProcess, let_workers_go_first
 from zeropod.lifecycle.leaving import Leaving
 from zeropod.lifecycle.machine import Event
 from zeropod.lifecycle.probes import Probes
@@ -50,10 +49,6 @@ from zeropod.runtime.memory.backend import MemoryFailed, MemoryLost, bring_back_
 
 FREEZE = 2.0
 """Seconds for all tasks to freeze. It takes a millisecond unless one of them hangs in a system call."""
-
-MASTER_WAITS = 1.0
-"""Seconds that a process with children waits at least after a thaw if no event arrives: its workers have to get their
-pages back before they can report to it."""
 
 _EVENTS = {Arrived.CONNECTION: Event.CONNECTION, Arrived.DATA: Event.DATA}
 
@@ -188,12 +183,8 @@ class SuspendStrategy:
             usual = (self._traffic.connection, self._traffic.data, *self._probes.arrivals())
             return self._leaving.arrivals(usual) if self._leaving.has_exported else (*usual, self._leaving.wanted)
         if self._workload.life.leaves_awake:
-            return (self._leaves,)
-        return (self._arrival, self._missed, self._standby_over, self._leaves, *self._probes.arrivals())
-
-    async def _leaves(self) -> Event:
-        """Return when the container, which is to leave, may go on to COLD, and from there."""
-        return Event.STANDBY_OVER if await self._leaving.may_be_dumped() else Event.WANTED
+            return (self._leaving.standby_over,)
+        return (self._arrival, self._missed, self._standby_over, self._leaving.standby_over, *self._probes.arrivals())
 
     async def _arrival(self) -> Event:
         return _EVENTS[await self._sockets.event(self._workload.settings.ports)]
@@ -306,6 +297,8 @@ class SuspendStrategy:
 
     # COLD
 
+    # Elsewhere, and from there
+
     async def bring_to_rest(self) -> Event:
         return await self._leaving.bring_to_rest(self._freeze_at_once, self.thaw)
 
@@ -316,17 +309,7 @@ class SuspendStrategy:
         await self._init_process().cgroup.freeze(trio.current_time() + FREEZE)
 
     async def dump(self) -> Event:
-        """Also on the way out: what does not become an image stays here."""
-        event, why, was_awake = Event.FAILED, None, self._workload.life.leaves_awake
-        try:
-            event = await self._dump()
-        except CheckpointFailed as failure:
-            why = failure.explanation
-            raise
-        finally:
-            if event is not Event.DUMPED:
-                self._leaving.refuse(why or self.why_kept)
-        return Event.WANTED if event is Event.KEPT and was_awake else event
+        return await self._leaving.or_stay(self._dump)
 
     async def _dump(self) -> Event:
         """End it, which is frozen and watched all the time; nothing is lost if anything fails before CRIU begins."""
@@ -407,13 +390,3 @@ class SuspendStrategy:
             await race(self.make_whole, init_process.ended_by_itself)
         if patience.cancelled_caught:
             await self._lose(f"not all of it has come back within {seconds:.0f} s of letting go of its sleep")
-
-
-def let_workers_go_first(pids: Sequence[int], init: int) -> None:
-    """Make workers among the frozen processes wake at once after the thaw, and their master a moment later.
-
-    Otherwise a master that checks its workers' heartbeats would find them late.
-    """
-    if len(pids) > 1:
-        pending_timeouts.expire(pids, init)
-        pending_timeouts.lengthen(pids, init, MASTER_WAITS)

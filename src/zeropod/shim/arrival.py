@@ -5,15 +5,14 @@ an export, the container is created as any other, and says so.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from zeropod import paths
-from zeropod.lifecycle.arrival import AdoptionFailed
-from zeropod.rpc.status import Code, RpcError
+from zeropod.lifecycle.arrival import AdoptionFailed, Coming
 from zeropod.runtime.exports import export as exports
 from zeropod.runtime.exports import layer
 from zeropod.runtime.exports.decision import Decision
@@ -24,6 +23,9 @@ from zeropod.runtime.exports.needs import of_this_node
 from zeropod.runtime.memory.userfault.extents import Index
 from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.spec import SANDBOX_NAME, SANDBOX_NAMESPACE, SANDBOX_UID
+from zeropod.runtime.transfer.errors import SourceLost
+from zeropod.shim import adoption
+from zeropod.shim.remote_arrival import RemoteArrival
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
@@ -79,13 +81,27 @@ class LocalComing:
         exports.take(self._export, images, store)
 
 
-async def come_back(container: "Container") -> str:
-    """Have the container come back from what was left for it. Returns why it did not, although there was something.
+async def come_back(container: "Container", renew_root: Callable[[], None]) -> str:
+    """Have the container come back from what was left for it, here or on another node.
 
-    `container.has_come_back` says whether it did.
-
-    None of it is left for another attempt then. Raises RpcError where nothing may be created here any more.
+    Returns why it did not, although there was something; nothing is left of that then, and `renew_root` has made the
+    root file system what it was. `container.has_come_back` says whether it did.
     """
+    if container.name and paths.has_manager():
+        remote = RemoteArrival(container)
+        found, why = await remote.ask()
+        if found:
+            why = await _come(container, remote.fetched, lambda: remote.upper, renew_root)
+            if why:
+                await remote.fail(why)
+            else:
+                remote.goes_on()
+        if found or why:
+            return why
+    return await _come_back_here(container, renew_root) if container.settings.keep_on_restart else ""
+
+
+async def _come_back_here(container: "Container", renew_root: Callable[[], None]) -> str:
     export = Export.of(key_of(container))
     went_down = _mark(export)
     if not export.exists:
@@ -94,19 +110,35 @@ async def come_back(container: "Container") -> str:
         if (decided := export.decided) is not None:
             export.remove()
             return f"what was left for it is {decided} already"
+    except (BadExport, OSError) as error:
+        export.remove()
+        return str(error)
+
+    async def read() -> LocalComing:
+        return await trio.to_thread.run_sync(LocalComing, export)
+
+    why = await _come(container, read, lambda: export.upper, renew_root)
+    if why:
+        _give_up(export)
+    return why
+
+
+async def _come(
+    container: "Container",
+    coming_of: Callable[[], Awaitable[Coming]],
+    upper: Callable[[], Path],
+    renew_root: Callable[[], None],
+) -> str:
+    """Return why it has not come back; empty if it has."""
+    try:
         if container.init.stdio.terminal:
             raise BadExport("it has a terminal, which cannot come back")
-        coming = await trio.to_thread.run_sync(LocalComing, export)
+        coming = await coming_of()
         if coming.manifest.data:
-            rootfs = container.runc.bundle / "rootfs"
-            await trio.to_thread.run_sync(layer.apply, export.upper, rootfs)
-        await container.adopt(coming)
-    except layer.HalfApplied as error:
-        # containerd makes another root file system for the next attempt, which begins anew in it.
-        _give_up(export)
-        raise RpcError(Code.UNKNOWN, f"{container.id} was to come back, and must not in half of it: {error}") from error
-    except (AdoptionFailed, BadExport, OSError, ValueError) as error:
-        _give_up(export)
+            await trio.to_thread.run_sync(layer.apply, upper(), container.runc.bundle / "rootfs")
+        await adoption.adopt(container, coming)
+    except (AdoptionFailed, BadExport, SourceLost, layer.HalfApplied, OSError, ValueError) as error:
+        await trio.to_thread.run_sync(renew_root)
         return str(error)
     container.log.info("has come back, %s", "asleep" if coming.manifest.asleep else "awake")
     return ""

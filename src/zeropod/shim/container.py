@@ -5,12 +5,10 @@ Owns the order: no event before its cause, no runc command in a state that does 
 """
 
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 from google.protobuf.message import Message
@@ -19,33 +17,28 @@ from zeropod import paths
 from zeropod.kernel import mount, namespace
 from zeropod.kernel.pidfd import ExitStatus
 from zeropod.launch.start import group_of
-from zeropod.lifecycle.arrival import Arrival, Coming
-from zeropod.lifecycle.cold.restorer import let_run
+from zeropod.lifecycle.arrival import Arrival
 from zeropod.lifecycle.controller import Controller
 from zeropod.lifecycle.defaults import Resolution
 from zeropod.lifecycle.init_process import InitProcess
-from zeropod.lifecycle.machine import Action, Answer, Event, Life, Request, State, decide
+from zeropod.lifecycle.machine import Answer, Event, Life, Request, State, decide
 from zeropod.lifecycle.reasons import Reason
-from zeropod.lifecycle.suspend import FREEZE
 from zeropod.rpc.messages import events_pb2
 from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime import cgroups, criu
-from zeropod.runtime.cgroups import CgroupError, Metrics
+from zeropod.runtime.cgroups import Metrics
 from zeropod.runtime.command import Started
 from zeropod.runtime.errors import RuncError
 from zeropod.runtime.images import ImageStore
 from zeropod.runtime.runc import Runc
 from zeropod.runtime.spec import CONTAINER_NAME, Spec
-from zeropod.runtime.stdio import ProcessIO
-from zeropod.shim import limits, signals
+from zeropod.shim import adoption, limits
 from zeropod.shim.delete import REMOVED
-from zeropod.shim.errors import FINISHED, kill_error, refused, reported
+from zeropod.shim.errors import FINISHED, refused, reported
 from zeropod.shim.execs import Execs
 from zeropod.shim.pod import Pod
 from zeropod.shim.process import Command, Process
-
-if TYPE_CHECKING:
-    from zeropod.shim.departure import Move
+from zeropod.shim.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -100,14 +93,13 @@ class Container:
         """The network namespace that was made for it and goes with it."""
         self.asked_to_leave = False
         """Whether a person wants it to move at its next stop."""
-        self._move: Move | None = None
-        """How it leaves, since its stop signal."""
-        self._arrival: Arrival | None = None
+        self._stop = Stop(self)
+        self.has_started = trio.Event()
+        """Set when it was started, if it has come back."""
+        self.arrival: Arrival | None = None
         """What it has come back with, instead of being created."""
         self._starting = trio.Lock()
-        """Held from the start of the program until the start is announced, so that no exit is announced before."""
-        self._killing = trio.Lock()
-        """Held while runc delivers a signal. containerd stops waiting for that as soon as it learns of the exit."""
+        """Held from before the program starts until that is announced, so that no exit is announced before."""
         self._ran_out_of_memory = False
 
     def publish(self, event: Message) -> None:
@@ -163,50 +155,16 @@ class Container:
         with reported("OCI runtime create failed"):
             await self._begin(lambda console: self.runc.create(self.id, self.init.io.streams, self.pid_file, console))
 
-    async def adopt(self, coming: Coming) -> None:
-        """Have its processes come back out of an export, up to where they would run. Raises AdoptionFailed."""
-        controller, arrival = self.controller, Arrival(coming)
-        assert controller is not None
-
-        async def come(_console: Path | None) -> None:
-            self.pod.nursery.start_soon(controller.run, arrival)
-            await arrival.here()
-
-        try:
-            await self.run_command(self.init, come)
-        except BaseException:
-            self.init.io = ProcessIO(self.init.stdio)  # the streams are closed, and opened anew for the next one
-            raise
-        self._arrival = arrival
-        self.pod.nursery.start_soon(self.init.io.copy, self._input)
-
     @property
     def has_come_back(self) -> bool:
         """Whether its processes came back out of an export, instead of being created."""
-        return self._arrival is not None
-
-    async def _start_arrived(self, arrival: Arrival) -> None:
-        """Let it run that has come back; or leave it frozen, and have its sleep go on, without it having run."""
-        init_process = self.init_process
-        assert init_process is not None
-        event = Event.START
-        if arrival.coming.manifest.asleep:
-            event = Event.START_ASLEEP
-            try:
-                await init_process.cgroup.freeze(trio.current_time() + FREEZE)
-            except CgroupError as error:
-                raise RpcError(Code.UNKNOWN, f"what came back asleep cannot be frozen: {error}") from error
-        let_run(init_process)
-        row = self.life.happen(event)
-        self.publish(events_pb2.TaskStart(container_id=self.id, pid=self.init.pid))
-        arrival.start(row or (Action.AWAIT_IDLE,))
+        return self.arrival is not None
 
     async def start(self) -> int:
         """Start the init process, and return its pid. Raises RpcError."""
         async with self.allowed(Request.START), self._starting:
-            if self._arrival:
-                await self._start_arrived(self._arrival)
-                return self.init.pid
+            if self.arrival:
+                return await adoption.start(self, self.arrival)
             if self.restore_from:
                 await self._restore_given_checkpoint(self.restore_from)
             else:
@@ -237,6 +195,10 @@ class Container:
         """Let runc create the first init process. Raises StdioError, RuncError."""
         await self.run_command(self.init, command)
         self.live()
+        self.begin_copying()
+
+    def begin_copying(self) -> None:
+        """Copy its streams from now on, until they end."""
         self.pod.nursery.start_soon(self.init.io.copy, self._input)
 
     async def run_command(self, process: Process, command: Command) -> None:
@@ -308,8 +270,7 @@ class Container:
             with trio.move_on_after(LAST_EXECS):
                 await self.execs.all_exited()
             with trio.move_on_after(LAST_KILLS):
-                async with self._killing:
-                    pass
+                await self._stop.delivered()
             if self._ran_out_of_memory:
                 # The answer to `Wait` may overtake it, and the kubelet would be told of another reason.
                 await self.pod.publisher.flush(LAST_EVENTS)
@@ -334,52 +295,7 @@ class Container:
         if everyone and self.life.state is State.STOPPED:
             await self._kill_everyone()  # processes that init has left behind, if it shared its pid namespace
             return
-        request = signals.request_of(number, self.settings, in_pod=bool(self.name))
-        if request is Request.STOP_IN_ORDER and self._hibernates:
-            request = Request.STOP
-        if self._move:
-            if request is not Request.KILL:
-                return  # it is delivered if it does not leave
-            self._move.cancel()
-        elif request in (Request.STOP, Request.STOP_IN_ORDER) and self._may_leave:
-            from zeropod.shim import departure  # only what may move ever needs it
-
-            self._move = departure.Move(self, number, everyone)
-            self.pod.nursery.start_soon(self._move.run)
-            return
-        await self._signal(number, everyone, request)
-
-    async def deliver(self, number: int, everyone: bool) -> None:
-        """Deliver the signal by which it was to end; it has not left. Raises RpcError."""
-        await self._signal(number, everyone, signals.request_of(number, self.settings, in_pod=bool(self.name)))
-
-    async def _signal(self, number: int, everyone: bool, request: Request) -> None:
-        if request in (Request.STOP, Request.STOP_IN_ORDER):
-            # It stays awake from now on, however long its shutdown takes.
-            self.life.inhibit_for_good(Reason.STOPPING.because())
-        async with self.allowed(request) as answer:
-            if answer is Answer.END:
-                await self.finish(ExitStatus(self.init.pid, 128 + number, time.time_ns()))
-                return
-            async with self._killing:
-                try:
-                    await self.runc.kill(self.id, number, everyone)
-                except RuncError as error:
-                    raise kill_error(error) from error
-
-    @property
-    def _may_leave(self) -> bool:
-        """Whether its stop may be that it goes on elsewhere, which the node's manager decides."""
-        settings = self.settings
-        wanted = settings.migrate or settings.live_migrate or self.asked_to_leave
-        is_able = self.controller is not None and not settings.disable_checkpointing and not settings.dry_run
-        return wanted and is_able and os.path.exists(paths.NODE_SOCKET)
-
-    @property
-    def _hibernates(self) -> bool:
-        """Whether it is on disk for its successor: a shutdown must not bring it back to let it end in order."""
-        departure = self.life.departure
-        return departure is not None and departure.is_kept and departure.result is not None
+        await self._stop.kill(number, everyone)
 
     async def pause(self) -> None:
         async with self.allowed(Request.PAUSE):

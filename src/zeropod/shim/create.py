@@ -5,6 +5,9 @@ network namespace gets a name, so that it outlives the processes, and CRIU gets 
 """
 
 import json
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from zeropod import paths
@@ -65,14 +68,13 @@ async def create(request: task_pb2.CreateTaskRequest, pod: Pod) -> Container:
     try:
         with reported("cannot prepare the container"):
             _keep_for_delete(container, options)
-            for part in request.rootfs:
-                mount.mount(part.type, part.source, bundle / "rootfs" / part.target.lstrip("/"), part.options)
+            _mount_root(request, bundle)
             container.life.explanation = why_never(spec, resolution)
             if container.life.explanation is None:
                 _prepare_for_sleep(container)
         if request.checkpoint:
             container.restore_from = Path(request.checkpoint)
-        elif not await _has_come_back(container):
+        elif not await _has_come_back(container, partial(_renew_root, request, bundle)):
             await container.create()
     except BaseException:
         await container.remove()
@@ -81,13 +83,35 @@ async def create(request: task_pb2.CreateTaskRequest, pod: Pod) -> Container:
     return container
 
 
-async def _has_come_back(container: Container) -> bool:
-    """Whether the container has come back from what was left for it; it is to be created otherwise."""
-    if not container.settings.keep_on_restart or container.controller is None:
-        return False
-    from zeropod.shim import arrival
+def _mount_root(request: task_pb2.CreateTaskRequest, bundle: Path) -> None:
+    """Raises OSError."""
+    for part in request.rootfs:
+        mount.mount(part.type, part.source, bundle / "rootfs" / part.target.lstrip("/"), part.options)
 
-    why = await arrival.come_back(container)
+
+def _renew_root(request: task_pb2.CreateTaskRequest, bundle: Path) -> None:
+    """Have the root file system as it was mounted, without anything that was written to it. Raises OSError."""
+    mount.unmount_below(bundle / "rootfs")
+    for option in (option for part in request.rootfs for option in part.options):
+        name, _, upper = option.partition("=")
+        if name == "upperdir":
+            for path in Path(upper).iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+    _mount_root(request, bundle)
+
+
+async def _has_come_back(container: Container, renew_root: Callable[[], None]) -> bool:
+    """Whether the container has come back from what was left for it; it is to be created otherwise."""
+    is_asked = container.settings.keep_on_restart or (container.name and paths.has_manager())
+    if not is_asked or container.controller is None:
+        return False
+    from zeropod.shim import arrival  # only what may come back ever needs it
+
+    with reported("cannot prepare the container"):
+        why = await arrival.come_back(container, renew_root)
     if container.has_come_back or not why:
         return container.has_come_back
     container.life.failure = container.life.explanation = Reason.STARTED_ANEW.because(why)

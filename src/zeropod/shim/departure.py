@@ -18,15 +18,12 @@ from zeropod.lifecycle.reasons import Reason
 from zeropod.rpc.client import Client, open_client
 from zeropod.rpc.messages import node_pb2
 from zeropod.rpc.status import Code, RpcError
-from zeropod.runtime.exports.manifest import Needs
 from zeropod.runtime.exports.needs import of_this_node
-from zeropod.runtime.spec import SANDBOX_NAME, SANDBOX_NAMESPACE, SANDBOX_UID
 from zeropod.shim import arrival
+from zeropod.shim.moving import SERVICE, moving, needs_message
 
 if TYPE_CHECKING:
     from zeropod.shim.container import Container
-
-SERVICE = "zeropod.node.v1.Node"
 
 PASSES_ON_FOR = 30.0
 """Seconds for which connections to the old address are passed on at most: endpoints have changed everywhere by then."""
@@ -72,16 +69,10 @@ class Move:
         self._container = container
         self._number = number
         self._everyone = everyone
+        self.is_over = False
+        """Whether it has not left, and gets its signals as any other."""
         self._scope = trio.CancelScope()
-        annotations = container.spec.annotations
-        self._moving = node_pb2.Moving(
-            namespace=container.runc.namespace,
-            id=container.id,
-            pod_namespace=annotations.get(SANDBOX_NAMESPACE, ""),
-            pod=annotations.get(SANDBOX_NAME, ""),
-            pod_uid=annotations.get(SANDBOX_UID, ""),
-            container=container.name,
-        )
+        self._moving = moving(container)
 
     def cancel(self) -> None:
         """It is killed: whatever has been tried is over."""
@@ -101,8 +92,9 @@ class Move:
                 container.log.exception("cannot leave")
             if await self._is_back():
                 container.log.info("ends here: %s", why)
+                self.is_over = True
                 try:
-                    await container.deliver(self._number, self._everyone)
+                    await container.kill(self._number, self._everyone)
                 except RpcError as error:
                     container.log.warning("its stop signal was not delivered: %s", error.message)
 
@@ -182,14 +174,3 @@ class Move:
         frozen = time.monotonic() - strategy.frozen_at if strategy else 0.0
         request.paused_at.FromNanoseconds(time.time_ns() - round(frozen * 1e9))
         return request
-
-
-def needs_message(needs: Needs) -> node_pb2.Needs:
-    """Return it as the node's manager gets it."""
-    return node_pb2.Needs(
-        architecture=needs.architecture,
-        kernel=needs.kernel,
-        criu=needs.criu,
-        cpu_features=needs.cpu_features,
-        page_size=needs.page_size,
-    )

@@ -2,7 +2,8 @@
 
 import signal
 
-from zeropod.lifecycle.machine import Request
+from zeropod import paths
+from zeropod.lifecycle.machine import Life, Request
 from zeropod.lifecycle.settings import Settings
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGRTMIN + 3})
@@ -20,3 +21,15 @@ def request_of(number: int, settings: Settings, *, in_pod: bool) -> Request:
         in_order = settings.wake_on_stop and not settings.disable_checkpointing
         return Request.STOP_IN_ORDER if in_order else Request.STOP
     return Request.SIGNAL
+
+
+def hibernates(life: Life) -> bool:
+    """Return whether it is on disk for its successor: a shutdown must not bring it back to let it end in order."""
+    departure = life.departure
+    return departure is not None and departure.is_kept and departure.result is not None
+
+
+def may_leave(settings: Settings, *, asked: bool) -> bool:
+    """Return whether its stop may be that it goes on elsewhere, which the node's manager decides."""
+    wanted = settings.migrate or settings.live_migrate or asked
+    return wanted and not settings.disable_checkpointing and not settings.dry_run and paths.has_manager()

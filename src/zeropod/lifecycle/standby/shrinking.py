@@ -12,7 +12,7 @@ import trio
 
 from zeropod.lifecycle.init_process import InitProcess
 from zeropod.runtime.memory.store import StoreBackend
-from zeropod.runtime.memory.userfault.eviction import Piece
+from zeropod.runtime.memory.userfault.piece import Piece
 
 FREEZE: Final = 0.06
 """Seconds of one moment, as it is aimed at."""

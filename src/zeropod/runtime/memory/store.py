@@ -33,10 +33,11 @@ from zeropod.runtime.memory.backend import (
 )
 from zeropod.runtime.memory.userfault import mappings
 from zeropod.runtime.memory.userfault.cold import Carried, InStore, leave
-from zeropod.runtime.memory.userfault.eviction import Eviction, Piece
+from zeropod.runtime.memory.userfault.eviction import Eviction
 from zeropod.runtime.memory.userfault.freezer import Cut, Freezer
 from zeropod.runtime.memory.userfault.holding import Hold
 from zeropod.runtime.memory.userfault.holdings import Holdings
+from zeropod.runtime.memory.userfault.piece import Piece
 from zeropod.runtime.memory.userfault.stopped import own_thread
 from zeropod.runtime.memory.userfault.store import PageStore
 from zeropod.runtime.pager import Pager, PagerLost, WorkingSet

@@ -24,7 +24,6 @@ Runs in a thread of its own. Other code may thaw the container at any moment; th
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from zeropod.kernel import userfault
@@ -39,6 +38,7 @@ from zeropod.runtime.memory.userfault.holding import Hold
 from zeropod.runtime.memory.userfault.holdings import Holdings, Member, Written
 from zeropod.runtime.memory.userfault.mappings import PageMap
 from zeropod.runtime.memory.userfault.opening import open_members
+from zeropod.runtime.memory.userfault.piece import Piece
 from zeropod.runtime.memory.userfault.ranges import (
     Range,
     divided,
@@ -73,19 +73,6 @@ def _anonymous(pid: int) -> int:
     with suppress(FileNotFoundError, ProcessLookupError):
         return mappings.Status.of(pid).anonymous
     return 0
-
-
-@dataclass(slots=True)
-class Piece:
-    """A part of a container's memory for one move; the next one goes on where it ended."""
-
-    size: int
-    """Bytes in memory that it has at most."""
-    pid: int = 0
-    address: int = 0
-    """Where it begins."""
-    is_last: bool = False
-    """Whether nothing lies behind it; the next one begins at the beginning."""
 
 
 class Eviction:
@@ -168,7 +155,7 @@ class Eviction:
         self._freezer.check_frozen()
         members = [member for member in members if self._register(member)]
         if self._piece:
-            members = self._cut_to(self._piece, members)
+            members = self._piece.cut(members, lambda pid, ranges: self._map(pid).look(ranges).present)
         as_of = holdings.generation.pager.journal.event_count if holdings.generation else 0
         stored = self._store(members)
         faults = holdings.generation.pager.journal.faults if holdings.generation else 0
@@ -201,27 +188,6 @@ class Eviction:
                 member.ranges.append((start, end))
         self._freezer.check()
         return bool(member.ranges)
-
-    def _cut_to(self, piece: Piece, members: Iterable[Member]) -> list[Member]:
-        """Limit the members' ranges to the piece, and have it go on behind them; return those that have any."""
-        chosen, left, begin = [], piece.size & -PAGE, (piece.pid, piece.address)
-        piece.is_last = True
-        for member in sorted(members, key=lambda each: each.pid):
-            if member.pid < begin[0] or not piece.is_last:
-                continue
-            first = begin[1] if member.pid == begin[0] else 0
-            ranges = intersect(member.ranges, [(first, 1 << 64)])
-            for low, high in self._map(member.pid).look(ranges).present:
-                if high - low >= left:
-                    piece.pid, piece.address, piece.is_last = member.pid, low + left, False
-                    ranges = intersect(ranges, [(first, low + left)])
-                    break
-                left -= high - low
-            member.ranges = ranges
-            chosen.append(member)
-        if piece.is_last:
-            piece.pid = piece.address = 0
-        return chosen
 
     def _map(self, pid: int) -> PageMap:
         if pid not in self._maps:
