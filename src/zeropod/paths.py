@@ -47,6 +47,9 @@ KEPT = Path("/var/lib/zeropod/kept")
 EXPORTS = Path("/var/lib/zeropod/exports")
 """What containers have left to come back from, elsewhere or after a restart: a directory for each, by its key."""
 
+MARKS = Path("/var/lib/zeropod/marks")
+"""A file for each container that is to come back after a restart, by its key, with the boot in which it was created."""
+
 OLD_IMAGES = Path("/var/lib/zeropod/i")
 """Images of shims of an older version, which may still run: a directory for each id, without a namespace."""
 

@@ -158,7 +158,7 @@ def _mark(export: Export) -> str:
 
 
 def _mark_of(export: Export) -> Path:
-    return export.directory.with_name(f"{export.key}.mark")
+    return paths.MARKS / export.key
 
 
 def ends(container: "Container") -> None:

@@ -55,6 +55,11 @@ class Leaving:
         node.until(lambda: bool(asked.evacuated) or len(asked.prepared) > 1, "its export is told to the manager", 30)
         assert asked.evacuated, asked.prepared[-1].obstacle
 
+    def elsewhere(self) -> None:
+        """Have the target take it through the tunnel, as on another node."""
+        uid = self.target.config.metadata.uid
+        self.manager.restores[uid] = node_pb2.RestoreResponse(found=True, migration=f"default/{self.key}", key=self.key)
+
     def taken(self) -> App:
         container = self.target.container(self.app.kind.name, self.app.kind.image, args=self.app.kind.args)
         return App(self.app.kind, container)
@@ -169,6 +174,56 @@ def test_every_page_is_right_after_each_of_three_moves_awake(stage: Stage, asked
         key = f"{uid}.{kind.name}"
         asked.prepares = node_pb2.PrepareEvacResponse(go=True, key=key)
         leaving = Leaving(app, stage.pod("1h", MOVES, uid=uid), asked, key)
+
+
+@pytest.mark.parametrize("asleep", [True, False])
+def test_what_goes_through_the_tunnel_is_right_and_all_of_it_comes(stage: Stage, asked: Manager, asleep: bool) -> None:
+    kind = checker(60)
+    leaving = begin(stage, asked, kind, "300ms" if asleep else "1h", keep_on_restart="false")
+    leaving.elsewhere()
+    with leaving.app.connect() as session:
+        assert session.ask("next") == "1"
+    if asleep:
+        leaving.app.standby()
+    leaving.stop()
+    leaving.exported()
+    app = leaving.taken()
+    if asleep:
+        app.standby()
+    node.until(lambda: bool(asked.finished), "the manager hears of it")
+    assert asked.finished[0].phase == "Completed"
+    with app.connect() as session:
+        assert session.ask("next") == "2"
+    asked.evacuates = node_pb2.EvacResponse(outcome=node_pb2.GIVEN)
+    asked.decided.set()
+    assert leaving.ended() == 0
+    node.until(lambda: asked.finished[-1].is_final, "all of it has come", 30)
+    last = asked.finished[-1]
+    print(f"{last.bytes_received >> 10} KiB were sent of {asked.evacuated[0].stored_bytes >> 10} KiB stored")
+    assert last.phase == "Completed"
+    assert last.pages_to_come == 0
+    assert not (paths.container("k8s.io", app.id) / "incoming").exists()
+    with app.connect() as session:
+        assert session.ask("next") == "3"
+    if asleep:
+        app.standby()
+        with app.connect() as session:
+            assert session.ask("next") == "4"
+
+
+def test_what_was_taken_back_before_the_commit_starts_anew_there(stage: Stage, asked: Manager) -> None:
+    leaving = begin(stage, asked, python(8000, 30), keep_on_restart="false")
+    leaving.elsewhere()
+    leaving.stop()
+    leaving.exported()
+    assert decision.decide(paths.EXPORTS / leaving.key, Decision.WITHDRAWN) is Decision.WITHDRAWN
+    app = leaving.taken().ready()
+    assert "its source has taken it back" in app.status.message
+    assert asked.finished[-1].phase == "Failed"
+    with app.connect() as session:
+        assert session.ask("count") == "1 1"
+    asked.decided.set()
+    assert leaving.ended() == IN_ORDER
 
 
 def test_what_the_manager_has_no_place_for_ends_in_order(stage: Stage, asked: Manager) -> None:
