@@ -18,6 +18,11 @@ class Listed:
         """Whether it is of the page store: its pieces may come while the container runs."""
         return self.name.startswith(f"{STORE}/")
 
+    @property
+    def store_number(self) -> int:
+        """The number of a file of the page store there."""
+        return int(self.name.rpartition("-")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class Contents:

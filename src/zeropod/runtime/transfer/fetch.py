@@ -7,6 +7,7 @@ asked as often as necessary, since the source decides once.
     nursery.start_soon(fetch.run)      connects when there is something to ask for; returns when there never will be
     await fetch.manifest()             what there is
     await fetch.small_files()          all that the restore needs is there
+    fetch.limit(…)                     what is needed of the page store
     fetch.pages_files()                the page store's files, which are still being filled: for the pager
     await fetch.commit()               given or withdrawn
     await fetch.complete()             every piece is there
@@ -16,7 +17,7 @@ asked as often as necessary, since the source decides once.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.transfer.contents import Contents
 from zeropod.runtime.transfer.errors import DecisionUnknown, ProtocolError, Refused, SourceLost
 from zeropod.runtime.transfer.incoming import Incoming
+from zeropod.runtime.transfer.order import StorePiece
 from zeropod.runtime.transfer.protocol import (
     LARGEST_ANSWER,
     Answer,
@@ -121,8 +123,6 @@ class Fetch:
         self._progress = trio.Event()
         """Set, and replaced, whenever something has arrived or failed."""
 
-    # What the container's tasks do
-
     async def manifest(self) -> manifests.Manifest:
         """Return the manifest, which was checked. Raises SourceLost."""
         await self._until(lambda: self._manifest is not None)
@@ -139,10 +139,10 @@ class Fetch:
         assert self._incoming
         return self._incoming.pages_files()
 
-    def prefer(self, pieces: Iterable[tuple[str, int]]) -> None:
-        """Bring in these pieces before others, in this order, after those that a process waits for."""
+    def limit(self, needed: Collection[StorePiece], first: Iterable[StorePiece] = ()) -> None:
+        """Bring in only these pieces of the page store (`order`), and `first` before others, in that order."""
         assert self._incoming
-        self._incoming.prefer((self._incoming.number(name), piece) for name, piece in pieces)
+        self._incoming.limit(needed, first)
 
     async def commit(self, within: float = COMMIT_WITHIN) -> Decision:
         """Ask for the container; return GIVEN or WITHDRAWN. Raises DecisionUnknown, SourceLost.
@@ -183,12 +183,12 @@ class Fetch:
         self._end()
 
     @property
-    def bytes_to_come(self) -> int:
-        return self._incoming.bytes_to_come if self._incoming else 0
-
-    @property
     def pieces_to_come(self) -> int:
         return self._incoming.pieces_to_come if self._incoming else 0
+
+    @property
+    def bytes_to_come(self) -> int:
+        return self._incoming.bytes_to_come if self._incoming else 0
 
     def _decision(self, answer: Answer) -> Decision | None:
         if not isinstance(answer, Decided):
@@ -230,8 +230,6 @@ class Fetch:
             self._incoming.lose(reason)
         self._connections.cancel()
         self._proceeds()
-
-    # The connections
 
     async def run(self) -> None:
         """Fetch until `done` or `failed`, or the source is lost. Raises nothing."""

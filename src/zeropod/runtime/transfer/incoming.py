@@ -6,7 +6,7 @@ lie, those that the restore needs first.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +16,7 @@ from zeropod.runtime.images import Fingerprint
 from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.pager.presence import PIECE, Filling, Presence
 from zeropod.runtime.transfer.contents import Contents, Listed
+from zeropod.runtime.transfer.order import StorePiece
 from zeropod.runtime.transfer.protocol import DIGEST, Coding, Data, Get
 from zeropod.runtime.transfer.zstd import Corrupt, Zstd
 
@@ -85,13 +86,6 @@ class Incoming:
             queue.setdefault(place)
             self._wake()
 
-    def number(self, name: str) -> int:
-        """Return the number of a file by its name. Raises KeyError."""
-        for number, file in enumerate(self._files):
-            if file.listed.name == name:
-                return number
-        raise KeyError(name)
-
     @property
     def urgent(self) -> bool:
         """Whether a process waits for a piece that was not asked for."""
@@ -125,7 +119,9 @@ class Incoming:
 
     def _ask(self, place: Place) -> Get:
         self._asked.add(place)
-        number, piece = place
+        return self._request(*place)
+
+    def _request(self, number: int, piece: int) -> Get:
         offset = piece * PIECE
         return Get(number, offset, min(PIECE, self._files[number].listed.size - offset))
 
@@ -155,7 +151,7 @@ class Incoming:
         return True
 
     def arrived(self, request: Get) -> None:
-        """The piece is stored."""
+        """The piece is stored, or is not needed."""
         file, piece = self._files[request.file], request.offset // PIECE
         self._asked.discard((request.file, piece))
         if not file.presence.has(piece):
@@ -185,17 +181,24 @@ class Incoming:
         try:
             for file in self._files:
                 if file.listed.is_store:
-                    found[int(file.listed.name.rpartition("-")[2])] = PagesFile.open(file.path, file.presence)
+                    found[file.listed.store_number] = PagesFile.open(file.path, file.presence)
         except OSError:
             for opened in found.values():
                 os.close(opened.descriptor)
             raise
         return found
 
-    def prefer(self, places: Iterable[Place]) -> None:
-        """Ask for these pieces next, in this order, after those that a process waits for."""
-        for place in places:
-            self.need(place, urgent=False)
+    def limit(self, needed: Collection[StorePiece], first: Iterable[StorePiece]) -> None:
+        """Leave out all other pieces of the page store, which no index refers to; ask for `first` before the rest."""
+        numbers = {file.listed.store_number: number for number, file in enumerate(self._files) if file.listed.is_store}
+        for of_store, number in numbers.items():
+            file = self._files[number]
+            for piece in range(-(-file.listed.size // PIECE)):
+                if (of_store, piece) not in needed and (number, piece) not in self._asked:
+                    self.arrived(self._request(number, piece))
+        for of_store, piece in first:
+            if of_store in numbers:
+                self.need((numbers[of_store], piece), urgent=False)
 
     def lose(self, reason: str) -> None:
         """No more pieces will come."""

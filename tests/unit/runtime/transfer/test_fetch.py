@@ -73,7 +73,7 @@ async def test_everything_arrives_is_committed_and_removed(tmp_path: Path) -> No
         assert await made.fetch.commit() is Decision.GIVEN
         await made.fetch.complete()
         made.check()
-        assert made.fetch.bytes_to_come == made.fetch.pieces_to_come == 0
+        assert made.fetch.bytes_to_come == 0
         assert PIECE < made.fetch.bytes_received < 2 * PIECE, "zeroes and what compresses cost next to nothing"
         for file in opened.values():
             assert file.complete
@@ -124,7 +124,7 @@ async def test_what_a_process_waits_for_comes_first(tmp_path: Path, monkeypatch:
             mark(piece)
 
         monkeypatch.setattr(opened.presence, "mark", marked)
-        made.fetch.prefer([("store/pages-1", 50), ("store/pages-1", 51)])
+        made.fetch.limit({(1, piece) for piece in range(60)}, [(1, 50), (1, 51), (7, 0)])
         opened.presence.need(40, True)
         opened.presence.need(41, True)
         opened.presence.need(10_000, True)  # there is none
@@ -135,6 +135,25 @@ async def test_what_a_process_waits_for_comes_first(tmp_path: Path, monkeypatch:
     assert max(asked.index(40), asked.index(41)) < late + 2
     assert max(asked.index(50), asked.index(51)) < late + 4
     assert sorted(asked) == sorted(set(asked)), "nothing comes twice"
+
+
+async def test_what_no_index_refers_to_does_not_travel(tmp_path: Path) -> None:
+    content = {"images/a": b"", "store/pages-1": os.urandom(30 * PIECE), "store/pages-2": os.urandom(PIECE + 1)}
+    needed = {(1, 3), (1, 29), (2, 1)}
+    async with moving(tmp_path, content) as made:
+        await made.fetch.small_files()
+        made.fetch.limit(needed)
+        await made.fetch.complete()
+        opened = made.fetch.pages_files()
+        assert all(file.complete and not file.damage() for file in opened.values())
+        for number, piece in needed:
+            there = os.pread(opened[number].descriptor, PIECE, piece * PIECE)
+            assert there == content[f"store/pages-{number}"][piece * PIECE :][:PIECE]
+        assert made.fetch.bytes_received < 8 * PIECE, "and what was on its way"
+        assert made.fetch.bytes_to_come == 0
+        for file in opened.values():
+            assert os.fstat(file.descriptor).st_size in (30 * PIECE, PIECE + 1)
+            os.close(file.descriptor)
 
 
 async def test_a_source_that_has_it_no_more_is_lost_at_once(tmp_path: Path) -> None:
