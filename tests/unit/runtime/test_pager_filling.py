@@ -35,7 +35,13 @@ PER_PIECE = PIECE // PAGE
 WITHIN = 60.0
 """Seconds."""
 pytestmark = pytest.mark.skipif(not os.path.exists(userfault.DEVICE), reason="needs /dev/userfaultfd")
+_MAYMOVE, _FIXED = 1, 2
+_FORKS = 1 << 1
+"""UFFD_FEATURE_EVENT_FORK."""
 _libc = ctypes.CDLL(None)
+_libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
+_libc.mremap.restype = ctypes.c_void_p
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
 
 
@@ -53,11 +59,16 @@ def page_content(number: int) -> bytes:
 class World:
     """Memory of PID all of which is out, in a file of which nothing has arrived."""
 
-    def __init__(self, directory: Path, pieces: int, ahead: int = 16, skew: int = 0) -> None:
-        """`skew` moves the memory against the file: a block of it is then in two pieces."""
+    def __init__(self, directory: Path, pieces: int, ahead: int = 16, skew: int = 0, *, events: bool = False) -> None:
+        """`skew` moves the memory against the file: a block of it is then in two pieces.
+
+        With `events` the pager hears of changes of addresses, and there is as much free memory behind.
+        """
+        self.events = events
         self.count = pieces * PER_PIECE - skew
         self.skew = skew
-        self.memory = mmap.mmap(-1, self.count * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        mapped = self.count * PAGE * (2 if events else 1)
+        self.memory = mmap.mmap(-1, mapped, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         self.path = directory / "pages-1"
         self.file = os.open(self.path, os.O_RDWR | os.O_CREAT)
@@ -87,7 +98,8 @@ class World:
     def pager(self, working_set: WorkingSet = ()) -> Pager:
         self.uffd = userfault.new(device := userfault.device())
         os.close(device)
-        userfault.handshake(self.uffd, 0)  # without events: this process forks
+        # This process forks in other tests, after which the pager would have to serve the child, too.
+        userfault.handshake(self.uffd, userfault.EVENTS & ~_FORKS if self.events else 0)
         userfault.register(self.uffd, self.start, self.count * PAGE, userfault.MISSING)
         journal = Journal.create()
         spaces = Spaces(self.image, [0], journal)
@@ -101,6 +113,19 @@ class World:
         """Read a page, in a thread; return whether it has the right content."""
         expected = page_content(page + self.skew)
         return not _libc.memcmp(self.start + page * PAGE, expected, PAGE)
+
+    def move(self, page: int, to: int, pages: int) -> None:
+        """mremap(2), to the free memory."""
+        place = self.start + to * PAGE
+        found = _libc.mremap(self.start + page * PAGE, pages * PAGE, pages * PAGE, _MAYMOVE | _FIXED, place)
+        assert found == place
+
+    def discard(self, page: int, pages: int) -> None:
+        assert not _libc.madvise(self.start + page * PAGE, pages * PAGE, mmap.MADV_DONTNEED)
+
+    def has(self, page: int, content: bytes) -> bool:
+        """Read a page, in a thread; return whether it has this content."""
+        return not _libc.memcmp(self.start + page * PAGE, content, PAGE)
 
     async def is_right(self, page: int) -> None:
         assert await trio.to_thread.run_sync(partial(self.touch, page), abandon_on_cancel=True), page
@@ -307,6 +332,53 @@ async def test_random_faults_while_pieces_arrive_in_any_order(tmp_path: Path, ki
                 await until(partial(world.was_replaced, number))
         for page in range(world.count):
             await world.is_right(page)
+    assert len(world.said) == kills
+
+
+@pytest.mark.parametrize("kills", [0, 6])
+async def test_addresses_that_change_while_faults_wait(tmp_path: Path, kills: int) -> None:
+    """Pages that were moved come to where they are, and discarded ones are zero, whenever their piece arrives."""
+    chance = random.Random(kills + 10)
+    world = World(tmp_path, 12, skew=7, events=True)
+    for piece in (0, 5):
+        world.arrive(piece)
+    expected = {page: page_content(page + world.skew) for page in range(world.count)}
+
+    async def right(page: int, content: bytes) -> None:
+        assert await trio.to_thread.run_sync(world.has, page, content, abandon_on_cancel=True), page
+
+    async with served(world) as pager:
+        async with trio.open_nursery() as nursery:
+            for page in chance.sample(range(world.count // 2), 8):
+                nursery.start_soon(right, page, expected[page])  # most of them wait
+            await until(lambda: len(world.asked) > 2)
+
+            async def kill() -> None:
+                for number in range(kills):
+                    await trio.sleep(0.01)
+                    os.kill(pager.pid, signal.SIGKILL)
+                    await until(partial(world.was_replaced, number))
+
+            async def change() -> None:
+                # In the second half, where nothing waits yet.
+                for start in range(world.count // 2, world.count - 24, 24):
+                    pages, to = chance.randrange(1, 20), world.count + start
+                    await trio.to_thread.run_sync(world.move, start, to, pages)
+                    for page in range(pages):
+                        expected[to + page] = expected.pop(start + page)
+                    gone = start + pages
+                    await trio.to_thread.run_sync(world.discard, gone, 3)
+                    expected.update({gone + page: bytes(PAGE) for page in range(3)})
+                    await trio.sleep(0.002)
+
+            nursery.start_soon(kill)
+            nursery.start_soon(change)
+            for piece in chance.sample([1, 2, 3, 4, 6, 7, 8, 9, 10, 11], 10):
+                await trio.sleep(0.02)
+                world.arrive(piece)
+            world.complete()
+        for page, content in expected.items():
+            await right(page, content)
     assert len(world.said) == kills
 
 
