@@ -1,7 +1,7 @@
 """Which pieces of a page store a container needs at all, and which ones its next wake will need first.
 
-Pure: from the indexes of its processes. Files of a store keep pages that are out of date, and whole pieces of those
-need not travel.
+Pure: from the indexes of its processes. Files of a store keep pages that are out of date. Whole pieces of those are not
+asked for by the target, and single pages are sent as zeroes by the source, which compress to nothing.
 """
 
 import re
@@ -29,6 +29,17 @@ def needed(indexes: Iterable[Index]) -> set[StorePiece]:
             for run in _USABLE.finditer(extent.states):
                 first, last = (extent.offset + page * PAGE for page in (run.start(), run.end() - 1))
                 found.update((extent.file, piece) for piece in range(first // PIECE, last // PIECE + 1))
+    return found
+
+
+def needed_pages(indexes: Iterable[Index], sizes: Mapping[int, int]) -> dict[int, bytearray]:
+    """Return a byte for each page of each file, not 0 if an index may bring the page back; `sizes` are in bytes."""
+    found = {number: bytearray(-(-size // PAGE)) for number, size in sizes.items()}
+    for index in indexes:
+        for extent in index:
+            for run in _USABLE.finditer(extent.states):
+                first = extent.offset // PAGE + run.start()
+                found[extent.file][first : first + len(run[0])] = b"\1" * len(run[0])
     return found
 
 

@@ -7,18 +7,22 @@ thread, while the piece before it is being sent.
 
 import logging
 import os
+import re
 from collections import OrderedDict
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
 import trio
 
+from zeropod.kernel.userfault import PAGE
 from zeropod.runtime.exports import manifest
 from zeropod.runtime.exports.decision import Decision
 from zeropod.runtime.exports.errors import BadExport
 from zeropod.runtime.exports.export import Export
 from zeropod.runtime.transfer.contents import Contents
 from zeropod.runtime.transfer.errors import ProtocolError
+from zeropod.runtime.transfer.order import needed_pages
 from zeropod.runtime.transfer.protocol import (
     DIGEST,
     LARGEST_MANIFEST,
@@ -56,6 +60,7 @@ IDLE: Final = 900.0
 STUCK: Final = 60.0
 """Seconds in which a client must take an answer."""
 READ: Final = 1 << 16
+_OUTDATED: Final = re.compile(b"\0+")
 
 
 async def serve(stream: trio.abc.Stream, export: Export) -> None:
@@ -106,6 +111,8 @@ class _Server:
         self._contents: Contents | None = None
         self._open: OrderedDict[int, int] = OrderedDict()
         """Descriptors by number of the file, the one used last at the end."""
+        self._needed: dict[int, bytearray] = {}
+        """A byte for each page of the store's files."""
         self._zstd = Zstd()
 
     async def answer(
@@ -157,7 +164,11 @@ class _Server:
 
     def _data(self, request: Get) -> Answer:
         if self._contents is None:
-            self._contents = Contents.of(manifest.decode(self._manifest()))
+            found = manifest.decode(self._manifest())
+            self._contents = Contents.of(found)
+            with suppress(BadExport):  # an index that cannot be read is for the target to refuse
+                if indexes := self._export.indexes(found):
+                    self._needed = needed_pages(indexes.values(), found.stored)
         if request.file >= len(self._contents.files):
             return Error("there is no such file")
         listed = self._contents.files[request.file]
@@ -166,6 +177,8 @@ class _Server:
         content = os.pread(self._descriptor(request.file), request.length, request.offset)
         if len(content) != request.length:
             return Error(f"{listed.name} was cut short")
+        if listed.is_store:
+            content = self._without_outdated(listed.store_number, request.offset, content)
         digest = blake2b(content, digest_size=DIGEST).digest()
         if content == bytes(len(content)):
             coding, payload = Coding.ZEROES, b""
@@ -174,6 +187,20 @@ class _Server:
         else:
             coding, payload = Coding.RAW, content
         return Data(request.file, request.offset, request.length, coding, digest, payload)
+
+    def _without_outdated(self, number: int, offset: int, content: bytes) -> bytes:
+        """Return the content with zeroes in place of pages that are out of date."""
+        needed = self._needed.get(number)
+        if needed is None or offset % PAGE:
+            return content
+        pages = needed[offset // PAGE : -(-(offset + len(content)) // PAGE)]
+        if 0 not in pages:
+            return content
+        changed = bytearray(content)
+        for run in _OUTDATED.finditer(pages):
+            start, end = run.start() * PAGE, min(run.end() * PAGE, len(content))
+            changed[start:end] = bytes(end - start)
+        return bytes(changed)
 
     def _descriptor(self, number: int) -> int:
         if number not in self._open:

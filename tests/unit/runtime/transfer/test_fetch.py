@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,15 @@ import trio
 import trio.testing
 from tests.unit.runtime.transfer.exports import KEY, Proxy, files, make
 
-from zeropod.runtime.exports import manifest
+from zeropod.kernel.userfault import PAGE
+from zeropod.runtime.exports import index_file, manifest
 from zeropod.runtime.exports.decision import Decision
 from zeropod.runtime.exports.export import Export
+from zeropod.runtime.memory.userfault.extents import Extent, Index
+from zeropod.runtime.pager.journal import MISSING, OUTDATED
 from zeropod.runtime.pager.presence import PIECE
 from zeropod.runtime.transfer import fetch as module
+from zeropod.runtime.transfer import zstd
 from zeropod.runtime.transfer.errors import DecisionUnknown, Refused, SourceLost
 from zeropod.runtime.transfer.fetch import Fetch
 from zeropod.runtime.transfer.incoming import Incoming
@@ -154,6 +159,29 @@ async def test_what_no_index_refers_to_does_not_travel(tmp_path: Path) -> None:
         for file in opened.values():
             assert os.fstat(file.descriptor).st_size in (30 * PIECE, PIECE + 1)
             os.close(file.descriptor)
+
+
+async def test_pages_that_are_out_of_date_travel_as_zeroes(tmp_path: Path) -> None:
+    stored = os.urandom(3 * PIECE + PAGE)
+    async with moving(tmp_path, {"images/a": b"", "index-1": b"", "store/pages-4": stored}) as made:
+        states = bytearray([OUTDATED]) * (len(stored) // PAGE)
+        live = (0, 7, 64, 65, 191, 192)
+        for page in live:
+            states[page] = MISSING
+        index = Index([Extent(1 << 30, (1 << 30) + len(stored), 4, 0, bytes(states))])
+        index_file.write(made.export.directory / "index-1", index)
+        found = manifest.read(made.export.directory / manifest.FILE)
+        files = {**found.files, "index-1": (made.export.directory / "index-1").stat().st_size}
+        (made.export.directory / manifest.FILE).write_bytes(replace(found, files=files).encode())
+        await made.fetch.complete()
+        arrived = (made.target / "store/pages-4").read_bytes()
+        expected = bytearray(len(stored))
+        for page in live:
+            expected[page * PAGE : (page + 1) * PAGE] = stored[page * PAGE : (page + 1) * PAGE]
+        assert arrived == expected
+        if zstd.available():
+            assert made.fetch.bytes_received < (len(live) + 2) * PAGE
+        assert (made.export.store / "pages-4").read_bytes() == stored
 
 
 async def test_a_source_that_has_it_no_more_is_lost_at_once(tmp_path: Path) -> None:
