@@ -15,7 +15,7 @@ import h11
 import trio
 from trio.testing import memory_stream_pair
 
-from zeropod.manager.kube.client import Object
+from zeropod.manager.kube.client import MERGE, Object
 from zeropod.manager.kube.errors import Unreachable
 
 
@@ -181,12 +181,15 @@ class FakeApi:
             case "GET" if path.rpartition("/")[2] in KINDS:
                 return self._list(asked)
             case "POST" if asked.body is not None:
-                return Answer(201, self.put(f"{path}/{asked.body['metadata']['name']}", asked.body))
+                made = f"{path}/{asked.body['metadata']['name']}"
+                if made in self.objects:
+                    return status(409, "AlreadyExists", f"{made} already exists")
+                return Answer(201, self.put(made, asked.body))
             case "DELETE" if path in self.objects:
                 self.remove(path)
                 return Answer(200, {"kind": "Status", "status": "Success"})
             case "PATCH" if asked.body is not None:
-                return self._patch(path, asked.body, applied="apply" in asked.headers["content-type"])
+                return self._patch(path, asked.body, asked.headers["content-type"])
         return status(404, "NotFound", f"{asked.path} not found")
 
     def _list(self, asked: Asked) -> Answer:
@@ -198,15 +201,15 @@ class FakeApi:
         about = {"resourceVersion": str(self.version), "continue": rest}
         return Answer(200, {"kind": "List", "metadata": about, "items": items})
 
-    def _patch(self, path: str, patch: Object, *, applied: bool) -> Answer:
-        known = self.objects.get(path)
+    def _patch(self, path: str, patch: Object, kind: str) -> Answer:
+        known, applied = self.objects.get(path), "apply" in kind
         if known is None:
             return Answer(201, self.put(path, patch)) if applied else status(404, "NotFound", f"{path} not found")
         for name in ("uid", "resourceVersion"):
             wanted = patch.get("metadata", {}).get(name)
             if wanted is not None and wanted != known["metadata"].get(name):
                 return status(409, "Conflict", f"{name} is another one")
-        changed = _merged(known, patch)
+        changed = _merged(known, patch, by_name=kind != MERGE)
         if applied and "status" in patch:
             # What an applier leaves out, it removes; nothing else here is applied twice in parts.
             changed["status"] = patch["status"]
@@ -233,7 +236,7 @@ class FakeApi:
         await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
 
 
-KINDS = ("pods", "zeropods", "events", "nodes", "daemonsets", "runtimeclasses")
+KINDS = ("pods", "zeropods", "migrations", "events", "nodes", "daemonsets", "runtimeclasses")
 
 
 def _is_in(path: str, of: str) -> bool:
@@ -241,19 +244,20 @@ def _is_in(path: str, of: str) -> bool:
     return path.startswith(of + "/") or (path.split("/")[-2] == of.rpartition("/")[2] and "/namespaces/" not in of)
 
 
-def _merged(known: Any, patch: Any) -> Any:
-    """A merge patch, in which lists of what has a name are merged too: all that is needed of the strategic one."""
+def _merged(known: Any, patch: Any, *, by_name: bool) -> Any:
+    """A merge patch; `by_name`, lists of what has a name are merged too: all that is needed of the strategic one."""
     if isinstance(patch, dict):
         base = dict(known) if isinstance(known, dict) else {}
         for key, value in patch.items():
             if value is None:
                 base.pop(key, None)
             else:
-                base[key] = _merged(base.get(key), value)
+                base[key] = _merged(base.get(key), value, by_name=by_name)
         return base
-    if isinstance(patch, list) and isinstance(known, list) and all("name" in each for each in (*patch, *known)):
+    lists = by_name and isinstance(patch, list) and isinstance(known, list)
+    if lists and all("name" in each for each in (*patch, *known)):
         changes = {each["name"]: each for each in patch}
-        return [_merged(each, changes.get(each["name"], {})) for each in known]
+        return [_merged(each, changes.get(each["name"], {}), by_name=True) for each in known]
     return patch
 
 
