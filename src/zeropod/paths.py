@@ -80,6 +80,9 @@ NODE_SOCKET = f"{MANAGER_SOCKETS}/node.sock"
 TRANSFER_SOCKET = f"{MANAGER_SOCKETS}/transfer.sock"
 """Where a shim gets a connection to what another node has to come back from."""
 
+EXPORTS_SOCKET = "/run/zeropod/x/exports.sock"
+"""Where the node's exporter, which is root, gives the manager what containers have left behind."""
+
 RESERVED = "reserved"
 """A file in a container's directory during a dump: the bytes that its image is expected to need."""
 
@@ -185,6 +188,16 @@ def open_to_manager(place: str) -> None:
     with suppress(PermissionError):
         os.chown(place, -1, MANAGER_GROUP)
         os.chmod(place, 0o750 if is_directory else 0o660)
+
+
+def give_to_manager(directory: str) -> None:
+    """Lets the manager's group, and no other user but root, make sockets in a directory. Raises OSError.
+
+    Makes the directory if there is nothing.
+    """
+    open_to_manager(directory)
+    if os.stat(directory).st_gid == MANAGER_GROUP:
+        os.chmod(directory, 0o770)
 
 
 def _checked(*names: str) -> tuple[str, ...]:

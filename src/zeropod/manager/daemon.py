@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
 import trio
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
 async def run(
     addresses: list[Address],
     node: Node,
-    kubernetes: Callable[[Node], Prepared] | None = None,
+    kubernetes: Sequence[Callable[[Node], Prepared]] = (),
     name: str = "",
     page_hosts: Collection[str] = (),
 ) -> None:
@@ -75,29 +75,37 @@ async def run(
         nursery.start_soon(_until_signal, nursery.cancel_scope)
         nursery.start_soon(node.run)
         nursery.start_soon(follow, node, page.history)
-        if kubernetes:
-            collector, reconcile = kubernetes(node)
+        for prepare in kubernetes:
+            collector, work = prepare(node)
             collectors.append(collector)
-            nursery.start_soon(reconcile)
+            nursery.start_soon(work)
         nursery.start_soon(serve, sockets, application(node, page, collectors, page_hosts))
         log.info("serves %s on %s, pid %d", PATHS, ", ".join(map(url, sockets)), os.getpid())
 
 
-def _kubernetes(options: argparse.Namespace) -> Callable[[Node], Prepared] | None:
-    """Return the part that talks to the API server, imported only if a flag asks for it. Raises _UsageError."""
+def _kubernetes(options: argparse.Namespace) -> list[Callable[[Node], Prepared]]:
+    """What talks to the API server, imported only if a flag asks for it. Raises _UsageError."""
     wanted = (options.status_labels, options.status_events, options.in_place_scaling, options.zeropods)
-    if not any(wanted):
-        return None
+    if not any(wanted) and not options.migration:
+        return []
     from zeropod.manager.kube.errors import Unreachable
-    from zeropod.manager.kube.service import preparation
-    from zeropod.manager.kube.work import Options
 
     if not options.node_name:
         raise _UsageError("--node-name, or NODE_NAME in the environment, has to say which node's pods are its own")
+    made: list[Callable[[Node], Prepared]] = []
     try:
-        return preparation(Options(*wanted), options.node_name)
-    except Unreachable as error:
+        if any(wanted):
+            from zeropod.manager.kube.service import preparation
+            from zeropod.manager.kube.work import Options
+
+            made.append(preparation(Options(*wanted), options.node_name))
+        if options.migration:
+            from zeropod.manager.migration import flags, start
+
+            made.append(start.preparation(flags.settings(options, os.environ)))
+    except (Unreachable, ValueError) as error:
         raise _UsageError(str(error)) from None
+    return made
 
 
 async def _until_signal(scope: trio.CancelScope) -> None:
@@ -147,9 +155,51 @@ def parser() -> argparse.ArgumentParser:
         "--node-name",
         default=os.environ.get("NODE_NAME", ""),
         metavar="NAME",
-        help="what Kubernetes calls this node; the four above need it (default: NODE_NAME of the environment)",
+        help="what Kubernetes calls this node; the four above and --migration need it (default: NODE_NAME of the "
+        "environment)",
     )
+    _add_migration(made)
     return made
+
+
+def _add_migration(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--migration",
+        action="store_true",
+        help="take part in moving containers between nodes; the rest is for this alone, and POD_IP of the environment "
+        "has to say where other nodes reach it",
+    )
+    made.add_argument(
+        "--node-server-addr",
+        default=":8090",
+        metavar="[ADDRESS]:PORT",
+        help="where other nodes' managers connect to (default: :8090)",
+    )
+    made.add_argument(
+        "--migration-claim-timeout",
+        default="10s",
+        metavar="DURATION",
+        help="how long a container that is to move waits for its pod's replacement to be scheduled (default: 10s)",
+    )
+    made.add_argument(
+        "--migration-ready-timeout",
+        default="5m",
+        metavar="DURATION",
+        help="how long for that to be ready, or for a pod that comes only when the old one is gone, to come "
+        "(default: 5m); the pod's grace period ends both before",
+    )
+    made.add_argument(
+        "--migration-servers-timeout",
+        default="10s",
+        metavar="DURATION",
+        help="how long a replacement waits for the container, once it is ready (default: 10s)",
+    )
+    made.add_argument(
+        "--migration-bandwidth",
+        default="0",
+        metavar="QUANTITY",
+        help="bytes a second that all transfers from this node may take together, such as 50Mi (default: 0, any)",
+    )
 
 
 def _address(text: str) -> Address:

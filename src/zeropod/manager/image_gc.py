@@ -2,7 +2,7 @@
 
 A reboot leaves such images behind, and so does a shim that could not clean up after itself. It runs as root, since
 images are root's, and therefore opens no network socket: `zeropod manager`, which does, needs none of its rights. It
-also makes the directory of the shims' sockets accessible to the manager, and sets the node's limits for the shims.
+also makes the directories of sockets accessible to the manager, and sets the node's limits for the shims.
 """
 
 import argparse
@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
         paths.make_private(run)
         run.chmod(0o700)  # a kubelet that mounts it has created it readable for all users
         paths.open_to_manager(paths.STATUS_SOCKETS)
+        paths.give_to_manager(paths.MANAGER_SOCKETS)
         node_config.override({key: value for key, value in given.items() if value is not None})
         for key, size in budget.collect_orphans(_existing):
             name = "/".join(filter(None, key))

@@ -18,6 +18,7 @@ from zeropod.kernel.inotify import Change, DirectoryWatch
 from zeropod.rpc.client import open_client
 from zeropod.rpc.messages.status_pb2 import (
     ContainerStatus,
+    LeaveRequest,
     SleepRequest,
     Update,
     WakeRequest,
@@ -116,6 +117,10 @@ class Node:
     async def wake(self, id: str) -> None:
         """Wake a container. Raises RpcError."""
         await self._call(id, "Wake", WakeRequest(id=id), ContainerStatus, shims.DEADLINE)
+
+    async def leave(self, id: str) -> None:
+        """Have a container move at its next stop although no annotation says so. Raises RpcError."""
+        await self._call(id, "Leave", LeaveRequest(id=id), ContainerStatus, shims.PATIENCE)
 
     async def _call(
         self, id: str, method: str, request: Message, answer: type[AnyMessage], timeout: float

@@ -20,6 +20,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(paths, "OLD_IMAGES", tmp_path / "i")
     monkeypatch.setattr(paths, "PODS", tmp_path / "pods")
     monkeypatch.setattr(paths, "STATUS_SOCKETS", str(tmp_path / "run" / "s"))
+    monkeypatch.setattr(paths, "MANAGER_SOCKETS", str(tmp_path / "run" / "n"))
     return tmp_path
 
 
@@ -70,6 +71,8 @@ def test_its_flags_hold_for_all_shims() -> None:
 def test_the_managers_group_gets_at_the_sockets_and_at_nothing_beside_them(node: Path) -> None:
     (node / "run" / "s").mkdir(parents=True)  # as a kubelet makes them, which mounts them first
     assert image_gc.main([]) == 0
-    for place, mode, group in ((node / "run", 0o700, 0), (node / "run" / "s", 0o750, paths.MANAGER_GROUP)):
+    expected = (("", 0o700, 0), ("s", 0o750, paths.MANAGER_GROUP), ("n", 0o770, paths.MANAGER_GROUP))
+    for name, mode, group in expected:
+        place = node / "run" / name
         status = place.stat()
         assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, 0, group)

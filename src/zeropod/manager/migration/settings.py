@@ -10,9 +10,6 @@ class Settings:
     host: str = ""
     """The address at which other managers reach this one: its pod's."""
     port: int = 8090
-    pod: str = ""
-    pod_uid: str = ""
-    """Of the manager itself: its tokens are bound to it."""
     claim_timeout: float = 10.0
     """Seconds for a replacement to be there."""
     ready_timeout: float = 300.0

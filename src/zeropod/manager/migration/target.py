@@ -60,10 +60,8 @@ class Target:
         self._written: dict[tuple[str, str], float] = {}
         """When progress was written last, by Migration and container."""
         self._wake = trio.Event()
-        self.seconds: list[float] = []
-        """How long containers that came here have answered to nothing."""
-        self.received = 0
-        """Bytes of those."""
+        self.count, self.seconds = 0, 0.0
+        """Containers that came here, and how long they have answered to nothing, together."""
 
     async def run(self) -> None:
         """Claim, until cancelled."""
@@ -192,7 +190,6 @@ class Target:
         self._written[key] = now
         if request.is_final:
             self._written.pop(key, None)
-            self.received += request.bytes_received
         fields: Object = {
             "bytesReceived": request.bytes_received,
             "pagesToCome": 0 if request.is_final else request.pages_to_come,
@@ -213,7 +210,7 @@ class Target:
             await self._teller.tell(*source, telling.FAILED, request.why or "its target does not say why")
             return
         if took := migration.said(name).get("migrationDuration"):
-            self.seconds.append(resource.milliseconds(took) / 1000)
+            self.count, self.seconds = self.count + 1, self.seconds + resource.milliseconds(took) / 1000
         within = f" in {took}" if took else ""
         await self._teller.tell(*target, telling.MOVED, f"came from {migration.source_node}{within}")
         await self._teller.tell(*source, telling.MOVED, f"goes on as {moving.pod} on {migration.target_node}")

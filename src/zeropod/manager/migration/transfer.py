@@ -1,0 +1,248 @@
+"""Where transfers come in: from shims of this node that restore, and from managers of other nodes whose shims do.
+
+What a container has left behind goes to the node whose pod has claimed it, while there is something to come, and to no
+other; each that is refused is told why, and so is the log. What is passed on is between a shim and an exporter.
+"""
+
+import logging
+import os
+import socket
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import trio
+
+from zeropod import paths
+from zeropod.manager.kube.errors import ApiError
+from zeropod.manager.migration.identity import Identity, Unproved
+from zeropod.manager.migration.names import COMPLETED, FINAL, RUNNING
+from zeropod.manager.migration.peers import (
+    CONNECT_TIMEOUT,
+    Line,
+    PeerError,
+    accepted,
+    connected,
+    read_line,
+    refusal_in,
+    write_line,
+)
+from zeropod.manager.migration.relay import Bandwidth, relay
+from zeropod.manager.migration.resource import Migration
+from zeropod.manager.migration.settings import Settings
+from zeropod.manager.migration.source import Source
+from zeropod.manager.migration.store import Store
+
+log = logging.getLogger(__name__)
+
+MOST = 64
+"""Transfers at once from other nodes, and likewise to shims of this one."""
+LOCAL = 10.0
+"""Seconds for the exporter of this node to answer."""
+
+
+class Transfers:
+    """Both ends of this node's."""
+
+    def __init__(self, store: Store, source: Source, identity: Identity, settings: Settings) -> None:
+        self._store, self._source, self._identity, self._settings = store, source, identity, settings
+        self._bandwidth = Bandwidth(settings.bandwidth)
+        self._incoming, self._outgoing = trio.CapacityLimiter(MOST), trio.CapacityLimiter(MOST)
+        self.bytes: Counter[str] = Counter()
+        """Of what was sent to other nodes and received from them."""
+        self.refused = 0
+        """Connections of other nodes that had no right to what they asked for."""
+
+    async def serve_nodes(self, listeners: list[trio.SocketListener], context: ssl.SSLContext, name: str) -> None:
+        """Serve managers of other nodes by a certificate with this fingerprint, until cancelled."""
+
+        async def serve(stream: trio.SocketStream) -> None:
+            await self._serve_node(stream, context, name)
+
+        await trio.serve_listeners(serve, listeners)
+
+    async def serve_shims(self, listeners: list[trio.SocketListener]) -> None:
+        """Serve shims of this node, until cancelled."""
+        await trio.serve_listeners(self._serve_shim, listeners)
+
+    async def connect(self, migration: Migration) -> str:
+        """Make sure that a source's manager can be reached, and proves its node; return why not.
+
+        What both sides know of each other afterwards is what makes the next connection quick.
+        """
+        if migration.source_node == self._settings.node:
+            return ""
+        try:
+            async with self._to_source(migration, "", {"hello": True}):
+                return ""
+        except PeerError as error:
+            log.warning("%s/%s: %s", *migration.key, error)
+            return str(error)
+
+    @asynccontextmanager
+    async def _to_source(self, migration: Migration, container: str, asked: Line) -> AsyncIterator[trio.abc.Stream]:
+        server = migration.wanted(container or next(iter(migration.names), "")).get("imageServer") or {}
+        host, port = str(server.get("host") or ""), server.get("port")
+        if not host or not isinstance(port, int):
+            raise PeerError(f"{migration.name} does not say where node {migration.source_node} serves it")
+        async with connected(self._identity, host, port, migration.source_node, asked) as stream:
+            yield stream
+
+    async def _serve_shim(self, shim: trio.SocketStream) -> None:
+        """Connect a shim that restores to where its container comes from."""
+        async with shim:
+            try:
+                if self._outgoing.available_tokens < 1:
+                    raise PeerError(f"{MOST} transfers to this node are under way")
+                async with self._outgoing:
+                    with trio.fail_after(LOCAL):
+                        asked = await read_line(shim)
+                    migration, container = self._find(asked)
+                    if migration.target_node != self._settings.node:
+                        raise PeerError("no pod of this node has claimed it")
+                    async with self._opened(migration, container) as source:
+                        await write_line(shim, {"ok": True})
+                        await self._pass(shim, source, Bandwidth(), "received", migration, container)
+            except (PeerError, trio.TooSlowError) as error:
+                why = str(error) or f"it says nothing within {LOCAL:g} s"
+                log.warning("a shim of this node gets no connection: %s", why)
+                await _refuse(shim, why)
+
+    @asynccontextmanager
+    async def _opened(self, migration: Migration, container: str) -> AsyncIterator[trio.abc.Stream]:
+        if migration.source_node != self._settings.node:
+            wanted = {"migration": "/".join(migration.key), "container": container}
+            async with self._to_source(migration, container, wanted) as stream:
+                yield stream
+            return
+        if why := await self._obstacle(migration, container, self._settings.node):
+            raise PeerError(why)
+        async with self._exporter(migration, container) as stream:
+            yield stream
+
+    async def _serve_node(self, plain: trio.SocketStream, context: ssl.SSLContext, name: str) -> None:
+        address, stream = _address_of(plain), plain
+        try:
+            if self._incoming.available_tokens < 1:
+                raise PeerError(f"{MOST} transfers from this node are under way")
+            async with self._incoming:
+                with trio.fail_after(CONNECT_TIMEOUT):
+                    secure, node, asked = await accepted(self._identity, context, name, plain)
+                try:
+                    await self._answer(secure, node, asked, name)
+                except PeerError as error:
+                    self.refused += 1
+                    log.warning("node %s at %s is refused: %s", node, address, error)
+                    await _refuse(secure, str(error))
+                finally:
+                    await trio.aclose_forcefully(secure)
+        except (PeerError, trio.TooSlowError) as error:
+            self.refused += 1
+            log.warning("%s is refused: %s", address, str(error) or f"not within {CONNECT_TIMEOUT:g} s")
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _answer(self, stream: "trio.SSLStream[trio.SocketStream]", node: str, asked: Line, name: str) -> None:
+        """Give a node what it has a right to. Raises PeerError."""
+        proof = await self._proof(name)
+        if asked.get("hello") is True:
+            await write_line(stream, {"ok": True, "token": proof})
+            return
+        migration, container = self._find(asked)
+        if why := await self._obstacle(migration, container, node):
+            raise PeerError(f"{'/'.join(migration.key)}/{container}: {why}")
+        async with self._exporter(migration, container) as source:
+            await write_line(stream, {"ok": True, "token": proof})
+            await self._pass(stream, source, self._bandwidth, "sent", migration, container)
+
+    async def _proof(self, name: str) -> str:
+        try:
+            return await self._identity.token(name, "server")
+        except Unproved as error:
+            raise PeerError(str(error)) from error
+
+    async def _obstacle(self, migration: Migration, container: str, node: str) -> str:
+        """Return why a node has no right to what a container of this node has left behind."""
+        if migration.source_node != self._settings.node:
+            return f"it is on node {migration.source_node}"
+        if not migration.is_claimed or migration.target_node != node:
+            return f"it was claimed by node {migration.target_node or 'none'}"
+        phase = migration.phase(container)
+        if phase != RUNNING and phase != COMPLETED:
+            return f"there is nothing to come: it is {phase.lower()}"
+        try:
+            return await self._source.claim_obstacle(migration) if phase not in FINAL else ""
+        except ApiError as error:
+            return f"its claim cannot be looked at: {error}"
+
+    def _find(self, asked: Line) -> tuple[Migration, str]:
+        """Return what is asked for. Raises PeerError."""
+        name, container = asked.get("migration"), asked.get("container")
+        if not isinstance(name, str) or not isinstance(container, str):
+            raise PeerError("it asks for nothing")
+        namespace, _, name = name.partition("/")
+        migration = self._store.get((namespace, name))
+        if migration is None or not migration.wanted(container):
+            raise PeerError(f"there is no Migration {namespace}/{name} with a container {container}"[:300])
+        return migration, container
+
+    @asynccontextmanager
+    async def _exporter(self, migration: Migration, container: str) -> AsyncIterator[trio.abc.Stream]:
+        """Yield a connection to what a container of this node has left behind. Raises PeerError."""
+        try:
+            with trio.fail_after(LOCAL):
+                stream = await trio.open_unix_socket(paths.EXPORTS_SOCKET)
+        except (OSError, trio.TooSlowError) as error:
+            raise PeerError(f"the exporter of node {self._settings.node} does not answer: {error}") from error
+        async with stream:
+            with trio.move_on_after(LOCAL) as late:
+                await write_line(stream, {"key": f"{migration.source_uid}.{container}"})
+                if why := refusal_in(await read_line(stream)):
+                    raise PeerError(why)
+            if late.cancelled_caught:
+                raise PeerError(f"the exporter of node {self._settings.node} does not answer within {LOCAL:g} s")
+            yield stream
+
+    async def _pass(
+        self,
+        one: trio.abc.Stream,
+        other: trio.abc.Stream,
+        bandwidth: Bandwidth,
+        kind: str,
+        migration: Migration,
+        container: str,
+    ) -> None:
+        def count(number: int) -> None:
+            self.bytes[kind] += number
+
+        if why := await relay(one, other, bandwidth, count):
+            log.warning("the transfer of %s/%s/%s has ended: %s", *migration.key, container, why)
+
+
+async def _refuse(stream: trio.abc.SendStream, why: str) -> None:
+    with trio.move_on_after(1.0):
+        try:
+            await write_line(stream, {"error": why})
+        except PeerError:
+            return  # it is gone, and was to be told no
+
+
+def _address_of(stream: trio.SocketStream) -> str:
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return "a node that is gone"
+
+
+def listen(path: str) -> trio.SocketListener:
+    """Return what listens at a path of the node's, instead of what a manager before has left there. Raises OSError."""
+    sock = socket.socket(socket.AF_UNIX)
+    new = f"{path}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(new)
+    sock.bind(new)
+    os.chmod(new, 0o660)
+    sock.listen(128)
+    os.replace(new, path)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
