@@ -25,7 +25,13 @@ def make_image() -> None:
     run(*command, timeout=180)
     unpacked = Path(run(str(BUNDLE / "bin/zeropod.pyz"), "unpack", timeout=120).strip())
     trees = {str(BUNDLE): 0, str(unpacked): 0}
-    image = Image(NAME, (f"{BUNDLE}/bin/zeropod.pyz",), programs=("/usr/bin/python3",), trees=trees, python=True)
+    image = Image(
+        NAME,
+        (f"{BUNDLE}/bin/zeropod.pyz",),
+        programs=("/usr/bin/python3", "/usr/bin/openssl"),
+        trees=trees,
+        python=True,
+    )
     partial = ARCHIVE.with_suffix(".partial")
     unpacked.chmod(0o755)
     partial.write_bytes(oci_archive(Path("/"), [image]))

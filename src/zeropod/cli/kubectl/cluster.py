@@ -52,12 +52,17 @@ class Cluster:
             return (await self.all_in(namespace))[0]
         return [await self.get(namespace, name) for name in names]
 
-    async def changes(self, namespace: str, name: str, version: str) -> AsyncGenerator[tuple[str, Object], None]:
-        """Yield each change after a version, as ADDED, MODIFIED or DELETED; never ends. Raises ApiError."""
+    async def changes(
+        self, namespace: str, name: str, version: str, path: str = ""
+    ) -> AsyncGenerator[tuple[str, Object], None]:
+        """Yield each change after a version, as ADDED, MODIFIED or DELETED, for ever. Raises ApiError.
+
+        `path` is that of a list of another kind.
+        """
         query = {"fieldSelector": f"metadata.name={name}"} if name else None
         while True:
             began, before = trio.current_time(), version
-            async with self.client.watch(self.path(namespace), version, query) as watch:
+            async with self.client.watch(path or self.path(namespace), version, query) as watch:
                 while event := await watch.receive():
                     version = event.version or version
                     if event.kind != "BOOKMARK":

@@ -54,7 +54,7 @@ def suggestions(words: Sequence[str], last: str) -> list[str]:
     if before == "--sort-by":
         return _fitting(["memory", "sleeps", "wakes"], last)
     alone = words[0] in ("dashboard", "doctor") and before not in NAMESPACE
-    if before in ("--kubeconfig", "--timeout", "--port") or alone:
+    if before in ("--kubeconfig", "--timeout", "--port", "--to") or alone:
         return []
     found, access = target(os.environ, value(words, "--kubeconfig"), value(words, "--context"))
     namespace = value(words, "-n", "--namespace") or found.namespace

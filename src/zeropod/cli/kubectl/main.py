@@ -10,8 +10,8 @@ from typing import NoReturn
 import trio
 
 from zeropod import __version__
-from zeropod.cli.kubectl import dashboard, doctor, ps, request, top, why
-from zeropod.cli.kubectl.cluster import Cluster, CommandError, Nothing, named, words_of
+from zeropod.cli.kubectl import dashboard, doctor, migrate, ps, request, top, why
+from zeropod.cli.kubectl.cluster import Cluster, CommandError, named, words_of
 from zeropod.cli.kubectl.kubeconfig import ConfigError, Target
 from zeropod.cli.kubectl.login import target
 from zeropod.concurrency import leaves
@@ -22,13 +22,16 @@ from zeropod.manager.kube.errors import ApiError
 PROGRAM = "kubectl zeropod"
 INTERRUPTED = 130
 TIMEOUT = 30.0
+MOVES = 300.0
+"""Seconds for a pod to move: its grace period may be long."""
 
 COMMANDS = {
     "ps": ("show containers: awake or asleep, since when, and why", ps.run),
     "why": ("explain what keeps a pod awake, and what to do about it", why.run),
     "sleep": ("put a pod's containers to sleep now", request.run),
     "wake": ("wake a pod's containers", request.run),
-    "doctor": ("show what is wrong with zeropod in this cluster, and on which node", doctor.run),
+    "migrate": ("move a pod to its replacement with its memory", migrate.run),
+    "doctor": ("tell what is wrong with zeropod in this cluster, and on which node", doctor.run),
     "top": ("show pods by the memory that they have given back", top.run),
     "dashboard": ("serve a page with a time line of each container", dashboard.run),
 }
@@ -119,9 +122,13 @@ def make_parser() -> argparse.ArgumentParser:
             made.add_argument("-o", "--output", type=_format(formats), help=f"{' or '.join(formats)}")
         if name == "ps":
             made.add_argument("-w", "--watch", action="store_true", help="then print every change")
+        if name in ("sleep", "wake", "migrate"):
+            made.add_argument("--no-wait", action="store_true", help="do not wait for what becomes of it")
         if name in ("sleep", "wake"):
-            made.add_argument("--no-wait", action="store_true", help="do not wait for the outcome")
             made.add_argument("--timeout", type=_duration, default=TIMEOUT, help="how long to wait, such as 1m (30s)")
+        if name == "migrate":
+            made.add_argument("--to", default="", metavar="NODE", help="the node that it is to move to")
+            made.add_argument("--timeout", type=_duration, default=MOVES, help="how long to wait, such as 1m (5m)")
         if name == "top":
             made.add_argument("--sort-by", choices=top.SORTS, default="memory", help="what the most is of")
             made.add_argument("--sum", action="store_true", help="print the sum as well")

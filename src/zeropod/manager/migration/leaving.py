@@ -134,10 +134,8 @@ class Leaving:
             elif left and not migration.parks and age > SILENT:
                 text = f"its target has not said within {SILENT:g} s what became of it"
                 self._nursery.start_soon(self.settle, migration, left, FAILED, text)
-        if migration.wanted(next(iter(migration.names), "")).get("imageServer", {}).get("host") not in (
-            self._settings.host,
-            None,
-        ):
+        servers = [migration.wanted(name).get("imageServer") or {} for name in migration.names]
+        if any(each.get("host") != self._settings.host for each in servers):
             self._nursery.start_soon(self._move_server, migration)
 
     def _asked_by_name(self, pod: Pod) -> bool:

@@ -1,5 +1,6 @@
 """What a manager is told about migration; without the flag nothing of it is there."""
 
+import os
 import subprocess
 import sys
 
@@ -43,5 +44,7 @@ def test_without_the_flag_nothing_of_it_is_imported() -> None:
         "import sys; from zeropod.manager import daemon; daemon._kubernetes(daemon.parser().parse_args([])); "
         "print([name for name in sys.modules if 'migration' in name or 'manager.kube' in name])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
