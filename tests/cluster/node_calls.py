@@ -28,9 +28,11 @@ stream = socket.socket(socket.AF_UNIX)
 stream.settimeout(30)
 stream.connect("/run/zeropod/n/transfer.sock")
 stream.sendall(sys.argv[1].encode() + b"\\n")
-print(stream.makefile("rb").readline().decode().strip(), flush=True)
-stream.sendall(sys.argv[2].encode())
-print(stream.recv(1000).decode())
+said = stream.makefile("rb").readline().decode().strip()
+print(said)
+if "error" not in said:
+    stream.sendall(sys.argv[2].encode())
+    print(stream.recv(1000).decode())
 """
 
 

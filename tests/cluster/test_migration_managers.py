@@ -74,15 +74,13 @@ def has(architecture: str = "x86_64") -> dict[str, Any]:
     return {"architecture": architecture, "kernel": "6.18.0", "criu": "4.2", "page_size": 4096}
 
 
-def leave(place: Place, kind: str = "deployment", turn: Callable[[], None] | None = None) -> Pod:
+def leave(place: Place, turn: Callable[[], None]) -> Pod:
     """A pod on node-1 that is being deleted, and held there."""
     options: dict[str, Any] = {"terminationGracePeriodSeconds": 40, "annotated": annotations(migrate="main")}
-    assert kind == "deployment"
     place.deployment("web", HOLDS, **options)
     (pod,) = place.ready_pods("web", 1)
     assert pod.now["spec"]["nodeName"] == "node-1"
-    if turn:
-        turn()
+    turn()
     pod.delete()
     return pod
 
@@ -101,7 +99,7 @@ def claimed(place: Place, name: str) -> Object | None:
 
 
 def test_a_move_with_a_tunnel(place: Place, on_one_then_two: Callable[[], None], api: Api) -> None:
-    pod = leave(place, turn=on_one_then_two)
+    pod = leave(place, on_one_then_two)
     about = moving(pod)
     prepared = Background(
         lambda api: call(api, "node-1", "PrepareEvac", container=about, asleep=True, offline=True, needs=has())
@@ -141,7 +139,7 @@ def test_a_move_with_a_tunnel(place: Place, on_one_then_two: Callable[[], None],
 
 
 def test_a_target_that_lacks_something(place: Place, on_one_then_two: Callable[[], None], api: Api) -> None:
-    pod = leave(place, turn=on_one_then_two)
+    pod = leave(place, on_one_then_two)
     about = moving(pod)
     prepared = Background(
         lambda api: call(api, "node-1", "PrepareEvac", container=about, asleep=True, offline=True, needs=has())
@@ -167,8 +165,8 @@ def test_a_scale_down_waits_for_nothing(place: Place, api: Api) -> None:
     assert json.loads(api.text("GET", f"{MIGRATIONS}/namespaces/{place.name}/migrations"))["items"] == []
 
 
-def test_a_namespace_ends_with_what_is_under_way(place: Place, api: Api) -> None:
-    pod = leave(place)
+def test_a_namespace_ends_with_what_is_under_way(place: Place, on_one_then_two: Callable[[], None], api: Api) -> None:
+    pod = leave(place, on_one_then_two)
     until(lambda: api.answers(f"{MIGRATIONS}/namespaces/{place.name}/migrations/{pod.name}"), "it is made")
     assert "finalizers" not in migration(place, pod.name)["metadata"]
     api.delete("namespaces", place.name)

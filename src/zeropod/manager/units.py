@@ -12,3 +12,8 @@ def span(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes}m"
     return f"{minutes}m{whole % 60}s" if minutes else f"{whole}s"
+
+
+def duration(milliseconds: float) -> str:
+    """Return a duration as Go writes it, but with three digits."""
+    return f"{milliseconds:.3g}ms" if milliseconds < 999.5 else f"{milliseconds / 1000:.3g}s"

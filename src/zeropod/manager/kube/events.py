@@ -13,6 +13,7 @@ from zeropod.manager.kube.client import Object
 from zeropod.manager.kube.names import COMPONENT, EVENT_PREFIX
 from zeropod.manager.kube.pods import Pod, Statuses
 from zeropod.manager.kube.resize import Notice
+from zeropod.manager.units import duration
 from zeropod.rpc.messages.status_pb2 import ContainerStatus
 
 LIFETIME = 3600.0
@@ -147,11 +148,6 @@ def body_of(told: Told, pod: Pod, reporter: Reporter, first: str) -> Object:
         "reportingInstance": reporter.instance,
         "source": {"component": COMPONENT, "host": reporter.node},
     }
-
-
-def duration(milliseconds: float) -> str:
-    """Return a duration as Go writes it, but with three digits."""
-    return f"{milliseconds:.3g}ms" if milliseconds < 999.5 else f"{milliseconds / 1000:.3g}s"
 
 
 def _name(pod: Pod, container: str, kind: str) -> str:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from zeropod.manager.kube.client import Object
-from zeropod.manager.kube.events import duration
 from zeropod.manager.kube.follow import Key
 from zeropod.manager.migration.names import (
     COMPLETED,
@@ -26,6 +25,7 @@ from zeropod.manager.migration.names import (
     UNCLAIMED,
 )
 from zeropod.manager.migration.pods import Pod, seconds
+from zeropod.manager.units import duration
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ import pytest
 from tests.unit.manager.kube.build import LOWEST, NOW, REQUESTS, asleep, container, pod, pod_body, saying, status
 
 from zeropod.manager.kube import events, labels, resize
-from zeropod.manager.kube.events import Reporter, duration
+from zeropod.manager.kube.events import Reporter
 from zeropod.manager.kube.pods import PendingResize, read_pod
 from zeropod.manager.kube.quantities import amount, same
 from zeropod.manager.kube.work import Changes, Options, wanted
+from zeropod.manager.units import duration
 from zeropod.rpc.messages import status_pb2
 from zeropod.rpc.messages.status_pb2 import ContainerStatus, State
 
