@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -85,6 +86,8 @@ class Leaving:
         self._client, self._store, self._pods, self._shims = client, store, pods, shims
         self._teller, self._settings, self._now = teller, settings, now
         self._cases: dict[str, Case] = {}
+        self._busy: set[str] = set()
+        """Uids of Migrations that something is written to from here, so that nothing is written twice."""
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
 
@@ -117,26 +120,38 @@ class Leaving:
                 self._look_after(each, each.source_uid in there)
 
     def _look_after(self, migration: Migration, is_there: bool) -> None:
-        assert self._nursery is not None
-        pod = self._pods.items.get(migration.key)
-        if migration.by_name and not migration.status and is_there and pod:
-            self._nursery.start_soon(self._adopt, migration, pod)
-        elif not is_there:
-            # It has ended with those that it has not left behind.
-            left = [name for name in migration.names if migration.phase(name) == RUNNING]
-            ended = [name for name in migration.names if migration.phase(name) not in (*FINAL, RUNNING)]
-            age = self._now() - migration.touched
-            if ended:
-                self._nursery.start_soon(self.settle, migration, ended, FAILED, "the pod ended before it could move")
-            elif left and migration.parks and not migration.is_claimed and age > self._settings.ready_timeout:
-                text = f"no pod has come in its place within {self._settings.ready_timeout:g} s"
-                self._nursery.start_soon(self.settle, migration, left, UNCLAIMED, text)
-            elif left and not migration.parks and age > SILENT:
-                text = f"its target has not said within {SILENT:g} s what became of it"
-                self._nursery.start_soon(self.settle, migration, left, FAILED, text)
+        pod, work = self._pods.items.get(migration.key), list[Callable[[], Awaitable[object]]]()
         servers = [migration.wanted(name).get("imageServer") or {} for name in migration.names]
         if any(each.get("host") != self._settings.host for each in servers):
-            self._nursery.start_soon(self._move_server, migration)
+            work.append(partial(self._move_server, migration))
+        if migration.by_name and not migration.status and is_there and pod:
+            work.append(partial(self._adopt, migration, pod))
+        if not is_there and (end := self._end_of(migration)):
+            work.append(partial(self.settle, migration, *end))
+        if work and migration.uid not in self._busy:
+            assert self._nursery is not None
+            self._busy.add(migration.uid)
+            self._nursery.start_soon(self._write, migration.uid, work)
+
+    async def _write(self, uid: str, work: Sequence[Callable[[], Awaitable[object]]]) -> None:
+        try:
+            for each in work:
+                await each()
+        finally:
+            self._busy.discard(uid)
+
+    def _end_of(self, migration: Migration) -> tuple[list[str], str, str] | None:
+        """Return what ends, how and why, of a pod that is gone: not what it has left behind for another one to take."""
+        left = [name for name in migration.names if migration.phase(name) == RUNNING]
+        ended = [name for name in migration.names if migration.phase(name) not in (*FINAL, RUNNING)]
+        age = self._now() - migration.touched
+        if ended:
+            return ended, FAILED, "the pod ended before it could move"
+        if left and migration.parks and not migration.is_claimed and age > self._settings.ready_timeout:
+            return left, UNCLAIMED, f"no pod has come in its place within {self._settings.ready_timeout:g} s"
+        if left and not migration.parks and age > SILENT:
+            return left, FAILED, f"its target has not said within {SILENT:g} s what became of it"
+        return None
 
     def _asked_by_name(self, pod: Pod) -> bool:
         known = self._store.get(pod.key)

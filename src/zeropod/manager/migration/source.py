@@ -8,8 +8,6 @@ import logging
 import time
 from collections.abc import Callable
 
-import trio
-
 from zeropod.manager.kube.client import Client, Object, path_of
 from zeropod.manager.kube.errors import ApiError
 from zeropod.manager.kube.follow import Follower
@@ -35,9 +33,6 @@ from zeropod.rpc.messages.node_pb2 import (
 
 log = logging.getLogger(__name__)
 
-SEEN = 5.0
-"""Seconds for the API to tell here, too, that a pod is being deleted: the kubelet may hear of it first."""
-
 
 class Source:
     """Answers the shims of containers that leave."""
@@ -59,7 +54,10 @@ class Source:
     async def prepare(self, request: PrepareEvacRequest) -> PrepareEvacResponse:
         """Answer when a container may be frozen for good, or with why it may not."""
         moving, name = request.container, request.container.container
-        pod = await self._pod_of(moving)
+        try:
+            pod = await self._pod_of(moving)
+        except ApiError as error:
+            return PrepareEvacResponse(why=f"the API server says: {error}")
         if pod is None:
             return PrepareEvacResponse(why="its pod is not being deleted")
         case = self._leaving.case(pod)
@@ -193,15 +191,18 @@ class Source:
         return await self._store.until(ended, left) or late
 
     async def _pod_of(self, moving: node_pb2.Moving) -> Pod | None:
-        """Return the pod of a container, once it is known that it leaves."""
+        """Return the pod of a container, if it is being deleted. Raises ApiError."""
         key = (moving.pod_namespace, moving.pod)
-        with trio.move_on_after(SEEN):
-            while True:
-                pod = self._pods.items.get(key)
-                if pod and pod.uid == moving.pod_uid and pod.deadline is not None:
-                    return pod
-                await self._pods.changed()
-        return None
+        pod = self._pods.items.get(key)
+        if pod is None or pod.uid != moving.pod_uid or pod.deadline is None:
+            # The kubelet may have heard of that before.
+            try:
+                pod = read_pod(await self._client.get(path_of("v1", "pods", *key)))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                return None
+        return pod if pod.uid == moving.pod_uid and pod.deadline is not None else None
 
 
 def _refusal_of_state(request: PrepareEvacRequest) -> str:

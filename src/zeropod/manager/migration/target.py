@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 SEEN = 2.0
 """Seconds for the API to tell here, too, of a pod that the kubelet creates."""
+CREATION = 100.0
+"""Seconds that a container's creation may take: the kubelet gives it up after two minutes."""
 PROGRESS = 5.0
 """Seconds between writes of how far a transfer is."""
 LOOK = 15.0
@@ -151,7 +153,7 @@ class Target:
                 return self._why(migration, name)
             return "" if "needs" in now.wanted(name) or now.phase(name) == RUNNING else None
 
-        why = await self._store.until(asked, self._settings.ready_timeout)
+        why = await self._store.until(asked, min(self._settings.ready_timeout, CREATION))
         if why is None:
             return "its source has not stopped in time"
         now = self._current(migration)

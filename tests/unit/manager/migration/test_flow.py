@@ -335,6 +335,7 @@ async def test_the_last_move_of_a_name_makes_room_for_the_next(
         body["status"] = {"containers": [said]}
         world.api.put(f"{MIGRATIONS}/web-0", body)
         deleted(world, name="web-0", owner="StatefulSet", uid=f"uid-{answers}")
+        await trio.sleep(0.5)
         answer = await source.source.prepare(leaves("web-0", uid=f"uid-{answers}"))
         assert answer.go is answers, answer.why
     assert world.migration("web-0")["spec"]["sourcePodUID"] == "uid-True"
@@ -386,8 +387,10 @@ async def test_a_container_that_ends_while_its_pod_stays(
     world: World, source: Manager, autojump_clock: MockClock
 ) -> None:
     world.put(pod_body(offline="main"))
+    begun = trio.current_time()
     answer = await source.source.prepare(leaves())
     assert answer == PrepareEvacResponse(why="its pod is not being deleted")
+    assert trio.current_time() == begun
 
 
 async def test_a_container_that_never_leaves_ends_with_its_pod(
