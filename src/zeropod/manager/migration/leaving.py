@@ -217,6 +217,7 @@ class Leaving:
         """Make a pod's Migration, or say why there is none, in any case."""
         backoff = Backoff(0.1, 2.0)
         try:
+            await self._store.known(self.left(case.pod))
             while True:
                 try:
                     case.migration, case.why = await self._begin(case.pod)

@@ -34,6 +34,10 @@ from zeropod.rpc.messages.node_pb2 import (
 log = logging.getLogger(__name__)
 
 
+SEEN = 5.0
+"""Seconds for a manager that has just begun to know what there is."""
+
+
 class Source:
     """Answers the shims of containers that leave."""
 
@@ -154,6 +158,7 @@ class Source:
     async def evacuate(self, request: EvacRequest) -> EvacResponse:
         """Answer when what a container has left behind was taken, is kept for later, or has to be withdrawn."""
         moving, name = request.container, request.container.container
+        await self._store.known(SEEN)
         found = self._store.get((moving.pod_namespace, moving.pod))
         if found is None or found.source_uid != moving.pod_uid or not found.wanted(name):
             return EvacResponse(outcome=WITHDRAW, why="there is no Migration of it any more")

@@ -35,6 +35,10 @@ class Store:
     def get(self, key: Key) -> Migration | None:
         return self.followed.items.get(key)
 
+    async def known(self, seconds: float) -> None:
+        """Return when all Migrations are known, or after these seconds: a manager that has just begun knows none."""
+        await self.until(lambda: self.followed.ready or None, seconds)
+
     async def create(self, body: Object) -> Migration:
         """Create one. Raises ApiError, of status 409 if there is one of its name."""
         metadata = body["metadata"]

@@ -240,9 +240,10 @@ class Target:
 
     async def _pod_of(self, namespace: str, name: str, uid: str) -> Pod | None:
         with trio.move_on_after(SEEN):
+            await self._store.known(SEEN)
             while True:
                 pod = self._pods.items.get((namespace, name))
-                if self._store.followed.ready and pod and pod.uid == uid:
+                if pod and pod.uid == uid:
                     return pod
                 await self._pods.changed()
         return None
