@@ -4,9 +4,10 @@
     POST /           sets the value to the body
     GET /file/PATH   a file's contents
     GET /slow/N      the same as /, after N seconds
+    GET /sum         a checksum over its memory
 
 The environment says the rest: PORTS to listen on, START_SECONDS until it listens, END_SECONDS that it takes to shut
-down at SIGTERM, writing a line each second, and then `done`.
+down at SIGTERM, writing a line each second, and then `done`; MEMORY_MIB of random bytes that it keeps.
 """
 
 import http.server
@@ -16,8 +17,10 @@ import socket
 import sys
 import threading
 import time
+import zlib
 
 value, requests = "nothing", 0
+ballast = [os.urandom(1 << 20) for _ in range(int(os.environ.get("MEMORY_MIB", "0")))]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -32,6 +35,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     body = file.read()
             except OSError as error:
                 status, body = 404, str(error)
+        elif self.path == "/sum":
+            body = str([zlib.crc32(each) for each in ballast])
         else:
             if self.path.startswith("/slow/"):
                 time.sleep(float(self.path.removeprefix("/slow/")))

@@ -7,10 +7,18 @@ from functools import partial
 from typing import Any
 
 import pytest
+import trio
 from tests.cluster.impersonation import MERGE, ask_as_a_manager, patch_as_a_manager
 from tests.cluster.kube import Api, KubectlError, Object, kubectl, until
 from tests.cluster.node_calls import call, manager_of, tunnel
+from tests.cluster.pki import ADMIN
 from tests.cluster.pods import Place, Pod, annotations, container, environment
+
+from zeropod.cli.kubectl import to_node
+from zeropod.cli.kubectl.cluster import Cluster
+from zeropod.cli.kubectl.login import target
+from zeropod.manager.kube.client import open_client
+from zeropod.manager.migration.pods import read_pod
 
 MIGRATIONS = "/apis/runtime.zeropod.ctrox.dev/v1"
 # What serves in the place of the shim holds the pod until its migration is over.
@@ -119,7 +127,7 @@ def test_a_move_with_a_tunnel(place: Place, on_one_then_two: Callable[[], None],
     out = Background(lambda api: call(api, "node-1", "Evac", container=about, key=key, image_bytes=5))
     assert {"found": True, "migration": f"{place.name}/{pod.name}", "key": key}.items() <= restored.wait().items()
     # Through both managers, to what serves in the place of the exporter.
-    assert tunnel(api, "node-2", f"{place.name}/{pod.name}", "main") == ['{"ok": true}', "HELLO"]
+    assert tunnel(api, "node-2", f"{place.name}/{pod.name}", "main") == ['{"ok":true}', "HELLO"]
     # Its own node has no right to it, nor to what there is not.
     assert "no pod of this node" in tunnel(api, "node-1", f"{place.name}/{pod.name}", "main")[0]
     assert "no Migration" in tunnel(api, "node-2", f"{place.name}/other", "main")[0]
@@ -234,6 +242,33 @@ def test_a_manager_has_tokens_of_its_own_pod_alone(place: Place, api: Api) -> No
     assert "its own pod alone" in ask(other)["message"]
     assert "for other managers alone" in ask(own, "https://kubernetes.default.svc")["message"]
     assert ask(own, account="default")["reason"] == "Forbidden"
+
+
+def test_a_replica_set_adopts_the_pod_of_a_person_s_choice(place: Place) -> None:
+    place.deployment("web", HOLDS, terminationGracePeriodSeconds=40)
+    (old,) = place.ready_pods("web", 1)
+    node = "node-2" if old.now["spec"]["nodeName"] == "node-1" else "node-1"
+
+    async def move() -> str:
+        found, access = target({}, str(ADMIN), "")
+        async with open_client(access) as client:
+            cluster = Cluster(client, found.prefix, access.host)
+            pod = read_pod(old.now)
+            made = await to_node.prepare(cluster, pod, node)
+            assert "nodeName" not in made["spec"]
+            await to_node.place(cluster, made, node, 30)
+            old.delete()
+            await to_node.hand_over(cluster, made, pod)
+            return str(made["metadata"]["name"])
+
+    name = trio.run(move)
+    (new,) = place.ready_pods("web", 1)
+    assert new.name == name
+    assert new.now["spec"]["nodeName"] == node
+    owners = new.now["metadata"]["ownerReferences"]
+    assert [(each["kind"], each.get("controller")) for each in owners] == [("ReplicaSet", True)]
+    old.until_gone(60)
+    assert [pod.name for pod in place.pods("web")] == [name]
 
 
 def test_what_a_person_may(place: Place) -> None:
