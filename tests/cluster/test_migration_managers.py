@@ -1,6 +1,7 @@
 """Two nodes' managers and the API server, with tests in the place of shims: claims, identities, the tunnel."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -250,7 +251,7 @@ def test_a_replica_set_adopts_the_pod_of_a_person_s_choice(place: Place) -> None
     node = "node-2" if old.now["spec"]["nodeName"] == "node-1" else "node-1"
 
     async def move() -> str:
-        found, access = target({}, str(ADMIN), "")
+        found, access = target(os.environ, str(ADMIN), "")
         async with open_client(access) as client:
             cluster = Cluster(client, found.prefix, access.host)
             pod = read_pod(old.now)

@@ -260,8 +260,12 @@ def _took(container: Mapping[str, Any]) -> str:
 
 
 def milliseconds(text: str) -> float:
-    """Return what a duration says that was made here."""
-    return float(text.removesuffix("ms")) if text.endswith("ms") else float(text.removesuffix("s")) * 1000
+    """Return what a duration says that was made here; 0 for another one."""
+    number, factor = (text[:-2], 1.0) if text.endswith("ms") else (text.removesuffix("s"), 1000.0)
+    try:
+        return float(number) * factor
+    except ValueError:
+        return 0.0
 
 
 def _cut(text: str) -> str:

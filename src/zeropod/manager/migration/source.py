@@ -34,6 +34,8 @@ from zeropod.rpc.messages.node_pb2 import (
 log = logging.getLogger(__name__)
 
 
+MOST_KNOWN = 1000
+"""Claims whose verdict is remembered."""
 SEEN = 5.0
 """Seconds for a manager that has just begun to know what there is."""
 
@@ -150,6 +152,8 @@ class Source:
                 if error.status != 404:
                     raise
                 why = "its replacement is gone"
+            if len(self._verified) >= MOST_KNOWN:
+                self._verified.clear()
             self._verified[known] = why
             if why:
                 log.warning("%s/%s, claimed by node %s: %s", *migration.key, migration.target_node, why)

@@ -54,7 +54,9 @@ def prepared(access: Access, shims: Shims, settings: Settings) -> Prepared:
     teller = Teller(client, Reporter(settings.node, socket.gethostname()))
     leaving = Leaving(client, store, pods, shims, teller, settings)
     source = Source(client, store, pods, leaving, settings)
-    transfers = Transfers(store, source, Identity(client, access.token), settings)
+    # With a limit of its own: strangers who show tokens take nothing from what is written.
+    reviewer = Client(access, RateLimit())
+    transfers = Transfers(store, source, Identity(reviewer, access.token), settings)
     target = Target(store, pods, teller, settings, transfers.connect)
     garbage = Garbage(client, store, settings.node)
 
@@ -74,6 +76,7 @@ def prepared(access: Access, shims: Shims, settings: Settings) -> Prepared:
                 await trio.sleep(math.inf)
         finally:
             await client.aclose()
+            await reviewer.aclose()
 
     return MigrationCollector(store, target, transfers, settings.node), run
 

@@ -17,7 +17,7 @@ import trio
 from zeropod import paths
 from zeropod.manager.kube.errors import ApiError
 from zeropod.manager.migration.identity import Identity, Unproved
-from zeropod.manager.migration.names import COMPLETED, FINAL, RUNNING
+from zeropod.manager.migration.names import COMPLETED, RUNNING
 from zeropod.manager.migration.peers import (
     CONNECT_TIMEOUT,
     Line,
@@ -37,7 +37,7 @@ from zeropod.manager.migration.store import Store
 log = logging.getLogger(__name__)
 
 MOST = 64
-"""Transfers at once from other nodes, and likewise to shims of this one."""
+"""Transfers at once to other nodes, and likewise to shims of this one."""
 LOCAL = 10.0
 """Seconds for the exporter of this node to answer."""
 
@@ -49,6 +49,8 @@ class Transfers:
         self._store, self._source, self._identity, self._settings = store, source, identity, settings
         self._bandwidth = Bandwidth(settings.bandwidth)
         self._incoming, self._outgoing = trio.CapacityLimiter(MOST), trio.CapacityLimiter(MOST)
+        self._strangers = trio.CapacityLimiter(MOST)
+        """Connections of which it is not known yet whose they are: they take no place of those that are."""
         self.bytes: Counter[str] = Counter()
         """Of what was sent to other nodes and received from them."""
         self.refused = 0
@@ -93,9 +95,7 @@ class Transfers:
         """Connect a shim that restores to where its container comes from."""
         async with shim:
             try:
-                if self._outgoing.available_tokens < 1:
-                    raise PeerError(f"{MOST} transfers to this node are under way")
-                async with self._outgoing:
+                async with _place_in(self._outgoing, "transfers"):
                     with trio.fail_after(LOCAL):
                         asked = await read_line(shim)
                     migration, container = self._find(asked)
@@ -108,6 +108,9 @@ class Transfers:
                 why = str(error) or f"it says nothing within {LOCAL:g} s"
                 log.warning("a shim of this node gets no connection: %s", why)
                 await _refuse(shim, why)
+            except Exception:
+                # Whatever one connection does, the others and the manager go on.
+                log.exception("a shim's connection has ended unexpectedly")
 
     @asynccontextmanager
     async def _opened(self, migration: Migration, container: str) -> AsyncIterator[trio.abc.Stream]:
@@ -122,26 +125,26 @@ class Transfers:
             yield stream
 
     async def _serve_node(self, plain: trio.SocketStream, context: ssl.SSLContext, name: str) -> None:
-        address, stream = _address_of(plain), plain
+        address = _address_of(plain)
         try:
-            if self._incoming.available_tokens < 1:
-                raise PeerError(f"{MOST} transfers from this node are under way")
-            async with self._incoming:
+            async with _place_in(self._strangers, "connections"):
                 with trio.fail_after(CONNECT_TIMEOUT):
-                    secure, node, asked = await accepted(self._identity, context, name, plain)
-                try:
-                    await self._answer(secure, node, asked, name)
-                except PeerError as error:
-                    self.refused += 1
-                    log.warning("node %s at %s is refused: %s", node, address, error)
-                    await _refuse(secure, str(error))
-                finally:
-                    await trio.aclose_forcefully(secure)
+                    stream, node, asked = await accepted(self._identity, context, name, plain)
+            try:
+                async with _place_in(self._incoming, "transfers"):
+                    await self._answer(stream, node, asked, name)
+            except PeerError as error:
+                self.refused += 1
+                log.warning("node %s at %s is refused: %s", node, address, error)
+                await _refuse(stream, str(error))
         except (PeerError, trio.TooSlowError) as error:
             self.refused += 1
             log.warning("%s is refused: %s", address, str(error) or f"not within {CONNECT_TIMEOUT:g} s")
+        except Exception:
+            # Whatever one connection does, the others and the manager go on.
+            log.exception("a connection from %s has ended unexpectedly", address)
         finally:
-            await trio.aclose_forcefully(stream)
+            await trio.aclose_forcefully(plain)
 
     async def _answer(self, stream: "trio.SSLStream[trio.SocketStream]", node: str, asked: Line, name: str) -> None:
         """Give a node what it has a right to. Raises PeerError."""
@@ -172,7 +175,7 @@ class Transfers:
         if phase != RUNNING and phase != COMPLETED:
             return f"there is nothing to come: it is {phase.lower()}"
         try:
-            return await self._source.claim_obstacle(migration) if phase not in FINAL else ""
+            return await self._source.claim_obstacle(migration)
         except ApiError as error:
             return f"its claim cannot be looked at: {error}"
 
@@ -218,6 +221,19 @@ class Transfers:
 
         if why := await relay(one, other, bandwidth, count):
             log.warning("the transfer of %s/%s/%s has ended: %s", *migration.key, container, why)
+
+
+@asynccontextmanager
+async def _place_in(limiter: trio.CapacityLimiter, what: str) -> AsyncIterator[None]:
+    """Take one of the places without waiting for it. Raises PeerError where there is none."""
+    try:
+        limiter.acquire_on_behalf_of_nowait(place := object())
+    except trio.WouldBlock:
+        raise PeerError(f"there are {limiter.total_tokens:g} {what} at once already") from None
+    try:
+        yield
+    finally:
+        limiter.release_on_behalf_of(place)
 
 
 async def _refuse(stream: trio.abc.SendStream, why: str) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tests.unit.manager.migration.world import MIGRATIONS
 
 from zeropod import paths
 from zeropod.manager.kube.client import Client, Object
-from zeropod.manager.migration import certificate
+from zeropod.manager.migration import certificate, transfer
 from zeropod.manager.migration.identity import Identity, Unproved
 from zeropod.manager.migration.peers import LONGEST_LINE, PeerError, connected, read_line, write_line
 from zeropod.manager.migration.settings import Settings
@@ -218,6 +218,7 @@ async def test_only_the_node_that_has_claimed_it_gets_it(
         ("Pending", {}, "nothing to come"),
         ("Failed", {}, "nothing to come"),
         ("Completed", {}, ""),
+        ("Completed", {"revision": "r2"}, "does not replace it"),
         ("Running", {"targetPodUID": ""}, "claimed by node"),
         ("Running", {"sourceNode": "node-3"}, "it is on node node-3"),
         ("Running", {"targetPodUID": "uid-of-another"}, "a pod that is not there"),
@@ -334,6 +335,18 @@ async def test_without_tls_there_is_nothing(nodes: dict[int, Node]) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", nodes[1].port) as stream:
         with pytest.raises(trio.BrokenResourceError):
             await trio.SSLStream(stream, older).do_handshake()
+
+
+async def test_a_crowd_of_strangers_is_bounded_and_passes(nodes: dict[int, Node]) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(transfer.MOST):
+            await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", nodes[1].port))
+        last = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", nodes[1].port))
+        with trio.fail_after(5):
+            await closes(last)
+    assert nodes[1].transfers.refused >= 1
+    with trio.fail_after(5):
+        assert await ask(nodes[2], nodes[1]) == {"got": b"HI"}
 
 
 async def test_an_exporter_that_is_not_there(nodes: dict[int, Node]) -> None:
