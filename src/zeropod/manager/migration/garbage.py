@@ -56,7 +56,7 @@ class Garbage:
 
     async def _remove(self, migration: Migration) -> None:
         try:
-            if migration.is_final or not await self._has_pods(migration):
+            if migration.is_done or not await self._has_pods(migration):
                 await self._store.delete(migration)
                 log.info("removed the Migration %s/%s", *migration.key)
         except ApiError as error:

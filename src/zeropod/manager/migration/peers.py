@@ -26,6 +26,11 @@ Line = dict[str, Any]
 class PeerError(Exception):
     """The other side cannot be reached, says no, or is not what it should be."""
 
+    def __init__(self, message: str, *, is_gone: bool = False) -> None:
+        super().__init__(message)
+        self.is_gone = is_gone
+        """Whether asking again is of no use."""
+
 
 async def read_line(stream: trio.abc.ReceiveStream) -> Line:
     """Return the next line, after which nothing may have come yet. Raises PeerError."""
@@ -60,9 +65,11 @@ async def write_line(stream: trio.abc.SendStream, line: Line) -> None:
         raise PeerError(f"the connection broke: {error.__cause__ or error}") from error
 
 
-def refusal_in(line: Line) -> str:
-    """Return why the other side says no; empty if it does not."""
-    return "" if line.get("ok") is True else str(line.get("error") or "it says no")[:1000]
+def agreed(line: Line, who: str = "") -> None:
+    """Look whether the other side agrees. Raises PeerError with why it does not."""
+    if line.get("ok") is not True:
+        why = str(line.get("error") or "it says no")[:1000]
+        raise PeerError(f"{who} refuses: {why}" if who else why, is_gone=line.get("gone") is True)
 
 
 @asynccontextmanager
@@ -90,8 +97,7 @@ async def _connect(identity: Identity, host: str, port: int, node: str, asked: L
         proof = await identity.token(certificate, "client")
         await write_line(stream, {"token": proof, **asked})
         told = await read_line(stream)
-        if why := refusal_in(told):
-            raise PeerError(f"node {node} refuses: {why}")
+        agreed(told, f"node {node}")
         found = await identity.node_of(str(told.get("token") or ""), certificate, "server")
         if found != node:
             raise PeerError(f"{host} is to be node {node}, and is {found}")

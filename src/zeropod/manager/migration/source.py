@@ -189,7 +189,7 @@ class Source:
                 return EvacResponse(outcome=WITHDRAW, why="its Migration was deleted")
             match now.phase(name):
                 case status if status == COMPLETED:
-                    return EvacResponse(outcome=GIVEN)
+                    return EvacResponse(outcome=GIVEN, address=str(now.spec.get("targetPodIP") or ""))
                 case status if status in FINAL:
                     return EvacResponse(outcome=WITHDRAW, why=now.reason(name) or "its target has given up")
             return None

@@ -17,15 +17,15 @@ import trio
 from zeropod import paths
 from zeropod.manager.kube.errors import ApiError
 from zeropod.manager.migration.identity import Identity, Unproved
-from zeropod.manager.migration.names import COMPLETED, RUNNING
+from zeropod.manager.migration.names import COMPLETED, FINAL, RUNNING
 from zeropod.manager.migration.peers import (
     CONNECT_TIMEOUT,
     Line,
     PeerError,
     accepted,
+    agreed,
     connected,
     read_line,
-    refusal_in,
     write_line,
 )
 from zeropod.manager.migration.relay import Bandwidth, relay
@@ -100,14 +100,14 @@ class Transfers:
                         asked = await read_line(shim)
                     migration, container = self._find(asked)
                     if migration.target_node != self._settings.node:
-                        raise PeerError("no pod of this node has claimed it")
+                        raise PeerError("no pod of this node has claimed it", is_gone=True)
                     async with self._opened(migration, container) as source:
                         await write_line(shim, {"ok": True})
                         await self._pass(shim, source, Bandwidth(), "received", migration, container)
             except (PeerError, trio.TooSlowError) as error:
                 why = str(error) or f"it says nothing within {LOCAL:g} s"
                 log.warning("a shim of this node gets no connection: %s", why)
-                await _refuse(shim, why)
+                await _refuse(shim, why, isinstance(error, PeerError) and error.is_gone)
             except Exception:
                 # Whatever one connection does, the others and the manager go on.
                 log.exception("a shim's connection has ended unexpectedly")
@@ -119,8 +119,7 @@ class Transfers:
             async with self._to_source(migration, container, wanted) as stream:
                 yield stream
             return
-        if why := await self._obstacle(migration, container, self._settings.node):
-            raise PeerError(why)
+        await self._check(migration, container, self._settings.node)
         async with self._exporter(migration, container) as stream:
             yield stream
 
@@ -136,7 +135,7 @@ class Transfers:
             except PeerError as error:
                 self.refused += 1
                 log.warning("node %s at %s is refused: %s", node, address, error)
-                await _refuse(stream, str(error))
+                await _refuse(stream, str(error), error.is_gone)
         except (PeerError, trio.TooSlowError) as error:
             self.refused += 1
             log.warning("%s is refused: %s", address, str(error) or f"not within {CONNECT_TIMEOUT:g} s")
@@ -153,8 +152,7 @@ class Transfers:
             await write_line(stream, {"ok": True, "token": proof})
             return
         migration, container = self._find(asked)
-        if why := await self._obstacle(migration, container, node):
-            raise PeerError(f"{'/'.join(migration.key)}/{container}: {why}")
+        await self._check(migration, container, node)
         async with self._exporter(migration, container) as source:
             await write_line(stream, {"ok": True, "token": proof})
             await self._pass(stream, source, self._bandwidth, "sent", migration, container)
@@ -165,29 +163,35 @@ class Transfers:
         except Unproved as error:
             raise PeerError(str(error)) from error
 
-    async def _obstacle(self, migration: Migration, container: str, node: str) -> str:
-        """Return why a node has no right to what a container of this node has left behind."""
+    async def _check(self, migration: Migration, container: str, node: str) -> None:
+        """Look whether a node has a right to what a container of this node has left behind. Raises PeerError."""
+        name = f"{'/'.join(migration.key)}/{container}"
         if migration.source_node != self._settings.node:
-            return f"it is on node {migration.source_node}"
+            raise PeerError(f"{name}: it is on node {migration.source_node}", is_gone=True)
         if not migration.is_claimed or migration.target_node != node:
-            return f"it was claimed by node {migration.target_node or 'none'}"
+            raise PeerError(f"{name}: it was claimed by node {migration.target_node or 'none'}", is_gone=True)
         phase = migration.phase(container)
-        if phase != RUNNING and phase != COMPLETED:
-            return f"there is nothing to come: it is {phase.lower()}"
+        if phase not in (RUNNING, COMPLETED):
+            raise PeerError(f"{name}: there is nothing to come: it is {phase.lower()}", is_gone=phase in FINAL)
         try:
-            return await self._source.claim_obstacle(migration)
+            why = await self._source.claim_obstacle(migration)
         except ApiError as error:
-            return f"its claim cannot be looked at: {error}"
+            raise PeerError(f"{name}: its claim cannot be looked at: {error}") from error
+        if why:
+            raise PeerError(f"{name}: {why}", is_gone=True)
 
     def _find(self, asked: Line) -> tuple[Migration, str]:
         """Return what is asked for. Raises PeerError."""
         name, container = asked.get("migration"), asked.get("container")
         if not isinstance(name, str) or not isinstance(container, str):
-            raise PeerError("it asks for nothing")
+            raise PeerError("it asks for nothing", is_gone=True)
         namespace, _, name = name.partition("/")
         migration = self._store.get((namespace, name))
         if migration is None or not migration.wanted(container):
-            raise PeerError(f"there is no Migration {namespace}/{name} with a container {container}"[:300])
+            # What is not heard of may be there all the same, and a memory that is given up is lost.
+            followed = self._store.followed
+            text = f"there is no Migration {namespace}/{name} with a container {container}"[:300]
+            raise PeerError(text, is_gone=followed.ready and not followed.problem)
         return migration, container
 
     @asynccontextmanager
@@ -201,8 +205,7 @@ class Transfers:
         async with stream:
             with trio.move_on_after(LOCAL) as late:
                 await write_line(stream, {"key": f"{migration.source_uid}.{container}"})
-                if why := refusal_in(await read_line(stream)):
-                    raise PeerError(why)
+                agreed(await read_line(stream))
             if late.cancelled_caught:
                 raise PeerError(f"the exporter of node {self._settings.node} does not answer within {LOCAL:g} s")
             yield stream
@@ -236,10 +239,10 @@ async def _place_in(limiter: trio.CapacityLimiter, what: str) -> AsyncIterator[N
         limiter.release_on_behalf_of(place)
 
 
-async def _refuse(stream: trio.abc.SendStream, why: str) -> None:
+async def _refuse(stream: trio.abc.SendStream, why: str, is_gone: bool) -> None:
     with trio.move_on_after(1.0):
         try:
-            await write_line(stream, {"error": why})
+            await write_line(stream, {"error": why, **({"gone": True} if is_gone else {})})
         except PeerError:
             return  # it is gone, and was to be told no
 

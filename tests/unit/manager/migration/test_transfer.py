@@ -193,7 +193,27 @@ async def test_what_is_known_of_each_other_makes_the_next_connection_quick(
 )
 async def test_a_shim_that_asks_for_something_else(nodes: dict[int, Node], asked: Object, why: str) -> None:
     async with await shim(asked) as stream:
-        assert why in (await read_line(stream))["error"]
+        said = await read_line(stream)
+    assert why in said["error"]
+    assert said["gone"] is True
+
+
+async def test_what_is_only_not_heard_of_is_not_given_up(nodes: dict[int, Node]) -> None:
+    nodes[2].store.followed.problem = "the API server is away"
+    async with await shim({**ASKED, "migration": "default/other"}) as stream:
+        assert "gone" not in await read_line(stream)
+
+
+@pytest.mark.parametrize(("phase", "is_gone"), [("Pending", False), ("Failed", True)])
+async def test_whether_asking_again_is_of_use_comes_from_the_other_node(
+    nodes: dict[int, Node], api: FakeApi, phase: str, is_gone: bool
+) -> None:
+    before, store = nodes[1].store.get(("default", "web-1")), nodes[1].store
+    put(api, nodes[1].port, phase)
+    assert await store.until(lambda: store.get(("default", "web-1")) != before or None, 5)
+    async with await shim() as stream:
+        said = await read_line(stream)
+    assert ("nothing to come" in said["error"], said.get("gone", False)) == (True, is_gone)
 
 
 async def ask(node: Node, source: Node, asked: Object = ASKED, expected: str = "node-1") -> Object:
