@@ -56,6 +56,10 @@ class Pod:
     """Seconds from the deletion to that."""
     index: str = ""
     """Of an indexed Job's pod."""
+    node_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Paths of the node that containers may write to, by their names: what is there stays there."""
+    empty_dirs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Volumes that are the pod's own, likewise: the pod that replaces it has empty ones."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -93,6 +97,10 @@ def read_pod(body: Object) -> Pod:
     annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
     owner = owner_of(metadata)
     namespace, name = key_of(body)
+    paths = {
+        each["name"]: str(each["hostPath"].get("path")) for each in spec.get("volumes") or () if each.get("hostPath")
+    }
+    empty = {each["name"]: each["name"] for each in spec.get("volumes") or () if each.get("emptyDir") is not None}
     ids = {each["name"]: each.get("containerID") or "" for each in status.get("containerStatuses") or ()}
     return Pod(
         namespace=namespace,
@@ -112,7 +120,19 @@ def read_pod(body: Object) -> Pod:
         deadline=seconds(metadata.get("deletionTimestamp")),
         grace=float(metadata.get("deletionGracePeriodSeconds") or 0),
         index=annotations.get(COMPLETION_INDEX, ""),
+        node_paths=_mounted(spec, paths),
+        empty_dirs=_mounted(spec, empty),
     )
+
+
+def _mounted(spec: Object, volumes: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return which of these volumes each container may write to, as they are called here."""
+    found: dict[str, tuple[str, ...]] = {}
+    for each in spec.get("containers") or () if volumes else ():
+        mounts = [mount for mount in each.get("volumeMounts") or () if not mount.get("readOnly")]
+        if names := tuple(volumes[mount["name"]] for mount in mounts if mount["name"] in volumes):
+            found[each["name"]] = names
+    return found
 
 
 def owner_of(metadata: Object) -> Owner | None:

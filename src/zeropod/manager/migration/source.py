@@ -6,7 +6,7 @@ and when what it leaves behind is there (`evacuate`), which is answered when it 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from zeropod.manager.kube.client import Client, Object, path_of
 from zeropod.manager.kube.errors import ApiError
@@ -84,7 +84,8 @@ class Source:
         if why:
             await self._leaving.settle(migration, [name], FAILED, why)
             return PrepareEvacResponse(why=why)
-        await self._leaving.tell(migration, name, telling.STARTED, _leaves(self._store.get(migration.key) or migration))
+        text = _leaves(self._store.get(migration.key) or migration, pod.empty_dirs.get(name, ()))
+        await self._leaving.tell(migration, name, telling.STARTED, text)
         answer = PrepareEvacResponse(go=True, key=resource.key_of_export(pod, name), park=migration.parks)
         assert pod.deadline is not None
         answer.deadline.FromMilliseconds(int(decided_by(pod.deadline, pod.grace) * 1000))
@@ -220,7 +221,8 @@ def _refusal_of_state(request: PrepareEvacRequest) -> str:
     return "it is awake, and may move only while it sleeps" if request.offline else "it may not move"
 
 
-def _leaves(migration: Migration) -> str:
+def _leaves(migration: Migration, left: Sequence[str]) -> str:
+    behind = f"; what is in {', '.join(left)} (emptyDir) stays behind" if left else ""
     if migration.parks:
-        return "its memory is kept for the pod that comes in its place"
-    return f"moves to {migration.spec.get('targetPod')} on {migration.target_node}"
+        return f"its memory is kept for the pod that comes in its place{behind}"
+    return f"moves to {migration.spec.get('targetPod')} on {migration.target_node}{behind}"

@@ -130,7 +130,7 @@ class Target:
         if pod is None or migration is None or not migration.wanted(name) or migration.phase(name) == COMPLETED:
             return RestoreResponse()
         try:
-            why = await self._until_there(migration, request)
+            why = await self._until_there(pod, migration, request)
         except ApiError as error:
             why = f"the API server says: {error}"
         if why:
@@ -144,7 +144,7 @@ class Target:
             live=not (self._store.get(migration.key) or migration).wanted(name).get("asleep"),
         )
 
-    async def _until_there(self, migration: Migration, request: RestoreRequest) -> str:
+    async def _until_there(self, pod: Pod, migration: Migration, request: RestoreRequest) -> str:
         """Return "" when the source has left something behind, else why it has not. Raises ApiError."""
         name = request.container.container
 
@@ -159,6 +159,8 @@ class Target:
         now = self._current(migration)
         if why or now is None:
             return why or self._why(migration, name)
+        if now.source_node != pod.node and (left := pod.node_paths.get(name)):
+            return f"it writes to {', '.join(left)} of its node, which does not move"
         if why := needs.obstacle(needs.from_object(now.wanted(name).get("needs") or {}), request.has):
             return why
         if why := await self._connect(now):

@@ -35,6 +35,8 @@ def pod_body(
     offline: str = "",
     live: str = "",
     index: str = "",
+    volumes: dict[str, Object] | None = None,
+    read_only: bool = False,
 ) -> Object:
     """A pod of the owner `web` of this kind, of none for ""; `deleted` is when it was asked to go."""
     label = "pod-template-hash" if owner == "ReplicaSet" else "controller-revision-hash"
@@ -55,10 +57,15 @@ def pod_body(
         metadata["ownerReferences"] = [{**controller, "controller": True}]
     if deleted is not None:
         metadata |= {"deletionTimestamp": stamp(deleted + grace), "deletionGracePeriodSeconds": int(grace)}
+    mounts = [{"name": each, "mountPath": f"/{each}", "readOnly": read_only} for each in volumes or ()]
     ids = [{"name": each, "containerID": f"containerd://id-{each}"} for each in containers]
     return {
         "metadata": metadata,
-        "spec": {"nodeName": node, "containers": [{"name": each} for each in containers]},
+        "spec": {
+            "nodeName": node,
+            "containers": [{"name": each, "volumeMounts": mounts} for each in containers],
+            "volumes": [{"name": each, **body} for each, body in (volumes or {}).items()],
+        },
         "status": {"phase": phase, "containerStatuses": ids if phase == "Running" else []},
     }
 

@@ -204,6 +204,39 @@ async def test_what_the_target_lacks_is_said_before_anything_freezes(
     assert world.events() == [("web-1", "Migration failed"), ("web-2", "Migration failed")]
 
 
+HOST = {"data": {"hostPath": {"path": "/srv"}}, "cache": {"emptyDir": {}}}
+
+
+@pytest.mark.parametrize(("read_only", "stays"), [(False, True), (True, False)])
+async def test_what_is_the_node_s_does_not_move(
+    world: World,
+    source: Manager,
+    target: Manager,
+    nursery: trio.Nursery,
+    read_only: bool,
+    stays: bool,
+    autojump_clock: MockClock,
+) -> None:
+    world.owner("ReplicaSet", replicas=1)
+    deleted(world, volumes=HOST, read_only=read_only)
+    asked = Later(nursery, source.source.prepare(leaves()))
+    replaced(world, volumes=HOST, read_only=read_only)
+    await trio.sleep(0.5)
+    waits = Later(nursery, target.target.restore(comes()))
+    answer = await asked.wait()
+    assert answer.go is not stays
+    if stays:
+        assert (await waits.wait()).why == answer.why == "it writes to /srv of its node, which does not move"
+
+
+async def test_what_is_left_behind_is_told(world: World, source: Manager, autojump_clock: MockClock) -> None:
+    world.owner("StatefulSet", replicas=1)
+    deleted(world, name="web-0", owner="StatefulSet", volumes=HOST)
+    assert (await source.source.prepare(leaves("web-0"))).go
+    (event,) = [body for path, body in world.api.objects.items() if "/events/" in path]
+    assert event["message"].endswith("what is in cache (emptyDir) stays behind")
+
+
 async def test_a_source_that_is_not_whom_it_says_stays_as_it_is(
     world: World, source: Manager, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
