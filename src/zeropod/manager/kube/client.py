@@ -37,7 +37,10 @@ SILENCE = 75.0
 PAGE = 20
 """Objects of a page, if the whole list is too long: at most 1.5 MiB each."""
 KEPT = 4
-"""Most idle connections that are kept."""
+"""Connections without a request that are kept."""
+STALE = 60.0
+"""Seconds after which such a one is not used again: API servers close theirs after 90, and what is created is not asked
+for twice."""
 
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -107,7 +110,8 @@ class Client:
         self._access = access
         self._limit = limit or RateLimit()
         self._chance = chance or CHANCE
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []
+        """Those that are kept, the last one used last, and since when."""
 
     async def get(self, path: str, query: Query | None = None) -> Object:
         """Return an object. Raises ApiError, like all methods here."""
@@ -186,7 +190,7 @@ class Client:
     async def aclose(self) -> None:
         """Close all kept connections."""
         while self._idle:
-            await self._idle.pop().aclose()
+            await self._idle.pop()[0].aclose()
 
     async def _object(
         self, method: str, path: str, query: Query | None = None, body: Object | None = None, kind: str = ""
@@ -201,8 +205,11 @@ class Client:
         encoded = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
         with _deadline(LIST_TIMEOUT if method == "GET" else TIMEOUT, path):
             while self._idle:
-                connection = self._idle.pop()
-                # It may have been closed while idle. Not if the request could have been carried out already.
+                connection, since = self._idle.pop()
+                if trio.current_time() - since > STALE:
+                    await connection.aclose()
+                    continue
+                # It may have been closed while it was kept, unless the request could have been carried out twice.
                 try:
                     return await self._exchange(connection, method, target, encoded, kind)
                 except Unreachable:
@@ -217,7 +224,7 @@ class Client:
             return await connection.body()
         finally:
             if connection.is_reusable and len(self._idle) < KEPT:
-                self._idle.append(connection)
+                self._idle.append((connection, trio.current_time()))
             else:
                 await connection.aclose()
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import trio
 
-from zeropod.manager.kube.client import Client, path_of
-from zeropod.manager.kube.errors import ApiError
+from zeropod.manager.kube.client import Client, Object, path_of
+from zeropod.manager.kube.errors import ApiError, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Identity:
         spec = {"audiences": [wanted], "expirationSeconds": LIFETIME, "boundObjectRef": bound}
         asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         try:
-            token = str((await self._client.create(path, asked))["status"]["token"])
+            token = str((await self._create(path, asked))["status"]["token"])
         except (ApiError, LookupError, TypeError) as error:
             raise Unproved(f"no token for this node: {error}") from error
         self._made = {key: each for key, each in self._made.items() if each[0] > now}
@@ -105,7 +105,7 @@ class Identity:
         spec = {"token": token, "audiences": [wanted]}
         asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
         try:
-            told = await self._client.create(path_of("authentication.k8s.io/v1", "tokenreviews"), asked)
+            told = await self._create(path_of("authentication.k8s.io/v1", "tokenreviews"), asked)
             node = self._node_in(told.get("status") or {}, wanted)
         except ApiError as error:
             raise Unproved(f"its token cannot be looked at: {error}") from error
@@ -116,6 +116,13 @@ class Identity:
         if len(self._known) < MOST_KNOWN:
             self._known[known] = (now + BELIEVED, node)
         return node
+
+    async def _create(self, path: str, asked: Object) -> Object:
+        """Ask for what may be asked for twice: nothing is kept of it. Raises ApiError."""
+        try:
+            return await self._client.create(path, asked)
+        except Unreachable:
+            return await self._client.create(path, asked)
 
     def _node_in(self, status: dict[str, Any], wanted: str) -> str:
         if status.get("authenticated") is not True or wanted not in (status.get("audiences") or ()):

@@ -112,6 +112,17 @@ async def test_what_could_happen_twice_is_not_tried_again(
         await client.create(path_of("v1", "pods", "default"), pod("other"))
 
 
+async def test_a_connection_that_was_kept_for_long_is_not_used(
+    autojump_clock: MockClock, api: FakeApi, client: Client
+) -> None:
+    api.put(WEB, pod())
+    await client.get(WEB)
+    await trio.sleep(client_module.STALE + 1)
+    await api.break_connections()
+    await client.create(path_of("v1", "pods", "default"), pod("other"))
+    assert api.connections == 2
+
+
 async def test_a_server_that_is_away_is_unreachable(autojump_clock: MockClock, api: FakeApi, client: Client) -> None:
     api.unreachable = True
     with pytest.raises(Unreachable, match="cannot be reached"):

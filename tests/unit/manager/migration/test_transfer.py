@@ -375,6 +375,13 @@ async def test_an_exporter_that_is_not_there(nodes: dict[int, Node]) -> None:
         await ask(nodes[2], nodes[1])
 
 
+async def test_a_connection_to_the_api_server_that_was_closed(nodes: dict[int, Node], api: FakeApi) -> None:
+    for each in nodes.values():
+        await each.client.get(f"{MIGRATIONS}/web-1")
+    await api.break_connections()
+    assert await ask(nodes[2], nodes[1]) == {"got": b"HI"}
+
+
 async def test_an_api_server_that_makes_no_tokens(nodes: dict[int, Node], api: FakeApi) -> None:
     api.rule = lambda asked: failure(403, "Forbidden") if asked.method == "POST" else None
     with pytest.raises(PeerError, match="no token for this node"):
