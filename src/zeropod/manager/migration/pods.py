@@ -48,6 +48,7 @@ class Pod:
     containers: Mapping[str, str] = field(default_factory=dict)
     """Their ids by their names; an id is empty before there is one."""
     phase: str = ""
+    address: str = ""
     created: float = 0.0
     """Seconds since 1970, as all times here."""
     deadline: float | None = None
@@ -116,6 +117,7 @@ def read_pod(body: Object) -> Pod:
             each["name"]: ids.get(each["name"], "").rpartition("//")[2] for each in spec.get("containers") or ()
         },
         phase=str(status.get("phase") or ""),
+        address=str(status.get("podIP") or ""),
         created=seconds(metadata.get("creationTimestamp")) or 0.0,
         deadline=seconds(metadata.get("deletionTimestamp")),
         grace=float(metadata.get("deletionGracePeriodSeconds") or 0),

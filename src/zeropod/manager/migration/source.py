@@ -198,7 +198,20 @@ class Source:
         pod = self._pods.items.get(found.key)
         left = self._leaving.left(pod) if pod and pod.uid == moving.pod_uid else 0.0
         late = EvacResponse(outcome=WITHDRAW, why="its target has not taken it in time")
-        return await self._store.until(ended, left) or late
+        answer = await self._store.until(ended, left) or late
+        if answer.outcome == GIVEN and not answer.address:
+            answer.address = await self._address_of(found)
+        return answer
+
+    async def _address_of(self, migration: Migration) -> str:
+        """Return where the pod that has taken over is reached; empty if that is not known."""
+        now = self._current(migration)
+        try:
+            name = str(now.spec.get("targetPod")) if now else ""
+            return read_pod(await self._client.get(path_of("v1", "pods", migration.namespace, name))).address
+        except ApiError as error:
+            log.info("%s/%s: connections do not follow it: %s", *migration.key, error)
+            return ""
 
     async def _pod_of(self, moving: node_pb2.Moving) -> Pod | None:
         """Return the pod of a container, if it is being deleted. Raises ApiError."""

@@ -66,7 +66,7 @@ def pod_body(
             "containers": [{"name": each, "volumeMounts": mounts} for each in containers],
             "volumes": [{"name": each, **body} for each, body in (volumes or {}).items()],
         },
-        "status": {"phase": phase, "containerStatuses": ids if phase == "Running" else []},
+        "status": {"phase": phase, "podIP": "10.1.0.7", "containerStatuses": ids if phase == "Running" else []},
     }
 
 

@@ -97,13 +97,26 @@ async def test_a_pod_moves_to_its_replacement(
     assert (found.found, found.migration, found.key, found.live) == (True, "default/web-1", "uid-web-1.main", False)
     assert not out.is_done
     await target.target.finish(finished("Completed", to_come=8))
-    assert (await out.wait()).outcome == GIVEN
+    assert ((await out.wait()).outcome, (await out.wait()).address) == (GIVEN, "10.1.0.9")
     assert world.phase() == "Completed"
     said = world.migration()["status"]["containers"][0]
     assert (said["pagesToCome"], said["imageBytes"], said["storedBytes"]) == (8, 5, 7)
     await target.target.finish(finished("Completed", is_final=True))
     assert world.migration()["status"]["containers"][0]["pagesToCome"] == 0
     assert world.events() == [("web-1", "Migrated"), ("web-1", "Migrating"), ("web-2", "Migrated")]
+
+
+async def test_where_connections_go_is_found_out_if_its_shim_does_not_know(
+    world: World, source: Manager, target: Manager, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    waits = await ready(world, source, target, nursery)
+    body = world.migration()
+    body["spec"]["targetPodIP"] = ""
+    world.api.put(f"{MIGRATIONS}/web-1", body)
+    out = Later(nursery, source.source.evacuate(left()))
+    await waits.wait()
+    await target.target.finish(finished("Completed"))
+    assert (await out.wait()).address == "10.1.0.7"
 
 
 async def test_few_writes(
