@@ -255,7 +255,7 @@ def test_a_replica_set_adopts_the_pod_of_a_person_s_choice(place: Place) -> None
         async with open_client(access) as client:
             cluster = Cluster(client, found.prefix, access.host)
             pod = read_pod(old.now)
-            made = await to_node.prepare(cluster, pod, node)
+            made = await to_node.prepare(cluster, pod, ["main"], node)
             assert "nodeName" not in made["spec"]
             await to_node.place(cluster, made, node, 30)
             old.delete()

@@ -78,7 +78,7 @@ async def run(cluster: Cluster, *arguments: str) -> tuple[int, list[str]]:
 async def test_a_pod_moves(
     api: FakeApi, cluster: Cluster, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
 ) -> None:
-    api.put(f"{PODS}/web-1", pod_body())
+    api.put(f"{PODS}/web-1", pod_body(live="main"))
     manager = Manager(api)
     assert await run(cluster, "web-1") == (0, [])
     assert manager.evicted == 1
@@ -98,7 +98,7 @@ async def test_a_pod_moves(
 async def test_what_does_not_move_is_told_with_the_reason(
     api: FakeApi, cluster: Cluster, autojump_clock: MockClock
 ) -> None:
-    api.put(f"{PODS}/web-1", pod_body())
+    api.put(f"{PODS}/web-1", pod_body(live="main"))
     Manager(api, "Failed", "its volume is the node's")
     assert await run(cluster, "web-1") == (1, ["web-1 has not moved: main: Failed: its volume is the node's"])
 
@@ -106,7 +106,7 @@ async def test_what_does_not_move_is_told_with_the_reason(
 async def test_a_budget_holds_and_leaves_nothing_behind(
     api: FakeApi, cluster: Cluster, autojump_clock: MockClock
 ) -> None:
-    api.put(f"{PODS}/web-1", pod_body())
+    api.put(f"{PODS}/web-1", pod_body(live="main"))
     Manager(api, eviction=status(429, "TooManyRequests", "it would violate the pod's disruption budget"))
     with pytest.raises(ApiError, match="disruption budget"):
         await run(cluster, "web-1")
@@ -115,7 +115,7 @@ async def test_a_budget_holds_and_leaves_nothing_behind(
 
 
 async def test_a_manager_that_does_not_answer(api: FakeApi, cluster: Cluster, autojump_clock: MockClock) -> None:
-    api.put(f"{PODS}/web-1", pod_body())
+    api.put(f"{PODS}/web-1", pod_body(live="main"))
     manager = Manager(api)
     manager.heard = False
     with pytest.raises(CommandError, match="manager of node-1 has not answered within 30 s"):
@@ -127,7 +127,7 @@ async def test_a_manager_that_does_not_answer(api: FakeApi, cluster: Cluster, au
 async def test_one_under_way_is_left_alone_and_one_that_has_ended_makes_room(
     api: FakeApi, cluster: Cluster, autojump_clock: MockClock
 ) -> None:
-    api.put(f"{PODS}/web-1", pod_body())
+    api.put(f"{PODS}/web-1", pod_body(live="main"))
     before = migration_body(pod("web-1", uid="before"))
     api.put(f"{MIGRATIONS}/web-1", before)
     Manager(api)
@@ -146,6 +146,7 @@ async def test_one_under_way_is_left_alone_and_one_that_has_ended_makes_room(
         ({}, ["-c", "other"], "container other is not valid"),
         ({"owner": "StatefulSet"}, ["--to", "node-2"], "where the scheduler puts it"),
         ({"owner": "", "revision": ""}, ["--to", "node-2"], "only a ReplicaSet"),
+        ({"owner": "", "revision": ""}, [], "would begin anew, without an annotation"),
         ({"revision": ""}, ["--to", "node-2"], "does not tell revisions apart"),
     ],
 )
@@ -169,11 +170,12 @@ REPLICA_SET = {
 }
 
 
-@pytest.mark.parametrize("placed", ["node-3", ""])
-async def test_to_a_node(
-    api: FakeApi, cluster: Cluster, placed: str, nursery: trio.Nursery, autojump_clock: MockClock
+@pytest.mark.parametrize(("placed", "arguments"), [(True, ["--to", "node-3"]), (False, ["--to", "node-3"]), (True, [])])
+async def test_with_a_pod_that_is_made_for_it(
+    api: FakeApi, cluster: Cluster, placed: bool, arguments: list[str], nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    api.put(f"{PODS}/web-1", pod_body())
+    # Without an annotation the ReplicaSet's own pods would not take over.
+    api.put(f"{PODS}/web-1", pod_body(live="main" if arguments else ""))
     api.put("/api/v1/nodes/node-3", {"metadata": {"name": "node-3"}})
     api.put("/apis/apps/v1/namespaces/default/replicasets/web", REPLICA_SET)
     manager = Manager(api)
@@ -182,19 +184,24 @@ async def test_to_a_node(
         await trio.sleep(2)
         assert "schedulingGates" not in api.objects[f"{PODS}/web-x"]["spec"]
         body = copy.deepcopy(api.objects[f"{PODS}/web-x"])
-        body["spec"]["nodeName"] = placed
+        body["spec"]["nodeName"] = placed and "node-3"
         body["status"] = {"conditions": [{"type": "PodScheduled", "message": "no room"}]}
         api.put(f"{PODS}/web-x", body)
+        if placed:
+            await trio.sleep(2)
+            taken = copy.deepcopy(api.objects[f"{MIGRATIONS}/web-1"])
+            taken["spec"] |= {"targetPod": "web-x", "targetPodUID": "uid-x", "targetNode": "node-3"}
+            api.put(f"{MIGRATIONS}/web-1", taken)
 
     nursery.start_soon(scheduler)
     if not placed:
         with pytest.raises(CommandError, match="no pod can be scheduled to node-3: no room"):
-            await run(cluster, "web-1", "--to", "node-3")
+            await run(cluster, "web-1", *arguments)
         assert manager.evicted == 0
         assert f"{PODS}/web-x" not in api.objects
         assert f"{MIGRATIONS}/web-1" not in api.objects
         return
-    assert (await run(cluster, "web-1", "--to", "node-3"))[0] == 0
+    assert (await run(cluster, "web-1", *arguments))[0] == 0
     made = api.objects[f"{PODS}/web-x"]
     assert made["metadata"]["labels"] == {"app": "web", "pod-template-hash": "r1"}
     first = next(asked.body for asked in api.asked if asked.method == "POST" and asked.path == PODS)
@@ -202,10 +209,14 @@ async def test_to_a_node(
     # Not the ReplicaSet's before the old one is on its way.
     assert first["metadata"]["labels"] == {"app": "web"}
     assert not first["metadata"]["ownerReferences"][0].get("controller")
+    notes = first["metadata"]["annotations"]
+    assert (notes["zeropod.ctrox.dev/live-migrate"], notes["zeropod.ctrox.dev/replaces"]) == ("main", "uid-web-1")
+    assert ("nodeAffinity" in first["spec"]["affinity"]) == bool(arguments)
+    assert to_node.COST not in made["metadata"]["annotations"]
     spec = api.objects[f"{MIGRATIONS}/web-1"]["spec"]
     assert (spec["targetPod"], spec["targetPodUID"], spec["targetNode"]) == ("web-x", "uid-x", "node-3")
     order = [asked.path.rpartition("/")[2] for asked in api.writes]
-    assert order == ["pods", "migrations", "web-x", "eviction", "web-x"]
+    assert order == ["pods", "migrations", "web-x", "eviction", "web-x", "web-x"]
 
 
 def test_a_node_is_chosen_beside_what_the_template_wants() -> None:
@@ -213,7 +224,7 @@ def test_a_node_is_chosen_beside_what_the_template_wants() -> None:
     term = {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}
     required = "requiredDuringSchedulingIgnoredDuringExecution"
     owner["spec"]["template"]["spec"]["affinity"] = {"nodeAffinity": {required: {"nodeSelectorTerms": [term]}}}  # type: ignore[index]
-    made = to_node.successor(owner, pod(), "node-3")
+    made = to_node.successor(owner, pod(), ["main"], "node-3")
     this = {"key": "metadata.name", "operator": "In", "values": ["node-3"]}
     assert made["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"] == [{**term, "matchFields": [this]}]
     assert made["metadata"]["annotations"][to_node.COST] == to_node.HIGHEST

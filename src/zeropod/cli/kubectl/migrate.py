@@ -1,8 +1,8 @@
 """`kubectl zeropod migrate`: moves a pod with the memory of its containers, and waits for what becomes of that.
 
 The wish is a Migration that names the pod. The manager of its node has the containers leave at their next stop, and
-says so in its status; then the pod is evicted, as a drain does it, so that budgets hold. With --to, the pod that is to
-take over is made beforehand, and its ReplicaSet takes it over in turn (`to_node`).
+says so in its status; then the pod is evicted, as a drain does it, so that budgets hold. With --to, and where its
+template does not let it move, the pod that is to take over is made beforehand (`to_node`).
 """
 
 import argparse
@@ -42,16 +42,16 @@ async def _move(cluster: Cluster, options: argparse.Namespace, namespace: str, n
     client = cluster.client
     pod = read_pod(await client.get(cluster.prefix + path_of("v1", "pods", namespace, name)))
     wanted = chosen(pod, options.container)
-    successor = await to_node.prepare(cluster, pod, options.to) if options.to else None
+    makes_one = options.to or not set(wanted) <= set(pod.leaving)
+    successor = await to_node.prepare(cluster, pod, wanted, options.to) if makes_one else None
     body = body_of(pod, wanted, "", 0, parks=pod.owner is None or pod.owner.kind in LATER, by_name=True)
-    if successor:
-        to_node.be_claimed(body, successor, options.to)
     try:
         migration = await _create(cluster, body)
         try:
             await _until_heard(cluster, migration, pod)
             if successor:
                 await to_node.place(cluster, successor, options.to, HEARD)
+                await _until_claimed(cluster, migration, successor)
             await _evict(cluster, pod)
         except BaseException:  # interrupted, too: nothing is to leave at a later stop
             with trio.CancelScope(shield=True), trio.move_on_after(HEARD), suppress(ApiError):
@@ -67,7 +67,10 @@ async def _move(cluster: Cluster, options: argparse.Namespace, namespace: str, n
         await to_node.hand_over(cluster, successor, pod)
     if options.no_wait:
         return f"migration/{name} requested", True
-    return await _outcome(cluster, migration, options.timeout)
+    outcome = await _outcome(cluster, migration, options.timeout)
+    if successor:
+        await to_node.settle(cluster, successor)
+    return outcome
 
 
 def chosen(pod: Pod, container: str) -> list[str]:
@@ -107,6 +110,14 @@ async def _until_heard(cluster: Cluster, migration: Migration, pod: Pod) -> None
         )
     if found.is_final:
         raise CommandError(str(found.status.get("reason") or "it cannot move"))
+
+
+async def _until_claimed(cluster: Cluster, migration: Migration, successor: Object) -> None:
+    """Wait until the pod that was made for it takes over, and so no other. Raises ApiError, CommandError."""
+    uid = successor["metadata"]["uid"]
+    if await _until(cluster, migration, lambda now: True if now.target_uid == uid else None, HEARD) is None:
+        name = successor["metadata"]["name"]
+        raise CommandError(f"the manager of the node of {name} has not claimed it within {HEARD:g} s")
 
 
 async def _evict(cluster: Cluster, pod: Pod) -> None:

@@ -2,7 +2,7 @@
 
 By the uid of their owner, by the revision of its template, and, where its pods are not alike, by what sets them apart.
 Two pods never match because neither has one of these. A pod without an owner takes over only from one of its own name,
-where a person has asked for that; and where a person has chosen a pod, no other may.
+where a person has asked for that, or from the one that it was made for.
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,8 @@ def fits(migration: Migration, pod: Pod) -> bool:
         return False
     if migration.is_claimed:
         return pod.uid == migration.target_uid and (migration.by_name or _is_alike(migration, pod))
+    if pod.replaces:
+        return migration.by_name and pod.replaces == migration.source_uid
     if migration.by_name and pod.created < int(migration.created) - 1:
         return False  # it was wanted before anything was to leave
     if pod.owner is None and not (spec.get("ownerUID") or spec.get("revision")):

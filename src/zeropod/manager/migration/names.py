@@ -13,6 +13,9 @@ OFFLINE = f"{PREFIX}/migrate"
 LIVE = f"{PREFIX}/live-migrate"
 """Likewise those that may move while they are awake."""
 
+REPLACES = f"{PREFIX}/replaces"
+"""Annotation of a pod that a person's wish has made: the uid of the pod that it is to take over from."""
+
 PENDING: Final = "Pending"
 RUNNING: Final = "Running"
 """Its memory is on the way: it runs on neither node."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from zeropod.manager.kube.client import Object
 from zeropod.manager.kube.follow import key_of
-from zeropod.manager.migration.names import LIVE, OFFLINE
+from zeropod.manager.migration.names import LIVE, OFFLINE, REPLACES
 
 _REVISIONS = {
     "ReplicaSet": "pod-template-hash",
@@ -57,6 +57,8 @@ class Pod:
     """Seconds from the deletion to that."""
     index: str = ""
     """Of an indexed Job's pod."""
+    replaces: str = ""
+    """Uid of the pod that it was made to take over from, if it was."""
     node_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Paths of the node that containers may write to, by their names: what is there stays there."""
     empty_dirs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -122,6 +124,7 @@ def read_pod(body: Object) -> Pod:
         deadline=seconds(metadata.get("deletionTimestamp")),
         grace=float(metadata.get("deletionGracePeriodSeconds") or 0),
         index=annotations.get(COMPLETION_INDEX, ""),
+        replaces=annotations.get(REPLACES, ""),
         node_paths=_mounted(spec, paths),
         empty_dirs=_mounted(spec, empty),
     )

@@ -37,10 +37,13 @@ def pod_body(
     index: str = "",
     volumes: dict[str, Object] | None = None,
     read_only: bool = False,
+    replaces: str = "",
 ) -> Object:
     """A pod of the owner `web` of this kind, of none for ""; `deleted` is when it was asked to go."""
     label = "pod-template-hash" if owner == "ReplicaSet" else "controller-revision-hash"
     annotations = {"zeropod.ctrox.dev/migrate": offline, "zeropod.ctrox.dev/live-migrate": live}
+    if replaces:
+        annotations["zeropod.ctrox.dev/replaces"] = replaces
     if index:
         annotations["batch.kubernetes.io/job-completion-index"] = index
     metadata: Object = {

@@ -68,6 +68,17 @@ def test_what_a_person_asked_for_is_not_for_a_pod_that_was_wanted_before() -> No
     assert fits(left, newcomer(created=BEGUN + 5))
 
 
+@pytest.mark.parametrize(
+    ("by_name", "replaces", "expected"),
+    [(True, "uid-web-1", True), (True, "another", False), (False, "uid-web-1", False)],
+)
+def test_a_pod_that_was_made_for_one_takes_over_from_that(by_name: bool, replaces: str, expected: bool) -> None:
+    left = migration(pod(), by_name=by_name)
+    assert fits(left, newcomer(replaces=replaces, **NO_OWNER)) is expected
+    # Nor does one that the ReplicaSet has adopted since.
+    assert fits(left, newcomer(replaces=replaces)) is expected
+
+
 def test_never_the_pod_itself_and_never_in_another_namespace() -> None:
     left = migration(pod("web-0", uid="old", owner="StatefulSet"), parks=True)
     assert not fits(left, newcomer("web-0", uid="old", owner="StatefulSet"))
