@@ -190,9 +190,10 @@ def _add_migration(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument(
         "--migration-servers-timeout",
-        default="10s",
+        default="1m",
         metavar="DURATION",
-        help="how long a replacement waits for the container, once it is ready (default: 10s)",
+        help="how long a replacement waits for the container, once it is ready (default: 1m): an awake one first moves "
+        "its memory, while it runs",
     )
     made.add_argument(
         "--migration-bandwidth",

@@ -165,11 +165,15 @@ class ColdSleep:
             self.prospect.reapply(init_process)
             await coming.commit()
 
+        workload, may_move = self._workload, self._workload.portable
+        workload.portable = True  # its connections are closed in the image, whatever this container's settings say
         try:
             await self._restorer.restore(lazy=False, before_it_runs=complete, images=coming.images, runs=False)
         except Exception as error:
             await self._memory.let_go_of_export()
             raise AdoptionFailed(str(error) or type(error).__name__) from error
+        finally:
+            workload.portable = may_move
         try:
             coming.settle(self._workload.store.images, paths.store(*key_of(self._workload)) / PAGES)
             self._memory.settle_in()
