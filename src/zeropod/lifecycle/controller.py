@@ -71,7 +71,7 @@ class Controller:
                 try:
                     await self._manage(arrival)
                 except Exception as error:  # the bulkhead: whatever it is, the container runs and the shim goes on
-                    failure = _meant(error)
+                    failure = _decisive(error)
                     if arrival and not arrival.is_here:
                         self._scope = trio.CancelScope()  # of its own life, which begins anew
                         arrival.fail(str(failure) if isinstance(failure, AdoptionFailed) else _words(failure))

@@ -4,7 +4,6 @@ A container that sleeps and wakes has several, one after the other. The exit of 
 `exit_expected` is set.
 """
 
-import math
 import os
 import select
 from collections.abc import Callable, Sequence
@@ -85,5 +84,5 @@ def let_workers_go_first(pids: Sequence[int], init: int) -> None:
     A master that checks its workers' heartbeats would find them late otherwise.
     """
     if len(pids) > 1:
-        pending_timeouts.shorten(pids, init, math.inf)
+        pending_timeouts.expire(pids, init)
         pending_timeouts.lengthen(pids, init, MASTER_WAITS)

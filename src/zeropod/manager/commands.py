@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -14,8 +15,70 @@ from zeropod.rpc.messages.status_pb2 import ContainerStatus, SleepRequest, WakeR
 from zeropod.rpc.status import RpcError
 from zeropod.shims import Found
 
-_Ask = Callable[[Found], Awaitable[str]]
+Ask = Callable[[Found], Awaitable[str]]
 """Calls the shim of one container and returns what to print. Raises RpcError."""
+
+
+def sleep(arguments: list[str]) -> int:
+    """`zeropod sleep`: puts containers to sleep now, without waiting until they have been idle for long enough."""
+
+    async def ask(found: Found) -> str:
+        request = SleepRequest(id=found.status.id)
+        status = await shims.call(found.path, "Sleep", request, ContainerStatus, shims.DEADLINE)
+        slept = status.checkpoints != found.status.checkpoints
+        return _now(status, f"after {status.last_checkpoint_ms:.0f} ms" if slept else "as before")
+
+    return run("sleep", parser("sleep", sleep.__doc__).parse_args(arguments).id, ask)
+
+
+def wake(arguments: list[str]) -> int:
+    """`zeropod wake`: wakes containers.
+
+    They fall asleep again when they have been idle for their scaledown-duration.
+    """
+
+    async def ask(found: Found) -> str:
+        request = WakeRequest(id=found.status.id)
+        status = await shims.call(found.path, "Wake", request, ContainerStatus, shims.DEADLINE)
+        woke = status.restores != found.status.restores
+        return _now(status, f"after {status.last_restore_ms:.1f} ms" if woke else "as before")
+
+    return run("wake", parser("wake", wake.__doc__).parse_args(arguments).id, ask)
+
+
+def why(arguments: list[str]) -> int:
+    """`zeropod why`: shows everything that keeps a container awake or out of COLD, and what to do about it."""
+    made = parser("why", why.__doc__)
+    made.add_argument("--json", action="store_true", help="one JSON object a line, as `zeropod ps --json` has them")
+    options = made.parse_args(arguments)
+    show = _as_json if options.json else _as_text
+
+    async def ask(found: Found) -> str:
+        request = WhyRequest(id=found.status.id)
+        return show(await shims.call(found.path, "Why", request, WhyResponse, shims.PATIENCE))
+
+    return run("why", options.id, ask)
+
+
+def _now(status: ContainerStatus, when: str) -> str:
+    return f"{name(status)}: {state_of(status)}, {when}"
+
+
+def _as_text(answer: WhyResponse) -> str:
+    """Return the reasons, one per line, each followed by its remedy."""
+    lines = [f"{name(answer.status)}: {state_of(answer.status)}"]
+    for reason in answer.reasons:
+        lines.append(f"  {reason.kind:<10}  {reason.text}")
+        if reason.remedy:
+            lines.append(f"  {'':<10}  > {reason.remedy}")
+    return "\n".join(lines)
+
+
+def _as_json(answer: WhyResponse) -> str:
+    reasons: list[dict[str, Any]] = [
+        {"kind": reason.kind, "text": reason.text, "remedy": reason.remedy or None} for reason in answer.reasons
+    ]
+    return json.dumps({**as_dict(answer.status), "reasons": reasons})
 
 
 def parser(command: str, description: str | None, *, at_least_one: bool = True) -> argparse.ArgumentParser:
@@ -29,9 +92,9 @@ def parser(command: str, description: str | None, *, at_least_one: bool = True) 
     return made
 
 
-def _run(command: str, wanted: list[str], ask: _Ask) -> int:
+def run(command: str, wanted: list[str], ask: Ask) -> int:
     """Call `ask` for each container and print the results; return the exit status, with failures on stderr."""
-    return run_alone(command, partial(_run, command, wanted, ask))
+    return run_alone(command, partial(_ask_all, command, wanted, ask))
 
 
 def run_alone(command: str, work: Callable[[], Awaitable[int]]) -> int:
@@ -49,7 +112,7 @@ def run_alone(command: str, work: Callable[[], Awaitable[int]]) -> int:
     return status
 
 
-async def _ask_all(command: str, wanted: list[str], ask: _Ask) -> int:
+async def _ask_all(command: str, wanted: list[str], ask: Ask) -> int:
     containers, silent = await shims.look()
     status = 0
     for one in wanted:

@@ -5,12 +5,13 @@ import sys
 
 import trio
 
-from zeropod.manager import commands, shims
-from zeropod.manager.find import name
-from zeropod.manager.shims import Found
+from zeropod import shims
+from zeropod.manager import commands
+from zeropod.manager.commands import name
 from zeropod.rpc.messages.status_pb2 import HibernateRequest, HibernateResponse, State
 from zeropod.rpc.status import RpcError
 from zeropod.runtime.quantity import shown
+from zeropod.shims import Found
 
 ASLEEP = (State.STANDBY, State.COLD, State.CHECKPOINTING, State.DOZING)
 
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
 async def _ask(found: Found) -> str:
     request = HibernateRequest(id=found.status.id)
-    answer = await shims.call(found.path, "Hibernate", request, HibernateResponse, commands.DEADLINE)
+    answer = await shims.call(found.path, "Hibernate", request, HibernateResponse, shims.DEADLINE)
     return f"{name(found.status)}: hibernates, {shown(answer.bytes)} on disk"
 
 

@@ -11,7 +11,7 @@ import trio
 
 from zeropod import __version__
 from zeropod.cli.kubectl import dashboard, doctor, migrate, ps, request, top, why
-from zeropod.cli.kubectl.cluster import Cluster, CommandError, named, words_of
+from zeropod.cli.kubectl.cluster import Cluster, CommandError, Nothing, named, words_of
 from zeropod.cli.kubectl.kubeconfig import ConfigError, Target
 from zeropod.cli.kubectl.login import target
 from zeropod.concurrency import leaves
