@@ -190,10 +190,9 @@ def _add_migration(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument(
         "--migration-servers-timeout",
-        default="1m",
+        default="10s",
         metavar="DURATION",
-        help="how long a replacement waits for the container, once it is ready (default: 1m): an awake one first moves "
-        "its memory, while it runs",
+        help="how often a replacement that is ready looks whether the container's node is still there (default: 10s)",
     )
     made.add_argument(
         "--migration-bandwidth",

@@ -14,7 +14,7 @@ class Settings:
     """Seconds for a replacement to be there."""
     ready_timeout: float = 300.0
     """Seconds for it to be ready; and for one that comes only when the pod is gone, to come."""
-    servers_timeout: float = 60.0
-    """Seconds for a source to be out of its memory once its target is ready."""
+    servers_timeout: float = 10.0
+    """Seconds after which a target that is ready, and waits, looks whether its source's node is still there."""
     bandwidth: int = 0
     """Bytes a second that all transfers of this node may send; 0 is any number."""

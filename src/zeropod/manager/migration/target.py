@@ -146,21 +146,24 @@ class Target:
 
     async def _until_there(self, pod: Pod, migration: Migration, request: RestoreRequest) -> str:
         """Return "" when the source has left something behind, else why it has not. Raises ApiError."""
-        name = request.container.container
+        name, end = request.container.container, trio.current_time() + CREATION
+
+        def left() -> float:
+            return end - trio.current_time()
 
         def asked() -> str | None:
             if (now := self._current(migration)) is None or now.phase(name) in FINAL:
                 return self._why(migration, name)
             return "" if "needs" in now.wanted(name) or now.phase(name) == RUNNING else None
 
-        why = await self._store.until(asked, min(self._settings.ready_timeout, CREATION))
+        why = await self._store.until(asked, min(self._settings.ready_timeout, left()))
         if why is None:
             return "its source has not stopped in time"
         now = self._current(migration)
         if why or now is None:
             return why or self._why(migration, name)
-        if now.source_node != pod.node and (left := pod.node_paths.get(name)):
-            return f"it writes to {', '.join(left)} of its node, which does not move"
+        if now.source_node != pod.node and (there_alone := pod.node_paths.get(name)):
+            return f"it writes to {', '.join(there_alone)} of its node, which does not move"
         if why := needs.obstacle(needs.from_object(now.wanted(name).get("needs") or {}), request.has):
             return why
         if why := await self._connect(now):
@@ -176,8 +179,14 @@ class Target:
                 return self._why(migration, name)
             return "" if now.phase(name) == RUNNING else None
 
-        why = await self._store.until(there, self._settings.servers_timeout)
-        return f"its source was not out within {self._settings.servers_timeout:g} s" if why is None else why
+        # Its memory may be on its way out for long while it still runs; all the while its node has to be there.
+        while left() > 0:
+            why = await self._store.until(there, min(self._settings.servers_timeout, left()))
+            if why is None and (now := self._current(migration)):
+                why = await self._connect(now) or None
+            if why is not None:
+                return why
+        return f"its source was not out within {CREATION:g} s"
 
     async def finish(self, request: FinishRestoreRequest) -> FinishRestoreResponse:
         """Write how a restore goes on."""

@@ -317,13 +317,34 @@ async def test_until_it_was_taken_it_can_come_back(
     assert trio.current_time() < 22
 
 
-async def test_a_source_that_is_not_out_in_time_is_not_waited_for(
+@pytest.mark.parametrize(
+    ("problem", "why", "seconds"), [("", "not out within 100 s", 100), ("it is away", "it is away", 10)]
+)
+async def test_a_source_is_waited_for_as_long_as_its_node_is_there(
+    world: World,
+    source: Manager,
+    target: Manager,
+    nursery: trio.Nursery,
+    problem: str,
+    why: str,
+    seconds: float,
+    autojump_clock: MockClock,
+) -> None:
+    waits = await ready(world, source, target, nursery)
+    begun, target.connected = trio.current_time(), problem
+    answer = await waits.wait()
+    assert (answer.found, why in answer.why) == (False, True)
+    assert trio.current_time() - begun == pytest.approx(seconds, abs=2)
+    assert (await source.source.evacuate(left())).outcome == WITHDRAW
+
+
+async def test_a_source_whose_memory_takes_long(
     world: World, source: Manager, target: Manager, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     waits = await ready(world, source, target, nursery)
-    answer = await waits.wait()
-    assert (answer.found, "not out within 10 s" in answer.why) == (False, True)
-    assert (await source.source.evacuate(left())).outcome == WITHDRAW
+    await trio.sleep(15)
+    Later(nursery, source.source.evacuate(left()))
+    assert (await waits.wait()).found
 
 
 async def test_a_stateful_set_s_memory_waits_for_the_pod_of_its_name(
