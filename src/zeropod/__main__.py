@@ -27,7 +27,7 @@ MODES: dict[str, tuple[str, str]] = {
     "image-gc": ("zeropod.manager.image_gc", "remove the images of deleted containers, once"),
     "kubectl": (
         "zeropod.cli.kubectl.main",
-        f"the plugin that kubectl runs, by the name {KUBECTL_PLUGIN}: ps, why, sleep, wake, top, doctor",
+        f"the plugin that kubectl runs, by the name {KUBECTL_PLUGIN}: ps, why, sleep, wake, migrate, top, doctor",
     ),
     "kubectl-complete": (
         "zeropod.cli.kubectl.completion",
