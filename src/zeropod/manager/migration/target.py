@@ -37,6 +37,7 @@ CREATION = 100.0
 """Seconds that a container's creation may take: the kubelet gives it up after two minutes."""
 PROGRESS = 5.0
 """Seconds between writes of how far a transfer is."""
+MOST_TOLD = 1000
 LOOK = 15.0
 """Seconds between looks without a change."""
 
@@ -61,6 +62,10 @@ class Target:
         self._claiming = trio.Lock()
         self._written: dict[tuple[str, str], float] = {}
         """When progress was written last, by Migration and container."""
+        self._told: set[tuple[str, str, str]] = set()
+        """Outcomes that were told, by Migration, container and phase: two reports of one may come at once."""
+        self._ended: set[tuple[str, str]] = set()
+        """Migrations and containers of which the last report has come: an earlier one says nothing any more."""
         self._wake = trio.Event()
         self.count, self.seconds = 0, 0.0
         """Containers that came here, and how long they have answered to nothing, together."""
@@ -197,20 +202,33 @@ class Target:
             return FinishRestoreResponse()
         key, now = (found.uid, name), trio.current_time()
         phase = request.phase if request.phase in (RUNNING, COMPLETED, FAILED) else ""
-        is_news = phase in FINAL and phase != found.phase(name)
+        outcome = (found.uid, name, phase)
+        is_news = phase in FINAL and phase != found.phase(name) and outcome not in self._told
         if not is_news and not request.is_final and now < self._written.get(key, 0.0) + PROGRESS:
             return FinishRestoreResponse()
         self._written[key] = now
+        if is_news:
+            if len(self._told) >= MOST_TOLD:
+                self._told.clear()
+                self._ended.clear()
+            self._told.add(outcome)
         if request.is_final:
             self._written.pop(key, None)
+            self._ended.add(key)
         fields: Object = {
             "bytesReceived": request.bytes_received,
             "pagesToCome": 0 if request.is_final else request.pages_to_come,
         }
         if request.HasField("restored_at"):
             fields["restoredAt"] = resource.timestamp(request.restored_at.ToMilliseconds() / 1000)
-        written = await self._settle(found, [name], phase, request.why, fields, knows=True)
-        if is_news and written:
+
+        def is_late() -> bool:
+            return not request.is_final and key in self._ended
+
+        written = await self._settle(found, [name], phase, request.why, fields, knows=True, is_late=is_late)
+        if is_news and not written:
+            self._told.discard(outcome)
+        elif is_news and written:
             await self._tell_outcome(written, name, phase, request)
         return FinishRestoreResponse()
 
@@ -237,9 +255,10 @@ class Target:
         fields: Object | None = None,
         *,
         knows: bool = False,
+        is_late: Callable[[], bool] = lambda: False,
     ) -> Migration | None:
         def edit(now: Migration) -> Object | None:
-            if phase == UNCLAIMED and now.is_claimed:
+            if is_late() or (phase == UNCLAIMED and now.is_claimed):
                 return None
             return resource.status_change(now, names, self._now(), phase, reason, fields, knows=knows)
 

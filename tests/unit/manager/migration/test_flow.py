@@ -106,6 +106,25 @@ async def test_a_pod_moves_to_its_replacement(
     assert world.events() == [("web-1", "Migrated"), ("web-1", "Migrating"), ("web-2", "Migrated")]
 
 
+async def test_two_reports_at_once_are_one_outcome(
+    world: World, source: Manager, target: Manager, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    waits = await ready(world, source, target, nursery)
+    Later(nursery, source.source.evacuate(left()))
+    await waits.wait()
+    async with trio.open_nursery() as both:
+        both.start_soon(target.target.finish, finished("Completed", to_come=3))
+        both.start_soon(target.target.finish, finished("Completed", is_final=True))
+    assert target.target.count == 1
+    said = world.migration()["status"]["containers"][0]
+    # Whichever was written first, the last word is the last one's.
+    assert (said["condition"]["phase"], said["pagesToCome"]) == ("Completed", 0)
+    await target.target.finish(finished("Completed", to_come=9))
+    await trio.sleep(10)
+    await target.target.finish(finished("Completed", to_come=9))
+    assert world.migration()["status"]["containers"][0]["pagesToCome"] == 0
+
+
 async def test_where_connections_go_is_found_out_if_its_shim_does_not_know(
     world: World, source: Manager, target: Manager, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
