@@ -20,7 +20,8 @@ MIGRATIONS = "/apis/runtime.zeropod.ctrox.dev/v1"
 NODES = ("node-1", "node-2")
 LIVE = {"live_migrate": "main", "scaledown_duration": "10m"}
 OFFLINE = {"migrate": "main"}
-GRACE = 60
+GRACE = 180
+"""Seconds: memory has to be out within them, on a machine that others keep busy as well."""
 
 pytestmark = [
     pytest.mark.alone,  # nodes are cordoned
@@ -102,7 +103,7 @@ def moved(place: Place, pod: Pod, *, delete: bool = True) -> Pod:
         found = [each for each in place.pods("web") if each.now["metadata"]["uid"] != uid and each.is_ready()]
         return found[0] if found else None
 
-    return until(other, "its replacement is ready", 120)
+    return until(other, "its replacement is ready", 240)
 
 
 def states(place: Place, pod: Pod) -> dict[str, str]:

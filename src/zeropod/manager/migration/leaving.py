@@ -101,7 +101,8 @@ class Leaving:
                 self._wake = trio.Event()
                 if self._pods.ready and self._store.followed.ready and self._shims.ready:
                     self._look()
-                with trio.move_on_after(LOOK):
+                due = [left for case in self._cases.values() if (left := self.left(case.pod)) > 0]
+                with trio.move_on_after(min([LOOK, *due])):
                     await self._wake.wait()
 
     async def _forward(self, changed: Callable[[], Awaitable[None]]) -> None:
@@ -128,6 +129,10 @@ class Leaving:
             work.append(partial(self._adopt, migration, pod))
         if not is_there and (end := self._end_of(migration)):
             work.append(partial(self.settle, migration, *end))
+        elif pod and is_there and self.left(pod) <= 0 and (late := _not_out(migration)):
+            # Their shim ends them in order, and their replacements begin anew.
+            text = "its memory was not out before the end of its grace period came near"
+            work.append(partial(self.settle, migration, late, FAILED, text))
         if work and migration.uid not in self._busy:
             assert self._nursery is not None
             self._busy.add(migration.uid)
@@ -143,7 +148,7 @@ class Leaving:
     def _end_of(self, migration: Migration) -> tuple[list[str], str, str] | None:
         """Return what ends, how and why, of a pod that is gone: not what it has left behind for another one to take."""
         left = [name for name in migration.names if migration.phase(name) == RUNNING]
-        ended = [name for name in migration.names if migration.phase(name) not in (*FINAL, RUNNING)]
+        ended = _not_out(migration)
         age = self._now() - migration.touched
         if ended:
             return ended, FAILED, "the pod ended before it could move"
@@ -282,3 +287,8 @@ class Leaving:
         """Tell the pod that leaves of a container by an event."""
         pod = str(migration.spec.get("sourcePod"))
         await self._teller.tell(migration.namespace, pod, migration.source_uid, name, reason, text)
+
+
+def _not_out(migration: Migration) -> list[str]:
+    """Return the containers that have neither left anything behind yet nor come to an end."""
+    return [name for name in migration.names if migration.phase(name) not in (*FINAL, RUNNING)]

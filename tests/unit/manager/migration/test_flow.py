@@ -59,10 +59,12 @@ def finished(
     )
 
 
-async def ready(world: World, source: Manager, target: Manager, nursery: trio.Nursery) -> Later[RestoreResponse]:
+async def ready(
+    world: World, source: Manager, target: Manager, nursery: trio.Nursery, grace: float = 30
+) -> Later[RestoreResponse]:
     """Both sides until the source may freeze."""
     world.owner("ReplicaSet", replicas=1)
-    deleted(world)
+    deleted(world, grace=grace)
     asked = Later(nursery, source.source.prepare(leaves()))
     await trio.sleep(0.5)
     replaced(world)
@@ -349,11 +351,23 @@ async def test_a_source_is_waited_for_as_long_as_its_node_is_there(
     seconds: float,
     autojump_clock: MockClock,
 ) -> None:
-    waits = await ready(world, source, target, nursery)
+    waits = await ready(world, source, target, nursery, grace=300)
     begun, target.connected = trio.current_time(), problem
     answer = await waits.wait()
     assert (answer.found, why in answer.why) == (False, True)
     assert trio.current_time() - begun == pytest.approx(seconds, abs=2)
+    assert (await source.source.evacuate(left())).outcome == WITHDRAW
+
+
+async def test_a_source_whose_memory_takes_too_long(
+    world: World, source: Manager, target: Manager, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    waits = await ready(world, source, target, nursery)
+    begun = trio.current_time()
+    answer = await waits.wait()
+    # Nine of its 30 seconds are for a clean end.
+    assert (answer.found, "grace period" in answer.why) == (False, True)
+    assert 19 < trio.current_time() - begun < 22
     assert (await source.source.evacuate(left())).outcome == WITHDRAW
 
 
