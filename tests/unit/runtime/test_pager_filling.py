@@ -9,6 +9,7 @@ import mmap
 import os
 import random
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,6 +27,7 @@ from zeropod.runtime.pager.files import PagesFile
 from zeropod.runtime.pager.journal import Event, Journal, Kind, Phase
 from zeropod.runtime.pager.pages import Pages, source
 from zeropod.runtime.pager.presence import PIECE, Filling, Presence
+from zeropod.runtime.pager.serve import Server
 from zeropod.runtime.pager.service import Service
 from zeropod.runtime.pager.space import Spaces
 from zeropod.runtime.pager.wire import Lost
@@ -405,4 +407,29 @@ def test_a_lost_source_is_a_loss_for_what_has_not_arrived_alone(tmp_path: Path) 
     with pytest.raises(Lost, match="gone xxx"):
         pages.absent(source(0, PIECE))
     assert world.presence.filling is Filling.LOST
+    world.close()
+
+
+def test_a_drain_that_looks_past_absent_pages_does_not_forget_what_moves_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, 4)
+    world.arrive(1)
+    journal, (ours, theirs) = Journal.create(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    spaces = Spaces(world.image, [0], journal)
+    spaces.happen([Event(Kind.ADOPT, 0, PID)])
+    pages = Pages([world.file], (), {0: world.presence.descriptor})
+    server = Server(journal, spaces, pages, theirs, (), Service(completes=False))
+    server.served[-1] = space = spaces.all[0]
+
+    def moves_meanwhile(*_: object) -> None:
+        last = world.start + (world.count - 1) * PAGE
+        server._happened(Event(Kind.REMAP, 0, last, world.start - 10 * PAGE, PAGE))
+
+    monkeypatch.setattr(server, "_drain", moves_meanwhile)
+    assert server._drain_slice(64)
+    assert space.missing(64)[0] == world.start - 10 * PAGE
+    for end in (ours, theirs):
+        end.close()
+    server.poll.close()
     world.close()

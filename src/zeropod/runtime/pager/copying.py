@@ -333,10 +333,10 @@ class Copier(ABC):
                     continue
                 self._drain(uffd, space, address, source, first, pages)
                 if begin >= 0:
-                    space.cursor = begin
+                    space.cursor = min(space.cursor, begin)
                 return True
             if begin >= 0:
-                space.cursor, stalled = begin, True
+                space.cursor, stalled = min(space.cursor, begin), True
         return stalled
 
     def _drain(self, uffd: int, space: Space, address: int, source: int, first: int, pages: int) -> None:
