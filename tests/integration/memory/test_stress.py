@@ -137,7 +137,7 @@ def test_a_busy_program_in_a_container_never_sees_a_wrong_byte(
                 fall_asleep(app)
                 shims.wake(app.id)
                 time.sleep(1)
-                assert app.running()
+                assert app.running(), f"{app.exit_code()}: {app.status.message}; {app.output()}"
                 assert app.output() == ""
     with capsys.disabled():
         print(f"\n  {sums}")
