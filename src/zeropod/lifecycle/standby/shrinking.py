@@ -11,6 +11,7 @@ from typing import Final
 import trio
 
 from zeropod.lifecycle.init_process import InitProcess
+from zeropod.runtime.memory.backend import MemoryFailed
 from zeropod.runtime.memory.store import StoreBackend
 from zeropod.runtime.memory.userfault.piece import Piece
 
@@ -27,6 +28,8 @@ ENOUGH: Final = 24 << 20
 SHRINKS: Final = 0.8
 """What is left after a round, at most, as a part of what was left after the one before; else the rounds end."""
 ROUNDS: Final = 6
+IN_VAIN: Final = 8
+"""Pieces in a round that may be cut; with as many, the last freeze would take as long as the memory is large."""
 
 
 async def shrink(
@@ -56,8 +59,8 @@ async def _round(
     thaw: Callable[[], None],
 ) -> None:
     """Go once over all of the memory."""
-    piece.is_last, failures = False, 0
-    while not piece.is_last and failures < 8:
+    piece.is_last, cut = False, 0
+    while not piece.is_last:
         begin = piece.pid, piece.address
         started = trio.current_time()
         try:
@@ -70,6 +73,10 @@ async def _round(
         if patience.cancelled_caught:
             piece.pid, piece.address = begin
             piece.is_last = False
-            failures += 1
+            cut += 1
+            if cut == IN_VAIN:
+                raise MemoryFailed(
+                    f"{cut} pieces of it took longer than {LONGEST:g} s each, down to {piece.size >> 20} MiB"
+                )
         piece.size = round(min(max(piece.size * min(FREEZE / took, 2.0), LEAST), MOST))
         await trio.sleep(took)  # it runs at least half of the time
