@@ -189,6 +189,11 @@ class Reason(Enum):
     )
     CANNOT_LEAVE = "leave", "it cannot leave: {0}"
     CAME = "leave", "something came for it as it was to leave"
+    PAGES_TO_COME = (
+        "leave",
+        "a part of its memory is still on its way from another node",
+        "Wait: it sleeps again when all of it is here.",
+    )
     LEFT_TOO_LATE = "leave", "the time in which it had to be decided is over"
     STARTED_ANEW = (
         "leave",

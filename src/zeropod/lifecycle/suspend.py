@@ -316,7 +316,8 @@ class SuspendStrategy:
         init_process, sockets, ports = self._init_process(), self._sockets, self._workload.settings.ports
         try:
             await self._cold.prepare(init_process, sockets)
-            self.frozen_at = time.monotonic()
+            if not self._workload.life.leaves_awake:  # that keeps requests waiting since it was frozen
+                self.frozen_at = time.monotonic()
             await self._cold.dump(init_process, sockets)
         except NotIdle as reason:
             if arrived := self._sockets.ready(ports):

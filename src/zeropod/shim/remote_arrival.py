@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ import trio
 
 from zeropod import paths
 from zeropod.lifecycle.arrival import AdoptionFailed
+from zeropod.lifecycle.machine import State
+from zeropod.lifecycle.reasons import Reason
 from zeropod.rpc.client import Client, open_client
 from zeropod.rpc.messages import node_pb2
 from zeropod.rpc.status import Code, RpcError
@@ -161,6 +164,7 @@ class RemoteArrival:
             await container.has_started.wait()
             restored = time.time_ns()
             nursery.start_soon(self._report, fetch, restored)
+            nursery.start_soon(self._hold_awake, fetch)
             try:
                 await fetch.complete()
                 await fetch.done()
@@ -176,6 +180,14 @@ class RemoteArrival:
         if self._fetch:
             await self._fetch.failed("the container has ended")
         scope.cancel()
+
+    async def _hold_awake(self, fetch: Fetch) -> None:
+        """Once it is awake, it does not sleep before all of it is here: waiting for pages it would look idle."""
+        life = self._container.life
+        while life.state is not State.RUNNING:
+            await life.changed()
+        with life.inhibit(Reason.PAGES_TO_COME.because()), suppress(SourceLost):
+            await fetch.complete()
 
     async def _report(self, fetch: Fetch, restored: int) -> None:
         while True:
