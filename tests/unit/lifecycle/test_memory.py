@@ -112,8 +112,10 @@ class Node:
         self.slots = 1
         self.told = 0
 
-    def choose(self, wanted: str, _: object, present: int, **__: object) -> tuple[Kind, str]:
+    def choose(self, wanted: str, _: object, present: int, *, for_a_dump: bool) -> tuple[Kind, str]:
         assert present == self.resident
+        if for_a_dump and self.chosen is Kind.SWAP:
+            return Kind.STORE, "chosen for a dump"
         return (self.chosen if wanted == "auto" else Kind(wanted)), f"chosen for {wanted}"
 
     def make(self, kind: Kind, *_: object, **__: object) -> FakeBackend:
@@ -237,6 +239,31 @@ async def test_that_a_move_has_ended_is_told(container: Container) -> None:
     container.life.tell = lambda: told.append(container.memory.moves)
     await container.sleeps()
     assert told[-1] is False
+
+
+# Leaving
+
+
+async def test_what_leaves_has_its_memory_in_files_and_not_in_this_nodes_swap(container: Container, node: Node) -> None:
+    node.chosen = Kind.SWAP
+    await container.sleeps()
+    swap = container.backend
+    node.resident = 100 * MEBIBYTE
+    await container.memory.to_files(container.init_process)
+    assert container.memory.kind is Kind.STORE
+    assert swap.closed
+    assert "bring back" in node.calls
+
+
+async def test_what_is_in_files_already_is_moved_once_more_and_only_once(container: Container) -> None:
+    await container.sleeps()
+    await container.memory.to_files(container.init_process)
+    assert (container.moves, len(container.node.made)) == (2, 1)
+    await container.memory.to_files(container.init_process)
+    assert container.moves == 2
+    container.memory.stays()
+    await container.memory.to_files(container.init_process)
+    assert container.moves == 3
 
 
 # Cut

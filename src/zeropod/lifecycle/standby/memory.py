@@ -169,6 +169,8 @@ class StandbyMemory:
 
     async def to_files(self, init_process: InitProcess) -> None:
         """Move the memory of the frozen container to where an image may leave it out, as far as that is possible."""
+        if self._leaves and self._left and not self.moves:
+            return  # it was on its way out already when it was frozen
         self._leaves, self._left = True, 0
         self.begin(init_process)
         await self.moved()
