@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from zeropod.lifecycle.standby.shrinking import ENOUGH, LEAST, LONGEST, MOST, ROUNDS, shrink
+from zeropod.lifecycle.standby.shrinking import ENOUGH, LEAST, LONGEST, MOST, ROUNDS, SLOWEST, shrink
 from zeropod.runtime.memory.backend import MemoryFailed
 from zeropod.runtime.memory.userfault.piece import Piece
 
@@ -93,7 +93,13 @@ async def test_a_disk_that_is_too_slow_ends_it_and_it_runs(autojump_clock: MockC
     with pytest.raises(MemoryFailed, match="took longer than"):
         await world.shrink()
     assert world.frozen is None
-    assert max(world.moments) <= LONGEST + 0.001
+    assert max(world.moments) <= SLOWEST + 0.001
+
+
+async def test_a_node_that_is_busy_is_borne(autojump_clock: MockClock) -> None:
+    world = World(64 * MEBIBYTE, 10 * MEBIBYTE)
+    await world.shrink()
+    assert world.resident <= ENOUGH
 
 
 async def test_what_fails_leaves_it_running(autojump_clock: MockClock) -> None:

@@ -19,6 +19,8 @@ FREEZE: Final = 0.06
 """Seconds of one moment, as it is aimed at."""
 LONGEST: Final = 0.1
 """Seconds after which it is cut; what has been written in it is in vain then."""
+SLOWEST: Final = 1.0
+"""The same for the smallest piece: on a node whose CPUs are all busy it takes what it takes."""
 LEAST: Final = 4 << 20
 MOST: Final = 256 << 20
 """Bytes of a piece."""
@@ -65,7 +67,7 @@ async def _round(
         started = trio.current_time()
         try:
             await freeze()
-            with trio.move_on_after(LONGEST) as patience:
+            with trio.move_on_after(LONGEST if piece.size > LEAST else SLOWEST) as patience:
                 await backend.move_piece(init_process.pids(), piece)
         finally:
             thaw()
@@ -75,8 +77,6 @@ async def _round(
             piece.is_last = False
             cut += 1
             if cut == IN_VAIN:
-                raise MemoryFailed(
-                    f"{cut} pieces of it took longer than {LONGEST:g} s each, down to {piece.size >> 20} MiB"
-                )
+                raise MemoryFailed(f"of {cut} pieces of its memory, the smallest took longer than {SLOWEST:g} s")
         piece.size = round(min(max(piece.size * min(FREEZE / took, 2.0), LEAST), MOST))
         await trio.sleep(took)  # it runs at least half of the time
