@@ -398,6 +398,24 @@ async def test_after_a_wake_the_kernel_is_not_asked_before_it_could_sleep_again(
 REQUEST = connected(received_ms=61_000, sent_ms=70_000)
 
 
+async def test_what_was_held_awake_since_its_wake_is_looked_at_before_it_sleeps(
+    sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work()
+    monkeypatch.setattr(sleeping.container, "init_process", work)
+    sleeping.start()
+    await sleeping.asleep()
+    with sleeping.life.inhibit(said("something is on its way")):
+        sleeping.script.arrive()
+        await sleeping.awake()
+        await trio.sleep(2 * SCALEDOWN)
+        sleeping.network.sockets = [REQUEST]
+        work.share = 1.0
+    await trio.sleep(SCALEDOWN)
+    assert len(sleeping.script.times("freeze")) == 1
+    assert sleeping.life.why == "it works on the answer to a request"
+
+
 async def test_a_request_that_it_works_on_is_not_put_to_sleep(
     sleeping: Sleeping, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,13 +136,14 @@ class IdleMonitor:
                 case _:
                     rests = False
                     await life.changed()
+                    cpu_before = self._cpu_now()
 
     def _look(self, *, rests: bool) -> Snapshot:
         seen = look_at_life(self._workload.life)
+        just_woke, self._just_woke = self._just_woke, False
         if isinstance(decide(seen), Awake):
             return seen
-        if self._just_woke:
-            self._just_woke = False
+        if just_woke:
             return replace(seen, last_activity=self.awake_since, idle_threshold=idle_threshold(self._workload))
         seen = look_at_traffic(self._workload, self._network, self._ports())
         return replace(seen, last_activity=max(self.awake_since, seen.last_activity), rests=rests)
