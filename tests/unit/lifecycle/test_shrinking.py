@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from zeropod.lifecycle.standby.shrinking import ENOUGH, LEAST, LONGEST, MOST, ROUNDS, SLOWEST, shrink
+from zeropod.lifecycle.standby.shrinking import ENOUGH, LEAST, LONGEST, MOST, PACE, ROUNDS, SLOWEST, WITHIN, shrink
 from zeropod.runtime.memory.backend import MemoryFailed
 from zeropod.runtime.memory.userfault.piece import Piece
 
@@ -65,7 +65,7 @@ class World:
         await shrink(init_process, backend, self.freeze, self.thaw)
 
 
-@pytest.mark.parametrize("speed", [100, 1000, 5000])
+@pytest.mark.parametrize("speed", [200, 1000, 5000])
 async def test_each_moment_is_short_whatever_the_size(speed: int, autojump_clock: MockClock) -> None:
     world = World(2048 * MEBIBYTE, speed * MEBIBYTE)
     await world.shrink()
@@ -97,9 +97,17 @@ async def test_a_disk_that_is_too_slow_ends_it_and_it_runs(autojump_clock: MockC
 
 
 async def test_a_node_that_is_busy_is_borne(autojump_clock: MockClock) -> None:
-    world = World(64 * MEBIBYTE, 10 * MEBIBYTE)
+    world = World(64 * MEBIBYTE, 20 * MEBIBYTE)
     await world.shrink()
     assert world.resident <= ENOUGH
+
+
+async def test_it_ends_in_time_with_what_is_left(autojump_clock: MockClock) -> None:
+    world = World(4096 * MEBIBYTE, 20 * MEBIBYTE)
+    began = trio.current_time()
+    await world.shrink()
+    assert trio.current_time() - began < WITHIN + 4096 * MEBIBYTE / PACE + 2 * SLOWEST
+    assert world.frozen is None
 
 
 async def test_what_fails_leaves_it_running(autojump_clock: MockClock) -> None:

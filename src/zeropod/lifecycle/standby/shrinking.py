@@ -21,17 +21,21 @@ LONGEST: Final = 0.1
 """Seconds after which it is cut; what has been written in it is in vain then."""
 SLOWEST: Final = 1.0
 """The same for the smallest piece: on a node whose CPUs are all busy it takes what it takes."""
-LEAST: Final = 4 << 20
+LEAST: Final = 16 << 20
 MOST: Final = 256 << 20
-"""Bytes of a piece."""
+"""Bytes of a piece. A move has costs of its own: smaller ones would not take less."""
 FIRST: Final = 16 << 20
 ENOUGH: Final = 24 << 20
 """Bytes that may be left."""
 SHRINKS: Final = 0.8
 """What is left after a round, at most, as a part of what was left after the one before; else the rounds end."""
 ROUNDS: Final = 6
-IN_VAIN: Final = 8
-"""Pieces in a round that may be cut; with as many, the last freeze would take as long as the memory is large."""
+WITHIN: Final = 5.0
+"""Seconds for all rounds, and `PACE` besides: then the last freeze takes what is left, however much."""
+PACE: Final = 100 << 20
+"""Bytes for which there is a second more."""
+IN_VAIN: Final = 4
+"""Smallest pieces in a round that may be cut; with as many, the last freeze would take as long as the memory is large."""
 
 
 async def shrink(
@@ -42,11 +46,11 @@ async def shrink(
 ) -> None:
     """Raises MemoryFailed, MemoryLost, CgroupError, OSError; the container runs on every way out."""
     before = float(init_process.cgroup.resident_bytes())
-    piece = Piece(FIRST)
+    piece, until = Piece(FIRST), trio.current_time() + WITHIN + before / PACE
     for _ in range(ROUNDS):
-        if before <= ENOUGH:
+        if before <= ENOUGH or trio.current_time() >= until:
             return
-        await _round(init_process, backend, piece, freeze, thaw)
+        await _round(init_process, backend, piece, until, freeze, thaw)
         now = init_process.cgroup.resident_bytes()
         if now > before * SHRINKS:
             return
@@ -57,12 +61,13 @@ async def _round(
     init_process: InitProcess,
     backend: StoreBackend,
     piece: Piece,
+    until: float,
     freeze: Callable[[], Awaitable[None]],
     thaw: Callable[[], None],
 ) -> None:
-    """Go once over all of the memory."""
+    """Go once over all of the memory, or until the time is up."""
     piece.is_last, cut = False, 0
-    while not piece.is_last:
+    while not piece.is_last and trio.current_time() < until:
         begin = piece.pid, piece.address
         started = trio.current_time()
         try:
@@ -75,7 +80,7 @@ async def _round(
         if patience.cancelled_caught:
             piece.pid, piece.address = begin
             piece.is_last = False
-            cut += 1
+            cut += piece.size <= LEAST
             if cut == IN_VAIN:
                 raise MemoryFailed(f"of {cut} pieces of its memory, the smallest took longer than {SLOWEST:g} s")
         piece.size = round(min(max(piece.size * min(FREEZE / took, 2.0), LEAST), MOST))
