@@ -35,7 +35,7 @@ WITHIN: Final = 5.0
 PACE: Final = 100 << 20
 """Bytes for which there is a second more."""
 IN_VAIN: Final = 4
-"""Smallest pieces in a round that may be cut; with as many, the last freeze would take as long as the memory is large."""
+"""Smallest pieces that may be cut in a round; with as many, the last freeze would be as long as the memory is large."""
 
 
 async def shrink(
