@@ -16,14 +16,14 @@ LOG = logging.LoggerAdapter(logging.getLogger(__name__), {})
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Noted:
     calls: Noted = []
-    monkeypatch.setattr(priority, "lower", lambda pid, *, disk: calls.append(("lower", pid, disk)))
+    monkeypatch.setattr(priority, "lower", lambda pid: calls.append(("lower", pid)))
     monkeypatch.setattr(priority, "raise_all", lambda pid: calls.append(("raise", pid)))
     return calls
 
 
 async def test_a_dump_has_little_of_the_cpu_and_of_the_disk(nursery: trio.Nursery, calls: Noted) -> None:
     BackgroundPriority(nursery, LOG).lower(11)
-    assert calls == [("lower", 11, True)]
+    assert calls == [("lower", 11)]
 
 
 async def test_once_something_waits_what_runs_is_raised_and_what_follows_is_not_lowered(
@@ -33,11 +33,11 @@ async def test_once_something_waits_what_runs_is_raised_and_what_follows_is_not_
     background.lower(11)
     background.watch(wanted.wait, trio.sleep_forever)
     await wait_all_tasks_blocked()
-    assert calls == [("lower", 11, True)]
+    assert calls == [("lower", 11)]
     wanted.set()
     await wait_all_tasks_blocked()
     background.lower(12)
-    assert calls == [("lower", 11, True), ("raise", 11)]
+    assert calls == [("lower", 11), ("raise", 11)]
     await background.end()
 
 
@@ -46,7 +46,7 @@ async def test_it_hurries_when_it_takes_long(nursery: trio.Nursery, calls: Noted
     background.lower(11)
     background.watch(trio.sleep_forever)
     await trio.sleep(BACKGROUND_SECONDS / 2)
-    assert calls == [("lower", 11, True)]
+    assert calls == [("lower", 11)]
     await trio.sleep(BACKGROUND_SECONDS)
     assert calls[-1] == ("raise", 11)
 
