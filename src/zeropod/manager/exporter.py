@@ -37,7 +37,7 @@ CLIENTS: Final = 64
 """Connections at a time; more are refused."""
 OPENING: Final = 5.0
 """Seconds for a client to say what it wants."""
-SOCKET: Final = f"{paths.RUN}/x/exports.sock"
+SOCKET: Final = paths.EXPORTS_SOCKET
 COLLECT: Final = 300.0
 """Seconds between two looks for exports that nothing comes back for."""
 DAY: Final = 86400.0

@@ -268,8 +268,11 @@ async def record(directory: Path) -> list[Journey]:
                 probed = recorder.take()
                 assert (life.state, container.probes_answered) == (State.STANDBY, answered + 1)
                 recorder.is_on = True
-                with socket.create_connection((POD, PORT), 5):
+                with socket.create_connection((POD, PORT), 5) as connection:
                     await until(State.RUNNING)
+                    # Until the server has closed it, too: one that is still open would be looked at.
+                    connection.shutdown(socket.SHUT_WR)
+                    await trio.to_thread.run_sync(connection.recv, 1)
                 await until(State.STANDBY)
                 return _journeys(probed, recorder.take())
             finally:
