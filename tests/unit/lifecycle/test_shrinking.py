@@ -30,6 +30,7 @@ class World:
         self.ran: list[float] = []
         self.rounds = 0
         self.thawed_at = 0.0
+        self.thawed = trio.Event()
         self.fails: Callable[[], None] = lambda: None
 
     async def freeze(self) -> None:
@@ -37,19 +38,23 @@ class World:
         await trio.lowlevel.checkpoint()
         if self.moments:
             self.ran.append(trio.current_time() - self.thawed_at)
-        self.frozen = trio.current_time()
+        self.frozen, self.thawed = trio.current_time(), trio.Event()
 
     def thaw(self) -> None:
         if self.frozen is not None:
             self.moments.append(trio.current_time() - self.frozen)
             self.frozen, self.thawed_at = None, trio.current_time()
+            self.thawed.set()
 
     async def move_piece(self, _pids: object, piece: Piece) -> None:
         assert self.frozen is not None
         self.fails()
         assert LEAST <= piece.size <= MOST
         amount = min(piece.size, self.size - self.at)
-        await trio.sleep(0.002 + amount / self.speed)
+        # What it does in a process ends when that runs again, and no sooner, even if it is cancelled.
+        with trio.CancelScope(shield=True), trio.move_on_after(0.002 + amount / self.speed):
+            await self.thawed.wait()
+            return
         self.at += amount
         self.resident = int(max(self.works_with, self.resident - amount))
         piece.is_last = self.at >= self.size
