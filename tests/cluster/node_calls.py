@@ -22,18 +22,6 @@ async def main():
     print(base64.b64encode(got.SerializeToString()).decode())
 trio.run(main)
 """
-_TUNNEL = """
-import socket, sys
-stream = socket.socket(socket.AF_UNIX)
-stream.settimeout(30)
-stream.connect("/run/zeropod/n/transfer.sock")
-stream.sendall(sys.argv[1].encode() + b"\\n")
-said = stream.makefile("rb").readline().decode().strip()
-print(said)
-if "error" not in said:
-    stream.sendall(sys.argv[2].encode())
-    print(stream.recv(1000).decode())
-"""
 
 
 def manager_of(api: Api, node: str) -> str:
@@ -51,12 +39,6 @@ def call(api: Api, node: str, method: str, **fields: Any) -> dict[str, Any]:
     answer = getattr(node_pb2, names[2]).FromString(base64.b64decode(said))
     made: dict[str, Any] = MessageToDict(answer, preserving_proto_field_name=True)
     return made
-
-
-def tunnel(api: Api, node: str, migration: str, container: str, text: str = "hello") -> list[str]:
-    """What a shim of this node is told that wants what a container has left behind, and what comes back to a text."""
-    asked = json.dumps({"migration": migration, "container": container})
-    return _run(api, node, _TUNNEL, asked, text).splitlines()
 
 
 def _run(api: Api, node: str, code: str, *arguments: str, stdin: str = "") -> str:

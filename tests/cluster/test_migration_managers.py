@@ -1,8 +1,7 @@
-"""Two nodes' managers and the API server, with tests in the place of shims: claims, identities, the tunnel."""
+"""Two nodes' managers and the API server: claims, identities, rights. What moves is in `test_migration`."""
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import trio
 from tests.cluster.impersonation import MERGE, ask_as_a_manager, patch_as_a_manager
 from tests.cluster.kube import Api, KubectlError, Object, kubectl, until
-from tests.cluster.node_calls import call, manager_of, tunnel
+from tests.cluster.node_calls import call, manager_of
 from tests.cluster.pki import ADMIN
 from tests.cluster.pods import Place, Pod, annotations, container, environment
 
@@ -45,28 +44,6 @@ def on_one_then_two(place: Place) -> Iterator[Callable[[], None]]:
 
     yield turn
     kubectl("uncordon", "node-1", "node-2")
-
-
-class Background:
-    """A call in a thread of its own."""
-
-    def __init__(self, run: Callable[[Api], dict[str, Any]]) -> None:
-        self._answer: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._run, args=(run,))
-        self._thread.start()
-
-    def _run(self, run: Callable[[Api], dict[str, Any]]) -> None:
-        with Api() as api:
-            self._answer = run(api)
-
-    @property
-    def is_done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def wait(self) -> dict[str, Any]:
-        self._thread.join(130)
-        assert self.is_done
-        return self._answer
 
 
 def moving(pod: Pod, uid: str = "") -> dict[str, str]:
@@ -105,60 +82,6 @@ def replacement(place: Place) -> Pod:
 def claimed(place: Place, name: str) -> Object | None:
     found = migration(place, name)
     return found if found["spec"].get("targetPodUID") else None
-
-
-def test_a_move_with_a_tunnel(place: Place, on_one_then_two: Callable[[], None], api: Api) -> None:
-    pod = leave(place, on_one_then_two)
-    about = moving(pod)
-    prepared = Background(
-        lambda api: call(api, "node-1", "PrepareEvac", container=about, asleep=True, offline=True, needs=has())
-    )
-    new = replacement(place)
-    made = until(partial(claimed, place, pod.name), "it is claimed")
-    assert made["spec"]["targetNode"] == "node-2"
-    assert not prepared.is_done
-    key = f"{about['pod_uid']}.main"
-    assert "nothing to come" in tunnel(api, "node-2", f"{place.name}/{pod.name}", "main")[0]
-    restored = Background(
-        lambda api: call(
-            api, "node-2", "Restore", container=moving(new), has=has(), address=new.now["status"].get("podIP", "")
-        )
-    )
-    assert {"go": True, "key": key}.items() <= prepared.wait().items()
-    out = Background(lambda api: call(api, "node-1", "Evac", container=about, key=key, image_bytes=5))
-    assert {"found": True, "migration": f"{place.name}/{pod.name}", "key": key}.items() <= restored.wait().items()
-    # Through both managers, to the exporter, which has nothing: the test has exported nothing in the shim's place.
-    assert "export" in tunnel(api, "node-2", f"{place.name}/{pod.name}", "main")[0]
-    # Its own node has no right to it, nor to what there is not.
-    assert "no pod of this node" in tunnel(api, "node-1", f"{place.name}/{pod.name}", "main")[0]
-    assert "no Migration" in tunnel(api, "node-2", f"{place.name}/other", "main")[0]
-    done = {"container": moving(new), "migration": f"{place.name}/{pod.name}", "phase": "Completed"}
-    call(api, "node-2", "FinishRestore", **done, is_final=True, restored_at="2026-01-01T00:00:00Z")
-    assert out.wait() == {"outcome": "GIVEN"}
-    shown = place.kubectl("get", "migrations").splitlines()
-    assert shown[0].split() == ["NAME", "PHASE", "LIVE", "DURATION", "AGE"]
-    assert shown[1].split()[:3] == [pod.name, "Completed", "false"]
-    events = {
-        (each["involvedObject"]["name"], each["reason"]) for each in api.get("events", namespace=place.name)["items"]
-    }
-    assert {(pod.name, "Migrating"), (pod.name, "Migrated"), (new.name, "Migrated")} <= events
-    # The one that it came from is gone, and it stays as long as the one that it came to.
-    pod.until_gone(60)
-    assert migration(place, pod.name)["status"]["phase"] == "Completed"
-
-
-def test_a_target_that_lacks_something(place: Place, on_one_then_two: Callable[[], None], api: Api) -> None:
-    pod = leave(place, on_one_then_two)
-    about = moving(pod)
-    prepared = Background(
-        lambda api: call(api, "node-1", "PrepareEvac", container=about, asleep=True, offline=True, needs=has())
-    )
-    new = replacement(place)
-    until(partial(claimed, place, pod.name), "it is claimed")
-    answer = call(api, "node-2", "Restore", container=moving(new), has=has("aarch64"))
-    assert "aarch64" in answer["why"]
-    assert "aarch64" in prepared.wait()["why"]
-    assert migration(place, pod.name)["status"]["phase"] == "Failed"
 
 
 def test_a_scale_down_waits_for_nothing(place: Place, api: Api) -> None:
