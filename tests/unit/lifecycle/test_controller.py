@@ -413,7 +413,7 @@ async def test_what_was_held_awake_since_its_wake_is_looked_at_before_it_sleeps(
         work.share = 1.0
     await trio.sleep(SCALEDOWN)
     assert len(sleeping.script.times("freeze")) == 1
-    assert sleeping.life.why == "it works on the answer to a request"
+    assert sleeping.life.why == "it is working on a request"
 
 
 async def test_a_request_that_it_works_on_is_not_put_to_sleep(
