@@ -90,6 +90,6 @@ class PassingOn:
             with trio.fail_after(CONNECT):
                 await sock.connect((self._address, port))
             return trio.SocketStream(sock)
-        except BaseException:
+        except BaseException:  # cancelled, too: no descriptor is left
             sock.close()
             raise

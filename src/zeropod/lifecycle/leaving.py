@@ -104,7 +104,7 @@ class Leaving:
             self._workload.portable = True
             await self._memory.shrink(init_process, freeze, thaw)
             await freeze()
-        except BaseException as error:
+        except BaseException as error:  # cancelled, too: what waits for the export is told
             if isinstance(error, OSError | CgroupError | MemoryFailed):
                 error = CheckpointFailed(Reason.CANNOT_LEAVE.because(error))
             self.refuse(error.explanation if isinstance(error, CheckpointFailed) else None)

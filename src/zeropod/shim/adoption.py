@@ -10,7 +10,6 @@ from zeropod.lifecycle.cold.restorer import let_run
 from zeropod.lifecycle.machine import Action, Event
 from zeropod.lifecycle.suspend import FREEZE
 from zeropod.rpc.messages import events_pb2
-from zeropod.rpc.status import Code, RpcError
 from zeropod.runtime.cgroups import CgroupError
 from zeropod.runtime.stdio import ProcessIO
 
@@ -38,19 +37,18 @@ async def adopt(container: "Container", coming: Coming) -> None:
 
 
 async def start(container: "Container", arrival: Arrival) -> int:
-    """Let it run; or leave it frozen, and have its sleep go on, without it having run. Returns its pid.
-
-    Raises RpcError.
-    """
+    """Let it run; or leave it frozen, and have its sleep go on, without it having run. Return its pid."""
     init_process = container.init_process
     assert init_process is not None
     event = Event.START
     if arrival.coming.manifest.asleep:
-        event = Event.START_ASLEEP
         try:
             await init_process.cgroup.freeze(trio.current_time() + FREEZE)
-        except CgroupError as error:
-            raise RpcError(Code.UNKNOWN, f"what came back asleep cannot be frozen: {error}") from error
+            event = Event.START_ASLEEP
+        except (CgroupError, OSError) as error:
+            # It is the only one that can go on: awake, then.
+            container.log.warning("came back asleep, but cannot be frozen, and runs: %s", error)
+            init_process.cgroup.thaw()
     let_run(init_process)
     row = container.life.happen(event)
     container.publish(events_pb2.TaskStart(container_id=container.id, pid=container.init.pid))

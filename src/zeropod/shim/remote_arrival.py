@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 INCOMING = "incoming"
 """In the container's directory: what is fetched, until it is the container's."""
 
-RESTORE = 900.0
-"""Seconds for the manager to know what there is to come back from; it has bounds of its own."""
+RESTORE = 110.0
+"""Seconds for the manager to know what there is to come back from: it bounds that by 100, the kubelet by 120."""
 
 TOLD_EVERY = 2.0
 """Seconds between two reports of what has come so far."""

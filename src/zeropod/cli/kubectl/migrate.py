@@ -57,7 +57,7 @@ async def _move(cluster: Cluster, options: argparse.Namespace, namespace: str, n
             with trio.CancelScope(shield=True), trio.move_on_after(HEARD), suppress(ApiError):
                 await client.delete(cluster.prefix + _path(migration), migration.uid)
             raise
-    except BaseException:
+    except BaseException:  # interrupted, too: no pod stays that nothing takes over
         if successor:
             with trio.CancelScope(shield=True), trio.move_on_after(HEARD), suppress(ApiError):
                 await to_node.remove(cluster, successor)

@@ -169,7 +169,7 @@ class ColdSleep:
         workload.portable = True  # its connections are closed in the image, whatever this container's settings say
         try:
             await self._restorer.restore(lazy=False, before_it_runs=complete, images=coming.images, runs=False)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the container starts anew instead
             await self._memory.let_go_of_export()
             raise AdoptionFailed(str(error) or type(error).__name__) from error
         finally:

@@ -100,7 +100,7 @@ class Export:
             complete = _completed(made, new, indexes)
             (new / manifest.FILE).write_bytes(complete.encode())
             new.rename(self.directory)
-        except BaseException:
+        except BaseException:  # whatever fails, the container gets its image back: it has to live on
             for before, after in reversed(moved):
                 if after.exists():
                     after.rename(before)
